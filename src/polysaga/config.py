@@ -1,0 +1,194 @@
+"""Settings: where the databases are and how to treat them. Read once, checked once.
+
+Sources, later ones win: defaults given in code, a TOML file (`polysaga.toml`, or the one that
+`POLYSAGA_CONFIG` names), environment variables such as `POLYSAGA_DATABASES__ORDERS__URL`. Nothing below this
+module reads the environment; every part receives its own piece.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from polysaga.errors import ConfigurationError
+
+PREFIX = "POLYSAGA_"
+_NOT_SETTINGS = (f"{PREFIX}CONFIG", f"{PREFIX}TEST_")
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PoolSettings(_Strict):
+    """Connections to one node, per process."""
+
+    size: int = Field(default=10, ge=1)
+    max_overflow: int = Field(default=10, ge=0)
+    acquire_timeout: Seconds = 5.0  # seconds until PoolExhausted
+    connect_timeout: Seconds = 5.0  # seconds until DatabaseUnavailable
+    recycle: Seconds = 30 * 60.0  # seconds after which a connection is replaced
+
+
+class ReplicaSettings(_Strict):
+    """One more server of the same database, for reading."""
+
+    url: SecretStr
+    pool: PoolSettings | None = None  # None: as the primary
+
+
+class DatabaseSettings(_Strict):
+    """One named database: the primary's URL, its replicas, its pool."""
+
+    url: SecretStr
+    replicas: tuple[ReplicaSettings, ...] = ()
+    pool: PoolSettings = PoolSettings()
+    idle_transaction_timeout: Seconds = 15.0  # seconds until the server ends a transaction that does nothing
+    lock_timeout: Seconds = 5.0  # seconds a statement waits for another transaction's lock
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _accept_plain_urls(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple):
+            return [{"url": item} if isinstance(item, str) else item for item in value]
+        return value
+
+
+class SagaSettings(_Strict):
+    """How this process drives sagas."""
+
+    lease: Seconds = 10.0  # seconds a claim lasts without renewal
+    max_in_flight: int = Field(default=256, ge=1)  # sagas driven at once by this process
+    start_timeout: Seconds = 5.0  # seconds a caller waits for a free place
+    claim_batch: int = Field(default=50, ge=1)  # overdue sagas claimed per tick
+    drain: Seconds = 10.0  # seconds that running sagas get when the process is asked to stop
+    payload_limit: int = Field(default=256 * 1024, ge=1)  # bytes of one input or result as JSON
+
+
+class Settings(_Strict):
+    """Everything Polysaga can be told; see `load_settings`."""
+
+    databases: dict[str, DatabaseSettings] = Field(default_factory=dict)
+    sagas: SagaSettings = SagaSettings()
+
+
+class _Environment(BaseSettings):
+    """The nested variables as plain values; `Settings` checks them together with the other sources."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
+
+    databases: dict[str, Any]
+    sagas: dict[str, Any]
+
+
+def load_settings(
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check the settings; raise `ConfigurationError` naming the key and the remedy.
+
+    *environment* replaces the process's own variables, for tests.
+    """
+    variables = os.environ if environment is None else environment
+    named = file or (Path(variables[f"{PREFIX}CONFIG"]) if f"{PREFIX}CONFIG" in variables else None)
+    merged = _merge(defaults or {}, _from_file(named))
+    return parse_settings(_merge(merged, _from_environment(variables)))
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Check *values* and nothing else: no file, no environment."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def masked(url: str) -> str:
+    """Return *url* with its password, and any password-like option, replaced by `***`."""
+    hidden = re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&;](?:password|passwd|pwd|sslpassword|token)=)[^&;]*", r"\1***", hidden)
+
+
+def _from_file(path: Path | None) -> Mapping[str, Any]:
+    if path is None:
+        path = Path("polysaga.toml")
+        if not path.exists():
+            return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(variables: Mapping[str, str]) -> Mapping[str, Any]:
+    ours = {
+        name: value
+        for name, value in variables.items()
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(_NOT_SETTINGS)
+    }
+    for name in ours:
+        head = name.upper().removeprefix(PREFIX).split("__")[0].lower()
+        if head not in Settings.model_fields:
+            raise ConfigurationError(f"environment variable {name} sets nothing{_nearest(head, Settings)}")
+    source = EnvSettingsSource(_Environment)
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    try:
+        return source()
+    except SettingsError as error:
+        raise ConfigurationError(f"an environment variable cannot be read: {error}") from error
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = (
+            _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(
+                f"unknown setting '{path}'{_nearest(str(problem['loc'][-1]), _model_at(problem['loc']))}"
+            )
+        else:
+            lines.append(f"setting '{path}': {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    by_key: dict[str, type[BaseModel]] = {
+        "pool": PoolSettings,
+        "replicas": ReplicaSettings,
+        "sagas": SagaSettings,
+    }
+    for part in reversed(location[:-1]):
+        if part in by_key:
+            return by_key[str(part)]
+    return DatabaseSettings if location[0] == "databases" else Settings
+
+
+def _nearest(key: str, model: type[BaseModel]) -> str:
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(sorted(known))}"

@@ -1,0 +1,66 @@
+"""MongoDB by PyMongo's asynchronous client: labels and codes instead of SQLSTATEs.
+
+Errors are recognised by their code and the names of their classes, so that this module can be imported
+without the driver.
+"""
+
+from typing import Any, ClassVar
+
+from polysaga.config import DatabaseSettings
+from polysaga.databases.faults import Fault
+
+_CODES = {
+    18: Fault.REJECTED,
+    8000: Fault.REJECTED,
+    189: Fault.READ_ONLY,
+    10107: Fault.READ_ONLY,
+    11602: Fault.READ_ONLY,
+    13435: Fault.READ_ONLY,
+    11000: Fault.DUPLICATE_KEY,
+    112: Fault.SERIALIZATION,  # WriteConflict
+    251: Fault.SERIALIZATION,  # NoSuchTransaction
+    24: Fault.LOCK_TIMEOUT,
+    50: Fault.STATEMENT_TIMEOUT,
+}
+_CLASSES = {
+    "WaitQueueTimeoutError": Fault.POOL_EXHAUSTED,
+    "ServerSelectionTimeoutError": Fault.UNREACHABLE,
+    "ConnectionFailure": Fault.DISCONNECTED,
+}
+
+
+class Mongo:
+    """What a MongoDB deployment can tell about itself."""
+
+    name: ClassVar[str] = "mongodb"
+    extra: ClassVar[str] = "mongo"
+
+    def client_arguments(self, settings: DatabaseSettings) -> dict[str, Any]:
+        """Return what `AsyncMongoClient` needs: majority writes, standard UUIDs, times with their zone."""
+        pool = settings.pool
+        return {
+            "appname": "polysaga",
+            "w": "majority",
+            "uuidRepresentation": "standard",
+            "tz_aware": True,
+            "maxPoolSize": pool.size + pool.max_overflow,
+            "waitQueueTimeoutMS": round(pool.acquire_timeout * 1000),
+            "connectTimeoutMS": round(pool.connect_timeout * 1000),
+            "serverSelectionTimeoutMS": round(pool.connect_timeout * 1000),
+        }
+
+    def fault(self, error: BaseException) -> Fault | None:
+        """Recognise *error*; None if it is not the database's."""
+        ancestors = [ancestor.__name__ for ancestor in type(error).__mro__]
+        if "PyMongoError" not in ancestors:
+            return None
+        labelled = getattr(error, "has_error_label", lambda _: False)
+        if labelled("UnknownTransactionCommitResult"):
+            return Fault.UNKNOWN_COMMIT
+        known = _CODES.get(getattr(error, "code", None) or 0)
+        if known is not None:
+            return known
+        for name in ancestors:
+            if name in _CLASSES:
+                return _CLASSES[name]
+        return Fault.SERIALIZATION if labelled("TransientTransactionError") else None

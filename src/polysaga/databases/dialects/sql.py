@@ -1,0 +1,132 @@
+"""What PostgreSQL, MySQL and SQLite have in common as we use them.
+
+Our own statements are written once with `:names`. `render` turns them into the driver's placeholders, so the
+same text can go through SQLAlchemy (`exec_driver_sql`) or, inside a step's transaction, straight to the
+driver: SQLAlchemy's execution layers cost more client time than the statement itself.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from polysaga.config import DatabaseSettings
+from polysaga.databases.faults import Fault
+from polysaga.errors import DatabaseUnavailable
+
+_NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
+_ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A statement in the driver's own placeholders."""
+
+    sql: str
+    order: tuple[str, ...]
+    answers: bool
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return *values* in the order of the placeholders."""
+        return tuple(values[name] for name in self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a statement gave back: its rows, or else how many rows it touched."""
+
+    rows: Sequence[Sequence[Any]]
+    count: int
+
+
+class SqlDialect:
+    """What an SQL database can tell about itself, and how it wants to be spoken to."""
+
+    name: ClassVar[str]
+    extra: ClassVar[str]
+    clock: ClassVar[str]  # SQL: the server's time now, moving also inside a transaction
+    statement_clock: ClassVar[str]  # SQL: the same, usable as an index condition
+    single_writer: ClassVar[bool] = False
+
+    def render(self, sql: str) -> Rendered:
+        """Return *sql*, written with `:names`, in the driver's placeholders."""
+        order: list[str] = []
+
+        def place(match: re.Match[str]) -> str:
+            return self._placeholder(match[1], order)
+
+        return Rendered(_NAME.sub(place, sql), tuple(order), _ANSWERS.search(sql) is not None)
+
+    def later(self, seconds: str) -> str:
+        """Return SQL for the server's time now plus the parameter named *seconds*."""
+        raise NotImplementedError
+
+    def rows_of(self, columns: Mapping[str, str]) -> str:
+        """Return SQL for a FROM item that turns the JSON array in `:rows` into rows of *columns*.
+
+        The types are `uuid`, `text`, `bigint`; one parameter, one plan, any number of rows.
+        """
+        raise NotImplementedError
+
+    def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        """Return what `create_async_engine` needs beyond the pool: isolation and the server's limits."""
+        raise NotImplementedError
+
+    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Turn *arguments* of a writer engine into those of one on which the server refuses writes."""
+        raise NotImplementedError
+
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        """Hook what the engine needs at connect or begin; most need nothing."""
+
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+        """Run *statement* on the driver's own connection, inside the transaction that is open there."""
+        raise NotImplementedError
+
+    def begun(self, driver: Any) -> bool:
+        """Tell whether a statement sent to *driver* now would run inside the session's transaction."""
+        return True
+
+    def key(self, value: UUID) -> Any:
+        """Return *value* as the driver wants a primary key of ours."""
+        return value.bytes
+
+    def key_from(self, value: Any) -> UUID:
+        """Return the UUID that `key` made."""
+        return value if isinstance(value, UUID) else UUID(bytes=bytes(value))
+
+    def moment(self, value: datetime) -> Any:
+        """Return an aware *value* as the driver wants a point in time."""
+        return value
+
+    def moment_from(self, value: Any) -> datetime:
+        """Return the aware UTC time that the database gave."""
+        stamp: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
+
+    def fault(self, error: BaseException) -> Fault | None:
+        """Recognise *error*, wrapped by SQLAlchemy or raw from the driver; None if it is not the database's."""
+        if isinstance(error, DatabaseUnavailable):
+            return Fault.UNREACHABLE
+        if isinstance(error, PoolTimeout):
+            return Fault.POOL_EXHAUSTED
+        if isinstance(error, DBAPIError):
+            if error.connection_invalidated:
+                return Fault.DISCONNECTED
+            # SQLAlchemy wraps asyncio drivers twice; the innermost error has the code.
+            raw = error.orig
+            return self._code_fault(raw.__cause__ or raw) if raw is not None else None
+        return self._code_fault(error)
+
+    def _placeholder(self, name: str, order: list[str]) -> str:
+        raise NotImplementedError
+
+    def _code_fault(self, error: BaseException) -> Fault | None:
+        raise NotImplementedError

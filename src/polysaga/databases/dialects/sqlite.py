@@ -1,0 +1,90 @@
+"""SQLite, by aiosqlite: the embedded default, one file per database, WAL, one writer at a time.
+
+The writer engine has a single connection, so writers queue in the pool, in order, instead of in SQLite's
+busy handler, which sleeps and is unfair. `BEGIN IMMEDIATE` takes the write lock before the first read: a
+deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
+from polysaga.databases.faults import Fault
+
+_FAULTS = {
+    "SQLITE_BUSY": Fault.LOCK_TIMEOUT,
+    "SQLITE_BUSY_SNAPSHOT": Fault.SERIALIZATION,
+    "SQLITE_LOCKED": Fault.LOCK_TIMEOUT,
+    "SQLITE_READONLY": Fault.READ_ONLY,
+    "SQLITE_CONSTRAINT_PRIMARYKEY": Fault.DUPLICATE_KEY,
+    "SQLITE_CONSTRAINT_UNIQUE": Fault.DUPLICATE_KEY,
+    "SQLITE_CANTOPEN": Fault.UNREACHABLE,
+}
+
+
+class SQLite(SqlDialect):
+    """Times are text in UTC with milliseconds, so they sort."""
+
+    name = "sqlite"
+    extra: ClassVar[str] = "sqlite"
+    clock = "strftime('%Y-%m-%dT%H:%M:%f', 'now')"
+    statement_clock = clock
+    single_writer = True
+
+    def later(self, seconds: str) -> str:
+        return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', {seconds} || ' seconds')"
+
+    def rows_of(self, columns: Mapping[str, str]) -> str:
+        picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+        return f"(SELECT {picked} FROM json_each(:rows)) AS given"
+
+    def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        return {"connect_args": {"timeout": settings.lock_timeout}}
+
+    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**arguments, "isolation_level": "AUTOCOMMIT"}
+
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        @event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: DBAPIConnection, _: object) -> None:
+            connection.isolation_level = None  # type: ignore[attr-defined]
+            cursor = connection.cursor()
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+            cursor.close()
+
+        if not read_only:
+
+            @event.listens_for(engine.sync_engine, "begin")
+            def begin(connection: Connection) -> None:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+        cursor = await driver.execute(statement.sql, statement.bind(values))
+        try:
+            rows = await cursor.fetchall() if statement.answers else ()
+            return Answer(rows, len(rows) if statement.answers else cursor.rowcount)
+        finally:
+            await cursor.close()
+
+    def moment(self, value: datetime) -> Any:
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+
+    def _placeholder(self, name: str, order: list[str]) -> str:
+        order.append(name)
+        return "?"
+
+    def _code_fault(self, error: BaseException) -> Fault | None:
+        name = getattr(error, "sqlite_errorname", None)
+        if name is None:
+            return None
+        if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
+            return Fault.SCHEMA_MISSING
+        return _FAULTS.get(name)

@@ -1,0 +1,111 @@
+"""One MongoDB deployment as a node, and the session that steps and handlers are given."""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polysaga.config import DatabaseSettings, masked
+from polysaga.databases.dialects.mongo import Mongo
+from polysaga.databases.faults import Fault
+from polysaga.databases.pools import require_driver
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from pymongo import AsyncMongoClient
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.asynchronous.collection import AsyncCollection
+    from pymongo.asynchronous.database import AsyncDatabase
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MongoSession:
+    """The driver's database together with the driver's session.
+
+    Inside the block that handed it out every operation on `session["collection"]` uses the session by itself
+    (PyMongo's `bind`), so a forgotten `session=` cannot escape the transaction.
+    """
+
+    database: "AsyncDatabase[dict[str, Any]]"
+    client_session: "AsyncClientSession"
+
+    def __getitem__(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
+        return self.database[collection]
+
+
+class MongoNode:
+    """A replica set or a sharded cluster, seen through one client."""
+
+    def __init__(self, database: str, role: str, url: str, settings: DatabaseSettings) -> None:
+        self.database, self.role, self.settings = database, role, settings
+        self.dialect = Mongo()
+        self._url = url
+        if not url.startswith(("mongodb://", "mongodb+srv://")):
+            scheme = url.partition("://")[0]
+            raise ConfigurationError(
+                f"databases.{database}.url: '{scheme}://' is not supported for this handle; "
+                f"write mongodb://host/{database}?replicaSet=NAME"
+            )
+        require_driver(database, "pymongo", Mongo.extra)
+        self._client: AsyncMongoClient[dict[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The node as people see it: its URL without the password."""
+        return masked(self._url)
+
+    @property
+    def client(self) -> "AsyncMongoClient[dict[str, Any]]":
+        """The driver's client, made on first use in the running event loop."""
+        if self._client is None:
+            pymongo = importlib.import_module("pymongo")
+            try:
+                self._client = pymongo.AsyncMongoClient(
+                    self._url, **self.dialect.client_arguments(self.settings)
+                )
+            except pymongo.errors.PyMongoError as error:
+                raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
+        return self._client
+
+    @property
+    def documents(self) -> "AsyncDatabase[dict[str, Any]]":
+        """The driver's database: the one the URL names, or else the handle's name."""
+        return self.client.get_default_database(self.database)
+
+    async def ping(self) -> None:
+        """Return if the deployment answers and knows transactions; raise otherwise."""
+        patience = self.settings.pool.connect_timeout
+        errors = importlib.import_module("pymongo.errors")
+        try:
+            async with asyncio.timeout(patience + 1.0):
+                hello = await self.client.admin.command("hello")
+        except (errors.PyMongoError, TimeoutError) as error:
+            raise self._refusal(error) from error
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise ConfigurationError(
+                f"database '{self.database}' at {self.name} is a standalone MongoDB server, which has no "
+                "transactions; start it as a replica set (mongod --replSet rs0, then rs.initiate())"
+            )
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[MongoSession]:
+        """Lend a session without a transaction: causally consistent reads, single-document writes."""
+        async with self.client.start_session() as client_session, client_session.bind(end_session=False):
+            yield MongoSession(self.documents, client_session)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _refusal(self, error: BaseException) -> Exception:
+        if self.dialect.fault(error) is Fault.REJECTED:
+            return ConfigurationError(
+                f"database '{self.database}': {self.name} rejects the login; check databases.{self.database}.url"
+            )
+        return DatabaseUnavailable(self.database, self.name, masked(str(error)).partition(", Timeout")[0])

@@ -1,0 +1,110 @@
+"""The databases of one program, opened and closed together."""
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+from polysaga.config import DatabaseSettings, Settings
+from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
+from polysaga.databases.mongo import MongoNode
+from polysaga.databases.pools import SqlNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
+
+
+class Databases:
+    """The handles a program declares; `open` gives them their servers.
+
+    One `Databases` is open at most once at a time in a process, in one event loop.
+    """
+
+    def __init__(self, *handles: AnyHandle) -> None:
+        self._handles = {handle.name: handle for handle in handles}
+        if len(self._handles) != len(handles):
+            raise ConfigurationError("two databases have the same name; every handle needs its own")
+        self._open = False
+
+    def __iter__(self) -> Iterator[AnyHandle]:
+        return iter(self._handles.values())
+
+    def __contains__(self, handle: object) -> bool:
+        return handle in self._handles.values()
+
+    @asynccontextmanager
+    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator["Databases"]:
+        """Connect every handle to the nodes in *settings*, and disconnect at the end.
+
+        Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a
+        primary does not answer. A replica that does not answer is left out and announced.
+        """
+        if self._open:
+            raise ConfigurationError("these databases are open already; open them once per process")
+        self._check_names(settings)
+        async with AsyncExitStack() as stack:
+            nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
+            for node in (node for group in nodes.values() for node in group):
+                stack.push_async_callback(node.close)
+            await _each(*(self._attach(self._handles[name], group, emit) for name, group in nodes.items()))
+            self._open = True
+            stack.callback(self._detach)
+            yield self
+
+    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit) -> None:
+        primary, *replicas = nodes
+        await primary.ping()
+        answers = await asyncio.gather(*(_answers(replica, emit) for replica in replicas))
+        reachable = tuple(replica for replica, answered in zip(replicas, answers, strict=True) if answered)
+        cast(Any, handle).attach(nodes, reachable)
+        emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
+
+    def _detach(self) -> None:
+        self._open = False
+        for handle in self:
+            handle.attach((), ())
+
+    def _check_names(self, settings: Settings) -> None:
+        for name in self._handles:
+            if name not in settings.databases:
+                raise ConfigurationError(f"database '{name}' has no settings: set databases.{name}.url")
+        for name in settings.databases:
+            if name not in self._handles:
+                close = difflib.get_close_matches(name, self._handles, n=1)
+                hint = f", did you mean '{close[0]}'?" if close else f"; known: {', '.join(self._handles)}"
+                raise ConfigurationError(f"settings name a database '{name}' that the program lacks{hint}")
+
+
+def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
+    url = settings.url.get_secret_value()
+    mongo = isinstance(handle, MongoDatabase) or (
+        isinstance(handle, AnyDatabase) and url.startswith("mongodb")
+    )
+    kind = MongoNode if mongo else SqlNode
+    primary: Node = kind(handle.name, "primary", url, settings)
+    replicas: list[Node] = [
+        kind(
+            handle.name,
+            "replica",
+            replica.url.get_secret_value(),
+            settings.model_copy(update={"pool": replica.pool or settings.pool}),
+        )
+        for replica in settings.replicas
+    ]
+    return (primary, *replicas)
+
+
+async def _answers(replica: Node, emit: Emit) -> bool:
+    try:
+        await replica.ping()
+    except DatabaseUnavailable as error:
+        emit(ReplicaUnreachable(replica.database, replica.name, error.reason))
+        return False
+    return True
+
+
+async def _each(*works: Any) -> None:
+    """Await all *works*; raise the first failure only after the others have ended."""
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

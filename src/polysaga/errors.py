@@ -1,0 +1,174 @@
+"""Every error Polysaga raises, in one tree. The branches are remedies, not modules.
+
+    PolysagaError
+    ├── TryAgain                        nothing is wrong that time does not heal
+    │   ├── Busy                        too many sagas in flight in this process
+    │   ├── DatabaseUnavailable         a server cannot be reached
+    │   ├── PoolExhausted               no connection became free in time
+    │   ├── OutcomePending              the saga goes on, its outcome is not known yet
+    │   └── SagaUndone                  undone because a database kept failing
+    ├── FixTheProgram                   code, configuration or call must change
+    │   ├── ConfigurationError          settings, URLs, missing drivers, unsuitable servers
+    │   ├── SchemaMissing               our tables are not there, or too old
+    │   ├── DefinitionError             a saga that cannot work
+    │   ├── PayloadError                input or result that does not survive JSON, or is too large
+    │   ├── KeyReused                   one key, two different inputs
+    │   ├── ReadOnlyNode                a write went to a session that only reads
+    │   ├── StepMisused                 a step took the transaction into its own hands
+    │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
+    │   └── UnknownSaga                 no saga has this id
+    ├── Refused                         the business said no; raised by steps, seen by callers
+    └── NeedsAttention                  a person must look
+
+Every leaf carries its facts as attributes; the message says what to do.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+from uuid import UUID
+
+
+class PolysagaError(Exception):
+    """The root; catch it to catch everything this library raises."""
+
+
+class TryAgain(PolysagaError):
+    """The same call can succeed later; nothing was left half-done."""
+
+    retry_after: float = 1.0  # seconds
+
+
+class Busy(TryAgain):
+    """The process drives as many sagas as it may (`sagas.max_in_flight`)."""
+
+    def __init__(self, limit: int, waited: float) -> None:
+        super().__init__(f"{limit} sagas are in flight in this process and none ended within {waited:g} s")
+        self.limit, self.waited = limit, waited
+
+
+class DatabaseUnavailable(TryAgain):
+    """A server of *database* could not be reached, or the connection was lost."""
+
+    def __init__(self, database: str, node: str, reason: str) -> None:
+        super().__init__(f"database '{database}' is not reachable at {node}: {reason}")
+        self.database, self.node, self.reason = database, node, reason
+
+
+class PoolExhausted(TryAgain):
+    """All connections of a pool stayed in use for longer than `pool.acquire_timeout`."""
+
+    def __init__(self, database: str, size: int, waited: float) -> None:
+        super().__init__(
+            f"all {size} connections to database '{database}' stayed in use for {waited:g} s; "
+            f"raise databases.{database}.pool.size or hold sessions for a shorter time"
+        )
+        self.database, self.size, self.waited = database, size, waited
+
+
+class OutcomePending(TryAgain):
+    """The caller's patience ended before the saga's decision; the saga itself goes on."""
+
+    def __init__(self, saga_id: UUID, saga: str) -> None:
+        super().__init__(f"saga '{saga}' {saga_id} has no outcome yet; ask for it again by its id or key")
+        self.saga_id, self.saga = saga_id, saga
+
+
+class SagaUndone(TryAgain):
+    """A database kept failing until the step's retries were used up; every effect was undone."""
+
+    def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
+        super().__init__(f"saga '{saga}' was undone: step '{step}' kept failing ({reason})")
+        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
+
+
+class FixTheProgram(PolysagaError):
+    """Trying again changes nothing; the code, the configuration or the call must change."""
+
+
+class ConfigurationError(FixTheProgram):
+    """Settings, a URL, a driver or a server that cannot do the job; the message names the remedy."""
+
+
+class SchemaMissing(FixTheProgram):
+    """The tables of the journal or of a ledger are missing or too old in *database*."""
+
+    def __init__(self, database: str, line: str) -> None:
+        super().__init__(
+            f"the {line} tables of database '{database}' are missing or out of date; run `polysaga migrate`"
+        )
+        self.database, self.line = database, line
+
+
+class DefinitionError(FixTheProgram):
+    """A saga whose definition cannot keep the promise; raised when it is built."""
+
+
+class PayloadError(FixTheProgram):
+    """A value that does not survive the way through JSON, or is larger than allowed."""
+
+
+class KeyReused(FixTheProgram):
+    """The key already stands for a saga with another input."""
+
+    def __init__(self, saga: str, key: str) -> None:
+        super().__init__(
+            f"key '{key}' was used for another input of saga '{saga}'; use a new key for a new request"
+        )
+        self.saga, self.key = saga, key
+
+
+class ReadOnlyNode(FixTheProgram):
+    """A write reached a node or a session that only reads."""
+
+    def __init__(self, database: str, node: str) -> None:
+        super().__init__(f"'{node}' of database '{database}' only reads; write through {database}.writer()")
+        self.database, self.node = database, node
+
+
+class StepMisused(FixTheProgram):
+    """A step tried to end the transaction it was lent, or went on after an error inside it."""
+
+
+class SagaFailed(FixTheProgram):
+    """A step raised an error nobody declared; every effect was undone and the traceback kept."""
+
+    def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
+        super().__init__(f"saga '{saga}' was undone: step '{step}' raised {reason}")
+        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
+
+
+class UnknownSaga(FixTheProgram):
+    """The journal has no saga with this id."""
+
+    def __init__(self, saga_id: UUID) -> None:
+        super().__init__(f"there is no saga {saga_id}")
+        self.saga_id = saga_id
+
+
+class Refused(PolysagaError):
+    """The business says no: raise it (or a subclass) in a step and the saga is undone.
+
+    *facts* are kept in the journal with the message, so a caller who joins later gets the same answer.
+    The subclass's name in kebab-case is its `code`, the stable name seen by clients.
+    """
+
+    code: ClassVar[str] = "refused"
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.facts: Mapping[str, object] = facts
+        self.saga_id: UUID | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "code" not in cls.__dict__:
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+
+class NeedsAttention(PolysagaError):
+    """The saga is parked: a person must look at it."""
+
+    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
+        super().__init__(f"saga '{saga}' {saga_id} is parked and needs a person: {reason}")
+        self.saga_id, self.saga, self.reason = saga_id, saga, reason

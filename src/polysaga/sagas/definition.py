@@ -1,0 +1,275 @@
+"""Sagas as data: named steps, what each follows, how each is undone. Checked before anything runs.
+
+Three kinds of step, in this order along every path (Garcia-Molina and Salem, "Sagas", 1987; Richardson,
+"Microservices Patterns", chapter 4):
+
+    compensatable   can be undone; has a compensation
+    pivot           the decision: once it has committed, the saga can only go forward
+    retriable       after the pivot; is repeated until it succeeds
+
+Every saga has one decision. Without a declared pivot it is the last step, if that is a single one; with
+several last steps it is the finishing write of the journal.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+import typing
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+from polysaga.errors import DefinitionError, Refused
+from polysaga.sagas.retries import COMPENSATION, RETRIABLE, STEP, Retry
+
+if TYPE_CHECKING:
+    from polysaga.databases import Database
+    from polysaga.sagas.context import StepContext
+
+Kind: TypeAlias = Literal["compensatable", "pivot", "retriable"]
+SessionT = TypeVar("SessionT")
+InputT = TypeVar("InputT")
+ResultT = TypeVar("ResultT")
+OutputT = TypeVar("OutputT")
+Action: TypeAlias = "Callable[[SessionT, InputT, StepContext], Awaitable[ResultT]]"
+Undo: TypeAlias = "Callable[[SessionT, InputT, ResultT, StepContext], Awaitable[None]]"
+
+_SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Step(Generic[SessionT, InputT, ResultT]):
+    """One local transaction in one database; made by `Saga.step`."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        database: "Database[Any, SessionT]",
+        action: "Action[SessionT, InputT, ResultT]",
+        after: "tuple[AnyStep, ...]",
+    ) -> None:
+        self.name, self.kind, self.database, self.action, self.after = name, kind, database, action, after
+        self.result: TypeAdapter[ResultT] = _result_type(action, f"step '{name}'")
+        self.undo: Undo[SessionT, InputT, ResultT] | None = None
+        self.retry = RETRIABLE if kind == "retriable" else STEP
+        self.undo_retry = COMPENSATION
+        self.timeout = 30.0  # seconds for one attempt
+
+    def __repr__(self) -> str:
+        return f"Step({self.name!r}, {self.kind})"
+
+    def compensation(
+        self, undo: "Undo[SessionT, InputT, ResultT]"
+    ) -> "Undo[SessionT, InputT, ResultT]":
+        """Declare how the step is undone; *undo* gets what the step returned.
+
+        It runs at most once for a step that happened and never for one that did not.
+        """
+        if self.kind != "compensatable":
+            raise DefinitionError(f"step '{self.name}' is {self.kind} and is never undone; drop its compensation")
+        if self.undo is not None:
+            raise DefinitionError(f"step '{self.name}' has two compensations; keep one")
+        _check_parameters(undo, 4, f"the compensation of step '{self.name}'", "(db, input, done, ctx)")
+        self.undo = undo
+        return undo
+
+
+AnyStep: TypeAlias = Step[Any, Any, Any]
+
+
+class Saga(Generic[InputT, OutputT]):
+    """A named, versioned definition of steps over several databases.
+
+    Raise *version* when steps are added, removed or moved; sagas in flight are left to processes that know
+    the version they were started with. *output* is what the deciding step returns. *key_fields* names the
+    fields of the input that a key vouches for; without it, all of them. *refusals* are the subclasses of
+    `Refused` that a later caller gets back as what they were.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: type[InputT],  # noqa: A002 - the word users look for
+        output: type[OutputT] | None = None,
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+    ) -> None:
+        if not _SAGA_NAME.fullmatch(name):
+            raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
+        self.name, self.version = name, version
+        self.input: TypeAdapter[InputT] = _adapter(input, f"the input of saga '{name}'")
+        self.output_type = output
+        self.key_fields = key_fields
+        self.refusals = {refusal.code: refusal for refusal in refusals}
+        self._steps: dict[str, AnyStep] = {}
+
+    def __repr__(self) -> str:
+        return f"Saga({self.name!r}, version={self.version})"
+
+    def step(
+        self,
+        database: "Database[Any, SessionT]",
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+    ) -> "Callable[[Action[SessionT, InputT, ResultT]], Step[SessionT, InputT, ResultT]]":
+        """Declare the decorated function as a step that runs on *database*, after the steps in *after*.
+
+        Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
+        """
+
+        def declare(
+            action: "Action[SessionT, InputT, ResultT]",
+        ) -> Step[SessionT, InputT, ResultT]:
+            name = getattr(action, "__name__", "")
+            self._check_new(name, after)
+            _check_parameters(action, 3, f"step '{name}'", "(db, input, ctx)")
+            last = list(self._steps.values())[-1:]
+            step = Step(name, kind, database, action, tuple(last if after is None else after))
+            step.retry = retry or step.retry
+            step.timeout = timeout or step.timeout
+            self._steps[name] = step
+            return step
+
+        return declare
+
+    def definition(self) -> "Definition":
+        """Check the saga as a whole and return it as data; raise `DefinitionError` for the first mistake."""
+        return Definition(self, tuple(self._steps.values()))
+
+    def _check_new(self, name: str, after: Sequence[AnyStep] | None) -> None:
+        if not _STEP_NAME.fullmatch(name):
+            raise DefinitionError(f"'{name}' is not a step's name: use a-z, 0-9 and _, at most 64 characters")
+        if name in self._steps:
+            raise DefinitionError(f"saga '{self.name}' has two steps named '{name}'; names must be unique")
+        for step in after or ():
+            # Only declared steps can be named, so the graph cannot have a cycle.
+            if self._steps.get(step.name) is not step:
+                raise DefinitionError(
+                    f"step '{name}' follows '{step.name}', which is not a step of saga '{self.name}'"
+                )
+
+
+class Definition:
+    """A checked saga: its steps in a topological order, the graph both ways, and its decision."""
+
+    def __init__(self, saga: Saga[Any, Any], steps: tuple[AnyStep, ...]) -> None:
+        if not steps:
+            raise DefinitionError(f"saga '{saga.name}' has no steps")
+        self.saga, self.steps = saga, steps
+        self.by_name = {step.name: step for step in steps}
+        self.before = {step.name: frozenset(earlier.name for earlier in step.after) for step in steps}
+        self.following = {
+            step.name: frozenset(later.name for later in steps if step.name in self.before[later.name])
+            for step in steps
+        }
+        self.decision = self._find_decision()
+        _check_kinds(self)
+        _check_output(self)
+        self.undoable = tuple(step.name for step in steps if step.kind == "compensatable" and step != self.decision)
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def name(self) -> str:
+        return self.saga.name
+
+    def ancestors(self, name: str) -> frozenset[str]:
+        """Return the names of all steps that come before step *name*."""
+        direct = self.before[name]
+        return direct.union(*(self.ancestors(earlier) for earlier in direct))
+
+    def _find_decision(self) -> AnyStep | None:
+        pivots = [step for step in self.steps if step.kind == "pivot"]
+        if len(pivots) > 1:
+            names = " and ".join(f"'{step.name}'" for step in pivots)
+            raise DefinitionError(f"saga '{self.saga.name}' has two pivots, {names}; one step decides")
+        if pivots:
+            return pivots[0]
+        last = [step for step in self.steps if not self.following[step.name]]
+        return last[0] if len(last) == 1 else None
+
+    def _fingerprint(self) -> str:
+        shape = [
+            [step.name, step.kind, step.database.name, sorted(self.before[step.name])] for step in self.steps
+        ]
+        text = json.dumps([self.saga.name, self.saga.version, shape])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_kinds(definition: Definition) -> None:
+    saga, decision = definition.saga.name, definition.decision
+    for step in definition.steps:
+        if step is decision:
+            continue
+        if step.kind == "retriable":
+            if decision is None or decision.name not in definition.ancestors(step.name):
+                raise DefinitionError(
+                    f"retriable step '{step.name}' of saga '{saga}' must follow the pivot: "
+                    "before it everything must be undoable"
+                )
+            continue
+        if decision is not None and decision.name in definition.ancestors(step.name):
+            raise DefinitionError(
+                f"compensatable step '{step.name}' of saga '{saga}' comes after the pivot "
+                f"'{decision.name}'; nothing is undone there, make it retriable"
+            )
+        if decision is not None and step.name not in definition.ancestors(decision.name):
+            raise DefinitionError(
+                f"compensatable step '{step.name}' of saga '{saga}' is not before the pivot "
+                f"'{decision.name}'; add it to the pivot's after=[...]"
+            )
+        if step.undo is None:
+            raise DefinitionError(
+                f"step '{step.name}' of saga '{saga}' has no compensation: declare one with "
+                f"@{step.name}.compensation"
+            )
+
+
+def _check_output(definition: Definition) -> None:
+    wanted, decision = definition.saga.output_type, definition.decision
+    if wanted is None:
+        return
+    if decision is None:
+        raise DefinitionError(
+            f"saga '{definition.name}' has an output but several last steps; declare a pivot, which returns it"
+        )
+    given = typing.get_type_hints(decision.action).get("return")
+    if given is not wanted:
+        raise DefinitionError(
+            f"the output of saga '{definition.name}' is {wanted.__name__}, but its deciding step "
+            f"'{decision.name}' returns {getattr(given, '__name__', given)}"
+        )
+
+
+def _result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
+    if not inspect.iscoroutinefunction(action):
+        raise DefinitionError(f"{what} must be an `async def` function")
+    try:
+        hints = typing.get_type_hints(action)
+    except NameError as error:
+        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
+    if "return" not in hints:
+        raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
+    return _adapter(hints["return"], f"the result of {what}")
+
+
+def _adapter(kind: Any, what: str) -> TypeAdapter[Any]:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        adapter.json_schema()
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        name = getattr(kind, "__name__", kind)
+        raise DefinitionError(f"{what}, {name}, does not survive JSON; use a pydantic model") from error
+    return adapter
+
+
+def _check_parameters(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
+    if len(inspect.signature(function).parameters) != count:
+        raise DefinitionError(f"{what} must take {wanted}")

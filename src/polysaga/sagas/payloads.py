@@ -1,0 +1,44 @@
+"""Inputs and results on their way through JSON."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from polysaga.errors import PayloadError
+
+T = TypeVar("T")
+
+
+def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> str:
+    """Return *value* as JSON text; raise `PayloadError` if it is not of its type or larger than *limit* bytes."""
+    try:
+        text = adapter.dump_json(value, warnings="error")
+    except PydanticSerializationError as error:
+        raise PayloadError(f"{what} cannot be written as JSON of its declared type: {error}") from error
+    if len(text) > limit:
+        raise PayloadError(
+            f"{what} is {len(text):,} bytes as JSON, more than the {limit:,} of sagas.payload_limit; "
+            "store the large part in a database and pass its key"
+        )
+    return text.decode()
+
+
+def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
+    """Return the value that `encode` wrote."""
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        raise PayloadError(f"{what} in the journal does not fit its type any more: {error}") from error
+
+
+def fingerprint(text: str, fields: Collection[str] | None) -> str:
+    """Return a SHA-256 over the JSON *text*, or over its named *fields* only, independent of their order."""
+    value = json.loads(text)
+    if fields is not None:
+        value = {name: value.get(name) for name in fields}
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

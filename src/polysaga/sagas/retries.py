@@ -1,0 +1,32 @@
+"""When to try again, as data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Exponential back-off with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+
+    The budget is time, not a count: a frozen owner's locks fall after seconds, however often one knocks.
+    """
+
+    within: float | None = 20.0  # seconds after the first attempt in which a new one may begin; None: for ever
+    first: float = 0.05  # seconds before the second attempt, at most
+    factor: float = 2.0
+    cap: float = 2.0  # seconds between two attempts, at most
+
+    def delay(self, attempt: int, elapsed: float, chance: float) -> float | None:
+        """Return the seconds to wait after failed *attempt* (from 1), or None when the budget is spent.
+
+        *elapsed* is the time since the first attempt began, *chance* a random number in [0, 1).
+        """
+        ceiling = min(self.cap, self.first * self.factor ** min(attempt - 1, 62))
+        wait = ceiling * (0.5 + chance / 2)
+        if self.within is not None and elapsed + wait > self.within:
+            return None
+        return wait
+
+
+STEP = Retry()
+COMPENSATION = Retry(within=5 * 60.0, cap=10.0)
+RETRIABLE = Retry(within=60.0, cap=10.0)  # then the saga is put back and woken again later, for ever
