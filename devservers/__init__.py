@@ -1,0 +1,38 @@
+"""Real database servers for tests, demos and hand use. Development only: not part of the wheel.
+
+Who owns what: a server started here belongs to the Python process that started it and outlives it by
+no more than its own clean shutdown, even if that process is killed. Its data live in the directory it
+was given, its port is fixed when it is made, so it comes back after `kill()` or `restart()` with the
+same rows under the same URL. Durability is on everywhere: a commit that was answered survives
+`kill()` (`tests/integration/test_devservers.py` shows both).
+
+    with POSTGRES.server(Path(".servers/postgres")) as server:
+        server.create_database("scratch")
+        create_engine(server.url("scratch"))
+
+`POLYSAGA_TEST_POSTGRES_URL`, `POLYSAGA_TEST_MYSQL_URL` and `POLYSAGA_TEST_MONGO_URL` name servers that
+exist already; then nothing is started. `python -m devservers` runs all three by hand.
+"""
+
+from devservers.local import LocalServer
+from devservers.mariadb import MariaDBServer
+from devservers.mongo import MongoServer
+from devservers.postgres import PostgresServer
+from devservers.products import MARIADB, MONGO, POSTGRES, PRODUCTS, Product
+from devservers.server import ExistingServer, NotOurServer, Server, ServerUnavailable
+
+__all__ = [
+    "MARIADB",
+    "MONGO",
+    "POSTGRES",
+    "PRODUCTS",
+    "ExistingServer",
+    "LocalServer",
+    "MariaDBServer",
+    "MongoServer",
+    "NotOurServer",
+    "PostgresServer",
+    "Product",
+    "Server",
+    "ServerUnavailable",
+]

@@ -1,0 +1,167 @@
+"""A server process of our own: made, started, stopped, killed.
+
+The directory of a server holds `data`, `server.log` and, once `data` is complete, the file `complete`.
+Without that file `data` is the rest of an interrupted set-up and is made again.
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from devservers.accounts import launched, server_account
+from devservers.server import Client, Server, ServerUnavailable
+
+_POLL = 0.05  # seconds between two questions to a server that comes up
+_PATIENCE = 60.0  # seconds for a server to come up; a loaded machine replays a log slowly
+_STOP_PATIENCE = 30.0  # seconds for a clean shutdown, then SIGKILL
+
+
+class LocalServer(Server):
+    """A database server in a process of our own; a product says how to set it up and what to run.
+
+    Start it in a thread that lives as long as the server shall: the kernel ends the server with the
+    thread that started it.
+    """
+
+    product: ClassVar[str]
+    account: ClassVar[str | None]  # who runs it when root starts it
+    stop_signal: ClassVar[signal.Signals]
+
+    def __init__(self, client: Client, *, origin: str, directory: Path, programs: list[Path]) -> None:
+        super().__init__(client, origin=origin)
+        self.directory = directory.absolute()
+        self.data = self.directory / "data"
+        self._needs = [self.data, *programs]
+        self._account = server_account(self.account)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's main process, None while it is down."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        if self.pid is not None:
+            return
+        self._set_up_once()
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                self._launched(self._command()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.data,
+                # Ctrl-C in a terminal goes to the whole session; tests still need their servers then.
+                start_new_session=True,
+            )
+        self._process = process
+        try:
+            self._wait_until_it_answers(process)
+            self._first_words()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(self.stop_signal)
+        try:
+            process.wait(_STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            # The parent first: a living postmaster would start anew what it sees dying.
+            handles = [os.pidfd_open(pid) for pid in [process.pid, *_children(process.pid)]]
+            for handle in handles:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            _wait_until_gone(handles)
+            process.wait()
+        self._process = None
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Fill the empty folder `data`."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """The server in the foreground, logging to its standard output."""
+
+    def _first_words(self) -> None:
+        """What must be said to a server that answers before it is of use; said after every start."""
+
+    def _run(self, *command: str | Path) -> None:
+        """Run a set-up program as the server's account."""
+        done = subprocess.run(  # noqa: S603 - our own command
+            self._launched([str(part) for part in command]), capture_output=True, cwd=self.data, check=False
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).decode(errors="replace")
+            raise self._unavailable(f"{Path(command[0]).name} failed:\n{_tail(said)}\n")
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "server.log"
+
+    def _launched(self, command: list[str]) -> list[str]:
+        return launched(command, account=self._account, needs=self._needs, death_signal=self.stop_signal)
+
+    def _set_up_once(self) -> None:
+        complete = self.directory / "complete"
+        if complete.exists():
+            return
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.data.mkdir(parents=True, mode=0o700)
+        if self._account is not None:
+            self._account.owns(self.data)
+        self._set_up()
+        complete.touch()
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        for _ in range(round(_PATIENCE / _POLL)):
+            try:
+                process.wait(_POLL)
+            except subprocess.TimeoutExpired:
+                if self._client.answers():
+                    return
+                continue
+            raise self._unavailable(
+                f"it ended with code {process.returncode}:\n{_tail(self._log.read_text(errors='replace'))}\n"
+            )
+        raise self._unavailable(f"it did not answer within {_PATIENCE:.0f} seconds")
+
+    def _unavailable(self, reason: str) -> ServerUnavailable:
+        return ServerUnavailable(
+            self.product,
+            reason=reason,
+            remedy=f"Read {self._log}, or delete {self.directory} to begin anew",
+        )
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _wait_until_gone(handles: list[int]) -> None:
+    for handle in handles:
+        # A pidfd becomes readable when its process ends, whoever its parent is.
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        ended.poll()
+        os.close(handle)
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-15:])

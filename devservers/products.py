@@ -1,0 +1,55 @@
+"""The three products: which server to use for each, and where."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from devservers.local import LocalServer
+from devservers.mariadb import MariaDBClient, MariaDBServer
+from devservers.mongo import MongoClient, MongoServer
+from devservers.postgres import PostgresClient, PostgresServer
+from devservers.server import Client, ExistingServer, Server
+
+
+@dataclass(frozen=True)
+class Product:
+    key: str  # folder below .servers, and key in `python -m devservers --json`
+    variable: str  # names a server that exists already
+    hand_port: int  # for hand use, so that URLs stay the same from day to day
+    local: Callable[[Path, int | None], LocalServer]
+    client: Callable[[str], Client]
+
+    def server(self, directory: Path, *, port: int | None = None) -> Server:
+        """The server that the environment names, else one of our own in `directory`, not started yet.
+
+        Raise `ServerUnavailable` if this machine can have neither. If `port` is taken, a free one is used.
+        """
+        url = os.environ.get(self.variable)
+        if url:
+            return ExistingServer(self.client(url), origin=self.variable)
+        return self.local(directory, port)
+
+
+POSTGRES = Product(
+    key="postgres",
+    variable="POLYSAGA_TEST_POSTGRES_URL",
+    hand_port=55432,
+    local=lambda directory, port: PostgresServer(directory, port=port),
+    client=PostgresClient.of,
+)
+MARIADB = Product(
+    key="mysql",
+    variable="POLYSAGA_TEST_MYSQL_URL",
+    hand_port=53306,
+    local=lambda directory, port: MariaDBServer(directory, port=port),
+    client=MariaDBClient.of,
+)
+MONGO = Product(
+    key="mongo",
+    variable="POLYSAGA_TEST_MONGO_URL",
+    hand_port=57017,
+    local=lambda directory, port: MongoServer(directory, port=port),
+    client=MongoClient.of,
+)
+PRODUCTS = (POSTGRES, MARIADB, MONGO)
