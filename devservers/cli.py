@@ -32,8 +32,9 @@ _APPLICATION_DATABASES = {"orders": POSTGRES, "points": MARIADB, "inventory": MO
 def main(arguments: list[str]) -> int:
     """Return the exit code: of the command for `run`, else 0; 1 if a server cannot be had."""
     options = _parser().parse_args(arguments)
-    # From here on SIGTERM unwinds as Ctrl-C does, and stops what has been started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # From here on both unwind and stop what has been started. A shell's background job ignores SIGINT.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         with _all_servers() as servers:
             if options.action == "run":

@@ -4,6 +4,7 @@ The directory of a server holds `data`, `server.log` and, once `data` is complet
 Without that file `data` is the rest of an interrupted set-up and is made again.
 """
 
+import contextlib
 import os
 import select
 import shutil
@@ -84,10 +85,8 @@ class LocalServer(Server):
             return
         if process.poll() is None:
             # The parent first: a living postmaster would start anew what it sees dying.
-            handles = [os.pidfd_open(pid) for pid in [process.pid, *_children(process.pid)]]
-            for handle in handles:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-            _wait_until_gone(handles)
+            for handle in [_killed(pid) for pid in [process.pid, *_children(process.pid)]]:
+                _wait_until_gone(handle)
             process.wait()
         self._process = None
 
@@ -154,8 +153,19 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _wait_until_gone(handles: list[int]) -> None:
-    for handle in handles:
+def _killed(pid: int) -> int | None:
+    """Kill it; return its pidfd, None if it had ended by itself."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    return handle
+
+
+def _wait_until_gone(handle: int | None) -> None:
+    if handle is not None:
         # A pidfd becomes readable when its process ends, whoever its parent is.
         ended = select.poll()
         ended.register(handle, select.POLLIN)

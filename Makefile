@@ -1,0 +1,67 @@
+# One verb per chore; CI runs the same verbs (.ci/run).
+
+export PATH := $(CURDIR)/.uv/bin:$(PATH)
+
+PORT ?= 8000
+DATA ?= data
+
+# scripts/setup has synchronised the packages already.
+RUN := uv run --no-sync
+# Ctrl-C is how one leaves a program that runs in the foreground: no error.
+LEAVE := test $$? -eq 130
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing: uv and the Python packages
+	@scripts/setup
+
+.PHONY: setup-servers
+setup-servers: ## the same, and MariaDB's server (needs root or sudo)
+	@scripts/setup servers
+
+.PHONY: check
+check: setup ## lint, format, types, and which module may import which
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(RUN) mypy --strict devservers
+	$(RUN) lint-imports
+
+.PHONY: format
+format: setup ## put the code in order
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+.PHONY: test
+test: setup-servers ## all tests, against real servers that start and stop with them
+	$(RUN) pytest
+
+.PHONY: test-quick
+test-quick: setup ## unit tests and SQLite only
+	$(RUN) pytest -m "not acceptance" tests/unit
+
+.PHONY: servers
+servers: setup-servers ## PostgreSQL, MariaDB and MongoDB for use by hand, until Ctrl-C
+	@trap : INT; $(RUN) python -m devservers || $(LEAVE)
+
+.PHONY: demo
+demo: setup ## the order service on SQLite, no servers needed (PORT=8000 DATA=data)
+	@trap : INT; $(RUN) orders demo --port $(PORT) --data $(DATA) || $(LEAVE)
+
+.PHONY: demo-servers
+demo-servers: setup-servers ## the order service on PostgreSQL, MariaDB and MongoDB (PORT=8000)
+	@trap : INT; $(RUN) python -m devservers run -- orders demo --port $(PORT) || $(LEAVE)
+
+.PHONY: bench-quick
+bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it
+	$(RUN) python -m benchmarks.quick
+
+.PHONY: clean
+clean: ## delete what can be made again, and the data of `servers` and `demo`
+	rm -rf .venv .uv .servers data dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
