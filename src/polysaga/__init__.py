@@ -1,0 +1,24 @@
+"""Polysaga: several databases behind one FastAPI service, as if they were one."""
+
+from polysaga.config import Settings, load_settings
+from polysaga.databases import AnyDatabase, Databases, MongoDatabase, MongoSession, SqlDatabase
+from polysaga.errors import Refused
+from polysaga.sagas import Retry, Saga, SagaHandle, Sagas, SagaState, Status, StepContext
+
+__all__ = [
+    "AnyDatabase",
+    "Databases",
+    "MongoDatabase",
+    "MongoSession",
+    "Refused",
+    "Retry",
+    "Saga",
+    "SagaHandle",
+    "SagaState",
+    "Sagas",
+    "Settings",
+    "SqlDatabase",
+    "Status",
+    "StepContext",
+    "load_settings",
+]

@@ -157,9 +157,7 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(low)
     for key, value in high.items():
         below = merged.get(key)
-        merged[key] = (
-            _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        )
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -168,9 +166,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown setting '{path}'{_nearest(str(problem['loc'][-1]), _model_at(problem['loc']))}"
-            )
+            lines.append(f"unknown setting '{path}'{_nearest(str(problem['loc'][-1]), _model_at(problem['loc']))}")
         else:
             lines.append(f"setting '{path}': {problem['msg']}")
     return "; ".join(lines)

@@ -25,7 +25,6 @@ Every leaf carries its facts as attributes; the message says what to do.
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar
 from uuid import UUID
 
 
@@ -153,7 +152,7 @@ class Refused(PolysagaError):
     The subclass's name in kebab-case is its `code`, the stable name seen by clients.
     """
 
-    code: ClassVar[str] = "refused"
+    code: str = "refused"
 
     def __init__(self, message: str, **facts: object) -> None:
         super().__init__(message)

@@ -64,9 +64,7 @@ class MongoNode:
         if self._client is None:
             pymongo = importlib.import_module("pymongo")
             try:
-                self._client = pymongo.AsyncMongoClient(
-                    self._url, **self.dialect.client_arguments(self.settings)
-                )
+                self._client = pymongo.AsyncMongoClient(self._url, **self.dialect.client_arguments(self.settings))
             except pymongo.errors.PyMongoError as error:
                 raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
         return self._client

@@ -91,12 +91,13 @@ class SqlNode:
     def _watch(self, engine: AsyncEngine) -> None:
         clock = Clock()
         dialect = engine.sync_engine.dialect
+        refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, *_driver_errors(dialect))
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
             try:
                 return dialect.connect(*positional, **named)
-            except (OSError, TimeoutError, dialect.loaded_dbapi.Error, *_driver_errors(dialect)) as error:
+            except refusals as error:
                 raise self._refusal(error) from error
 
         @event.listens_for(engine.sync_engine, "checkin")
@@ -125,10 +126,11 @@ class SqlNode:
 
 
 def _driver_errors(dialect: Any) -> tuple[type[Exception], ...]:
-    """Return the driver's own errors, which SQLAlchemy does not wrap while connecting."""
+    """Return what connecting may raise: SQLAlchemy does not wrap all of the driver's own errors there."""
     driver = getattr(dialect.loaded_dbapi, dialect.driver, None)
     names = ("Error", "PostgresError", "InterfaceError")
-    return tuple(getattr(driver, name) for name in names if hasattr(driver, name))
+    raw = (getattr(driver, name) for name in names if hasattr(driver, name))
+    return (dialect.loaded_dbapi.Error, *raw)
 
 
 def _sql_url(database: str, text: str) -> URL:

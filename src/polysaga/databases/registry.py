@@ -77,9 +77,7 @@ class Databases:
 
 def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
     url = settings.url.get_secret_value()
-    mongo = isinstance(handle, MongoDatabase) or (
-        isinstance(handle, AnyDatabase) and url.startswith("mongodb")
-    )
+    mongo = isinstance(handle, MongoDatabase) or (isinstance(handle, AnyDatabase) and url.startswith("mongodb"))
     kind = MongoNode if mongo else SqlNode
     primary: Node = kind(handle.name, "primary", url, settings)
     replicas: list[Node] = [

@@ -61,9 +61,7 @@ class Step(Generic[SessionT, InputT, ResultT]):
     def __repr__(self) -> str:
         return f"Step({self.name!r}, {self.kind})"
 
-    def compensation(
-        self, undo: "Undo[SessionT, InputT, ResultT]"
-    ) -> "Undo[SessionT, InputT, ResultT]":
+    def compensation(self, undo: "Undo[SessionT, InputT, ResultT]") -> "Undo[SessionT, InputT, ResultT]":
         """Declare how the step is undone; *undo* gets what the step returned.
 
         It runs at most once for a step that happened and never for one that did not.
@@ -170,20 +168,22 @@ class Definition:
             step.name: frozenset(later.name for later in steps if step.name in self.before[later.name])
             for step in steps
         }
+        self.ancestors: dict[str, frozenset[str]] = {}
+        for step in steps:  # declared in a topological order
+            direct = self.before[step.name]
+            self.ancestors[step.name] = direct.union(*(self.ancestors[name] for name in direct))
         self.decision = self._find_decision()
         _check_kinds(self)
         _check_output(self)
-        self.undoable = tuple(step.name for step in steps if step.kind == "compensatable" and step != self.decision)
+        self.undoable = tuple(
+            step.name for step in steps if step.kind == "compensatable" and step != self.decision
+        )
         self.fingerprint = self._fingerprint()
 
     @property
     def name(self) -> str:
+        """The saga's name."""
         return self.saga.name
-
-    def ancestors(self, name: str) -> frozenset[str]:
-        """Return the names of all steps that come before step *name*."""
-        direct = self.before[name]
-        return direct.union(*(self.ancestors(earlier) for earlier in direct))
 
     def _find_decision(self) -> AnyStep | None:
         pivots = [step for step in self.steps if step.kind == "pivot"]
@@ -196,9 +196,7 @@ class Definition:
         return last[0] if len(last) == 1 else None
 
     def _fingerprint(self) -> str:
-        shape = [
-            [step.name, step.kind, step.database.name, sorted(self.before[step.name])] for step in self.steps
-        ]
+        shape = [[step.name, step.kind, step.database.name, sorted(self.before[step.name])] for step in self.steps]
         text = json.dumps([self.saga.name, self.saga.version, shape])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -209,18 +207,18 @@ def _check_kinds(definition: Definition) -> None:
         if step is decision:
             continue
         if step.kind == "retriable":
-            if decision is None or decision.name not in definition.ancestors(step.name):
+            if decision is None or decision.name not in definition.ancestors[step.name]:
                 raise DefinitionError(
                     f"retriable step '{step.name}' of saga '{saga}' must follow the pivot: "
                     "before it everything must be undoable"
                 )
             continue
-        if decision is not None and decision.name in definition.ancestors(step.name):
+        if decision is not None and decision.name in definition.ancestors[step.name]:
             raise DefinitionError(
                 f"compensatable step '{step.name}' of saga '{saga}' comes after the pivot "
                 f"'{decision.name}'; nothing is undone there, make it retriable"
             )
-        if decision is not None and step.name not in definition.ancestors(decision.name):
+        if decision is not None and step.name not in definition.ancestors[decision.name]:
             raise DefinitionError(
                 f"compensatable step '{step.name}' of saga '{saga}' is not before the pivot "
                 f"'{decision.name}'; add it to the pivot's after=[...]"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
 from sqlalchemy import URL
 
@@ -43,6 +44,7 @@ class MySQL(SqlDialect):
     extra: ClassVar[str] = "mysql"
     clock = "utc_timestamp(6)"
     statement_clock = "utc_timestamp(6)"
+    returns_rows = False
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
@@ -51,6 +53,15 @@ class MySQL(SqlDialect):
         kinds = {"uuid": "char(36)", "text": "longtext", "bigint": "bigint"}
         typed = ", ".join(f"{name} {kinds[kind]} PATH '$.{name}'" for name, kind in columns.items())
         return f"json_table(:rows, '$[*]' COLUMNS ({typed})) AS given"
+
+    def key_of(self, column: str) -> str:
+        return f"unhex(replace({column}, '-', ''))"
+
+    def key(self, value: UUID) -> Any:
+        return value.bytes
+
+    def key_from(self, value: Any) -> UUID:
+        return UUID(bytes=bytes(value))
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         idle, lock = round(settings.idle_transaction_timeout), max(1, round(settings.lock_timeout))
@@ -70,7 +81,9 @@ class MySQL(SqlDialect):
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         connect = arguments["connect_args"]
-        limits = f"{connect['init_command']}, tx_read_only = 1"
+        # MariaDB skips MySQL's comments from 50700 to 99999, MySQL those that begin with M!.
+        read_only = "/*M!100301 , tx_read_only = 1 *//*!80000 , transaction_read_only = 1 */"
+        limits = connect["init_command"] + read_only
         return {
             **arguments,
             "isolation_level": "AUTOCOMMIT",

@@ -53,6 +53,9 @@ class Postgres(SqlDialect):
     def key(self, value: UUID) -> Any:
         return value
 
+    def key_from(self, value: Any) -> UUID:
+        return UUID(int=value.int)  # asyncpg has a class of its own
+
     def _limits(self, settings: DatabaseSettings) -> dict[str, str]:
         return {
             "idle_in_transaction_session_timeout": f"{settings.idle_transaction_timeout * 1000:.0f}",

@@ -53,7 +53,9 @@ class SqlDialect:
     extra: ClassVar[str]
     clock: ClassVar[str]  # SQL: the server's time now, moving also inside a transaction
     statement_clock: ClassVar[str]  # SQL: the same, usable as an index condition
-    single_writer: ClassVar[bool] = False
+    single_writer: ClassVar[bool] = False  # one connection for all writers of a process
+    locks_rows: ClassVar[bool] = True  # knows SELECT ... FOR UPDATE
+    returns_rows: ClassVar[bool] = True  # knows UPDATE ... RETURNING
 
     def render(self, sql: str) -> Rendered:
         """Return *sql*, written with `:names`, in the driver's placeholders."""
@@ -69,11 +71,15 @@ class SqlDialect:
         raise NotImplementedError
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
-        """Return SQL for a FROM item that turns the JSON array in `:rows` into rows of *columns*.
+        """Return SQL for a FROM item, `given`, that turns the JSON array in `:rows` into rows of *columns*.
 
         The types are `uuid`, `text`, `bigint`; one parameter, one plan, any number of rows.
         """
         raise NotImplementedError
+
+    def key_of(self, column: str) -> str:
+        """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key of ours."""
+        return column
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         """Return what `create_async_engine` needs beyond the pool: isolation and the server's limits."""
@@ -96,11 +102,11 @@ class SqlDialect:
 
     def key(self, value: UUID) -> Any:
         """Return *value* as the driver wants a primary key of ours."""
-        return value.bytes
+        raise NotImplementedError
 
     def key_from(self, value: Any) -> UUID:
         """Return the UUID that `key` made."""
-        return value if isinstance(value, UUID) else UUID(bytes=bytes(value))
+        raise NotImplementedError
 
     def moment(self, value: datetime) -> Any:
         """Return an aware *value* as the driver wants a point in time."""

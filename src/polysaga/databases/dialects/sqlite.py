@@ -8,6 +8,7 @@ deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -36,6 +37,7 @@ class SQLite(SqlDialect):
     clock = "strftime('%Y-%m-%dT%H:%M:%f', 'now')"
     statement_clock = clock
     single_writer = True
+    locks_rows = False
 
     def later(self, seconds: str) -> str:
         return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', {seconds} || ' seconds')"
@@ -43,6 +45,12 @@ class SQLite(SqlDialect):
     def rows_of(self, columns: Mapping[str, str]) -> str:
         picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT {picked} FROM json_each(:rows)) AS given"
+
+    def key(self, value: UUID) -> Any:
+        return str(value)
+
+    def key_from(self, value: Any) -> UUID:
+        return UUID(value)
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {"connect_args": {"timeout": settings.lock_timeout}}
@@ -53,7 +61,7 @@ class SQLite(SqlDialect):
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "connect")
         def configure(connection: DBAPIConnection, _: object) -> None:
-            connection.isolation_level = None  # type: ignore[attr-defined]
+            connection.isolation_level = None
             cursor = connection.cursor()
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 cursor.execute(f"PRAGMA {pragma}")

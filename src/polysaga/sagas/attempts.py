@@ -1,0 +1,145 @@
+"""Trying until it is settled: one step, one compensation or one write to the journal.
+
+After any error the record is looked at before the error is judged (`decisions.judge`): the transaction may
+have committed although its reply was lost, and a duplicate run fails on the user's own unique key before it
+meets our row. Not finding the record settles nothing; the next attempt, which writes the same row, does.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.clock import Clock
+from polysaga.databases import Fault
+from polysaga.errors import DatabaseUnavailable
+from polysaga.events import Emit, StepDone, StepFailed
+from polysaga.sagas.decisions import Mark, Verdict, judge
+from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.retries import Retry
+from polysaga.sagas.signals import Joined, Lost
+
+T = TypeVar("T")
+_OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
+_JOURNAL = Retry(within=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """One attempt of something, and how to find out afterwards whether it happened."""
+
+    act: Callable[[int], Awaitable[None]]  # gets the number of the attempt
+    fault: Callable[[BaseException], Fault | None]
+    look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only repeating tells
+    phase: str = "do"
+    insist: bool = False  # no error is a reason to give up before the retries are used up
+    hurry: bool = False  # a server out of reach is a reason to give up at once
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How the trying ended; *error* is the last one, None when it is done."""
+
+    verdict: Mark | Verdict
+    error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Tell whether it happened, now or earlier."""
+        return self.verdict is Mark.DONE
+
+
+class Attempts:
+    """The attempts of one saga in this process, and their history."""
+
+    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit) -> None:
+        self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
+        self._began = clock.monotonic()
+        self.history: list[dict[str, Any]] = []
+        self._current: dict[str, dict[str, Any]] = {}
+
+    async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
+        """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
+        started = self._clock.monotonic()
+        for attempt in itertools.count(1):
+            settled = await self._attempt(step, once, attempt)
+            if settled.verdict is not Verdict.AGAIN:
+                return settled
+            wait = retry.delay(attempt, self._clock.monotonic() - started, random.random())
+            refuse = once.hurry and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
+            if wait is None or refuse:
+                return Settled(Verdict.UNAVAILABLE, settled.error)
+            await self._clock.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def persist(self, write: Callable[[], Awaitable[bool]], fault: Callable[..., Fault | None]) -> bool:
+        """Write to the journal, waiting for it as long as it takes; False if the write changed no row."""
+        for attempt in itertools.count(1):
+            try:
+                return await write()
+            except (DBAPIError, PoolTimeout, DatabaseUnavailable, OSError) as error:
+                found = fault(error)
+                if found is None or not found.transient:
+                    raise
+            await self._clock.sleep(_JOURNAL.delay(attempt, 0.0, random.random()) or 0.0)
+        raise AssertionError("unreachable")
+
+    def with_last(self, step: str) -> list[dict[str, Any]]:
+        """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
+        now = self._clock.monotonic()
+        entry = self._current[step]
+        ms = round((now - self._began) * 1000 - entry["at_ms"], 1)
+        return [*self.history, {**entry, "ms": ms, "outcome": "done"}]
+
+    async def _attempt(self, step: AnyStep, once: Once, attempt: int) -> Settled:
+        began = self._clock.monotonic()
+        at = round((began - self._began) * 1000, 1)
+        self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
+        _, error = await _caught(once.act(attempt), step.timeout)
+        if error is None:
+            self._note_done(step, once, attempt, began, found=False)
+            return Settled(Mark.DONE)
+        row, unseen = (None, None) if once.look is None else await _caught(once.look(), step.timeout)
+        verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
+        if verdict is Mark.DONE:
+            self._note_done(step, once, attempt, began, found=True)
+            return Settled(verdict)
+        self._note_failed(step, once, attempt, began, error)
+        if once.insist and verdict is not Verdict.LOST:
+            verdict = Verdict.AGAIN
+        return Settled(verdict, error)
+
+    def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, *, found: bool) -> None:
+        seconds = self._note(step, once, attempt, began, "found" if found else "done")
+        if once.phase == "do":
+            database = step.database.name
+            self._emit(StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, found))
+
+    def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
+        fault = once.fault(error)
+        kind = type(error).__name__ if fault is None else fault.value
+        self._note(step, once, attempt, began, kind)
+        self._emit(StepFailed(self._saga_id, self._saga, step.name, step.database.name, attempt, kind, str(error)))
+
+    def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
+        seconds = self._clock.monotonic() - began
+        if once.phase != "start":
+            self.history.append({**self._current[step.name], "ms": round(seconds * 1000, 1), "outcome": outcome})
+        return seconds
+
+
+async def _caught(work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
+    """Await *work* for at most *timeout* seconds and return its result or its error."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await work, None
+    except (Lost, Joined):
+        raise
+    except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
+        return None, error

@@ -1,0 +1,56 @@
+"""Group commit: what several sagas write at the same moment shares one commit.
+
+Whoever comes while a batch is being written joins the next one, so nobody waits for a timer. One bad item
+fails its whole batch; the batch is then repeated item by item, so that the others do not suffer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
+Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
+
+
+class GroupCommit(Generic[ItemT, AnswerT]):
+    """Writes items together; one commit at a time."""
+
+    def __init__(self, write: "Write[ItemT, AnswerT]", *, most: int = 200) -> None:
+        self._write, self._most = write, most
+        self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, item: ItemT) -> AnswerT:
+        """Return *item*'s answer once its batch is durable; raise what its own write raised."""
+        future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._drain())
+        return await future
+
+    async def close(self) -> None:
+        """Return when everything that was added is written."""
+        if self._writer is not None:
+            await self._writer
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                await self._settle(batch)
+        finally:
+            self._writer = None
+
+    async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:
+        items = [item for item, _ in batch]
+        (outcome,) = await asyncio.gather(self._write(items), return_exceptions=True)
+        if not isinstance(outcome, BaseException):
+            for (_, future), answer in zip(batch, outcome, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        elif len(batch) > 1:
+            for one in batch:
+                await self._settle([one])
+        elif not batch[0][1].done():
+            batch[0][1].set_exception(outcome)

@@ -1,0 +1,222 @@
+"""The state machine of a saga, as pure functions: what is known goes in, what to do next comes out.
+
+`TRANSITIONS` is the only table of states; `docs/explanation/saga-states.md` draws it and a test compares the
+two. `decide` never looks at a clock, a database or a task: the executor asks it after every event and does
+what it says, and a dashboard can ask the same question to tell what happens next.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from polysaga.databases.faults import Fault
+from polysaga.errors import Refused
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.signals import Fenced
+
+
+class Status(StrEnum):
+    """The state of a saga, as the journal keeps it."""
+
+    RUNNING = "running"
+    COMPLETING = "completing"  # decided: only forward from here
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    NEEDS_ATTENTION = "needs_attention"
+
+    @property
+    def final(self) -> bool:
+        """Tell whether the saga is at rest for good."""
+        return self in {Status.COMPLETED, Status.COMPENSATED}
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.RUNNING: frozenset(
+        {Status.COMPLETING, Status.COMPLETED, Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION}
+    ),
+    Status.COMPLETING: frozenset({Status.COMPLETED, Status.NEEDS_ATTENTION}),
+    # Back to running: the pivot turned out to be done, another owner had decided.
+    Status.COMPENSATING: frozenset({Status.COMPENSATED, Status.RUNNING, Status.NEEDS_ATTENTION}),
+    Status.NEEDS_ATTENTION: frozenset({Status.RUNNING, Status.COMPLETING, Status.COMPENSATING}),
+    Status.COMPLETED: frozenset(),
+    Status.COMPENSATED: frozenset(),
+}
+
+
+class Mark(StrEnum):
+    """What is known of one step; done, compensated and blocked are the states of its ledger row."""
+
+    ACTIVE = "active"  # an attempt, or a pause between two, is under way in this process
+    DONE = "done"
+    COMPENSATED = "compensated"
+    BLOCKED = "blocked"
+    STUCK = "stuck"  # its patience is used up in this process
+
+
+class Verdict(StrEnum):
+    """What a failed attempt means."""
+
+    AGAIN = "again"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"  # transient, but the retries are used up
+    FAILED = "failed"  # nobody expected this
+    LATE = "late"  # the ledger says that another owner undid the saga
+    LOST = "lost"  # the claim is no longer ours
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything `decide` looks at."""
+
+    status: Status
+    marks: Mapping[str, Mark]
+    failed: bool = False  # some step gave a reason to compensate
+
+    @property
+    def active(self) -> bool:
+        """Tell whether a step is under way in this process."""
+        return Mark.ACTIVE in self.marks.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Begin these steps, side by side."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Begin these compensations, side by side."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPivot:
+    """Make sure that the deciding step never commits, or learn that it has."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelActive:
+    """Cancel the steps under way and await their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compensate:
+    """Write the decision to compensate."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoForward:
+    """Write that the saga was decided after all and go on forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write the final status."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something is under way; decide again when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing more can be done now by this process: a step that must happen, or must be undone, would not."""
+
+
+Decision: TypeAlias = Run | Undo | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
+
+
+def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
+    """Return what to do next. *journal* names the database of the journal.
+
+    A decision carried out changes what is known, so that repeated asking ends in `Finish` or `Rest`.
+    """
+    if known.status is Status.COMPENSATING:
+        return _backward(definition, known, journal)
+    if known.failed and known.status is Status.RUNNING and not _decided(definition, known):
+        # A branch that goes on would hold the connection that its compensation needs.
+        return CancelActive() if known.active else Compensate()
+    return _forward(definition, known)
+
+
+def _forward(definition: Definition, known: Known) -> Decision:
+    ready = tuple(
+        step.name
+        for step in definition.steps
+        if step.name not in known.marks
+        and all(known.marks.get(earlier) is Mark.DONE for earlier in definition.before[step.name])
+    )
+    if ready:
+        return Run(ready)
+    if known.active:
+        return Wait()
+    return Rest() if Mark.STUCK in known.marks.values() else Finish(Status.COMPLETED)
+
+
+def _backward(definition: Definition, known: Known, journal: str) -> Decision:
+    pivot = definition.decision
+    if pivot is not None and pivot.database.name != journal:
+        # First of all: a pivot that commits late must not meet predecessors that are undone.
+        match known.marks.get(pivot.name):
+            case Mark.DONE:
+                return GoForward()
+            case None:
+                return BlockPivot(pivot.name)
+            case Mark.STUCK:
+                return Rest()
+    pending = [name for name in definition.undoable if known.marks.get(name) not in _SETTLED]
+    if not pending or pending == [fused_first(definition, journal)]:
+        return Finish(Status.COMPENSATED)  # the fused first step is undone with the final status
+    ready = tuple(
+        name
+        for name in pending
+        if known.marks.get(name) not in {Mark.ACTIVE, Mark.STUCK}
+        and name != fused_first(definition, journal)
+        and not any(later in pending for later in definition.following[name])
+    )
+    if ready:
+        return Undo(ready)
+    return Wait() if known.active else Rest()
+
+
+_SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}
+
+
+def _decided(definition: Definition, known: Known) -> bool:
+    pivot = definition.decision
+    return pivot is not None and known.marks.get(pivot.name) is Mark.DONE
+
+
+def fused_first(definition: Definition, journal: str) -> str | None:
+    """Return the name of the step that is born with the journal row, if there is one."""
+    first = definition.steps[0]
+    return first.name if first.database.name == journal else None
+
+
+def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:
+    """Return what a failed attempt means; `Mark.DONE` if the step had happened all the same.
+
+    The ledger comes first: a duplicate run meets the user's own unique key, or an empty shelf, before it
+    meets our row.
+    """
+    if row is Mark.DONE:
+        return Mark.DONE
+    if row is not None:
+        return Verdict.LATE
+    if isinstance(error, Fenced):
+        return Verdict.LOST
+    if isinstance(error, Refused):
+        return Verdict.REFUSED
+    if isinstance(error, TimeoutError) or (fault is not None and fault.transient):
+        return Verdict.AGAIN
+    return Verdict.FAILED

@@ -1,0 +1,286 @@
+"""Drives one saga from where it stands until it rests.
+
+Who owns the truth: the journal row about the status and the right to drive, the ledger row about a step. The
+executor asks `decide` what comes next and does it; what it knows meanwhile (`progress.py`) may be lost at any
+moment. An executor that lost its claim learns it from a conditional write that changes no row; it then stops
+(`Lost`), and whoever waits for the saga follows the journal.
+
+The reply may go out at the decision: the pivot's commit, or the finish where there is no pivot. Retriable
+steps and the finishing write come behind it. Before compensating, the steps still under way are cancelled and
+awaited: they would hold the connections that their compensations need
+(`test_a_refusal_cancels_the_branch_beside_it_before_anything_is_undone`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
+from polysaga.sagas.attempts import Attempts
+from polysaga.sagas.decisions import (
+    BlockPivot,
+    CancelActive,
+    Compensate,
+    Finish,
+    GoForward,
+    Mark,
+    Rest,
+    Run,
+    Status,
+    Undo,
+    Verdict,
+    Wait,
+    decide,
+)
+from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.journal import Row
+from polysaga.sagas.outcomes import Failure, error_of
+from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.progress import Progress
+from polysaga.sagas.signals import Lost
+from polysaga.sagas.steps import Steps
+
+FENCE = timedelta(hours=24)  # after the last renewal of a claim no ledger accepts its owner's rows
+MOST_EXPIRIES = 10  # lost claims without progress until a saga is parked: it probably kills its process
+_POSTPONED = 30.0  # seconds until a saga whose retriable step keeps failing is driven again
+
+
+class Execution:
+    """One saga driven by this process."""
+
+    def __init__(self, engine: Engine, progress: Progress) -> None:
+        self.engine, self.progress = engine, progress
+        self.began = self.renewed_at = engine.clock.monotonic()
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.attempts = Attempts(progress.saga_id, progress.definition.name, engine.clock, engine.emit)
+        self._not_after = engine.clock.now() + FENCE
+        self._steps = Steps(engine, progress, self.attempts, self.not_after)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def renew(self, at: float) -> None:
+        """Note that the claim was prolonged; *at* is the clock's reading from before the statement was sent."""
+        self.renewed_at = at
+        self._not_after = self.engine.clock.now() + FENCE
+
+    def not_after(self) -> datetime:
+        """Return the moment after which no ledger may accept this owner's rows."""
+        return self._not_after
+
+    async def begin(self) -> None:
+        """Make the start durable, with the first step if that lives in the journal's database.
+
+        Raises `Joined` if the saga exists, `TryAgain` if the journal cannot be reached. A refusal in the
+        first step leaves a final row.
+        """
+        failure = await self._steps.start()
+        if failure is not None:
+            self.progress.failure, self.progress.reason = failure, failure.as_data()
+            self.progress.status = Status.COMPENSATED
+            await self._steps.insert(Status.COMPENSATED)
+        self.started.set_result(None)
+        self._announce()
+
+    async def resume(self, row: Row) -> None:
+        """Take over where the journal and the ledgers say that the saga stands."""
+        progress = self.progress
+        progress.status, progress.reason = row.status, row.error
+        self.attempts.history.extend(row.history)
+        found = await self._take_stock(row.results)
+        if found > row.progress:
+            await self.engine.journal.note_progress(progress.claim, found)
+        elif row.expiries > MOST_EXPIRIES:
+            await self._park(f"{row.expiries} owners lost their claim without any progress")
+        self.started.set_result(None)
+        self._announce()
+
+    async def drive(self) -> None:
+        """Go on until the saga rests; raise `Lost` if the claim is gone."""
+        progress = self.progress
+        try:
+            while not (progress.status.final or progress.status is Status.NEEDS_ATTENTION):
+                match decide(progress.definition, progress.known, journal=progress.home):
+                    case Run(steps):
+                        await self._begin_all(steps, self._run)
+                    case Undo(steps):
+                        await self._begin_all(steps, self._undo)
+                    case BlockPivot(step):
+                        await self._undo(progress.definition.by_name[step])
+                    case Wait():
+                        await self._await_some()
+                    case CancelActive():
+                        await self._cancel_active()
+                    case Compensate():
+                        await self._compensate()
+                    case GoForward():
+                        await self._go_forward()
+                    case Finish(status):
+                        await self._finish(status)
+                    case Rest():
+                        await self._rest()
+                        return
+        except Lost:
+            self.engine.emit(ClaimLost(progress.saga_id, progress.definition.name, progress.claim.epoch))
+            raise
+        finally:
+            await self._cancel_active()
+
+    async def _begin_all(self, steps: tuple[str, ...], run: Callable[[AnyStep], Awaitable[None]]) -> None:
+        """Begin *steps* side by side; a single one with nothing beside it runs here, without a task."""
+        alone = len(steps) == 1 and not self._tasks
+        for name in steps:
+            self.progress.marks[name] = Mark.ACTIVE
+            step = self.progress.definition.by_name[name]
+            if alone:
+                await run(step)
+            else:
+                task = asyncio.ensure_future(run(step))
+                self._tasks.add(task)
+
+    async def _await_some(self) -> None:
+        ended, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+
+    async def _cancel_active(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = set()
+        self.progress.only_done()
+
+    async def _run(self, step: AnyStep) -> None:
+        progress = self.progress
+        settled = await self._steps.run(step)
+        if settled.done:
+            self._announce()
+        elif isinstance(settled.verdict, Verdict) and settled.error is not None:
+            if settled.verdict is Verdict.LOST:
+                raise Lost from settled.error
+            if step.kind == "retriable":
+                progress.marks[step.name] = Mark.STUCK
+                return
+            del progress.marks[step.name]
+            progress.failure = progress.failure or Failure(settled.verdict, step.name, settled.error)
+
+    async def _undo(self, step: AnyStep) -> None:
+        settled = await self._steps.undo(step)
+        if not settled.done:
+            self._stuck(step, settled.error)
+
+    def _stuck(self, step: AnyStep, error: Exception | None) -> None:
+        self.progress.marks[step.name] = Mark.STUCK
+        if error is not None:
+            self.progress.reason = Failure(Verdict.FAILED, step.name, error).as_data()
+
+    async def _compensate(self) -> None:
+        progress = self.progress
+        assert progress.failure is not None
+        progress.reason = reason = progress.failure.as_data()
+        await self._write(lambda: self.engine.journal.compensate(progress.claim, reason), Status.COMPENSATING)
+        progress.marks.clear()  # what was done going forward is what must be visited going back
+        self._announce_decision(Status.COMPENSATING)
+
+    async def _go_forward(self) -> None:
+        progress = self.progress
+        await self._write(lambda: self.engine.journal.go_forward(progress.claim), Status.RUNNING)
+        progress.failure = progress.reason = None
+        progress.only_done()
+        await self._take_stock(progress.journaled())
+        self._announce()
+
+    async def _finish(self, status: Status) -> None:
+        progress = self.progress
+        if status is Status.COMPENSATED and progress.fused in progress.definition.undoable:
+            step = progress.definition.by_name[progress.fused]
+            progress.marks[step.name] = Mark.ACTIVE
+            settled = await self._steps.undo_first(step)
+            if not settled.done:
+                if settled.verdict is Verdict.LOST:
+                    raise Lost from settled.error
+                self._stuck(step, settled.error)
+                return
+        else:
+            ending = progress.ending(progress.status, status, self.attempts.history)
+            await self._write(lambda: self.engine.finishes.add(ending), status)
+        self._announce()
+
+    async def _rest(self) -> None:
+        """Put the saga aside: park what cannot be undone, postpone what must still happen."""
+        progress, journal, history = self.progress, self.engine.journal, self.attempts.history
+        if progress.status is not Status.COMPENSATING:
+            await self._write(lambda: journal.postpone(progress.claim, _POSTPONED, history), progress.status)
+            return
+        await self._park(str((progress.reason or {}).get("message")))
+
+    async def _park(self, message: str) -> None:
+        progress, journal, history = self.progress, self.engine.journal, self.attempts.history
+        progress.reason = reason = {**(progress.reason or {"kind": "parked"}), "message": message}
+        expected = progress.status
+        await self._write(lambda: journal.park(progress.claim, expected, reason, history), Status.NEEDS_ATTENTION)
+        self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, message))
+        self._announce()
+
+    async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
+        """Write to the journal, for as long as it takes; raise `Lost` if the claim no longer allows it."""
+        if not await self.attempts.persist(write, self.engine.home.fault):
+            row = await self.engine.journal.load(self.progress.saga_id)
+            # The write whose reply was lost looks refused when it is repeated.
+            if row is None or row.claim != self.progress.claim or row.status is not status:
+                raise Lost
+        self.progress.status = status
+
+    async def _take_stock(self, journaled: Mapping[str, str]) -> int:
+        """Take in what the journal row and all ledgers say; return how many steps have a record."""
+        progress = self.progress
+        if progress.status is not Status.COMPENSATING:
+            for name, text in journaled.items():
+                progress.learn(name, text)
+        else:
+            progress.remember(journaled)
+        rows: dict[str, LedgerRow] = {}
+        by_database: dict[str, list[str]] = {}
+        for step in progress.definition.steps:
+            if step.name not in journaled:
+                by_database.setdefault(step.database.name, []).append(step.name)
+        looks = [
+            self.engine.participants[name].look(progress.saga_id, steps) for name, steps in by_database.items()
+        ]
+        for found in await asyncio.gather(*looks):
+            rows.update(found)
+        progress.take_in(rows)
+        return len(rows) + len(journaled)
+
+    def _announce(self) -> None:
+        """Tell who waits, once, as soon as the outcome is certain."""
+        progress = self.progress
+        if progress.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
+            if not self.decided.done():
+                self.decided.set_exception(self._error())
+                self.decided.exception()  # nobody may be waiting; that is not an error
+        elif (progress.decision_known or progress.status is Status.COMPLETED) and not self.decided.done():
+            self.decided.set_result(progress.output)
+            self._announce_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
+        if progress.status.final:
+            seconds = self.engine.clock.monotonic() - self.began
+            self.engine.emit(
+                SagaFinished(progress.saga_id, progress.definition.name, progress.status.value, seconds)
+            )
+
+    def _announce_decision(self, status: Status) -> None:
+        progress = self.progress
+        message = None if progress.reason is None else str(progress.reason.get("message"))
+        self.engine.emit(SagaDecided(progress.saga_id, progress.definition.name, status.value, message))
+
+    def _error(self) -> Exception:
+        progress = self.progress
+        failure = progress.failure
+        if failure is not None and failure.verdict is Verdict.REFUSED and isinstance(failure.error, Exception):
+            failure.error.saga_id = progress.saga_id  # type: ignore[attr-defined]
+            return failure.error
+        error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason or {})
+        error.__cause__ = None if failure is None else failure.error
+        return error

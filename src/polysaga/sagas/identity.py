@@ -1,0 +1,25 @@
+"""Ids of sagas: ordered by time, or made from a key so that a client's retry meets the same saga."""
+
+import os
+from datetime import datetime
+from uuid import UUID, uuid5
+
+from polysaga.errors import PayloadError
+
+_NAMESPACE = UUID("6f1d3a0e-52c3-5f0b-9d3e-7f4f0b6f5a11")
+_KEY_LENGTH = 255
+
+
+def id_from_key(saga: str, key: str) -> UUID:
+    """Return the id that *key* stands for: the same in every process, also if the start was lost since."""
+    if not 0 < len(key) <= _KEY_LENGTH:
+        raise PayloadError(f"a key has 1 to {_KEY_LENGTH} characters, not {len(key)}")
+    return uuid5(_NAMESPACE, f"{saga}:{key}")
+
+
+def id_from_time(now: datetime) -> UUID:
+    """Return a UUID of version 7 (RFC 9562, 5.7): milliseconds first, then 74 random bits."""
+    milliseconds = int(now.timestamp() * 1000)
+    random = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return UUID(int=value)

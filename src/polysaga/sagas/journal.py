@@ -1,0 +1,397 @@
+"""Every statement on the journal, whose row is the only truth about who may drive a saga.
+
+Every write is conditional on id, epoch, owner and the status it expects: whoever lost the claim finds out by
+changing no row. Times are the database's. What one commit can carry for many sagas it does carry: starts that
+are not fused with a first step, and finishes, are written in batches (`batches.py`).
+
+A *seal* is the last statement of a step's transaction. For the steps that live in the journal's own database
+the seal writes the journal row itself, which then is the record of the step: `seal_start`, `seal_decision`,
+`seal_finish`.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polysaga.databases import SqlNode
+from polysaga.databases.dialects import Answer, Rendered
+from polysaga.sagas.claims import Claims
+from polysaga.sagas.decisions import Status
+from polysaga.sagas.signals import Fenced
+from polysaga.sagas.tables import JOURNAL
+
+Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
+Seal: TypeAlias = Callable[[Send, str], Awaitable[None]]  # the second argument is the step's result as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to drive one saga until somebody else raises the epoch."""
+
+    saga_id: UUID
+    epoch: int
+    owner: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One saga as the journal has it."""
+
+    claim: Claim
+    name: str
+    fingerprint: str
+    status: Status
+    input: str
+    input_hash: str
+    results: Mapping[str, str]  # JSON text by step: of the steps whose record is this row
+    error: Mapping[str, Any] | None
+    history: list[Any]
+    expiries: int = 0
+    progress: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a new row says."""
+
+    claim: Claim
+    name: str
+    version: int
+    fingerprint: str
+    key: str | None
+    input: str
+    input_hash: str
+    status: Status = Status.RUNNING
+    results: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    history: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a finishing write says; `expected` is the status it requires."""
+
+    claim: Claim
+    expected: Status
+    status: Status
+    results: Mapping[str, str]
+    history: Sequence[Any]
+
+
+class Journal:
+    """The journal in one SQL database."""
+
+    def __init__(self, node: SqlNode, fingerprints: Iterable[str], *, lease: float) -> None:
+        self.node, self.lease = node, lease
+        self._dialect = node.dialect
+        self._claims = Claims(node.dialect, frozenset(fingerprints))
+        self._sql = _statements(node)
+
+    def seal_start(self, birth: Callable[[str], Birth]) -> Seal:
+        """Return the seal of a fused first step: the row is born with the step's commit."""
+
+        async def seal(send: Send, result: str) -> None:
+            await send(self._sql["insert"], self._birth_values(birth(result)))
+
+        return seal
+
+    def seal_decision(self, claim: Claim, results: Callable[[str], Mapping[str, str]]) -> Seal:
+        """Return the seal of a pivot in this database: its commit is the decision, running to completing."""
+
+        async def seal(send: Send, result: str) -> None:
+            values = {**self._claim_values(claim), "results": json.dumps(dict(results(result)))}
+            await self._changes_one(send, "decide", values)
+
+        return seal
+
+    def seal_finish(self, ending: Callable[[str], Ending]) -> Seal:
+        """Return a seal that ends the saga together with the step."""
+
+        async def seal(send: Send, result: str) -> None:
+            await self.finish_within(send, ending(result))
+
+        return seal
+
+    async def finish_within(self, send: Send, ending: Ending) -> None:
+        """Write *ending* inside a transaction that is open already; raise `Fenced` if the claim is gone."""
+        values = {
+            **self._claim_values(ending.claim),
+            "expected": ending.expected.value,
+            "status": ending.status.value,
+            "results": json.dumps(dict(ending.results)),
+            "history": json.dumps(list(ending.history)),
+        }
+        await self._changes_one(send, "finish", values)
+
+    async def insert(self, births: Sequence[Birth]) -> None:
+        """Insert all rows in one commit; a row that exists already fails them all."""
+        async with self._transaction() as send:
+            for birth in births:
+                await send(self._sql["insert"], self._birth_values(birth))
+
+    async def finish(self, endings: Sequence[Ending]) -> set[UUID]:
+        """Write all endings in one commit; return the ids of those whose claim still held."""
+        rows = json.dumps(
+            [
+                {
+                    "saga_id": str(ending.claim.saga_id),
+                    "epoch": ending.claim.epoch,
+                    "owner": str(ending.claim.owner),
+                    "expected": ending.expected.value,
+                    "status": ending.status.value,
+                    "results": json.dumps(dict(ending.results)),
+                    "history": json.dumps(list(ending.history)),
+                }
+                for ending in sorted(endings, key=lambda ending: ending.claim.saga_id)
+            ]
+        )
+        return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
+
+    async def renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
+        """Prolong all claims in one statement, each with its history so far; return the ids still ours."""
+        rows = json.dumps(
+            [
+                {
+                    "saga_id": str(claim.saga_id),
+                    "owner": str(claim.owner),
+                    "history": json.dumps(list(history)),
+                }
+                for claim, history in sorted(held, key=lambda one: one[0].saga_id)
+            ]
+        )
+        return await self._change_many("renew_many", rows, [claim for claim, _ in held])
+
+    async def hand_back(self, claims: Sequence[Claim]) -> None:
+        """Make all claimed sagas due at once, for whoever ticks next."""
+        rows = json.dumps([{"saga_id": str(claim.saga_id), "owner": str(claim.owner)} for claim in claims])
+        await self._change_many("hand_back_many", rows, claims)
+
+    async def compensate(self, claim: Claim, error: Mapping[str, Any]) -> bool:
+        """Write the decision to compensate; False if the claim, or the status running, is gone."""
+        return await self._change("compensate", claim, error=json.dumps(error))
+
+    async def go_forward(self, claim: Claim) -> bool:
+        """Take the decision to compensate back: the pivot was committed before it could be blocked."""
+        return await self._change("go_forward", claim)
+
+    async def park(self, claim: Claim, expected: Status, error: Mapping[str, Any], history: Sequence[Any]) -> bool:
+        """Stop trying and ask for a person."""
+        told = {"error": json.dumps(error), "history": json.dumps(list(history))}
+        return await self._change("park", claim, expected=expected.value, **told)
+
+    async def postpone(self, claim: Claim, seconds: float, history: Sequence[Any]) -> bool:
+        """Give the claim up; the saga is due again after *seconds*."""
+        return await self._change("postpone", claim, seconds=seconds, history=json.dumps(list(history)))
+
+    async def note_progress(self, claim: Claim, rows: int) -> bool:
+        """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
+        return await self._change("progress", claim, progress=rows)
+
+    async def load(self, saga_id: UUID) -> Row | None:
+        """Return the row of *saga_id*, from the primary."""
+        statement = self._sql["load"]
+        async with self.node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(
+                statement.sql, statement.bind({"id": self._dialect.key(saga_id)})
+            )
+            found = result.mappings().first()
+        return None if found is None else self._row(dict(found))
+
+    async def claim(self, batch: int) -> list[Row]:
+        """Take over at most *batch* overdue sagas under a new owner and the next epoch."""
+        values = {"owner": self._dialect.key(uuid4()), "lease": self.lease, "batch": batch}
+        async with self.node.writer.begin() as connection:
+            return [self._row(found) for found in await self._claims.take(connection, values)]
+
+    async def strangers(self, batch: int) -> list[tuple[UUID, str, int]]:
+        """Return id, name and version of overdue sagas that this process has no definition of."""
+        async with self.node.writer.connect() as connection:
+            found = await self._claims.strangers(connection, batch)
+        return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
+
+    async def _change(self, statement: str, claim: Claim, **values: Any) -> bool:
+        async with self._transaction() as send:
+            try:
+                await self._changes_one(send, statement, {**self._claim_values(claim), **values})
+            except Fenced:
+                return False
+        return True
+
+    async def _change_many(self, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
+        async with self._transaction() as send:
+            answer = await send(self._sql[statement], {"rows": rows, "lease": self.lease})
+            if self._dialect.returns_rows:
+                return {self._dialect.key_from(row[0]) for row in answer.rows}
+            if answer.count == len(claims):
+                return {claim.saga_id for claim in claims}
+            # The count says that some claims are gone, not which.
+            answer = await send(self._sql["still_ours"], {"rows": rows})
+            return {self._dialect.key_from(row[0]) for row in answer.rows}
+
+    async def _changes_one(self, send: Send, statement: str, values: Mapping[str, Any]) -> None:
+        answer = await send(self._sql[statement], values)
+        if answer.count != 1:
+            raise Fenced(statement)
+
+    def _transaction(self) -> "_OwnTransaction":
+        return _OwnTransaction(self.node)
+
+    def _claim_values(self, claim: Claim) -> dict[str, Any]:
+        key = self._dialect.key
+        return {
+            "id": key(claim.saga_id),
+            "epoch": claim.epoch,
+            "owner": key(claim.owner),
+            "lease": self.lease,
+        }
+
+    def _birth_values(self, birth: Birth) -> dict[str, Any]:
+        return {
+            **self._claim_values(birth.claim),
+            "name": birth.name,
+            "version": birth.version,
+            "fingerprint": birth.fingerprint,
+            "saga_key": birth.key,
+            "input": birth.input,
+            "input_hash": birth.input_hash,
+            "status": birth.status.value,
+            # NULL for a row that is born final: it never wakes.
+            "lease": None if birth.status.final else self.lease,
+            "results": json.dumps(dict(birth.results)),
+            "error": None if birth.error is None else json.dumps(birth.error),
+            "history": json.dumps(list(birth.history)) if birth.history else None,
+        }
+
+    def _row(self, found: Mapping[str, Any]) -> Row:
+        key_from = self._dialect.key_from
+        return Row(
+            claim=Claim(key_from(found["id"]), found["epoch"], key_from(found["owner"])),
+            name=found["name"],
+            fingerprint=found["fingerprint"],
+            status=Status(found["status"]),
+            input=found["input"],
+            input_hash=found["input_hash"],
+            results=json.loads(found["results"]),
+            error=None if found["error"] is None else json.loads(found["error"]),
+            history=json.loads(found["history"] or "[]"),
+            expiries=found["expiries"],
+            progress=found["progress"],
+        )
+
+
+class _OwnTransaction:
+    """A transaction of ours that lends `send`; committed at the end of the block."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self._begin = node.writer.begin()
+
+    async def __aenter__(self) -> Send:
+        connection = await self._begin.__aenter__()
+        return sender(connection)
+
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._begin.__aexit__(*failure)
+
+
+def sender(connection: AsyncConnection) -> Send:
+    """Return a `Send` that goes through SQLAlchemy: correct also as the first statement of a transaction."""
+
+    async def send(statement: Rendered, values: Mapping[str, Any]) -> Answer:
+        result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+        if not result.returns_rows:
+            return Answer((), result.rowcount)
+        rows = [tuple(row) for row in result]
+        return Answer(rows, len(rows))
+
+    return send
+
+
+_FINAL = "('completed', 'compensated')"
+
+
+def _statements(node: SqlNode) -> dict[str, Rendered]:
+    dialect = node.dialect
+    ours = "id = :id AND epoch = :epoch AND owner = :owner AND status"
+    awake = f"wake_at = {dialect.later(':lease')}"
+    rest = f"wake_at = NULL, finished_at = {dialect.clock}"
+    columns = (
+        "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
+        "history, wake_at, created_at, finished_at"
+    )
+    values = ", ".join(f":{name}" for name in columns.split(", ")[:-3])
+    born = f"{dialect.later(':lease')}, {dialect.clock}, CASE WHEN :status IN {_FINAL} THEN {dialect.clock} END"
+    update = f"UPDATE {JOURNAL} SET"
+    texts = {
+        # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
+        "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
+        "load": (
+            "SELECT id, epoch, owner, name, fingerprint, status, input, input_hash, results, error, history, "
+            f"expiries, progress FROM {JOURNAL} WHERE id = :id"
+        ),
+        "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
+        "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
+        "go_forward": f"{update} status = 'running', error = NULL, {awake} WHERE {ours} = 'compensating'",
+        "finish": (
+            f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
+        ),
+        "park": (
+            f"{update} status = 'needs_attention', error = :error, history = :history WHERE {ours} = :expected"
+        ),
+        "postpone": (
+            f"{update} wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        "progress": (
+            f"{update} progress = :progress, expiries = 1 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        **_batch_texts(node),
+    }
+    return {name: dialect.render(text) for name, text in texts.items()}
+
+
+def _batch_texts(node: SqlNode) -> dict[str, str]:
+    """Return the statements that change many rows at once; the rows come as one JSON parameter."""
+    dialect = node.dialect
+    claimed = {"saga_id": "uuid", "owner": "uuid"}
+    told = {
+        "saga_id": "uuid",
+        "owner": "uuid",
+        "epoch": "bigint",
+        "expected": "text",
+        "status": "text",
+        "results": "text",
+        "history": "text",
+    }
+    same = f"j.id = {dialect.key_of('given.saga_id')} AND j.owner = {dialect.key_of('given.owner')}"
+    live = f"{same} AND j.status NOT IN {_FINAL}"
+    finishing = f"{same} AND j.epoch = given.epoch AND j.status = given.expected"
+    ending = {
+        "status": "given.status",
+        "wake_at": "NULL",
+        "finished_at": dialect.clock,
+        "results": "given.results",
+        "history": "given.history",
+    }
+
+    def update(setting: Mapping[str, str], given: Mapping[str, str], where: str) -> str:
+        if dialect.returns_rows:
+            assigned = ", ".join(f"{column} = {value}" for column, value in setting.items())
+            return f"UPDATE {JOURNAL} AS j SET {assigned} FROM {dialect.rows_of(given)} WHERE {where} RETURNING id"
+        assigned = ", ".join(f"j.{column} = {value}" for column, value in setting.items())
+        return f"UPDATE {JOURNAL} AS j JOIN {dialect.rows_of(given)} ON {where} SET {assigned}"
+
+    return {
+        "finish_many": update(ending, told, finishing),
+        "renew_many": update(
+            {"wake_at": dialect.later(":lease"), "history": "given.history"},
+            {**claimed, "history": "text"},
+            live,
+        ),
+        "hand_back_many": update({"wake_at": dialect.clock}, claimed, live),
+        "still_ours": f"SELECT j.id FROM {JOURNAL} AS j JOIN {dialect.rows_of(claimed)} ON {same}",
+    }

@@ -1,0 +1,63 @@
+"""How a saga that did not complete is told: to the journal as data, to callers as the error they expect."""
+
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from polysaga.errors import NeedsAttention, PolysagaError, Refused, SagaFailed, SagaUndone
+from polysaga.sagas.decisions import Status, Verdict
+from polysaga.sagas.definition import Definition
+
+_TRACEBACK = 4000  # characters kept of a traceback; its end tells the most
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a saga is undone or parked."""
+
+    verdict: Verdict
+    step: str
+    error: BaseException
+
+    def as_data(self) -> Mapping[str, Any]:
+        """Return what the journal keeps."""
+        data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": _said(self.error)}
+        if isinstance(self.error, Refused):
+            data["code"] = self.error.code
+            data["facts"] = json.loads(json.dumps(dict(self.error.facts), default=str))
+        elif self.verdict is not Verdict.UNAVAILABLE:
+            data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
+        return data
+
+
+def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mapping[str, Any]) -> PolysagaError:
+    """Return the error that a caller gets for a saga at rest that did not complete."""
+    step, message = data.get("step", "?"), data.get("message", "")
+    if status is Status.NEEDS_ATTENTION:
+        return NeedsAttention(saga_id, definition.name, message)
+    match data.get("kind"):
+        case Verdict.REFUSED:
+            refusal = _rebuilt(definition, data)
+            refusal.saga_id = saga_id
+            return refusal
+        case Verdict.FAILED:
+            return SagaFailed(saga_id, definition.name, step, message)
+        case _:
+            return SagaUndone(saga_id, definition.name, step, message)
+
+
+def _rebuilt(definition: Definition, data: Mapping[str, Any]) -> Refused:
+    # Not by calling it: a subclass may have a constructor of its own.
+    kind = definition.saga.refusals.get(data["code"], Refused)
+    refusal = kind.__new__(kind)
+    Refused.__init__(refusal, data["message"], **data["facts"])
+    refusal.code = data["code"]
+    return refusal
+
+
+def _said(error: BaseException) -> str:
+    said = str(error) if isinstance(error, PolysagaError) else f"{type(error).__name__}: {error}"
+    return said[:_TRACEBACK]

@@ -1,0 +1,166 @@
+"""Lending a session to a step: a real `AsyncSession` on a transaction that is ours.
+
+The step can flush, execute and use savepoints, but not commit, roll back or close. A driver error inside the
+transaction, outside a savepoint, dooms it even if the code swallows the error: at a deadlock InnoDB silently
+rolls back, lets the code go on, and would commit the second half of the step. Statements that commit
+implicitly on MySQL and MariaDB are refused before they are sent.
+
+Our last statement and COMMIT go to the driver directly, in one switch to the session's greenlet; that is most
+of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+
+from polysaga.databases import SqlNode
+from polysaga.databases.dialects import Answer, Rendered
+from polysaga.errors import StepMisused
+from polysaga.sagas.journal import Seal
+
+_LOAN = "polysaga.loan"
+_ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
+# https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
+_COMMITS_IMPLICITLY = re.compile(
+    r"(?is)\A(?:\s|--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*(?!M?!).*?\*/)*(?:/\*M?!\d*\s*)?"
+    r"(?:alter|analyze|begin|cache|change|check|commit|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|"
+    r"install|load\s+index|lock|optimize|purge|rename|repair|reset|revoke|rollback(?!\s+(?:work\s+)?to)|"
+    r"set\s+(?:session\s+|@@)?(?:autocommit|password)|start|stop|truncate|uninstall|unlock|xa)\b"
+)
+
+
+@asynccontextmanager
+async def lend(node: SqlNode) -> AsyncIterator[AsyncSession]:
+    """Lend an `AsyncSession` on one transaction; whatever happens, the connection comes back clean."""
+    loan = _Loan()
+    async with AsyncSession(node.writer, sync_session_class=_LentSession, expire_on_commit=False) as session:
+        session.sync_session.info[_LOAN] = loan
+        try:
+            yield session
+        finally:
+            loan.end()
+
+
+def seal_and_commit(session: Session, node: SqlNode, seal: Seal, result: str) -> None:
+    """Write what is pending, then *seal* with *result*, then commit; runs in the session's greenlet."""
+    session.flush()
+    connection = session.connection()
+    loan: _Loan = session.info[_LOAN]
+    loan.verify(node)
+    adapted: Any = connection.connection.dbapi_connection
+    if not node.dialect.begun(adapted.driver_connection):
+        connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
+
+    async def run(driver: Any) -> None:
+        async def send(statement: Rendered, values: Mapping[str, Any]) -> Answer:
+            return await node.dialect.send(driver, statement, values)
+
+        await seal(send, result)
+
+    adapted.run_async(run)
+    commit(session)
+
+
+def commit(session: Session) -> None:
+    """Commit and close a lent session; runs in its greenlet."""
+    loan: _Loan = session.info[_LOAN]
+    loan.end()
+    session.commit()
+    session.close()
+
+
+def watch(node: SqlNode) -> None:
+    """Make the engine of *node* report what happens on lent connections; harmless when repeated."""
+    engine = node.writer.sync_engine
+    if event.contains(engine, "handle_error", _doom):
+        return
+    event.listen(engine, "handle_error", _doom)
+    if node.dialect.name == "mysql":
+        event.listen(engine, "before_cursor_execute", _refuse_implicit_commit)
+
+
+class _Loan:
+    """What happened on the connection while it was lent."""
+
+    def __init__(self) -> None:
+        self.lent = True
+        self.doom: BaseException | None = None
+        self._connection: Connection | None = None
+        self._transaction: object | None = None
+        self._info: dict[Any, Any] = {}
+
+    def begin(self, connection: Connection) -> None:
+        if self._connection is None:
+            self._connection, self._transaction = connection, connection.get_transaction()
+            self._info = connection.info
+            self._info[_LOAN] = self
+
+    def end(self) -> None:
+        self.lent = False
+        self._info.pop(_LOAN, None)
+
+    def verify(self, node: SqlNode) -> None:
+        """Raise if the transaction is not the one that was begun, whole and healthy."""
+        if self.doom is not None:
+            fault = node.dialect.fault(self.doom)
+            if fault is not None and fault.transient:
+                raise self.doom
+            raise StepMisused(
+                f"a step went on after an error inside its transaction ({self.doom}); "
+                "use begin_nested() for a part that may fail"
+            ) from self.doom
+        if self._connection is None or self._connection.get_transaction() is not self._transaction:
+            raise StepMisused("a step ended its transaction through the connection; it must end with the step")
+
+
+class _LentSession(Session):
+    """A session whose transaction belongs to the participant."""
+
+    def commit(self) -> None:
+        self._refuse("commit")
+        super().commit()
+
+    def rollback(self) -> None:
+        self._refuse("rollback")
+        super().rollback()
+
+    def close(self) -> None:
+        self._refuse("close")
+        super().close()
+
+    def _refuse(self, what: str) -> None:
+        if self.info[_LOAN].lent:
+            raise StepMisused(
+                f"a step called {what}() on its session: the transaction ends with the step; "
+                "use begin_nested() for a part that may fail"
+            )
+
+
+@event.listens_for(_LentSession, "after_begin")
+def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    session.info[_LOAN].begin(connection)
+
+
+def _doom(context: ExceptionContext) -> None:
+    connection = context.connection
+    loan = None if connection is None or connection.closed else connection.info.get(_LOAN)
+    if loan is None or connection is None:
+        return
+    arguments = context.original_exception.args
+    if not connection.in_nested_transaction() or (arguments and arguments[0] in _ENDS_ALL):
+        loan.doom = context.sqlalchemy_exception or context.original_exception
+
+
+def _refuse_implicit_commit(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: Any
+) -> None:
+    if _LOAN in connection.info and _COMMITS_IMPLICITLY.match(statement):
+        raise StepMisused(
+            "a step sent a statement that commits implicitly on MySQL and MariaDB: "
+            f"{statement.strip()[:60]!r}; keep DDL and transaction control out of steps"
+        )

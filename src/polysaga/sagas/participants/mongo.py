@@ -1,0 +1,141 @@
+"""The ledger on MongoDB: the same promise by a multi-document transaction, majority writes, `_id` as the key.
+
+Nothing waits here: an insert that meets another transaction's uncommitted row fails at once with a write
+conflict, so conflicts are repeated for a time, not a number of times, at least for as long as the server lets
+a frozen transaction live (`transactionLifetimeLimitSeconds`, 60 by default).
+
+`_id` is one string, "<saga>:<step>": as a sub-document it would depend on the order of its fields. The fence
+is checked with this process's clock directly before COMMIT; a process that freezes between the two finds its
+transaction ended by the server long before the fence could have mattered.
+"""
+
+import importlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+from polysaga.clock import Clock
+from polysaga.databases import Fault, MongoNode, MongoSession
+from polysaga.errors import StepMisused
+from polysaga.sagas.decisions import Mark
+from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.signals import Fenced
+from polysaga.sagas.tables import LEDGER
+
+_COMMIT_ATTEMPTS = 5  # the driver repeats each of them once by itself
+
+
+class MongoParticipant:
+    """One MongoDB database with its ledger collection."""
+
+    def __init__(self, node: MongoNode, clock: Clock) -> None:
+        self.node, self._clock = node, clock
+
+    async def act(self, entry: Entry, work: Work) -> str:
+        async with self._transaction() as session:
+            result = await work(session)
+            self._still_begun(session)
+            await session[LEDGER].insert_one(
+                {
+                    "_id": _key(entry.saga_id, entry.step),
+                    "state": Mark.DONE.value,
+                    "epoch": entry.epoch,
+                    "result": result,
+                    "recorded_at": self._clock.now(),
+                }
+            )
+            if self._clock.now() >= entry.not_after:
+                raise Fenced(f"the claim on step '{entry.step}' is from another age")
+        return result
+
+    async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
+        async with self._transaction() as session:
+            found = await self._claim_row(session, entry)
+            if found.state is Mark.DONE and work is not None:
+                await work(session, found.result or "null")
+                self._still_begun(session)
+                changed = await session[LEDGER].update_one(
+                    {"_id": _key(entry.saga_id, entry.step), "state": Mark.DONE.value},
+                    {
+                        "$set": {
+                            "state": Mark.COMPENSATED.value,
+                            "epoch": entry.epoch,
+                            "recorded_at": self._clock.now(),
+                        }
+                    },
+                )
+                if changed.matched_count != 1:
+                    raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")
+        return found
+
+    async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
+        keys = {_key(saga_id, step): step for step in steps}
+        found = self.node.documents[LEDGER].find({"_id": {"$in": list(keys)}})
+        return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
+
+    async def check(self) -> None:
+        """Create the collection if it is not there: `_id` is all the index it needs."""
+        if LEDGER not in await self.node.documents.list_collection_names():
+            errors = importlib.import_module("pymongo.errors")
+            try:
+                await self.node.documents.create_collection(LEDGER)
+            except errors.CollectionInvalid:
+                return  # another process was faster
+
+    def fault(self, error: BaseException) -> Fault | None:
+        return self.node.dialect.fault(error)
+
+    async def _claim_row(self, session: MongoSession, entry: Entry) -> LedgerRow:
+        before = await session[LEDGER].find_one_and_update(
+            {"_id": _key(entry.saga_id, entry.step)},
+            {
+                "$setOnInsert": {
+                    "state": Mark.BLOCKED.value,
+                    "epoch": entry.epoch,
+                    "result": None,
+                    "recorded_at": self._clock.now(),
+                },
+                # A new value each time, so that two compensators of one step conflict.
+                "$set": {"lock": uuid4().hex},
+            },
+            upsert=True,
+        )
+        if before is None:
+            return LedgerRow(Mark.BLOCKED, None)
+        return LedgerRow(Mark(before["state"]), before["result"])
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[MongoSession]:
+        async with self.node.client.start_session() as client_session:
+            # A coroutine in asynchronous PyMongo: without the await everything would run outside.
+            await client_session.start_transaction(write_concern=_majority())
+            async with client_session.bind(end_session=False):
+                session = MongoSession(self.node.documents, client_session)
+                self._still_begun(session)
+                yield session
+                self._still_begun(session)
+            await self._commit(session)
+
+    async def _commit(self, session: MongoSession) -> None:
+        errors = importlib.import_module("pymongo.errors")
+        for last in (attempt == _COMMIT_ATTEMPTS for attempt in range(1, _COMMIT_ATTEMPTS + 1)):
+            try:
+                await session.client_session.commit_transaction()
+            except errors.PyMongoError as error:
+                if last or not error.has_error_label("UnknownTransactionCommitResult"):
+                    raise
+            else:
+                return
+
+    def _still_begun(self, session: MongoSession) -> None:
+        if not session.client_session.in_transaction:
+            raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")
+
+
+def _key(saga_id: UUID, step: str) -> str:
+    return f"{saga_id.hex}:{step}"
+
+
+def _majority() -> Any:
+    return importlib.import_module("pymongo").WriteConcern("majority")

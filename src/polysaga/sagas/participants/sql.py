@@ -1,0 +1,128 @@
+"""The ledger on SQL databases: one local transaction around the user's code and our row.
+
+`lending.py` guards the session that the user's code is given; this module says what is written and when.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.databases import Fault, SqlNode
+from polysaga.errors import SchemaMissing, StepMisused
+from polysaga.sagas.decisions import Mark
+from polysaga.sagas.journal import Seal, Send, sender
+from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants.lending import commit, lend, seal_and_commit, watch
+from polysaga.sagas.signals import Fenced
+from polysaga.sagas.tables import LEDGER
+
+
+class SqlParticipant:
+    """What the SQL databases have in common; `postgres.py`, `mysql.py` and `sqlite.py` have the rest."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self.node = node
+        dialect = node.dialect
+        render = dialect.render
+        columns = "saga_id, step, state, epoch, result, recorded_at"
+        given = ":saga_id, :step, :state, :epoch, {}, " + dialect.clock
+        self._done = render(
+            f"INSERT INTO {LEDGER} ({columns}) SELECT {self._typed(given.format(':result'))} "
+            f"{self._from_nothing} WHERE {dialect.clock} < {self._typed(':not_after')}"
+        )
+        self._block = render(self._block_text(columns, given.format("NULL")))
+        lock = " FOR UPDATE" if dialect.locks_rows else ""
+        found = f"SELECT state, result FROM {LEDGER} WHERE saga_id = :saga_id AND step = :step"
+        self._lock = render(found + lock)
+        self._compensated = render(
+            f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
+            "WHERE saga_id = :saga_id AND step = :step AND state = 'done'"
+        )
+        self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
+        watch(node)
+
+    async def act(self, entry: Entry, work: Work) -> str:
+        return await self.transact(work, self.seal_done(entry))
+
+    async def transact(self, work: Work, seal: Seal) -> str:
+        """Run *work* and *seal* as one transaction; a seal is the last statement, whatever it writes."""
+        async with lend(self.node) as session:
+            result = await work(session)
+            await session.run_sync(seal_and_commit, self.node, seal, result)
+        return result
+
+    def seal_done(self, entry: Entry) -> Seal:
+        """Return the seal that writes the ledger row."""
+
+        async def seal(send: Send, result: str) -> None:
+            values = {
+                **self._values(entry),
+                "state": Mark.DONE.value,
+                "result": result,
+                "not_after": self.node.dialect.moment(entry.not_after),
+            }
+            if (await send(self._done, values)).count != 1:
+                raise Fenced(f"the claim on step '{entry.step}' is from another age")
+
+        return seal
+
+    async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
+        async with lend(self.node) as session:
+            send = sender(await session.connection())
+            found = await self._claim_row(send, entry)
+            if found.state is Mark.DONE and work is not None:
+                await work(session, found.result or "null")
+                await session.flush()
+                if (await send(self._compensated, self._values(entry))).count != 1:
+                    raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")
+            await session.run_sync(commit)
+        return found
+
+    async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
+        statement = self._all
+        values = {"saga_id": self.node.dialect.key(saga_id)}
+        async with self.node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            found = result.all()
+        return {row.step: LedgerRow(Mark(row.state), row.result) for row in found if row.step in steps}
+
+    async def check(self) -> None:
+        statement = self._all
+        values = {"saga_id": self.node.dialect.key(UUID(int=0))}
+        try:
+            async with self.node.writer.connect() as connection:
+                await connection.exec_driver_sql(statement.sql, statement.bind(values))
+        except DBAPIError as error:
+            if self.fault(error) is Fault.SCHEMA_MISSING:
+                raise SchemaMissing(self.node.database, "ledger") from error
+            raise
+
+    def fault(self, error: BaseException) -> Fault | None:
+        return self.node.dialect.fault(error)
+
+    async def _claim_row(self, send: Send, entry: Entry) -> LedgerRow:
+        """Insert `blocked`, or lock and return the row that exists."""
+        blocked = await send(self._block, {**self._values(entry), "state": Mark.BLOCKED.value})
+        if blocked.rows:
+            return LedgerRow(Mark.BLOCKED, None)
+        answer = await send(self._lock, self._values(entry))
+        state, result = answer.rows[0]
+        return LedgerRow(Mark(state), result)
+
+    def _values(self, entry: Entry) -> dict[str, Any]:
+        return {
+            "saga_id": self.node.dialect.key(entry.saga_id),
+            "step": entry.step,
+            "epoch": entry.epoch,
+        }
+
+    _from_nothing = ""
+
+    def _typed(self, expressions: str) -> str:
+        """Return *expressions* with the casts that a SELECT without a table needs."""
+        return expressions
+
+    def _block_text(self, columns: str, values: str) -> str:
+        return f"INSERT INTO {LEDGER} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING state"

@@ -1,0 +1,133 @@
+"""Everything this process knows about one saga: may be lost at any moment, the databases know the same."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from polysaga.sagas.context import StepContext
+from polysaga.sagas.decisions import Known, Mark, Status, fused_first
+from polysaga.sagas.definition import AnyStep, Definition
+from polysaga.sagas.journal import Birth, Claim, Ending
+from polysaga.sagas.outcomes import Failure
+from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.payloads import decode, encode
+
+
+class Progress:
+    """The state of one saga in the hands of its owner."""
+
+    def __init__(self, definition: Definition, birth: Birth, value: Any, *, home: str, limit: int) -> None:
+        self.definition, self.birth, self.input = definition, birth, value
+        self.claim: Claim = birth.claim
+        self.status: Status = birth.status
+        self.failure: Failure | None = None
+        self.reason: Mapping[str, Any] | None = birth.error  # the failure as the journal keeps it
+        self.fused = fused_first(definition, home)
+        self.home = home  # the name of the journal's database
+        self.marks: dict[str, Mark] = {}
+        self._values: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}  # results as JSON
+        self._limit = limit
+
+    @property
+    def saga_id(self) -> UUID:
+        """The saga's id."""
+        return self.claim.saga_id
+
+    @property
+    def known(self) -> Known:
+        """What `decide` looks at."""
+        return Known(self.status, self.marks, failed=self.failure is not None)
+
+    @property
+    def decision_known(self) -> bool:
+        """Tell whether the deciding step is known to be done."""
+        decision = self.definition.decision
+        return decision is not None and self.marks.get(decision.name) is Mark.DONE
+
+    @property
+    def output(self) -> Any:
+        """What the deciding step returned; None if several last steps decide together."""
+        decision = self.definition.decision
+        return None if decision is None else self._values[decision.name]
+
+    def learn(self, step: str, text: str) -> None:
+        """Take in that *step* is done, with its result as JSON."""
+        adapter = self.definition.by_name[step].result
+        self._values[step] = decode(adapter, text, what=f"the result of step '{step}'")
+        self._texts[step] = text
+        self.marks[step] = Mark.DONE
+
+    def remember(self, texts: Mapping[str, str]) -> None:
+        """Keep results for the compensations that will ask for them."""
+        self._texts.update(texts)
+
+    def take_in(self, rows: Mapping[str, LedgerRow]) -> None:
+        """Take in ledger rows; while compensating a step that is done is one that is still to be undone."""
+        for name, row in rows.items():
+            if row.state is not Mark.DONE:
+                self.marks[name] = row.state
+            elif self.status is not Status.COMPENSATING:
+                self.learn(name, row.result or "null")
+
+    def did(self, step: AnyStep, text: str) -> None:
+        """Note that *step* was done just now by this process."""
+        self._texts[step.name] = text
+        self.marks[step.name] = Mark.DONE
+
+    def only_done(self) -> None:
+        """Forget everything but the steps that are done."""
+        self.marks = {name: mark for name, mark in self.marks.items() if mark is Mark.DONE}
+
+    def ends_with(self, step: AnyStep) -> bool:
+        """Tell whether nothing but *step* is missing for the saga to be completed."""
+        return all(self.marks.get(other.name) is Mark.DONE for other in self.definition.steps if other is not step)
+
+    def text(self, step: str) -> str:
+        """Return the result of *step* as JSON."""
+        return self._texts[step]
+
+    def journaled(self, **more: str) -> Mapping[str, str]:
+        """Return the results that the journal keeps: of the fused first step and of the decision."""
+        decision = self.definition.decision
+        names = {self.fused, decision.name if decision else None}
+        return {**{name: text for name, text in self._texts.items() if name in names}, **more}
+
+    def ending(self, expected: Status, status: Status, history: Sequence[Any], **results: str) -> Ending:
+        """Return the finishing write from *expected* to *status*."""
+        return Ending(self.claim, expected, status, self.journaled(**results), history)
+
+    def entry(self, step: AnyStep, not_after: datetime) -> Entry:
+        """Return what the ledger row of *step* says."""
+        return Entry(self.saga_id, step.name, self.claim.epoch, not_after)
+
+    def work(self, step: AnyStep, attempt: int) -> Work:
+        """Return the user's step, ready for a session."""
+        context = self._context(step, attempt)
+
+        async def work(session: Any) -> str:
+            value = await step.action(session, self.input, context)
+            text = encode(step.result, value, what=f"the result of step '{step.name}'", limit=self._limit)
+            self._values[step.name] = value
+            return text
+
+        return work
+
+    def undo_work(self, step: AnyStep, attempt: int) -> UndoWork | None:
+        """Return the user's compensation, ready for a session and a recorded result; None for a decision."""
+        undo: Callable[..., Awaitable[None]] | None = step.undo
+        if undo is None or step is self.definition.decision:
+            return None
+        context = self._context(step, attempt)
+
+        async def work(session: Any, result: str) -> None:
+            done = decode(step.result, result, what=f"the result of step '{step.name}'")
+            await undo(session, self.input, done, context)
+
+        return work
+
+    def _context(self, step: AnyStep, attempt: int) -> StepContext:
+        earlier = self.definition.ancestors[step.name]
+        known = {name: value for name, value in self._values.items() if name in earlier}
+        return StepContext(self.saga_id, step.name, attempt, known)

@@ -1,0 +1,243 @@
+"""Starting sagas and waiting for them.
+
+A saga runs in a task that belongs to the runner, never to the request that asked for it: a client that goes
+away cancels nothing. Callers wait on a future; if this process loses the claim meanwhile, they follow the
+journal instead and get the same answer from whoever finishes the saga.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID, uuid4
+
+from polysaga.errors import Busy, KeyReused, OutcomePending, PolysagaError, UnknownSaga
+from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
+from polysaga.sagas.decisions import Status
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.executor import Execution
+from polysaga.sagas.identity import id_from_key, id_from_time
+from polysaga.sagas.journal import Birth, Claim, Row
+from polysaga.sagas.outcomes import error_of
+from polysaga.sagas.payloads import decode, encode, fingerprint
+from polysaga.sagas.progress import Progress
+from polysaga.sagas.signals import Joined, Lost
+
+OutputT = TypeVar("OutputT")
+
+_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
+
+
+@dataclass(frozen=True, slots=True)
+class SagaState:
+    """One saga as the journal, or this process if it drives it, knows it now."""
+
+    id: UUID
+    name: str
+    status: Status
+    error: Mapping[str, Any] | None
+    history: tuple[Mapping[str, Any], ...]
+
+
+class SagaHandle(Generic[OutputT]):
+    """A saga whose start is durable. *joined* tells that its key had started it before."""
+
+    def __init__(self, saga_id: UUID, saga: str, wait: Callable[[], Awaitable[Any]], *, joined: bool) -> None:
+        self.id, self.saga, self.joined = saga_id, saga, joined
+        self._wait = wait
+
+    async def result(self, timeout: float | None = None) -> OutputT:
+        """Return the output once the saga is decided; wait at most *timeout* seconds.
+
+        Raises `Refused` (or the subclass that the step raised), `SagaUndone` or `SagaFailed` when everything
+        was undone, `NeedsAttention` when it is parked, `OutcomePending` when the time is up; the saga goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                output: OutputT = await self._wait()
+                return output
+        except TimeoutError:
+            raise OutcomePending(self.id, self.saga) from None
+
+
+class LocalRunner:
+    """Drives sagas in tasks of this process."""
+
+    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
+        self.engine = engine
+        self.executions: dict[UUID, Execution] = {}
+        self._definitions = definitions  # by fingerprint
+        self._tasks: dict[Execution, asyncio.Task[None]] = {}
+        self._freed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """How many more sagas this process may drive."""
+        return self.engine.settings.max_in_flight - len(self._tasks)
+
+    async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
+        """Start a saga, or join the one that *key* started; return once the start is durable."""
+        birth = self._birth(definition, value, key)
+        if birth.claim.saga_id not in self.executions:
+            await self._wait_for_place()
+        known = self.executions.get(birth.claim.saga_id)
+        if known is not None:
+            return await self._join(definition, birth, known)
+        execution = self._execution(definition, birth, value)
+        self._own(execution, self._begin(execution))
+        try:
+            await asyncio.shield(execution.started)
+        except Joined:
+            return await self._join(definition, birth, None)
+        self.engine.emit(SagaStarted(birth.claim.saga_id, definition.name, joined=False))
+        return self._handle(definition, birth.claim.saga_id, execution, joined=False)
+
+    def take_over(self, row: Row) -> None:
+        """Drive a saga that the worker has just claimed."""
+        definition = self._definitions[row.fingerprint]
+        saga_id = row.claim.saga_id
+        if saga_id in self.executions:
+            self.abandon(self.executions[saga_id])  # this process slept through its own lease
+        value = decode(definition.saga.input, row.input, what=f"the input of saga {saga_id}")
+        birth = Birth(
+            row.claim,
+            row.name,
+            definition.saga.version,
+            row.fingerprint,
+            None,
+            row.input,
+            row.input_hash,
+            row.status,
+        )
+        execution = self._execution(definition, birth, value)
+        self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
+        self._own(execution, self._resume(execution, row))
+
+    def abandon(self, execution: Execution) -> None:
+        """Stop driving: the claim is gone."""
+        self._tasks[execution].cancel()
+
+    def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
+        """Return a handle on a saga that was started before."""
+        return self._handle(definition, saga_id, self.executions.get(saga_id), joined=True)
+
+    async def state(self, saga_id: UUID) -> SagaState:
+        """Return what is known of a saga; raise `UnknownSaga`."""
+        row = await self.engine.journal.load(saga_id)
+        if row is None:
+            raise UnknownSaga(saga_id)
+        live = self.executions.get(saga_id)
+        history = row.history if live is None else live.attempts.history
+        return SagaState(saga_id, row.name, row.status, row.error, tuple(history))
+
+    async def drain(self, patience: float) -> None:
+        """Let the sagas in flight end for *patience* seconds, then stop and hand their claims back."""
+        tasks = dict(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=patience)
+        unfinished = [execution for execution, task in tasks.items() if not task.done()]
+        for execution in unfinished:
+            tasks[execution].cancel()
+        if unfinished:
+            await asyncio.wait([tasks[execution] for execution in unfinished])
+            await self.engine.journal.hand_back([execution.progress.claim for execution in unfinished])
+
+    def _birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
+        saga, limit = definition.saga, self.engine.settings.payload_limit
+        text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
+        saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
+        digest = fingerprint(text, saga.key_fields)
+        claim = Claim(saga_id, 1, uuid4())
+        return Birth(claim, saga.name, saga.version, definition.fingerprint, key, text, digest)
+
+    def _execution(self, definition: Definition, birth: Birth, value: Any) -> Execution:
+        home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
+        return Execution(self.engine, Progress(definition, birth, value, home=home, limit=limit))
+
+    async def _wait_for_place(self) -> None:
+        limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
+        try:
+            async with asyncio.timeout(patience):
+                while self.free <= 0:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            raise Busy(limit, patience) from None
+
+    async def _begin(self, execution: Execution) -> None:
+        await execution.begin()
+        await execution.drive()
+
+    async def _resume(self, execution: Execution, row: Row) -> None:
+        await execution.resume(row)
+        await execution.drive()
+
+    def _own(self, execution: Execution, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self.executions[execution.progress.saga_id] = execution
+        self._tasks[execution] = task
+        task.add_done_callback(lambda ended: self._ended(execution, ended))
+
+    def _ended(self, execution: Execution, task: "asyncio.Task[None]") -> None:
+        del self._tasks[execution]
+        saga_id = execution.progress.saga_id
+        if self.executions.get(saga_id) is execution:
+            del self.executions[saga_id]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
+            self.engine.emit(WorkerFailed(f"saga {saga_id}: {error!r}"))
+        for future in (execution.started, execution.decided):
+            if not future.done():
+                future.set_exception(error or Lost())
+                future.exception()  # nobody may be waiting; that is not an error
+        self._freed.set()
+
+    async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
+        saga_id = birth.claim.saga_id
+        if live is not None:
+            digest = live.progress.birth.input_hash
+            await asyncio.wait([live.started])
+        else:
+            row = await self.engine.journal.load(saga_id)
+            if row is None:
+                raise OutcomePending(saga_id, definition.name)
+            digest = row.input_hash
+        if digest != birth.input_hash:
+            raise KeyReused(definition.name, birth.key or "")
+        self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
+        return self._handle(definition, saga_id, live, joined=True)
+
+    def _handle(
+        self, definition: Definition, saga_id: UUID, live: Execution | None, *, joined: bool
+    ) -> SagaHandle[Any]:
+        async def wait() -> Any:
+            if live is not None:
+                try:
+                    return await asyncio.shield(live.decided)
+                except (Lost, Joined):
+                    pass  # another process drives it now
+            return await self._follow(definition, saga_id)
+
+        return SagaHandle(saga_id, definition.name, wait, joined=joined)
+
+    async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
+        """Wait for the outcome of a saga that somebody else drives."""
+        pause, longest = _LOOK_AGAIN
+        while True:
+            row = await self.engine.journal.load(saga_id)
+            if row is None:
+                raise UnknownSaga(saga_id)
+            if row.status in {Status.COMPLETED, Status.COMPLETING}:
+                return _output(definition, row)
+            if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
+                raise error_of(definition, saga_id, row.status, row.error or {})
+            await self.engine.clock.sleep(pause)
+            pause = min(pause * 2, longest)
+
+
+def _output(definition: Definition, row: Row) -> Any:
+    decision = definition.decision
+    if decision is None:
+        return None
+    return decode(decision.result, row.results[decision.name], what=f"the output of saga '{row.name}'")

@@ -1,0 +1,176 @@
+"""The sagas of one program: declared once with their journal, opened with the databases."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.clock import Clock
+from polysaga.config import SagaSettings
+from polysaga.databases import AnyDatabase, AnyHandle, Databases, Fault, MongoNode, SqlDatabase, SqlNode
+from polysaga.errors import ConfigurationError, DefinitionError, SchemaMissing
+from polysaga.events import Emit, ignore
+from polysaga.sagas.batches import GroupCommit
+from polysaga.sagas.definition import Definition, Saga
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.journal import Birth, Ending, Journal
+from polysaga.sagas.participants import Participant
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.participants.mysql import MySQLParticipant
+from polysaga.sagas.participants.postgres import PostgresParticipant
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.participants.sqlite import SQLiteParticipant
+from polysaga.sagas.runner import LocalRunner, SagaHandle, SagaState
+from polysaga.sagas.worker import Worker
+
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
+
+_PARTICIPANTS: dict[str, type[SqlParticipant]] = {
+    "postgresql": PostgresParticipant,
+    "mysql": MySQLParticipant,
+    "sqlite": SQLiteParticipant,
+}
+
+
+class Sagas:
+    """All sagas of a program, checked when this object is built; the journal is in the database *journal*.
+
+    Put the journal where most sagas begin and decide: those steps then carry it at no cost.
+    """
+
+    def __init__(self, databases: Databases, *sagas: Saga[Any, Any], journal: SqlDatabase | AnyDatabase) -> None:
+        if journal not in databases:
+            raise DefinitionError(f"the journal's database '{journal.name}' is not one of the program's databases")
+        self.databases, self.journal = databases, journal
+        self._definitions = {saga: _checked(saga, databases) for saga in sagas}
+        names = [(saga.name, saga.version) for saga in sagas]
+        for name, version in names:
+            if names.count((name, version)) > 1:
+                raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
+        self._runner: LocalRunner | None = None
+
+    @property
+    def participants(self) -> tuple[AnyHandle, ...]:
+        """The databases that take part in any saga: each of them has a ledger."""
+        used = {step.database.name for definition in self._definitions.values() for step in definition.steps}
+        return tuple(handle for handle in self.databases if handle.name in used)
+
+    @asynccontextmanager
+    async def open(
+        self, settings: SagaSettings | None = None, *, emit: Emit = ignore, clock: Clock | None = None
+    ) -> AsyncIterator["Sagas"]:
+        """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
+
+        The databases must be open. Raises `SchemaMissing` if a journal or ledger table is not there.
+        """
+        if self._runner is not None:
+            raise ConfigurationError("these sagas are open already; open them once per process")
+        engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
+        await _check_tables(engine)
+        runner = LocalRunner(engine, {one.fingerprint: one for one in self._definitions.values()})
+        worker = asyncio.create_task(Worker(engine, runner).run())
+        self._runner = runner
+        try:
+            yield self
+        finally:
+            self._runner = None
+            worker.cancel()
+            await asyncio.wait([worker])
+            await runner.drain(engine.settings.drain)
+            await engine.starts.close()
+            await engine.finishes.close()
+
+    async def run(
+        self,
+        saga: Saga[InputT, OutputT],
+        value: InputT,
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> OutputT:
+        """Start *saga*, or join the one that *key* started, and return its output once it is decided.
+
+        Retriable steps may still be under way then. Raises what `SagaHandle.result` raises, and `KeyReused`,
+        `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
+        """
+        handle = await self.start(saga, value, key=key)
+        return await handle.result(timeout)
+
+    async def start(
+        self, saga: Saga[InputT, OutputT], value: InputT, *, key: str | None = None
+    ) -> SagaHandle[OutputT]:
+        """Start *saga*, or join the one that *key* started; return as soon as the start is durable."""
+        return await self._open_runner().start(self._definition(saga), value, key)
+
+    async def get(self, saga_id: UUID) -> SagaState:
+        """Return what is known of a saga; raise `UnknownSaga`."""
+        return await self._open_runner().state(saga_id)
+
+    def _definition(self, saga: Saga[Any, Any]) -> Definition:
+        try:
+            return self._definitions[saga]
+        except KeyError:
+            raise DefinitionError(f"saga '{saga.name}' was not given to Sagas(...)") from None
+
+    def _open_runner(self) -> LocalRunner:
+        if self._runner is None:
+            raise ConfigurationError("the sagas are not open: use them inside `async with sagas.open()`")
+        return self._runner
+
+    def _engine(self, settings: SagaSettings, emit: Emit, clock: Clock) -> Engine:
+        node = self.journal.primary
+        if not isinstance(node, SqlNode):
+            raise ConfigurationError(
+                f"the journal is kept in an SQL database; '{self.journal.name}' is MongoDB: choose another one"
+            )
+        fingerprints = [definition.fingerprint for definition in self._definitions.values()]
+        journal = Journal(node, fingerprints, lease=settings.lease)
+        home = _PARTICIPANTS[node.dialect.name](node)
+        participants: dict[str, Participant] = {self.journal.name: home}
+        for handle in self.participants:
+            if handle is not self.journal:
+                participants[handle.name] = _participant(handle, clock)
+
+        async def insert(births: Sequence[Birth]) -> Sequence[None]:
+            await journal.insert(births)
+            return [None] * len(births)
+
+        async def finish(endings: Sequence[Ending]) -> Sequence[bool]:
+            changed = await journal.finish(endings)
+            return [ending.claim.saga_id in changed for ending in endings]
+
+        starts, finishes = GroupCommit(insert), GroupCommit(finish)
+        return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
+
+
+def _checked(saga: Saga[Any, Any], databases: Databases) -> Definition:
+    definition = saga.definition()
+    for step in definition.steps:
+        if step.database not in databases:
+            raise DefinitionError(
+                f"step '{step.name}' of saga '{saga.name}' runs on '{step.database.name}', "
+                "which is not one of the program's databases"
+            )
+    return definition
+
+
+def _participant(handle: AnyHandle, clock: Clock) -> Participant:
+    node = handle.primary
+    if isinstance(node, MongoNode):
+        return MongoParticipant(node, clock)
+    return _PARTICIPANTS[node.dialect.name](node)
+
+
+async def _check_tables(engine: Engine) -> None:
+    try:
+        await engine.journal.load(UUID(int=0))
+    except DBAPIError as error:
+        if engine.home.fault(error) is Fault.SCHEMA_MISSING:
+            raise SchemaMissing(engine.journal.node.database, "journal") from error
+        raise
+    for participant in engine.participants.values():
+        await participant.check()

@@ -1,0 +1,13 @@
+"""What the parts of the engine tell each other by raising; users never see these."""
+
+
+class Fenced(Exception):
+    """A conditional write changed no row: the claim, the status or the fence no longer allow it."""
+
+
+class Lost(Exception):
+    """The claim is no longer ours; whoever waits must follow the journal."""
+
+
+class Joined(Exception):
+    """The saga exists already: its key, or an earlier attempt, started it."""

@@ -1,0 +1,255 @@
+"""How each kind of step is done and undone, and where its record is.
+
+    the first step, in the journal's database      the journal row is born with it, undone with the final status
+    the pivot, in the journal's database           its commit is one with the journal's step to `completing`
+    the last step, in the journal's database       its ledger row and the finish are one commit
+    every other step                               its ledger row, in its own database
+
+So N steps cost N commits, and at most two more that sagas share: a start and a finish that are not fused.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.errors import OutcomePending, PoolExhausted, TryAgain
+from polysaga.events import StepCompensated
+from polysaga.sagas.attempts import Attempts, Once, Settled
+from polysaga.sagas.decisions import Mark, Status, Verdict
+from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.journal import Birth, Row, Seal, Send
+from polysaga.sagas.outcomes import Failure
+from polysaga.sagas.participants import Entry
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.progress import Progress
+from polysaga.sagas.signals import Joined, Lost
+
+
+class Steps:
+    """The steps of one saga, done and undone by this process."""
+
+    def __init__(
+        self, engine: Engine, progress: Progress, attempts: Attempts, not_after: Callable[[], datetime]
+    ) -> None:
+        self._engine, self._progress, self._attempts = engine, progress, attempts
+        self._not_after = not_after
+
+    async def start(self) -> Failure | None:
+        """Make the start durable; return why the fused first step refused or failed, if it did.
+
+        Raises `Joined` if the saga exists already and `TryAgain` if the journal's database does not do it.
+        """
+        progress = self._progress
+        if progress.fused is None:
+            await self.insert(Status.RUNNING)
+            return None
+        step = progress.definition.by_name[progress.fused]
+        settled = await self._attempts.settle(step, self._first_once(step), step.retry)
+        if isinstance(settled.verdict, Mark):
+            return None
+        assert settled.error is not None
+        if settled.verdict is Verdict.UNAVAILABLE:
+            raise self._unavailable(settled.error) from settled.error
+        return Failure(settled.verdict, step.name, settled.error)
+
+    async def insert(self, status: Status) -> None:
+        """Insert the journal row by itself, in a commit that sagas share."""
+        progress, journal = self._progress, self._engine.journal
+        birth = replace(
+            progress.birth, status=status, error=progress.reason, history=tuple(self._attempts.history)
+        )
+
+        async def act(_: int) -> None:
+            await self._engine.starts.add(birth)
+
+        async def look() -> Mark | None:
+            return None if self._own(await journal.load(progress.saga_id)) is None else Mark.DONE
+
+        step = progress.definition.steps[0]
+        once = Once(act, self._engine.home.fault, look, phase="start", hurry=True)
+        settled = await self._attempts.settle(step, once, step.retry)
+        if not settled.done:
+            assert settled.error is not None
+            raise self._unavailable(settled.error) from settled.error
+
+    async def run(self, step: AnyStep) -> Settled:
+        """Do *step*, wherever its record is; it is marked as done when it is."""
+        pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
+        once = self._pivot_once(step) if pivot_at_home else self._ledger_once(step)
+        return await self._attempts.settle(step, once, step.retry)
+
+    async def undo(self, step: AnyStep) -> Settled:
+        """Undo *step*, or block it for ever; a decision that is done is marked as done and stays so."""
+        progress = self._progress
+        participant = self._engine.participants[step.database.name]
+
+        async def act(attempt: int) -> None:
+            work = progress.undo_work(step, attempt)
+            found = await participant.undo(self._entry(step), work)
+            if work is None and found.state is Mark.DONE:
+                progress.learn(step.name, found.result or "null")
+                return
+            null = found.state is Mark.BLOCKED
+            progress.marks[step.name] = Mark.BLOCKED if null else Mark.COMPENSATED
+            self._compensated(step, attempt, null=null)
+
+        once = Once(act, participant.fault, phase="undo", insist=True)
+        return await self._attempts.settle(step, once, step.undo_retry)
+
+    async def undo_first(self, step: AnyStep) -> Settled:
+        """Undo the step that was born with the journal row, in one commit with the final status."""
+        progress, home = self._progress, self._engine.home
+
+        seal = self._engine.journal.seal_finish(
+            lambda _: progress.ending(Status.COMPENSATING, Status.COMPENSATED, self._attempts.with_last(step.name))
+        )
+
+        async def act(attempt: int) -> None:
+            undo = progress.undo_work(step, attempt)
+            assert undo is not None
+
+            async def work(session: object) -> str:
+                await undo(session, progress.text(step.name))
+                return "null"
+
+            await home.transact(work, seal)
+            progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
+            self._compensated(step, attempt, null=False)
+
+        async def look() -> Mark | None:
+            row = self._still_ours(await self._engine.journal.load(progress.saga_id))
+            if row.status is not Status.COMPENSATED:
+                return None
+            progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
+            return Mark.DONE
+
+        once = Once(act, home.fault, look, phase="undo", insist=True)
+        return await self._attempts.settle(step, once, step.undo_retry)
+
+    def _first_once(self, step: AnyStep) -> Once:
+        progress, home = self._progress, self._engine.home
+        status = self._status_after(step) if step is progress.definition.decision else Status.RUNNING
+
+        def birth(result: str) -> Birth:
+            history = self._attempts.with_last(step.name) if status.final else ()
+            return replace(progress.birth, status=status, results={step.name: result}, history=tuple(history))
+
+        async def act(attempt: int) -> None:
+            result = await home.transact(progress.work(step, attempt), self._engine.journal.seal_start(birth))
+            progress.did(step, result)
+            progress.status = status
+
+        async def look() -> Mark | None:
+            row = self._own(await self._engine.journal.load(progress.saga_id))
+            if row is None:
+                return None
+            progress.learn(step.name, row.results[step.name])
+            progress.status = row.status
+            return Mark.DONE
+
+        return Once(act, home.fault, look, hurry=True)
+
+    def _pivot_once(self, step: AnyStep) -> Once:
+        progress, home, journal = self._progress, self._engine.home, self._engine.journal
+        status = self._status_after(step)
+        if status.final:
+            seal = journal.seal_finish(
+                lambda result: progress.ending(
+                    Status.RUNNING,
+                    Status.COMPLETED,
+                    self._attempts.with_last(step.name),
+                    **{step.name: result},
+                )
+            )
+        else:
+            seal = journal.seal_decision(progress.claim, lambda result: progress.journaled(**{step.name: result}))
+
+        async def act(attempt: int) -> None:
+            progress.did(step, await home.transact(progress.work(step, attempt), seal))
+            progress.status = status
+
+        async def look() -> Mark | None:
+            row = self._still_ours(await journal.load(progress.saga_id))
+            if row.status not in {Status.COMPLETING, Status.COMPLETED}:
+                return None
+            progress.learn(step.name, row.results[step.name])
+            progress.status = row.status
+            return Mark.DONE
+
+        return Once(act, home.fault, look)
+
+    def _ledger_once(self, step: AnyStep) -> Once:
+        progress = self._progress
+        participant = self._engine.participants[step.database.name]
+        last = self._at_home(step) and progress.ends_with(step)
+
+        async def act(attempt: int) -> None:
+            work, entry = progress.work(step, attempt), self._entry(step)
+            if last and isinstance(participant, SqlParticipant):
+                progress.did(step, await participant.transact(work, self._last_seal(participant, entry)))
+                progress.status = Status.COMPLETED
+            else:
+                progress.did(step, await participant.act(entry, work))
+
+        async def look() -> Mark | None:
+            row = (await participant.look(progress.saga_id, [step.name])).get(step.name)
+            if row is not None and row.state is Mark.DONE:
+                progress.learn(step.name, row.result or "null")
+            return None if row is None else row.state
+
+        return Once(act, participant.fault, look, insist=step.kind == "retriable")
+
+    def _last_seal(self, participant: SqlParticipant, entry: Entry) -> Seal:
+        progress, expected = self._progress, self._progress.status
+        done = participant.seal_done(entry)
+        finish = self._engine.journal.seal_finish(
+            lambda result: progress.ending(expected, Status.COMPLETED, self._attempts.with_last(entry.step))
+        )
+
+        async def seal(send: Send, result: str) -> None:
+            await done(send, result)
+            await finish(send, result)
+
+        return seal
+
+    def _at_home(self, step: AnyStep) -> bool:
+        return step.database.name == self._progress.home
+
+    def _status_after(self, pivot: AnyStep) -> Status:
+        return Status.COMPLETING if self._progress.definition.following[pivot.name] else Status.COMPLETED
+
+    def _entry(self, step: AnyStep) -> Entry:
+        return self._progress.entry(step, self._not_after())
+
+    def _own(self, row: Row | None) -> Row | None:
+        """Return the row if it is this execution's; raise `Joined` if another one's is there."""
+        if row is not None and row.claim != self._progress.claim:
+            raise Joined
+        return row
+
+    def _still_ours(self, row: Row | None) -> Row:
+        if row is None or row.claim != self._progress.claim:
+            raise Lost
+        return row
+
+    def _compensated(self, step: AnyStep, attempt: int, *, null: bool) -> None:
+        progress = self._progress
+        self._engine.emit(
+            StepCompensated(
+                progress.saga_id, progress.definition.name, step.name, step.database.name, attempt, null
+            )
+        )
+
+    def _unavailable(self, error: Exception) -> Exception:
+        """Return what a caller is told whose saga could not be started."""
+        settings = self._engine.journal.node.settings.pool
+        if isinstance(error, TryAgain):
+            return error
+        if isinstance(error, PoolTimeout):
+            size = settings.size + settings.max_overflow
+            return PoolExhausted(self._progress.home, size, settings.acquire_timeout)
+        # The commit may have arrived all the same; the key, or the id, will tell.
+        return OutcomePending(self._progress.saga_id, self._progress.definition.name)

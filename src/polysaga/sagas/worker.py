@@ -1,0 +1,87 @@
+"""The recovery loop: prolongs the claims of this process and takes over what others left behind.
+
+The journal row is the only truth about who may drive a saga. The process that starts or claims one holds it
+until the lease in `wake_at` runs out, by the database's clock. Each tick renews, in one statement, the claims
+that are a third of a lease old, and claims overdue sagas in one bounded batch. Trust in a claim counts from
+before the renewing statement was sent, so a slow answer shortens it and never stretches it.
+
+A process that was frozen finds its claims gone at the next tick and stops; what it had on the way to a
+database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
+back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
+again, goes on within a lease and a tick.
+"""
+
+import asyncio
+from uuid import UUID
+
+from polysaga.events import SagaNotKnown, WorkerFailed, WorkerTicked
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.runner import LocalRunner
+
+_TICKS_PER_LEASE = 4
+_STRANGERS_EVERY = 60.0  # seconds between two looks for sagas that this process has no definition of
+
+
+class Worker:
+    """One per process."""
+
+    def __init__(self, engine: Engine, runner: LocalRunner) -> None:
+        self._engine, self._runner = engine, runner
+        self._strangers_at = 0.0
+        self._strangers: set[UUID] = set()
+
+    async def run(self) -> None:
+        """Tick until cancelled; a tick that fails is announced and followed by the next."""
+        pause = self._engine.settings.lease / _TICKS_PER_LEASE
+        while True:
+            try:
+                async with asyncio.timeout(self._engine.settings.lease):
+                    await self.tick()
+            except Exception as error:  # noqa: BLE001 - border: one failed tick must not end recovery
+                self._engine.emit(WorkerFailed(repr(error)))
+            await self._engine.clock.sleep(pause)
+
+    async def tick(self) -> None:
+        """Renew, claim, look for strangers: one round."""
+        renewed = await self._renew()
+        claimed = await self._claim()
+        await self._report_strangers()
+        self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
+
+    async def _renew(self) -> int:
+        clock, lease = self._engine.clock, self._engine.settings.lease
+        before = clock.monotonic()
+        ageing = [
+            execution
+            for execution in self._runner.executions.values()
+            if execution.started.done() and before - execution.renewed_at > lease / 3
+        ]
+        if not ageing:
+            return 0
+        held = [(execution.progress.claim, execution.attempts.history) for execution in ageing]
+        ours = await self._engine.journal.renew(held)
+        for execution in ageing:
+            if execution.progress.saga_id in ours:
+                execution.renew(before)
+            elif self._runner.executions.get(execution.progress.saga_id) is execution:
+                self._runner.abandon(execution)
+        return len(ours)
+
+    async def _claim(self) -> int:
+        batch = min(self._engine.settings.claim_batch, self._runner.free)
+        if batch <= 0:
+            return 0
+        rows = await self._engine.journal.claim(batch)
+        for row in rows:
+            self._runner.take_over(row)
+        return len(rows)
+
+    async def _report_strangers(self) -> None:
+        now = self._engine.clock.monotonic()
+        if now < self._strangers_at:
+            return
+        self._strangers_at = now + _STRANGERS_EVERY
+        for saga_id, name, version in await self._engine.journal.strangers(batch=100):
+            if saga_id not in self._strangers:
+                self._strangers.add(saga_id)
+                self._engine.emit(SagaNotKnown(saga_id, name, version))
