@@ -1,0 +1,11 @@
+"""Fixtures for every test of the workspace."""
+
+import pytest
+
+pytest_plugins = ["tests.fixtures.servers"]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """SQLAlchemy's asynchronous engines need asyncio."""
+    return "asyncio"
