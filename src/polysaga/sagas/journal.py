@@ -259,6 +259,7 @@ class Journal:
             "input": birth.input,
             "input_hash": birth.input_hash,
             "status": birth.status.value,
+            "final": int(birth.status.final),
             # NULL for a row that is born final: it never wakes.
             "lease": None if birth.status.final else self.lease,
             "results": json.dumps(dict(birth.results)),
@@ -323,7 +324,7 @@ def _statements(node: SqlNode) -> dict[str, Rendered]:
         "history, wake_at, created_at, finished_at"
     )
     values = ", ".join(f":{name}" for name in columns.split(", ")[:-3])
-    born = f"{dialect.later(':lease')}, {dialect.clock}, CASE WHEN :status IN {_FINAL} THEN {dialect.clock} END"
+    born = f"{dialect.later(':lease')}, {dialect.clock}, CASE WHEN :final = 1 THEN {dialect.clock} END"
     update = f"UPDATE {JOURNAL} SET"
     texts = {
         # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.

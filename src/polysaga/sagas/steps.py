@@ -251,5 +251,8 @@ class Steps:
         if isinstance(error, PoolTimeout):
             size = settings.size + settings.max_overflow
             return PoolExhausted(self._progress.home, size, settings.acquire_timeout)
+        fault = self._engine.home.fault(error)
+        if fault is None or not fault.transient:
+            return error
         # The commit may have arrived all the same; the key, or the id, will tell.
         return OutcomePending(self._progress.saga_id, self._progress.definition.name)

@@ -2,13 +2,14 @@
 
 from typing import ClassVar, Protocol
 
+from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
 from polysaga.databases.dialects.sqlite import SQLite
 from polysaga.databases.faults import Fault
 
-__all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect"]
+__all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect", "fault_of"]
 
 
 class Dialect(Protocol):
@@ -28,3 +29,10 @@ SQL_DIALECTS: dict[str, type[SqlDialect]] = {
     "mariadb+asyncmy": MySQL,
     "sqlite+aiosqlite": SQLite,
 }
+
+_ALL: tuple[Dialect, ...] = (PostgresAsyncpg(), MySQL(), SQLite(), Mongo())
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """Recognise *error* without knowing which database it came from; drivers' codes do not overlap."""
+    return next((fault for fault in (dialect.fault(error) for dialect in _ALL) if fault is not None), None)
