@@ -1,0 +1,41 @@
+"""The application: routes, three databases, two sagas."""
+
+from functools import partial
+
+from fastapi import FastAPI
+
+from orders.databases import databases
+from orders.errors import STATUSES
+from orders.routes import routers
+from orders.sagas import sagas
+from orders.settings import load, prepare
+from orders.tables import create_tables
+from polysaga.config import Settings
+from polysaga.fastapi import install
+
+PATIENCE = 10.0  # seconds a caller waits for an order's outcome before the answer is 202
+
+
+def create_app(settings: Settings | None = None, *, patience: float = PATIENCE) -> FastAPI:
+    """Return the service; without *settings* they are read when it starts."""
+    app = FastAPI(
+        title="Orders",
+        summary="A shop's order service over three databases: each order is placed everywhere or nowhere.",
+        version="0.1.0",
+    )
+    app.state.patience = patience
+    for router in routers:
+        app.include_router(router)
+    install(
+        app,
+        databases,
+        sagas=sagas,
+        settings=_read if settings is None else partial(prepare, settings),
+        ready=create_tables,
+        refusals=STATUSES,
+    )
+    return app
+
+
+def _read() -> Settings:
+    return prepare(load())

@@ -1,0 +1,59 @@
+"""The saga `cancel-order`: decided first, then carried out; nothing in it is ever undone.
+
+    mark_cancelled (pivot) -> return_stock     ┐
+                              take_back_points ┴> record_cancellation
+
+The event comes last: where it stands, stock and points are back.
+"""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from orders import order_book, point_book
+from orders.databases import inventory, orders, points
+from orders.errors import OrderNotCancellable, UnknownOrder
+from orders.inventory import Session, inventory_of
+from orders.schemas import EventKind, Order, OrderCancel, OrderStatus, UserEvent
+from polysaga import Saga, StepContext
+from polysaga.clock import Clock
+
+cancel_order = Saga("cancel-order", input=OrderCancel, output=Order, refusals=[OrderNotCancellable, UnknownOrder])
+
+
+@cancel_order.step(orders, kind="pivot")
+async def mark_cancelled(db: AsyncSession, cancel: OrderCancel, ctx: StepContext) -> Order:
+    """Cancel a confirmed order, or refuse."""
+    moved = await order_book.move(db, cancel.order_id, OrderStatus.CONFIRMED, OrderStatus.CANCELLED)
+    order = await order_book.find(db, cancel.order_id)
+    if order is None:
+        raise UnknownOrder(cancel.order_id)
+    if not moved:
+        raise OrderNotCancellable(order.id, status=order.status)
+    return order
+
+
+@cancel_order.step(inventory, after=[mark_cancelled], kind="retriable")
+async def return_stock(db: Session, cancel: OrderCancel, ctx: StepContext) -> None:
+    """Put the pieces back on the shelf."""
+    order = ctx.result(mark_cancelled)
+    await inventory_of(db).give_back(order.product_id, order.quantity)
+
+
+@cancel_order.step(points, after=[mark_cancelled], kind="retriable")
+async def take_back_points(db: AsyncSession, cancel: OrderCancel, ctx: StepContext) -> None:
+    """Delete the points that the order had earned."""
+    await point_book.take_back(db, cancel.order_id)
+
+
+@cancel_order.step(inventory, after=[return_stock, take_back_points], kind="retriable")
+async def record_cancellation(db: Session, cancel: OrderCancel, ctx: StepContext) -> None:
+    """Tell the behaviour events that the customer changed their mind."""
+    order = ctx.result(mark_cancelled)
+    event = UserEvent(
+        kind=EventKind.ORDER_CANCELLED,
+        order_id=order.id,
+        user_id=order.user_id,
+        product_id=order.product_id,
+        quantity=order.quantity,
+        at=Clock().now(),
+    )
+    await inventory_of(db).record(event)

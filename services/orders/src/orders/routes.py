@@ -1,0 +1,180 @@
+"""The HTTP calls. Each reads what it needs, hands the work to a saga or a store, and shapes the answer."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
+from fastapi.responses import JSONResponse
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from orders import order_book, point_book
+from orders.cancel_order import cancel_order
+from orders.databases import inventory, orders, points
+from orders.errors import OrderNotCancellable, UnknownOrder
+from orders.inventory import Inventory, Session, inventory_of
+from orders.place_order import place_order
+from orders.sagas import sagas
+from orders.schemas import (
+    Name,
+    Order,
+    OrderAccepted,
+    OrderCancel,
+    OrderCreate,
+    OrderFilter,
+    OrderPage,
+    OrderStatus,
+    Points,
+    PricedOrder,
+    Product,
+    ProductSet,
+    SagaReport,
+    UserEvent,
+)
+from polysaga import SagaHandle
+from polysaga.errors import OutcomePending
+from polysaga.fastapi import problems, reader, writer
+
+
+def _readable(session: Annotated[Session, reader(inventory)]) -> Inventory:
+    return inventory_of(session)
+
+
+def _writable(session: Annotated[Session, writer(inventory)]) -> Inventory:
+    return inventory_of(session)
+
+
+OrdersRead = Annotated[AsyncSession, reader(orders)]
+PointsRead = Annotated[AsyncSession, reader(points)]
+InventoryRead = Annotated[Inventory, Depends(_readable, scope="function")]
+InventoryWrite = Annotated[Inventory, Depends(_writable, scope="function")]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=8,
+        max_length=200,
+        description="the same key with the same body is the same order, however often it is sent",
+    ),
+]
+Prefer = Annotated[str | None, Header(description="`respond-async`: do not wait for the outcome (RFC 7240)")]
+OrderId = Annotated[UUID, Path(description="the order's id, which is also its saga's")]
+UserId = Annotated[Name, Path(examples=["17850"])]
+ProductId = Annotated[Name, Path(examples=["85123A"])]
+
+placing = APIRouter(prefix="/orders", tags=["orders"])
+products = APIRouter(prefix="/products", tags=["inventory"])
+users = APIRouter(prefix="/users", tags=["users"])
+following = APIRouter(prefix="/sagas", tags=["sagas"])
+
+
+@placing.post(
+    "",
+    summary="Place an order",
+    status_code=status.HTTP_201_CREATED,
+    response_model=Order,
+    responses={
+        200: {"model": Order, "description": "This key had placed the order before; here it is again"},
+        202: {"model": OrderAccepted, "description": "The outcome is not known yet; see `Location`"},
+        **problems(404, 409, 422, 503),
+    },
+)
+async def place(
+    asked: OrderCreate, request: Request, response: Response, key: Key = None, prefer: Prefer = None
+) -> Any:
+    """Take the stock, credit the points and confirm the order: all of it happens, or none."""
+    # Read and let go: a session held while the saga runs would keep a connection from it.
+    async with inventory.reader() as session:
+        product = await inventory_of(session).product(asked.product_id)
+    order = PricedOrder(unit_price=product.price, **asked.model_dump())
+    handle = await sagas.start(place_order, order, key=key)
+    if "respond-async" in _preferences(prefer):
+        return _accepted(handle, **{"Preference-Applied": "respond-async"})
+    try:
+        placed = await handle.result(request.app.state.patience)
+    except OutcomePending:
+        return _accepted(handle)
+    response.headers["Location"] = f"/orders/{placed.id}"
+    response.status_code = status.HTTP_200_OK if handle.joined else status.HTTP_201_CREATED
+    return placed
+
+
+@placing.get("", summary="List orders, newest first", responses=problems(422, 503))
+async def find_orders(db: OrdersRead, wanted: Annotated[OrderFilter, Query()]) -> OrderPage:
+    """Return one page; pass `next_cursor` as `cursor` for the next one."""
+    return await order_book.page(db, wanted)
+
+
+@placing.get("/{order_id}", summary="One order", responses=problems(404, 422, 503))
+async def show_order(db: OrdersRead, order_id: OrderId) -> Order:
+    """Return the order in whatever state it is."""
+    order = await order_book.find(db, order_id)
+    if order is None:
+        raise UnknownOrder(order_id)
+    return order
+
+
+@placing.post("/{order_id}/cancel", summary="Cancel an order", responses=problems(404, 409, 422, 503))
+async def cancel(order_id: OrderId) -> Order:
+    """Cancel a confirmed order; stock and points follow. Cancelling twice is cancelling once."""
+    async with orders.reader() as db:
+        order = await show_order(db, order_id)
+    # A saga's answer is kept for its key, so ask only for what can be granted for good.
+    if order.status not in {OrderStatus.CONFIRMED, OrderStatus.CANCELLED}:
+        raise OrderNotCancellable(order_id, status=order.status)
+    return await sagas.run(cancel_order, OrderCancel(order_id=order_id), key=str(order_id))
+
+
+@products.put(
+    "/{product_id}",
+    summary="Create a product, or set its stock and price",
+    responses={201: {"model": Product, "description": "The product is new"}, **problems(422, 503)},
+)
+async def put_product(
+    store: InventoryWrite, response: Response, product_id: ProductId, wanted: ProductSet
+) -> Product:
+    """Set what lies on the shelf now and what a piece costs from now on."""
+    product = Product(id=product_id, **wanted.model_dump())
+    if await store.put(product):
+        response.status_code = status.HTTP_201_CREATED
+    return product
+
+
+@products.get("/{product_id}", summary="One product", responses=problems(404, 422, 503))
+async def show_product(store: InventoryRead, product_id: ProductId) -> Product:
+    """Return stock and price."""
+    return await store.product(product_id)
+
+
+@users.get("/{user_id}/points", summary="A user's points", responses=problems(422, 503))
+async def show_points(db: PointsRead, user_id: UserId) -> Points:
+    """Return one point for each cent of confirmed spend; 0 for someone who never bought anything."""
+    return Points(user_id=user_id, points=await point_book.balance(db, user_id))
+
+
+@users.get("/{user_id}/events", summary="What a user did, newest first", responses=problems(422, 503))
+async def show_events(
+    store: InventoryRead, user_id: UserId, limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> list[UserEvent]:
+    """Return the latest events."""
+    return await store.events_of(user_id, limit)
+
+
+@following.get("/{saga_id}", summary="State and history of a saga", responses=problems(404, 422, 503))
+async def show_saga(saga_id: UUID) -> SagaReport:
+    """Return where the saga stands; `history` tells every attempt of every step."""
+    return SagaReport.model_validate(await sagas.get(saga_id), from_attributes=True)
+
+
+routers = (placing, products, users, following)
+
+
+def _preferences(header: str | None) -> set[str]:
+    """Return the names in a `Prefer` header, without their values (RFC 7240, 2)."""
+    return {part.partition(";")[0].partition("=")[0].strip().lower() for part in (header or "").split(",")}
+
+
+def _accepted(handle: SagaHandle[Any], **headers: str) -> JSONResponse:
+    """Answer that the order is under way."""
+    headers["Location"] = f"/sagas/{handle.id}"
+    body = OrderAccepted(id=handle.id).model_dump(mode="json")
+    return JSONResponse(body, status.HTTP_202_ACCEPTED, headers)

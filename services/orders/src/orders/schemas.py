@@ -1,0 +1,204 @@
+"""What goes in and out: the bodies of the HTTP calls, which are also the inputs and results of the sagas.
+
+Money is a decimal with two places here and whole cents in the databases (`tables.Cents`). One point is one
+cent of confirmed spend.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from orders.cursors import check_cursor
+from polysaga.sagas import Status
+
+_ORDER_ID = "019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10"
+_AT = "2026-03-01T09:30:00.125000Z"
+_ORDER = {
+    "id": _ORDER_ID,
+    "user_id": "17850",
+    "product_id": "85123A",
+    "quantity": 6,
+    "unit_price": "2.55",
+    "status": "confirmed",
+    "created_at": _AT,
+}
+
+
+def _plain(name: str) -> str:
+    if "/" in name or not name.isprintable():
+        message = "use printable characters without '/': this stands in URLs"
+        raise PydanticCustomError("name", message)
+    return name
+
+
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(_plain)
+]
+Money = Annotated[
+    Decimal,
+    Field(gt=0, max_digits=9, decimal_places=2),
+    AfterValidator(lambda amount: amount.quantize(Decimal("0.01"))),
+]
+Quantity = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Stock = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
+
+
+def _shown(**example: Any) -> ConfigDict:
+    """Return the configuration of a model that we send."""
+    return ConfigDict(frozen=True, json_schema_extra={"examples": [example]})
+
+
+def _asked(**example: Any) -> ConfigDict:
+    """Return the configuration of a model that we are sent: nothing in it may be misspelt."""
+    return ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [example]})
+
+
+class OrderStatus(StrEnum):
+    """pending -> confirmed -> cancelled, or pending -> rejected."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class OrderCreate(BaseModel):
+    """What a customer asks for."""
+
+    model_config = _asked(user_id="17850", product_id="85123A", quantity=6)
+
+    user_id: Name
+    product_id: Name
+    quantity: Quantity
+
+
+class PricedOrder(OrderCreate):
+    """The input of `place-order`: what was asked for, at the price of that moment."""
+
+    unit_price: Money
+
+
+class Order(BaseModel):
+    """One order; its id is also the id of the saga that placed it."""
+
+    model_config = _shown(**_ORDER)
+
+    id: UUID
+    user_id: Name
+    product_id: Name
+    quantity: int
+    unit_price: Money
+    status: OrderStatus
+    created_at: AwareDatetime
+
+
+class OrderAccepted(BaseModel):
+    """An order whose outcome is not known yet: ask for it at `Location`, or for the order by its id."""
+
+    model_config = _shown(id=_ORDER_ID, status="pending")
+
+    id: UUID
+    status: OrderStatus = OrderStatus.PENDING
+
+
+class OrderFilter(BaseModel):
+    """Which orders to list, newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Name | None = None
+    status: OrderStatus | None = None
+    cursor: Annotated[str | None, AfterValidator(check_cursor)] = Field(
+        default=None, description="`next_cursor` of the page before"
+    )
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class OrderPage(BaseModel):
+    """One page of orders, newest first; `next_cursor` is null on the last one."""
+
+    model_config = _shown(orders=[_ORDER], next_cursor=None)
+
+    orders: list[Order]
+    next_cursor: str | None
+
+
+class OrderCancel(BaseModel):
+    """The input of `cancel-order`."""
+
+    order_id: UUID
+
+
+class ProductSet(BaseModel):
+    """The stock on the shelf and the price from now on."""
+
+    model_config = _asked(stock=120, price="2.55")
+
+    stock: Stock
+    price: Money
+
+
+class Product(BaseModel):
+    """One product as it is now."""
+
+    model_config = _shown(id="85123A", stock=114, price="2.55")
+
+    id: str
+    stock: int
+    price: Money
+
+
+class Points(BaseModel):
+    """A customer's points: one for each cent of confirmed spend."""
+
+    model_config = _shown(user_id="17850", points=1530)
+
+    user_id: str
+    points: int
+
+
+class EventKind(StrEnum):
+    """What customers do."""
+
+    ORDER_PLACED = "order_placed"
+    ORDER_CANCELLED = "order_cancelled"
+
+
+class UserEvent(BaseModel):
+    """Something that a customer did."""
+
+    model_config = _shown(
+        kind="order_placed", order_id=_ORDER_ID, user_id="17850", product_id="85123A", quantity=6, at=_AT
+    )
+
+    kind: EventKind
+    order_id: UUID
+    user_id: str
+    product_id: str
+    quantity: int
+    at: AwareDatetime
+
+
+class SagaReport(BaseModel):
+    """Where a saga stands, what happened so far, and why it was undone, if it was."""
+
+    model_config = _shown(
+        id=_ORDER_ID,
+        name="place-order",
+        status="completed",
+        error=None,
+        history=[
+            {"step": "open_order", "phase": "do", "attempt": 1, "at_ms": 0.1, "ms": 1.9, "outcome": "done"},
+            {"step": "reserve_stock", "phase": "do", "attempt": 1, "at_ms": 2.1, "ms": 2.2, "outcome": "done"},
+        ],
+    )
+
+    id: UUID
+    name: str
+    status: Status
+    error: dict[str, Any] | None
+    history: list[dict[str, Any]]

@@ -1,0 +1,40 @@
+"""Where the three databases are: three SQLite files in a directory, unless the settings name servers."""
+
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from orders.databases import databases
+from polysaga.config import Settings, load_settings
+
+DATA = Path("data")
+_PATIENCE = 15.0  # seconds: writers of one SQLite file queue for a single connection
+
+
+def load(data: Path = DATA) -> Settings:
+    """Return the settings; a database that nobody configured is a SQLite file in *data*.
+
+    `polysaga.toml` and variables such as `POLYSAGA_DATABASES__ORDERS__URL` name other servers.
+    """
+    defaults = {
+        handle.name: {
+            "url": f"sqlite+aiosqlite:///{data / handle.name}.db",
+            "pool": {"acquire_timeout": _PATIENCE},
+        }
+        for handle in databases
+    }
+    return load_settings(defaults={"databases": defaults})
+
+
+def files(settings: Settings) -> list[Path]:
+    """Return the SQLite files that *settings* name, there or not."""
+    urls = [database.url.get_secret_value() for database in settings.databases.values()]
+    named = [make_url(url).database for url in urls if url.startswith("sqlite")]
+    return [Path(name) for name in named if name]
+
+
+def prepare(settings: Settings) -> Settings:
+    """Make the directories of the SQLite files; the files come by themselves."""
+    for file in files(settings):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return settings

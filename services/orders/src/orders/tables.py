@@ -1,0 +1,177 @@
+"""The tables of the shop in types that PostgreSQL, MySQL, MariaDB and SQLite share.
+
+Names keep upper and lower case apart everywhere (MySQL's default collation would not: 85123A and 85123a are
+two products). Moments are UTC without a time zone, with microseconds. Money is whole cents.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+from pymongo.errors import CollectionInvalid
+from sqlalchemy import BigInteger, Column, CursorResult, DateTime, Index, Integer, MetaData, String, Table, Update
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.types import TypeDecorator
+
+from orders.databases import inventory, orders, points
+from polysaga.databases import MongoNode, SqlNode
+
+NAME = String(64).with_variant(mysql.VARCHAR(64, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+_WORD = String(16)  # a status, or the kind of an event
+_INNODB: dict[str, Any] = {
+    f"{server}_{option}": value
+    for server in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
+}
+
+
+class OrderId(TypeDecorator[UUID]):
+    """An order's id as people and logs write it."""
+
+    impl = String(36)
+    cache_ok = True
+
+    def process_bind_param(self, value: UUID | None, dialect: Any) -> str | None:
+        """Return what the driver stores."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> UUID | None:
+        """Return what the program sees."""
+        return None if value is None else UUID(value)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC."""
+
+    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Return what the driver stores."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Return what the program sees."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Cents(TypeDecorator[Decimal]):
+    """An amount of money with two places, kept as whole cents."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Any) -> int | None:
+        """Return what the driver stores."""
+        return None if value is None else to_cents(value)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> Decimal | None:
+        """Return what the program sees."""
+        return None if value is None else from_cents(value)
+
+
+def to_cents(amount: Decimal) -> int:
+    """Return *amount*, which has at most two places, in cents."""
+    return int(amount.scaleb(2))
+
+
+def from_cents(cents: int) -> Decimal:
+    """Return *cents* as an amount with two places."""
+    return Decimal(cents).scaleb(-2)
+
+
+in_orders, in_points, in_inventory = MetaData(), MetaData(), MetaData()
+
+order_table = Table(
+    "orders",
+    in_orders,
+    Column("id", OrderId, primary_key=True),
+    Column("user_id", NAME, nullable=False),
+    Column("product_id", NAME, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("unit_price", Cents, nullable=False),
+    Column("status", _WORD, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # One index for each way to page through the orders, newest first.
+    Index("orders_by_time", "created_at", "id"),
+    Index("orders_by_user", "user_id", "created_at", "id"),
+    Index("orders_by_status", "status", "created_at", "id"),
+    **_INNODB,
+)
+
+point_table = Table(
+    "point_entries",
+    in_points,
+    Column("order_id", OrderId, primary_key=True),
+    Column("user_id", NAME, nullable=False, index=True),
+    Column("amount", BigInteger, nullable=False),
+    **_INNODB,
+)
+
+product_table = Table(
+    "products",
+    in_inventory,
+    Column("id", NAME, primary_key=True),
+    Column("stock", BigInteger, nullable=False),
+    Column("stocked", BigInteger, nullable=False),  # all that was ever put on the shelf
+    Column("price", Cents, nullable=False),
+    **_INNODB,
+)
+
+event_table = Table(
+    "user_events",
+    in_inventory,
+    Column("order_id", OrderId, primary_key=True),
+    Column("kind", _WORD, primary_key=True),
+    Column("user_id", NAME, nullable=False),
+    Column("product_id", NAME, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("at", Moment, nullable=False),
+    Index("user_events_by_user", "user_id", "at"),
+    **_INNODB,
+)
+
+
+async def changed_one(db: AsyncSession, statement: Update) -> bool:
+    """Execute *statement*; return whether its conditions were met by a row."""
+    result = cast("CursorResult[Any]", await db.execute(statement))
+    return result.rowcount == 1
+
+
+async def create_tables() -> None:
+    """Create what is missing; the databases must be open."""
+    for node, metadata in (
+        (orders.primary, in_orders),
+        (points.primary, in_points),
+        (inventory.primary, in_inventory),
+    ):
+        if isinstance(node, MongoNode):
+            await _create_collections(node)
+        else:
+            await _create_sql(node, metadata)
+
+
+async def _create_sql(node: SqlNode, metadata: MetaData) -> None:
+    for last in (False, True):
+        try:
+            async with node.writer.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+        except DBAPIError:
+            # Another process may have created the same table just now; the second look finds it there.
+            if last:
+                raise
+        else:
+            return
+
+
+async def _create_collections(node: MongoNode) -> None:
+    # Before any transaction: older servers create no collection inside one.
+    for name in (product_table.name, event_table.name):
+        try:
+            await node.documents.create_collection(name)
+        except CollectionInvalid:
+            continue  # it is there already
+    await node.documents[event_table.name].create_index([("user_id", 1), ("at", -1)])
