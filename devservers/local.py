@@ -50,7 +50,7 @@ class LocalServer(Server):
         if self.pid is not None:
             return
         self._set_up_once()
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command
                 self._launched(self._command()),
                 stdin=subprocess.DEVNULL,
@@ -111,7 +111,8 @@ class LocalServer(Server):
             raise self._unavailable(f"{Path(command[0]).name} failed:\n{_tail(said)}\n")
 
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
+        """Where the server writes what it has to say."""
         return self.directory / "server.log"
 
     def _launched(self, command: list[str]) -> list[str]:
@@ -137,7 +138,7 @@ class LocalServer(Server):
                     return
                 continue
             raise self._unavailable(
-                f"it ended with code {process.returncode}:\n{_tail(self._log.read_text(errors='replace'))}\n"
+                f"it ended with code {process.returncode}:\n{_tail(self.log.read_text(errors='replace'))}\n"
             )
         raise self._unavailable(f"it did not answer within {_PATIENCE:.0f} seconds")
 
@@ -145,7 +146,7 @@ class LocalServer(Server):
         return ServerUnavailable(
             self.product,
             reason=reason,
-            remedy=f"Read {self._log}, or delete {self.directory} to begin anew",
+            remedy=f"Read {self.log}, or delete {self.directory} to begin anew",
         )
 
 

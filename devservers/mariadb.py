@@ -44,6 +44,7 @@ class MariaDBServer(LocalServer):
         self._mariadbd, self._install_db = _program("mariadbd"), _program("mariadb-install-db")
         client = MariaDBClient.of(f"mysql+asyncmy://polysaga:polysaga@127.0.0.1:{self.port}/?charset=utf8mb4")
         super().__init__(client, origin=self._mariadbd, directory=directory, programs=[Path(self._mariadbd)])
+        self.status = client.status
 
     def _set_up(self) -> None:
         self._run(
@@ -96,6 +97,13 @@ class MariaDBClient:
         ((version,),) = self._run("SELECT version()")
         number, *marks = version.split("-")
         return f"{'MariaDB' if 'MariaDB' in marks else 'MySQL'} {number}"
+
+    def status(self, *names: str) -> dict[str, int]:
+        """Counters of the whole server, by name."""
+        wanted = ", ".join(f"'{name}'" for name in names)
+        return {
+            name: int(value) for name, value in self._run(f"SHOW GLOBAL STATUS WHERE Variable_name IN ({wanted})")
+        }
 
     def exists(self, database: str) -> bool:
         return bool(self._run(f"SHOW DATABASES WHERE `Database` = '{database}'"))

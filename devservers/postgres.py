@@ -55,6 +55,7 @@ class PostgresServer(LocalServer):
             "synchronous_commit": "on",
             "wal_level": "replica",
             "max_wal_senders": "10",
+            "log_line_prefix": "%m [%p] db=%d ",  # counting.py looks for the database
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self.programs / "postgres"), "-D", str(self.data), *flags]

@@ -82,6 +82,8 @@ class SqlNode:
             pool_timeout=pool.acquire_timeout,
             pool_recycle=pool.recycle,
             pool_use_lifo=not one,
+            # Sessions end their transactions themselves; a ROLLBACK more would be one round trip per checkin.
+            pool_reset_on_return=None,
             **arguments,
         )
         self.dialect.prepare(engine, read_only=read_only)

@@ -9,9 +9,9 @@ Our last statement and COMMIT go to the driver directly, in one switch to the se
 of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
 """
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, ExceptionContext, event
@@ -34,16 +34,22 @@ _COMMITS_IMPLICITLY = re.compile(
 )
 
 
-@asynccontextmanager
-async def lend(node: SqlNode) -> AsyncIterator[AsyncSession]:
+class lend:  # noqa: N801 - reads as a verb where it is used
     """Lend an `AsyncSession` on one transaction; whatever happens, the connection comes back clean."""
-    loan = _Loan()
-    async with AsyncSession(node.writer, sync_session_class=_LentSession, expire_on_commit=False) as session:
-        session.sync_session.info[_LOAN] = loan
-        try:
-            yield session
-        finally:
-            loan.end()
+
+    def __init__(self, node: SqlNode) -> None:
+        self._session = AsyncSession(node.writer, sync_session_class=_LentSession, expire_on_commit=False)
+        self._loan = self._session.sync_session.info[_LOAN] = _Loan()
+
+    async def __aenter__(self) -> AsyncSession:
+        return self._session
+
+    async def __aexit__(self, *failure: object) -> None:
+        if not self._loan.lent:
+            return  # committed and closed already, without another switch to the greenlet
+        self._loan.end()
+        # Shielded: a cancelled step must give its connection back all the same.
+        await asyncio.shield(asyncio.ensure_future(self._session.close()))
 
 
 def seal_and_commit(session: Session, node: SqlNode, seal: Seal, result: str) -> None:
@@ -70,8 +76,10 @@ def commit(session: Session) -> None:
     """Commit and close a lent session; runs in its greenlet."""
     loan: _Loan = session.info[_LOAN]
     loan.end()
-    session.commit()
-    session.close()
+    try:
+        session.commit()
+    finally:
+        session.close()
 
 
 def watch(node: SqlNode) -> None:
