@@ -1,0 +1,132 @@
+"""Our own tables: two lines of history, `journal` and `ledger`, each with a version table of its own.
+
+The journal's line runs in the journal's database; the ledger's in every database that takes part in a saga, the
+journal's included. Any number of processes may migrate at once: each database is locked while one of them does
+(`locks.py`), the others find the work done
+(`tests/integration/test_migrations.py::test_of_four_processes_that_start_at_once_one_migrates`). On MongoDB the
+ledger is a collection; it has one version, which is that it exists.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.databases import AnyHandle, Fault, MongoNode, Node, SqlNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.events import Emit, Event, ignore
+from polysaga.migrations import mongo
+from polysaga.migrations.history import JOURNAL, LEDGER, History
+from polysaga.migrations.locks import locked
+from polysaga.sagas import Sagas
+
+__all__ = ["Migration", "migrate", "pending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration(Event):
+    """One line of history in one database: the revision it was found at, and the one this program needs.
+
+    *current* is None where nothing of the line exists yet. As an event it says that the step was made.
+    """
+
+    database: str
+    line: str
+    current: str | None
+    head: str
+
+    @property
+    def needed(self) -> bool:
+        """Tell whether the database is behind the program."""
+        return self.current != self.head
+
+
+async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
+    """Bring the journal and every ledger of *sagas* up to date; return, and emit, what this call changed.
+
+    The databases must be open. Runs on the primaries, one database after the other; what is up to date is left
+    alone, so calling it at every start costs a few queries. Raises `ConfigurationError` if the login may not
+    create tables or if a database is ahead of this program, `DatabaseUnavailable` if a database or its lock
+    cannot be had.
+    """
+    made = []
+    for handle, history in _places(sagas):
+        migration = await _migrate(handle.primary, history)
+        if migration.needed:
+            emit(migration)
+            made.append(migration)
+    return made
+
+
+async def pending(sagas: Sagas) -> list[Migration]:
+    """Return what `migrate` would do now, and change nothing.
+
+    The databases must be open. Raises as `migrate` does.
+    """
+    found = [await _compare(handle.primary, history) for handle, history in _places(sagas)]
+    return [migration for migration in found if migration.needed]
+
+
+def _places(sagas: Sagas) -> Iterator[tuple[AnyHandle, History]]:
+    yield sagas.journal, History(JOURNAL)
+    ledger = History(LEDGER)
+    # The journal's database comes first: `Sagas.open` looks for a ledger there even if no step runs on it.
+    for handle in dict.fromkeys((sagas.journal, *sagas.participants)):
+        yield handle, ledger
+
+
+async def _migrate(node: Node, history: History) -> Migration:
+    if isinstance(node, MongoNode):
+        _check_line(node, history)
+        created = await mongo.create(node)
+        return Migration(node.database, history.line, None if created else mongo.HEAD, mongo.HEAD)
+    try:
+        async with locked(node) as connection:
+            migration = _at(node, history, await connection.run_sync(history.current))
+            if migration.needed:
+                await connection.run_sync(history.upgrade)
+            return migration
+    except DBAPIError as error:
+        raise _explained(node, history, error) from error
+
+
+async def _compare(node: Node, history: History) -> Migration:
+    if isinstance(node, MongoNode):
+        _check_line(node, history)
+        current = mongo.HEAD if await mongo.exists(node) else None
+        return Migration(node.database, history.line, current, mongo.HEAD)
+    try:
+        async with node.reader.connect() as connection:
+            return _at(node, history, await connection.run_sync(history.current))
+    except DBAPIError as error:
+        raise _explained(node, history, error) from error
+
+
+def _check_line(node: MongoNode, history: History) -> None:
+    if history.line == JOURNAL:
+        raise ConfigurationError(
+            f"the journal is kept in an SQL database; '{node.database}' is MongoDB: choose another one"
+        )
+
+
+def _at(node: SqlNode, history: History, current: str | None) -> Migration:
+    if current is not None and current not in history.revisions:
+        raise ConfigurationError(
+            f"the {history.line} of database '{node.database}' is at revision {current}, which this version of "
+            f"Polysaga does not know (it knows up to {history.head}); install the version that migrated it, "
+            "or a later one"
+        )
+    return Migration(node.database, history.line, current, history.head)
+
+
+def _explained(node: SqlNode, history: History, error: DBAPIError) -> Exception:
+    fault = node.dialect.fault(error)
+    reason = " ".join(str(error.orig).split())
+    if fault is not None and (fault.transient or fault is Fault.READ_ONLY):
+        return DatabaseUnavailable(
+            node.database, node.name, f"the {history.line} cannot be migrated now ({reason})"
+        )
+    return ConfigurationError(
+        f"database '{node.database}' at {node.name} refuses the migration of its {history.line} ({reason}); "
+        "use a login that may create and alter tables"
+    )

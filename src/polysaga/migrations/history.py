@@ -1,0 +1,48 @@
+"""One line of history: an ordered set of revision files, and a version table that says how far a database got.
+
+Alembic does the work and needs no configuration file. A revision is handed its `op` as an argument and is not
+to import Alembic's global one: two databases may then be migrated in one process without meeting.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+JOURNAL = "journal"
+LEDGER = "ledger"
+
+_HERE = Path(__file__).parent
+
+
+class History:
+    """The revisions of one line. Its methods run inside `AsyncConnection.run_sync`."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+        self._script = ScriptDirectory(str(_HERE), version_locations=[str(_HERE / line)])
+        self.revisions = frozenset(script.revision for script in self._script.walk_revisions())
+        (self.head,) = self._script.get_heads()
+
+    def current(self, connection: Connection) -> str | None:
+        """Return the revision the database is at; None if the line never began there."""
+        return self._context(connection).get_current_revision()
+
+    def upgrade(self, connection: Connection) -> None:
+        """Run every revision the database lacks, in order, in the transaction that is open on *connection*."""
+        context = self._context(connection)
+        context.run_migrations(op=Operations(context))
+
+    def _context(self, connection: Connection) -> MigrationContext:
+        return MigrationContext.configure(
+            connection=connection,
+            opts={"fn": self._lacking, "version_table": f"polysaga_{self.line}_version"},
+        )
+
+    def _lacking(self, heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:
+        newest_first = list(self._script.iterate_revisions("head", heads, implicit_base=True))
+        revisions = self._script.revision_map
+        return [MigrationStep.upgrade_from_script(revisions, script) for script in reversed(newest_first)]

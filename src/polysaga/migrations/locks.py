@@ -1,0 +1,61 @@
+"""One migration of a database at a time, however many processes start at once.
+
+PostgreSQL: an advisory lock that ends with the transaction, which is also the migration's. MySQL and MariaDB:
+every DDL statement commits by itself, so there is no such transaction; a named lock belongs to the connection
+and falls with it, whatever ends the process. SQLite: the transaction itself, for `BEGIN IMMEDIATE` keeps out
+every other writer of the file.
+
+Whoever waits looks at the version again once it has the lock.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polysaga.databases import SqlNode
+from polysaga.errors import DatabaseUnavailable
+
+PATIENCE = 60  # seconds to wait for another process's migration
+
+_KEY = int.from_bytes(b"polysaga")  # any 64-bit number that nobody else uses
+
+
+@asynccontextmanager
+async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection that alone may migrate the database of *node*; the end of the block commits.
+
+    Raises `DatabaseUnavailable`, or the driver's lock timeout, if another process does not finish in time.
+    """
+    if node.dialect.name == "mysql":
+        async with node.writer.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                await _take_named_lock(node, connection)
+                yield connection
+            finally:
+                # Closing frees the lock also after a cancellation, when no statement can be sent any more.
+                await connection.invalidate()
+        return
+    async with node.writer.begin() as connection:
+        if node.dialect.name == "postgresql":
+            await _take_advisory_lock(node, connection)
+        yield connection
+
+
+async def _take_advisory_lock(node: SqlNode, connection: AsyncConnection) -> None:
+    limit = text("SELECT set_config('lock_timeout', :limit, true)")
+    await connection.execute(limit, {"limit": f"{PATIENCE}s"})
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _KEY})
+    # Short again: a DDL statement that waits for a table makes everybody else wait behind it.
+    await connection.execute(limit, {"limit": f"{node.settings.lock_timeout * 1000:.0f}ms"})
+
+
+async def _take_named_lock(node: SqlNode, connection: AsyncConnection) -> None:
+    # Names are the whole server's and hold 64 characters, no more than a database's own name.
+    take = text("SELECT get_lock(concat('polysaga.', sha1(database())), :patience)")
+    if await connection.scalar(take, {"patience": PATIENCE}) != 1:
+        raise DatabaseUnavailable(
+            node.database, node.name, f"another process has been migrating it for {PATIENCE} s"
+        )
