@@ -10,15 +10,11 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
-
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault
-from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
@@ -27,7 +23,7 @@ from polysaga.sagas.signals import Joined, Lost
 
 T = TypeVar("T")
 _OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
-_JOURNAL = Retry(within=None)
+_FOR_EVER = Retry(within=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +74,16 @@ class Attempts:
             await self._clock.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def persist(self, write: Callable[[], Awaitable[bool]], fault: Callable[..., Fault | None]) -> bool:
-        """Write to the journal, waiting for it as long as it takes; False if the write changed no row."""
+    async def persist(self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None]) -> T:
+        """Return the result of *work* on a database, waiting for the database as long as it takes."""
         for attempt in itertools.count(1):
-            try:
-                return await write()
-            except (DBAPIError, PoolTimeout, DatabaseUnavailable, OSError) as error:
-                found = fault(error)
-                if found is None or not found.transient:
-                    raise
-            await self._clock.sleep(_JOURNAL.delay(attempt, 0.0, random.random()) or 0.0)
+            result, error = await _caught(work(), None)
+            if error is None:
+                return cast(T, result)
+            found = fault(error)
+            if found is None or not found.transient:
+                raise error
+            await self._clock.sleep(_FOR_EVER.delay(attempt, 0.0, random.random()) or 0.0)
         raise AssertionError("unreachable")
 
     def with_last(self, step: str) -> list[dict[str, Any]]:
@@ -134,7 +130,7 @@ class Attempts:
         return seconds
 
 
-async def _caught(work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
+async def _caught(work: Awaitable[T], timeout: float | None) -> tuple[T | None, Exception | None]:
     """Await *work* for at most *timeout* seconds and return its result or its error."""
     try:
         async with asyncio.timeout(timeout):

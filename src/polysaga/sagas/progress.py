@@ -54,22 +54,22 @@ class Progress:
 
     def learn(self, step: str, text: str) -> None:
         """Take in that *step* is done, with its result as JSON."""
+        self.remember(step, text)
+        self.marks[step] = Mark.DONE
+
+    def remember(self, step: str, text: str) -> None:
+        """Keep the result of *step* for those that will ask for it."""
         adapter = self.definition.by_name[step].result
         self._values[step] = decode(adapter, text, what=f"the result of step '{step}'")
         self._texts[step] = text
-        self.marks[step] = Mark.DONE
-
-    def remember(self, texts: Mapping[str, str]) -> None:
-        """Keep results for the compensations that will ask for them."""
-        self._texts.update(texts)
 
     def take_in(self, rows: Mapping[str, LedgerRow]) -> None:
-        """Take in ledger rows; while compensating a step that is done is one that is still to be undone."""
+        """Take in records of steps; while compensating a step that is done is one that is still to be undone."""
         for name, row in rows.items():
-            if row.state is not Mark.DONE:
+            if row.state is not Mark.BLOCKED:
+                self.remember(name, row.result or "null")
+            if row.state is not Mark.DONE or self.status is not Status.COMPENSATING:
                 self.marks[name] = row.state
-            elif self.status is not Status.COMPENSATING:
-                self.learn(name, row.result or "null")
 
     def did(self, step: AnyStep, text: str) -> None:
         """Note that *step* was done just now by this process."""
