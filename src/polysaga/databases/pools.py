@@ -82,6 +82,7 @@ class SqlNode:
             pool_timeout=pool.acquire_timeout,
             pool_recycle=pool.recycle,
             pool_use_lifo=not one,
+            hide_parameters=True,  # errors end up in logs and in the journal, values do not
             # Sessions end their transactions themselves; a ROLLBACK more would be one round trip per checkin.
             pool_reset_on_return=None,
             **arguments,

@@ -14,8 +14,10 @@ awaited: they would hold the connections that their compensations need
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+from polysaga.errors import PayloadError
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.decisions import (
@@ -38,6 +40,7 @@ from polysaga.sagas.engine import Engine
 from polysaga.sagas.journal import Row
 from polysaga.sagas.outcomes import Failure, error_of
 from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.payloads import decode
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.signals import Lost
 from polysaga.sagas.steps import Steps
@@ -56,6 +59,7 @@ class Execution:
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.attempts = Attempts(progress.saga_id, progress.definition.name, engine.clock, engine.emit)
+        self.holds_claim = False  # there is a row, and it names us
         self._not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts, self.not_after)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,19 +84,28 @@ class Execution:
             self.progress.failure, self.progress.reason = failure, failure.as_data()
             self.progress.status = Status.COMPENSATED
             await self._steps.insert(Status.COMPENSATED)
+        self.holds_claim = True
         self.started.set_result(None)
         self._announce()
 
     async def resume(self, row: Row) -> None:
         """Take over where the journal and the ledgers say that the saga stands."""
-        progress = self.progress
+        self.holds_claim = True
+        progress, journal = self.progress, self.engine.journal
         progress.status, progress.reason = row.status, row.error
         self.attempts.history.extend(row.history)
-        found = await self._take_stock(row.results)
-        if found > row.progress:
-            await self.engine.journal.note_progress(progress.claim, found)
-        elif row.expiries > MOST_EXPIRIES:
-            await self._park(f"{row.expiries} owners lost their claim without any progress")
+        try:
+            saga = progress.definition.saga
+            progress.input = decode(saga.input, row.input, what=f"the input of saga {progress.saga_id}")
+            found = await self._take_stock(row.results)
+        except PayloadError as error:
+            await self._park(str(error))
+        else:
+            if found > row.progress:
+                noted = partial(journal.note_progress, progress.claim, found)
+                await self._write(noted, progress.status)
+            elif row.expiries > MOST_EXPIRIES:
+                await self._park(f"{row.expiries} owners in a row lost their claim without any progress")
         self.started.set_result(None)
         self._announce()
 
@@ -148,7 +161,8 @@ class Execution:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            # Their errors, if any, are of no interest any more; not to ask for them would be loud.
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = set()
         self.progress.only_done()
 
@@ -236,23 +250,17 @@ class Execution:
     async def _take_stock(self, journaled: Mapping[str, str]) -> int:
         """Take in what the journal row and all ledgers say; return how many steps have a record."""
         progress = self.progress
-        if progress.status is not Status.COMPENSATING:
-            for name, text in journaled.items():
-                progress.learn(name, text)
-        else:
-            progress.remember(journaled)
-        rows: dict[str, LedgerRow] = {}
+        rows = {step: LedgerRow(Mark.DONE, text) for step, text in journaled.items()}
         by_database: dict[str, list[str]] = {}
         for step in progress.definition.steps:
             if step.name not in journaled:
                 by_database.setdefault(step.database.name, []).append(step.name)
-        looks = [
-            self.engine.participants[name].look(progress.saga_id, steps) for name, steps in by_database.items()
-        ]
-        for found in await asyncio.gather(*looks):
-            rows.update(found)
+        for database, steps in by_database.items():
+            participant = self.engine.participants[database]
+            look = partial(participant.look, progress.saga_id, steps)
+            rows.update(await self.attempts.persist(look, participant.fault))
         progress.take_in(rows)
-        return len(rows) + len(journaled)
+        return len(rows)
 
     def _announce(self) -> None:
         """Tell who waits, once, as soon as the outcome is certain."""

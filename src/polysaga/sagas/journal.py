@@ -393,6 +393,6 @@ def _batch_texts(node: SqlNode) -> dict[str, str]:
             {**claimed, "history": "text"},
             live,
         ),
-        "hand_back_many": update({"wake_at": dialect.clock}, claimed, live),
+        "hand_back_many": update({"wake_at": dialect.clock, "expiries": "0"}, claimed, live),
         "still_ours": f"SELECT j.id FROM {JOURNAL} AS j JOIN {dialect.rows_of(claimed)} ON {same}",
     }

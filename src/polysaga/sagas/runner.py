@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
 
-from polysaga.errors import Busy, KeyReused, OutcomePending, PolysagaError, UnknownSaga
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.errors import Busy, KeyReused, OutcomePending, PolysagaError, TryAgain, UnknownSaga
 from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition
@@ -99,7 +101,6 @@ class LocalRunner:
         saga_id = row.claim.saga_id
         if saga_id in self.executions:
             self.abandon(self.executions[saga_id])  # this process slept through its own lease
-        value = decode(definition.saga.input, row.input, what=f"the input of saga {saga_id}")
         birth = Birth(
             row.claim,
             row.name,
@@ -110,7 +111,7 @@ class LocalRunner:
             row.input_hash,
             row.status,
         )
-        execution = self._execution(definition, birth, value)
+        execution = self._execution(definition, birth, None)  # `resume` decodes the input
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
         self._own(execution, self._resume(execution, row))
 
@@ -141,7 +142,13 @@ class LocalRunner:
             tasks[execution].cancel()
         if unfinished:
             await asyncio.wait([tasks[execution] for execution in unfinished])
-            await self.engine.journal.hand_back([execution.progress.claim for execution in unfinished])
+            claims = [execution.progress.claim for execution in unfinished if execution.holds_claim]
+            try:
+                await self.engine.journal.hand_back(claims)
+            except (DBAPIError, TryAgain) as error:
+                self.engine.emit(
+                    WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {error!r}")
+                )
 
     def _birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
         saga, limit = definition.saga, self.engine.settings.payload_limit

@@ -54,7 +54,7 @@ class Worker:
         ageing = [
             execution
             for execution in self._runner.executions.values()
-            if execution.started.done() and before - execution.renewed_at > lease / 3
+            if execution.holds_claim and before - execution.renewed_at > lease / 3
         ]
         if not ageing:
             return 0
