@@ -1,0 +1,202 @@
+"""Events as log lines, through the standard library's `logging`.
+
+    events = Events(LogSubscriber())
+    async with databases.open(settings, emit=events), sagas.open(settings.sagas, emit=events): ...
+
+One event is one record of the logger `polysaga`: a sentence for people, and in `extra` the same facts as fields
+for machines, `event` naming the kind ("saga-finished"). Sagas are named by their whole id, so that a line can be
+searched for and handed to other tools whatever the formatter prints.
+
+What databases and user code say goes through `_clean` first: one line, at most `_LONGEST` characters, no password.
+"""
+
+import dataclasses
+import logging
+import re
+from functools import singledispatch
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import TypeAlias
+from uuid import UUID
+
+from polysaga.config import masked
+from polysaga.events import (
+    ClaimLost,
+    DatabaseOpened,
+    Event,
+    ReplicaUnreachable,
+    SagaClaimed,
+    SagaDecided,
+    SagaEvent,
+    SagaFinished,
+    SagaNotKnown,
+    SagaParked,
+    SagaStarted,
+    StepCompensated,
+    StepDone,
+    StepEvent,
+    StepFailed,
+    SubscriberFailed,
+    WorkerFailed,
+    WorkerTicked,
+)
+
+Line: TypeAlias = tuple[int, str]  # level and sentence
+Field: TypeAlias = str | int | float | bool | list[str] | None
+
+_LONGEST = 500  # characters of one sentence, or of one field
+_MOST = 20  # items of a field that is a list
+
+# `logging` refuses extras that would hide what a record says about itself.
+_TAKEN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
+class LogSubscriber:
+    """A subscriber that logs every event; give it to `Events`, or as `emit`."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger("polysaga")
+
+    def __call__(self, event: Event) -> None:
+        """Log *event* as one record, if its level is enabled."""
+        level, sentence = line(event)
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, "%s", _clean(sentence), extra=fields(event))
+
+
+def fields(event: Event) -> dict[str, Field]:
+    """Return the facts of *event*, bounded and clean, under names that a log record can carry."""
+    facts = {field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event)}
+    return {
+        "event": _kind(event),
+        **{f"{name}_" if name in _TAKEN else name: fact for name, fact in facts.items()},
+    }
+
+
+@singledispatch
+def line(event: Event) -> Line:
+    """Return level and sentence of *event*; events that have no sentence of their own list their facts."""
+    facts = " ".join(f"{name}={fact}" for name, fact in fields(event).items() if name != "event")
+    return INFO, f"{_kind(event)} {facts}".rstrip()
+
+
+@line.register
+def _(event: DatabaseOpened) -> Line:
+    return INFO, f"database {event.database} is open at {', '.join(event.nodes)}"
+
+
+@line.register
+def _(event: ReplicaUnreachable) -> Line:
+    return WARNING, f"replica {event.node} of database {event.database} does not answer: {event.reason}"
+
+
+@line.register
+def _(event: SagaStarted) -> Line:
+    return DEBUG, f"{_saga(event)} {'joined' if event.joined else 'started'}"
+
+
+@line.register
+def _(event: SagaDecided) -> Line:
+    if event.status == "compensating":
+        return INFO, f"{_saga(event)} is being undone: {event.reason or 'no reason given'}"
+    return DEBUG, f"{_saga(event)} is decided: {event.status}"
+
+
+@line.register
+def _(event: SagaFinished) -> Line:
+    return INFO, f"{_saga(event)} {event.status} in {_duration(event.seconds)}"
+
+
+@line.register
+def _(event: SagaParked) -> Line:
+    return ERROR, f"{_saga(event)} is parked and needs a person: {event.reason}"
+
+
+@line.register
+def _(event: SagaClaimed) -> Line:
+    return INFO, f"{_saga(event)} taken over in epoch {event.epoch}"
+
+
+@line.register
+def _(event: ClaimLost) -> Line:
+    return WARNING, f"{_saga(event)} is driven by another process; epoch {event.epoch} ends here"
+
+
+@line.register
+def _(event: SagaNotKnown) -> Line:
+    return WARNING, f"{_saga(event)} is overdue, but this process has no definition of its version {event.version}"
+
+
+@line.register
+def _(event: StepDone) -> Line:
+    if event.found:
+        return DEBUG, f"{_step(event)} had been done already"
+    return DEBUG, f"{_step(event)} done in {_duration(event.seconds)}{_attempts(event)}"
+
+
+@line.register
+def _(event: StepFailed) -> Line:
+    if event.fault == "refused":
+        return INFO, f"{_step(event)} refused: {event.reason}"
+    return WARNING, f"{_step(event)} failed, attempt {event.attempt} ({event.fault}): {event.reason}"
+
+
+@line.register
+def _(event: StepCompensated) -> Line:
+    if event.null:
+        return DEBUG, f"{_step(event)} never happened and never will"
+    return INFO, f"{_step(event)} undone{_attempts(event)}"
+
+
+@line.register
+def _(event: WorkerTicked) -> Line:
+    return DEBUG, f"worker: {event.renewed} renewed, {event.claimed} taken over, {event.in_flight} in flight"
+
+
+@line.register
+def _(event: WorkerFailed) -> Line:
+    return ERROR, f"a round of the worker failed, the next one tries again: {event.reason}"
+
+
+@line.register
+def _(event: SubscriberFailed) -> Line:
+    return ERROR, f"event subscriber {event.subscriber} failed: {event.reason}"
+
+
+def _saga(event: SagaEvent) -> str:
+    return f"saga {event.saga} {event.saga_id}"
+
+
+def _step(event: StepEvent) -> str:
+    where = "" if event.database is None else f" on {event.database}"
+    return f"{_saga(event)}: step {event.step}{where}"
+
+
+def _attempts(event: StepEvent) -> str:
+    return f", attempt {event.attempt}" if event.attempt > 1 else ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def _kind(event: Event) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
+
+
+def _plain(value: object) -> Field:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case UUID():
+            return str(value)
+        case tuple() | list():
+            return [_clean(str(item)) for item in value[:_MOST]]
+        case _:
+            return _clean(str(value))
+
+
+def _clean(said: str) -> str:
+    """Return *said* without passwords, line breaks and control characters, and not too long."""
+    # Masked before it is cut: a cut could leave half of a URL, which is not known as one.
+    words = " ".join("".join(char if char.isprintable() else " " for char in masked(said)).split())
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
