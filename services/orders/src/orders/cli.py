@@ -1,0 +1,147 @@
+"""`orders`: serve the shop, show it, replay a trace through it, and check its books."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from orders import screen
+from orders.app import create_app
+from orders.client import GaveUp, Shop
+from orders.databases import databases
+from orders.demo import Traffic
+from orders.reconcile import PATIENCE, Reconciliation, reconcile
+from orders.replay import Replay, Tally
+from orders.serving import serve
+from orders.settings import DATA, files, load
+from orders.trace import NotATrace, read
+from polysaga.config import Settings
+from polysaga.errors import PolysagaError
+
+T = TypeVar("T")
+
+cli = typer.Typer(
+    help="A shop's order service over three databases.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Data = Annotated[Path, typer.Option(help="Directory of the SQLite files, unless settings name other databases.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds that orders under way get to find their outcome.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line; what went wrong is said in one line."""
+    try:
+        cli()
+    except (PolysagaError, NotATrace, GaveUp, OSError) as error:
+        print(f"orders: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@cli.command("serve")
+def serve_command(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA) -> None:
+    """Serve the shop until Ctrl-C or SIGTERM; orders under way are finished first."""
+
+    async def up(url: str) -> None:
+        screen.console.print(f"[bold]orders[/bold] is up at {url} [dim](API docs: {url}/docs)[/dim]")
+
+    _run(serve(create_app(load(data)), host=host, port=port, up=up))
+
+
+@cli.command()
+def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA) -> None:
+    """Serve the shop with a small catalogue and about one order a second."""
+    app = create_app(load(data))
+
+    async def up(url: str) -> None:
+        async with Shop(url) as shop:
+            traffic = Traffic(shop)
+            await traffic.open_shop()
+            outcome = await traffic.order()
+            screen.show_demo(url, [(handle.name, handle.primary.name) for handle in databases], outcome.order_id)
+            with screen.counting() as watch:
+                await traffic.go_on(watch)
+
+    _run(serve(app, host=host, port=port, up=up))
+
+
+@cli.command("replay")
+def replay_command(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns of the UCI Online Retail data set.")],
+    url: Annotated[str, typer.Option(help="Where the service is.")] = "http://127.0.0.1:8000",
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Orders under way at once.")] = 8,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Orders per second, at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of the file.")] = None,
+    data: Data = DATA,
+    wait: Wait = PATIENCE,
+    as_json: Json = False,
+) -> None:
+    """Post a trace of real orders, then compare the three databases; exit code 1 if they disagree.
+
+    The same file again repeats no order: each row has a key of its own. The service may be restarted meanwhile.
+    """
+    trace = read(file, limit)
+    settings = _existing(data)
+
+    async def work() -> tuple[Tally, Reconciliation]:
+        async with Shop(url, connections=concurrency) as shop:
+            replay = Replay(shop, trace, concurrency=concurrency, rate=rate)
+            await replay.stock()
+            with screen.progress(len(trace.lines), quiet=as_json) as watch:
+                tally = await replay.run(watch)
+        async with databases.open(settings):
+            return tally, await reconcile(confirmed=tally.confirmed, patience=wait)
+
+    tally, found = _run(work())
+    if as_json:
+        _print_json({"orders": tally.as_data(), "dirty": dict(trace.dirty), "reconciliation": found.as_data()})
+    else:
+        screen.show_tally(tally, trace.dirty)
+        screen.show_reconciliation(found)
+    raise typer.Exit(1 if found.contradictions or tally.failed else 0)
+
+
+@cli.command("reconcile")
+def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = False) -> None:
+    """Compare the three databases; exit code 1 if they disagree. Works while the service runs."""
+    settings = _existing(data)
+
+    async def work() -> Reconciliation:
+        async with databases.open(settings):
+            return await reconcile(patience=wait)
+
+    found = _run(work())
+    if as_json:
+        _print_json({"reconciliation": found.as_data()})
+    else:
+        screen.show_reconciliation(found)
+    raise typer.Exit(1 if found.contradictions else 0)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _existing(data: Path) -> Settings:
+    """Return the settings of a shop that is there; an empty file in the wrong directory would agree with all."""
+    settings = load(data)
+    for file in files(settings):
+        if not file.exists():
+            raise FileNotFoundError(f"no database at {file}; --data must name the directory of the service")
+    return settings
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value))

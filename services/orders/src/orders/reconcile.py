@@ -1,0 +1,167 @@
+"""Do the three databases tell the same story? Read directly, not through the service.
+
+    for every product   stock taken = quantity in confirmed orders
+    for every user      points = confirmed spend
+    for every order     an outcome; points and events that fit it, neither more nor less
+
+The databases have no common snapshot, so one look may catch an order half-way. What may still be under way is
+waited for, and a contradiction counts only if two looks in a row find it.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from orders import order_book, point_book
+from orders.databases import inventory, orders, points
+from orders.inventory import Shelf, inventory_of
+from orders.schemas import EventKind, Order, OrderStatus
+from orders.tables import to_cents
+from polysaga.clock import Clock
+
+PATIENCE = 30.0  # seconds: a saga whose owner was killed is taken over after 10
+_PAUSE = (0.1, 1.0)  # seconds between two looks: first, at most
+
+_EVENTS = {
+    OrderStatus.CONFIRMED: {EventKind.ORDER_PLACED},
+    OrderStatus.CANCELLED: {EventKind.ORDER_PLACED, EventKind.ORDER_CANCELLED},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything that the databases say at about the same time."""
+
+    orders: list[Order]
+    points: dict[UUID, tuple[str, int]]
+    shelves: dict[str, Shelf]
+    events: set[tuple[UUID, EventKind]]
+
+    @property
+    def users(self) -> set[str]:
+        """Return everyone who has an order or points."""
+        return {order.user_id for order in self.orders} | {user_id for user_id, _ in self.points.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Two databases disagree, or an order has no outcome. *passing*: a saga under way explains it, too."""
+
+    text: str
+    passing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What was compared, and what does not add up."""
+
+    orders: int
+    products: int
+    users: int
+    contradictions: list[str]
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what machines read."""
+        return asdict(self)
+
+
+async def reconcile(
+    *, confirmed: Collection[UUID] = (), patience: float = PATIENCE, clock: Clock | None = None
+) -> Reconciliation:
+    """Compare the open databases; *confirmed* are orders that a customer was told are confirmed."""
+    clock = clock or Clock()
+    deadline = clock.monotonic() + patience
+    pause, longest = _PAUSE
+    before: set[Contradiction] | None = None
+    while True:
+        books = await _read()
+        found = set(contradictions(books, confirmed))
+        certain = not any(one.passing for one in found) and found == before
+        if not found or certain or clock.monotonic() >= deadline:
+            break
+        before = found
+        await clock.sleep(pause)
+        pause = min(pause * 2, longest)
+    lasting = found if before is None else found & before
+    return Reconciliation(
+        len(books.orders), len(books.shelves), len(books.users), sorted(one.text for one in lasting)
+    )
+
+
+def contradictions(books: Books, confirmed: Collection[UUID] = ()) -> Iterator[Contradiction]:
+    """Yield everything in *books* that does not add up."""
+    yield from _broken_promises(books, confirmed)
+    yield from _unfinished(books)
+    yield from _wrong_stock(books)
+    yield from _wrong_points(books)
+    yield from _wrong_events(books)
+
+
+def _broken_promises(books: Books, confirmed: Collection[UUID]) -> Iterator[Contradiction]:
+    kept = {order.id for order in books.orders if order.status in _EVENTS}
+    for order_id in set(confirmed) - kept:
+        yield Contradiction(f"order {order_id} was reported as confirmed but is not")
+
+
+def _unfinished(books: Books) -> Iterator[Contradiction]:
+    for order in books.orders:
+        if order.status is OrderStatus.PENDING:
+            yield Contradiction(f"order {order.id} has no outcome", passing=True)
+
+
+def _wrong_stock(books: Books) -> Iterator[Contradiction]:
+    sold: Counter[str] = Counter()
+    for order in _confirmed(books):
+        sold[order.product_id] += order.quantity
+    for product_id in sorted(sold.keys() - books.shelves.keys()):
+        yield Contradiction(f"product {product_id} has confirmed orders but does not exist")
+    for product_id, shelf in books.shelves.items():
+        taken = shelf.stocked - shelf.stock
+        if taken != sold[product_id]:
+            yield Contradiction(
+                f"product {product_id}: {taken} taken from stock, {sold[product_id]} in confirmed orders"
+            )
+
+
+def _wrong_points(books: Books) -> Iterator[Contradiction]:
+    spend: Counter[str] = Counter()
+    credited: Counter[str] = Counter()
+    for order in _confirmed(books):
+        spend[order.user_id] += order.quantity * to_cents(order.unit_price)
+    for user_id, amount in books.points.values():
+        credited[user_id] += amount
+    for user_id in books.users:
+        if credited[user_id] != spend[user_id]:
+            yield Contradiction(
+                f"user {user_id}: {credited[user_id]} points, {spend[user_id]} cents of confirmed spend"
+            )
+    earning = {order.id for order in _confirmed(books)}
+    for order_id in earning - books.points.keys():
+        yield Contradiction(f"order {order_id} is confirmed but has no points entry")
+    for order_id in books.points.keys() - earning:
+        yield Contradiction(f"order {order_id} has a points entry but is not confirmed")
+
+
+def _wrong_events(books: Books) -> Iterator[Contradiction]:
+    due = {(order.id, kind) for order in books.orders for kind in _EVENTS.get(order.status, ())}
+    for order_id, kind in due - books.events:
+        yield Contradiction(f"order {order_id} has no event '{kind}'", passing=True)
+    for order_id, kind in books.events - due:
+        yield Contradiction(f"order {order_id} has an event '{kind}' that does not fit its status")
+
+
+def _confirmed(books: Books) -> Iterator[Order]:
+    return (order for order in books.orders if order.status is OrderStatus.CONFIRMED)
+
+
+async def _read() -> Books:
+    async with orders.reader() as db, points.reader() as point_db, inventory.reader() as session:
+        store = inventory_of(session)
+        return Books(
+            await order_book.everything(db),
+            await point_book.entries(point_db),
+            await store.shelves(),
+            await store.recorded(),
+        )

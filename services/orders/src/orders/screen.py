@@ -1,0 +1,130 @@
+"""What people see in the terminal: one accent, numbers in columns, nothing that a narrow window breaks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orders.reconcile import Reconciliation
+from orders.replay import Tally
+from polysaga.clock import Clock
+
+_EVERY = 5.0  # seconds between two lines where there is no terminal
+_SHOWN = 20  # contradictions that are listed one by one
+
+console = Console(highlight=False)
+Watch = Callable[[Tally], None]
+
+
+def facts(title: str, rows: Mapping[str, str]) -> None:
+    """Print a titled block of names and values."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        grid.add_row(f"  {name}", value)
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(grid)
+
+
+def show_demo(url: str, nodes: Sequence[tuple[str, str]], order_id: UUID | None) -> None:
+    """Print where to look while the demo runs."""
+    facts("A shop over three databases", dict(nodes))
+    pages = {"API docs": "docs", "all orders": "orders", "health": "health/ready"}
+    if order_id is not None:
+        pages |= {"one order": f"orders/{order_id}", "its saga": f"sagas/{order_id}"}
+    facts("Look at", {name: f"{url}/{path}" for name, path in pages.items()})
+    console.print("\nAbout one order a second comes in. Ctrl-C ends it; the next start goes on from here.\n")
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[Counter[str]], None]]:
+    """Show one line that counts how orders end; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("waiting for the first order") as line:
+        yield lambda seen: line.update(" · ".join(f"{count:,} {what}" for what, count in seen.items()))
+
+
+@contextmanager
+def progress(total: int, *, quiet: bool) -> Iterator[Watch]:
+    """Show how a replay goes on: a bar on a terminal, a line now and then elsewhere, or nothing."""
+    if quiet:
+        yield lambda _: None
+        return
+    if not console.is_terminal:
+        yield _lines(Clock())
+        return
+    columns = (
+        TextColumn("Replaying"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, counts="")
+
+        def watch(tally: Tally) -> None:
+            bar.update(task, completed=tally.done, counts=_counts(tally))
+
+        yield watch
+
+
+def show_tally(tally: Tally, dirty: Counter[str]) -> None:
+    """Print how the orders of a replay ended, and which rows of the file were none."""
+    facts(
+        f"{tally.total:,} orders in {tally.seconds:.1f} s, {tally.rate:.0f} per second",
+        {
+            "confirmed": f"{len(tally.confirmed):>7,}",
+            **{f"refused: {reason}": f"{count:>7,}" for reason, count in tally.refused.most_common()},
+            **{f"failed: {reason}": f"{count:>7,}" for reason, count in tally.failed.most_common()},
+            "requests repeated": f"{tally.repeated:>7,}",
+        },
+    )
+    if dirty:
+        rows = {reason: f"{count:>7,}" for reason, count in dirty.most_common()}
+        facts(f"{dirty.total():,} rows are not orders", rows)
+
+
+def show_reconciliation(found: Reconciliation) -> None:
+    """Print whether the databases agree, and where they do not."""
+    compared = f"{found.orders:,} orders, {found.products:,} products, {found.users:,} users"
+    if not found.contradictions:
+        console.print(f"\n[bold green]✓ The three databases agree[/bold green] [dim]({compared})[/dim]")
+        return
+    count = len(found.contradictions)
+    console.print(
+        f"\n[bold red]✗ {count:,} contradiction{'s' * (count > 1)} between the databases[/bold red] "
+        f"[dim]({compared})[/dim]"
+    )
+    for text in found.contradictions[:_SHOWN]:
+        console.print(f"  {text}", markup=False)
+    if count > _SHOWN:
+        console.print(f"  [dim]and {count - _SHOWN:,} more; --json lists all[/dim]")
+
+
+def _lines(clock: Clock) -> Watch:
+    last = clock.monotonic()
+
+    def watch(tally: Tally) -> None:
+        nonlocal last
+        if tally.done == tally.total or clock.monotonic() - last >= _EVERY:
+            last = clock.monotonic()
+            console.print(f"{tally.done:,} of {tally.total:,} orders, {_counts(tally)}")
+
+    return watch
+
+
+def _counts(tally: Tally) -> str:
+    parts = [f"{tally.rate:.0f}/s", f"{len(tally.confirmed):,} confirmed", f"{tally.refused.total():,} refused"]
+    if tally.failed:
+        parts.append(f"{tally.failed.total():,} failed")
+    if tally.repeated:
+        parts.append(f"{tally.repeated:,} retried")
+    return " · ".join(parts)

@@ -1,0 +1,90 @@
+"""Running the application in uvicorn, from the first socket to the last saga.
+
+A signal ends things in this order: no new connections, the requests under way get their answers, the sagas
+that still run are drained, the databases close. Then the process ends with exit code 0.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+_LAST_REQUESTS = 15  # seconds that requests under way get; none waits longer for its outcome
+
+
+async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Awaitable[None]]) -> None:
+    """Serve *app* until SIGINT or SIGTERM, with *up* beside it, which is told the URL.
+
+    Raises `OSError` if the port cannot be had, and whatever keeps the databases from opening.
+    """
+    with _bound(host, port) as listener:
+        async with app.router.lifespan_context(app):
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    lifespan="off",  # it is open already, and outlives the last request
+                    access_log=False,
+                    log_level="warning",
+                    timeout_graceful_shutdown=_LAST_REQUESTS,
+                )
+            )
+            beside = asyncio.create_task(_beside(server, listener, up))
+            with _stopped_by_signals(server):
+                try:
+                    await server.serve(sockets=[listener])
+                finally:
+                    beside.cancel()
+                    await asyncio.wait([beside])
+            if not beside.cancelled():
+                beside.result()
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it is up, and leaves signals to `serve`."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: _Server) -> Iterator[None]:
+    def stop() -> None:
+        server.force_exit = server.should_exit  # the second signal does not wait for requests
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    yield
+
+
+async def _beside(server: _Server, listener: socket.socket, up: Callable[[str], Awaitable[None]]) -> None:
+    await server.up.wait()
+    host, port = listener.getsockname()[:2]
+    await up(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket on the port; it does not listen before the application is ready."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,136 @@
+"""A trace of real orders: the columns of the UCI "Online Retail" data set, dirt included.
+
+Every row is either one order line or is counted under the reason why it is not; no row is fatal.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from orders.schemas import Money, OrderCreate
+
+COLUMNS = ("InvoiceNo", "StockCode", "Quantity", "UnitPrice", "CustomerID")
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_PRICE = TypeAdapter[Decimal](Money)
+_SHARE = Decimal("0.9")  # of the demand that is in stock, so that some orders are refused
+
+
+class NotATrace(ValueError):
+    """The file as a whole cannot be read as a trace."""
+
+
+class Dirty(ValueError):
+    """One row is not an order; the message is the reason that it is counted under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One order of the trace; *number* is its line in the file."""
+
+    number: int
+    order: OrderCreate
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a file holds: its orders, and how many rows are none, by reason."""
+
+    name: str
+    lines: list[Line] = field(default_factory=list)
+    dirty: Counter[str] = field(default_factory=Counter)
+
+    def prices(self) -> dict[str, Decimal]:
+        """Return the first price of every product."""
+        return {line.order.product_id: line.price for line in reversed(self.lines)}
+
+    def stock(self) -> dict[str, int]:
+        """Return what to put in stock: most of the demand for a product, at least enough for its first line."""
+        first = {line.order.product_id: line.order.quantity for line in reversed(self.lines)}
+        demand: Counter[str] = Counter()
+        for line in self.lines:
+            demand[line.order.product_id] += line.order.quantity
+        return {product_id: max(first[product_id], int(total * _SHARE)) for product_id, total in demand.items()}
+
+
+def read(path: Path, limit: int | None = None) -> Trace:
+    """Read the first *limit* rows of the file, or all; raise `NotATrace` if it is none."""
+    trace = Trace(path.name)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            for number, row in islice(_rows(file), limit):
+                try:
+                    trace.lines.append(_line(number, row))
+                except Dirty as reason:
+                    trace.dirty[str(reason)] += 1
+    except OSError as error:
+        raise NotATrace(f"cannot read {path}: {error.strerror}") from error
+    return trace
+
+
+def _rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Yield line number and row; None is a row that does not fit the columns."""
+    reader = csv.reader(file)
+    header = [name.strip() for name in next(reader, [])]
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise NotATrace(
+            f"this is not an order trace: no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
+        )
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            yield reader.line_num, None
+            continue
+        if row is None:
+            return
+        yield reader.line_num, dict(zip(header, row, strict=True)) if len(row) == len(header) else None
+
+
+def _line(number: int, row: dict[str, str] | None) -> Line:
+    if row is None:
+        raise Dirty("wrong number of columns")
+    quantity = _quantity(row["Quantity"].strip())
+    if not row["StockCode"].strip():
+        raise Dirty("no stock code")
+    if not row["CustomerID"].strip():
+        raise Dirty("no customer")
+    price = _price(row["UnitPrice"].strip())
+    try:
+        order = OrderCreate(user_id=row["CustomerID"], product_id=row["StockCode"], quantity=quantity)
+    except ValidationError as error:
+        raise Dirty(f"unusable {error.errors()[0]['loc'][0]}") from error
+    return Line(number, order, price)
+
+
+def _quantity(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise Dirty("unreadable quantity")
+    quantity = int(text)
+    if quantity <= 0:
+        raise Dirty("returned goods" if quantity else "zero quantity")
+    return quantity
+
+
+def _price(text: str) -> Decimal:
+    try:
+        price = Decimal(text)
+    except InvalidOperation:
+        raise Dirty("unreadable price") from None
+    if not price.is_finite():
+        raise Dirty("unreadable price")
+    if price < Decimal("0.005"):
+        raise Dirty("no price")
+    try:
+        return _PRICE.validate_python(round(price, 2))
+    except (ValidationError, InvalidOperation):
+        raise Dirty("unusable price") from None
