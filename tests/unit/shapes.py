@@ -1,0 +1,72 @@
+"""Sagas in a few words, for tests that look at their shape and never run their steps."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from polysaga import SqlDatabase
+from polysaga.sagas.definition import AnyStep, Definition, Kind, Saga
+
+HOME = "home"  # the journal's database in all these tests
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One step; *after* None: the one before it."""
+
+    name: str
+    database: str = HOME
+    after: tuple[str, ...] | None = None
+    kind: Kind = "compensatable"
+
+
+def saga_of(steps: Iterable[Planned], *, name: str = "order", version: int = 1) -> Saga[Any, Any]:
+    """Return a saga of these steps; every compensatable one has a compensation."""
+    saga: Saga[Any, Any] = Saga(name, input=int, version=version)
+    handles: dict[str, SqlDatabase] = {}
+    made: dict[str, AnyStep] = {}
+    for one in steps:
+        handle = handles.setdefault(one.database, SqlDatabase(one.database))
+        after = None if one.after is None else [made[earlier] for earlier in one.after]
+        step = saga.step(handle, after=after, kind=one.kind)(_action(one.name))
+        made[one.name] = step
+        if one.kind == "compensatable":
+            step.compensation(_undo)
+    return saga
+
+
+def definition_of(*steps: Planned) -> Definition:
+    """Return the checked definition of these steps."""
+    return saga_of(steps).definition()
+
+
+def _action(name: str) -> Any:
+    async def action(db: Any, value: int, ctx: Any) -> int:
+        return value
+
+    action.__name__ = name
+    return action
+
+
+async def _undo(db: Any, value: int, done: int, ctx: Any) -> None:
+    """Undo nothing."""
+
+
+PLACE_ORDER = (
+    Planned("open_order"),
+    Planned("reserve_stock", "inventory"),
+    Planned("credit_points", "points", after=("open_order",)),
+    Planned("confirm_order", HOME, ("reserve_stock", "credit_points"), "pivot"),
+    Planned("record_event", "inventory", kind="retriable"),
+)
+LEDGER_PIVOT = (
+    Planned("reserve", "inventory"),
+    Planned("credit", "points"),
+    Planned("ship", "inventory", kind="pivot"),
+    Planned("announce", "points", kind="retriable"),
+)
+SEVERAL_LEAVES = (
+    Planned("open"),
+    Planned("reserve", "inventory"),
+    Planned("credit", "points", after=("open",)),
+)

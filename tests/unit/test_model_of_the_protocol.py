@@ -1,0 +1,440 @@
+"""The protocol as built, checked exhaustively: several owners of one saga, driven by the real `decide`.
+
+Every interleaving of: takeovers at any moment, old owners that stop for good or wake up late, refusals, and
+commits whose reply was lost and which land at any later time or never. The world around `decide` is a journal
+row with the conditional writes of `journal.py` and ledgers with those of `participants/`; each move is one
+commit. A planted mistake changes one of these writes; the same search must find it.
+
+What must hold in every state: each effect happened at most once and was undone at most once; `completed` means
+all effects, `compensated` means none; who was told "completed" is never undone; and a fresh owner, left alone,
+brings the saga to rest.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple, TypeAlias
+
+import pytest
+
+from polysaga.sagas.decisions import (
+    BlockPivot,
+    CancelActive,
+    Compensate,
+    Decision,
+    Finish,
+    GoForward,
+    Known,
+    Mark,
+    Rest,
+    Run,
+    Status,
+    Undo,
+    Wait,
+    decide,
+    fused_first,
+)
+from polysaga.sagas.definition import Definition
+from tests.unit.shapes import HOME, LEDGER_PIVOT, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of
+
+# One letter per step, in an owner's memory (NOTHING: not known) and in the ledgers (NOTHING: no row).
+ACTIVE, DONE, COMPENSATED, BLOCKED, NOTHING = "A", "D", "C", "B", "."
+_MARKS = {ACTIVE: Mark.ACTIVE, DONE: Mark.DONE, COMPENSATED: Mark.COMPENSATED, BLOCKED: Mark.BLOCKED}
+# Plain text: hashing members of an enum would be most of the time of a search.
+RUNNING, COMPLETING, COMPENSATING = "running", "completing", "compensating"
+FINAL = ("completed", "compensated")
+
+
+class Owner(NamedTuple):
+    """What one process believes; it never moves again if it was killed."""
+
+    epoch: int
+    status: str
+    marks: str
+    failed: bool = False
+    stock_taken: bool = True
+
+
+class State(NamedTuple):
+    """The databases, everybody who owned the saga, and the commits that are on their way."""
+
+    status: str
+    epoch: int
+    ledger: str
+    effects: tuple[int, ...]
+    owners: tuple[Owner, ...]
+    late: frozenset[tuple[int, int]] = frozenset()  # (epoch, step): given up by the owner, may still land
+    told: bool = False  # a caller was told "completed"
+
+
+Move: TypeAlias = tuple[str, State]
+Become: TypeAlias = Callable[
+    [Owner | None, State], State
+]  # the state with the owner as it is afterwards, or without
+
+
+class World:
+    """One definition with its databases; *planted* names a mistake in what the owners or the statements do."""
+
+    def __init__(self, definition: Definition, *, owners: int = 3, late: int = 1, planted: str = "") -> None:
+        self.definition, self.owners, self.late, self.planted = definition, owners, late, planted
+        self.steps = definition.steps
+        self.number = {step.name: number for number, step in enumerate(self.steps)}
+        fused, decision = fused_first(definition, HOME), definition.decision
+        self.first = None if fused is None else self.number[fused]
+        self.pivot = None if decision is None else self.number[decision.name]
+        self.home_pivot = self.pivot if decision is not None and decision.database.name == HOME else None
+        self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
+        self._ends: dict[tuple[str, str, tuple[int, ...]], bool] = {}
+
+    def born(self) -> State:
+        """The start is durable, and a fused first step with it."""
+        fused = [number == self.first for number in range(len(self.steps))]
+        marks = "".join(DONE if one else NOTHING for one in fused)
+        owner = Owner(1, RUNNING, marks)
+        return State(RUNNING, 1, NOTHING * len(fused), tuple(map(int, fused)), (owner,))
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """Everything that can happen next."""
+        if state.status not in FINAL and state.epoch < self.owners:
+            yield f"{state.epoch + 1} takes over", self._taken_over(state)
+        for epoch, step in state.late:
+            landed = self._land(state._replace(late=state.late - {(epoch, step)}), epoch, step)
+            if landed is not None:
+                yield f"late commit of {self.steps[step].name} by {epoch} lands", landed
+        for place, owner in enumerate(state.owners):
+            for label, moved in self._owner_moves(state, place, owner):
+                yield f"{owner.epoch} {label}", moved
+
+    def wrong(self, state: State) -> str | None:
+        """Which promise *state* breaks."""
+        if any(effect not in {0, 1} for effect in state.effects):
+            return "an effect happened twice or was undone twice"
+        if state.status == "completed" and not all(state.effects):
+            return "completed with a missing effect"
+        if state.status == "compensated" and any(state.effects):
+            return "compensated with an effect left"
+        if state.status == "compensated" and state.told:
+            return "a caller was told 'completed' and the saga was undone"
+        if state.status not in FINAL and not self._a_fresh_owner_ends(state):
+            return "no fresh owner can finish"
+        return None
+
+    def _taken_over(self, state: State) -> State:
+        epoch = state.epoch + 1
+        owner = Owner(epoch, state.status, NOTHING * len(self.steps), stock_taken=False)
+        return state._replace(epoch=epoch, owners=(*state.owners, owner))
+
+    def _owner_moves(self, state: State, place: int, owner: Owner) -> Iterator[Move]:
+        def become(after: Owner | None, state: State) -> State:
+            kept = () if after is None or after.status in FINAL else (after,)
+            return state._replace(owners=(*state.owners[:place], *kept, *state.owners[place + 1 :]))
+
+        if not owner.stock_taken:
+            after = self._with_stock(owner, state)
+            yield "takes stock", become(after, self._tell(state, after))
+            return
+        marks, decision = self._decide(owner)
+        owner = owner._replace(marks=marks)
+        match decision:
+            case Wait():
+                for step in (number for number, mark in enumerate(marks) if mark == ACTIVE):
+                    if owner.status == COMPENSATING:
+                        after, moved = self._undo(state, owner, step)
+                        yield f"undoes {self.steps[step].name}", become(after, moved)
+                    else:
+                        for label, done, moved in self._attempt(state, owner, step):
+                            told = moved if done is None else self._tell(moved, done)
+                            yield f"{label} {self.steps[step].name}", become(done, told)
+            case CancelActive():
+                late = {(owner.epoch, number) for number, mark in enumerate(marks) if mark == ACTIVE}
+                sent = state._replace(late=state.late | late) if len(state.late) < self.late else state
+                yield "cancels", become(owner._replace(marks=marks.replace(ACTIVE, NOTHING)), sent)
+            case Compensate():
+                if state.status == RUNNING and self._ours(state, owner):
+                    after = owner._replace(status=COMPENSATING, marks=NOTHING * len(marks))
+                    yield "decides to compensate", become(after, state._replace(status=COMPENSATING))
+                else:
+                    yield "cannot compensate", become(None, state)
+            case BlockPivot(name):
+                yield f"blocks {name}", self._block(state, owner, become, self.number[name])
+            case GoForward():
+                if state.status == COMPENSATING and self._ours(state, owner):
+                    after = self._with_stock(owner._replace(status=RUNNING, failed=False), state)
+                    moved = self._tell(state._replace(status=RUNNING), after)
+                    yield "goes forward", become(after, moved)
+                else:
+                    yield "cannot go forward", become(None, state)
+            case Finish(status):
+                yield f"finishes as {status}", become(None, self._finish(state, owner, status.value))
+            case Rest():
+                yield "rests", become(None, state)
+            case _:
+                raise AssertionError(decision)
+
+    def _decide(self, owner: Owner) -> tuple[str, Decision]:
+        """Ask the real `decide` until it names something that leaves the process."""
+        asked = (owner.status, owner.marks, owner.failed)
+        if asked not in self._decisions:
+            marks = owner.marks
+            while True:
+                decision = self._ask(owner, marks)
+                if not isinstance(decision, Run | Undo):
+                    break
+                begun = {self.number[name] for name in decision.steps}
+                marks = "".join(ACTIVE if number in begun else mark for number, mark in enumerate(marks))
+            self._decisions[asked] = marks, decision
+        return self._decisions[asked]
+
+    def _ask(self, owner: Owner, marks: str) -> Decision:
+        def asked(marks: str) -> Decision:
+            named = {
+                step.name: _MARKS[mark] for step, mark in zip(self.steps, marks, strict=True) if mark in _MARKS
+            }
+            known = Known(Status(owner.status), named, failed=owner.failed)
+            return decide(self.definition, known, journal=HOME)
+
+        decision = asked(marks)
+        if self.planted == "pivot blocked last" and isinstance(decision, BlockPivot):
+            others = asked(_changed(marks, self.number[decision.step], BLOCKED))
+            return decision if isinstance(others, Finish) else others
+        return decision
+
+    def _attempt(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
+        """One attempt of an action, and what the owner concludes after looking at the record."""
+        kind = self.steps[step].kind
+        row = state.ledger[step]
+        done = owner._replace(marks=_changed(owner.marks, step, DONE))
+        failed = owner._replace(marks=_changed(owner.marks, step, NOTHING), failed=True)
+        landed = self._land(state, owner.epoch, step)
+        if landed is not None:
+            status = landed.status if step == self.home_pivot else owner.status
+            yield "does", done._replace(status=status), landed
+            if kind != "retriable":
+                yield "is refused", failed, state
+                if len(state.late) < self.late:
+                    yield "gives up", failed, state._replace(late=state.late | {(owner.epoch, step)})
+        elif step == self.home_pivot:
+            found = self._ours(state, owner) and state.status in {COMPLETING, "completed"}
+            yield "finds", done._replace(status=state.status) if found else None, state
+        elif row == DONE or self.planted == "a late action reports success":
+            yield "finds", done, state
+        else:
+            # A retriable step tries again until its patience ends; then its owner puts the saga aside.
+            yield "is too late for", None if kind == "retriable" else failed, state
+        if self._ends_with(owner, step) and row == NOTHING:
+            if owner.status == state.status and self._ours(state, owner):
+                fused = self._effect(state, step, +1)._replace(
+                    status="completed", ledger=_changed(state.ledger, step, DONE)
+                )
+                yield "finishes with", done._replace(status="completed"), fused
+            else:
+                yield "cannot finish with", None, state
+
+    def _land(self, state: State, epoch: int, step: int) -> State | None:
+        """The commit of an action reaches its database; None if its condition does not hold."""
+        if step != self.home_pivot:
+            if state.ledger[step] != NOTHING:
+                return None
+            return self._effect(state, step, +1)._replace(ledger=_changed(state.ledger, step, DONE))
+        if self.planted != "the pivot does not ask the journal":
+            held = state.epoch == epoch or self.planted == "the epoch is not checked"
+            if not held or (state.status != RUNNING and self.planted != "the status is not checked"):
+                return None
+        following = self.definition.following[self.steps[step].name]
+        return self._effect(state, step, +1)._replace(status=COMPLETING if following else "completed")
+
+    def _undo(self, state: State, owner: Owner, step: int) -> tuple[Owner, State]:
+        row = state.ledger[step]
+        if row == DONE:
+            moved = self._effect(state, step, -1)._replace(ledger=_changed(state.ledger, step, COMPENSATED))
+        elif row == NOTHING and self.planted != "no row for what never ran":
+            moved = state._replace(ledger=_changed(state.ledger, step, BLOCKED))
+        else:
+            moved = state
+        mark = BLOCKED if row == NOTHING else COMPENSATED
+        return owner._replace(marks=_changed(owner.marks, step, mark)), moved
+
+    def _block(self, state: State, owner: Owner, become: Become, step: int) -> State:
+        if state.ledger[step] == DONE:
+            return become(owner._replace(marks=_changed(owner.marks, step, DONE)), state)
+        after = owner._replace(marks=_changed(owner.marks, step, BLOCKED))
+        return become(after, state._replace(ledger=_changed(state.ledger, step, BLOCKED)))
+
+    def _finish(self, state: State, owner: Owner, status: str) -> State:
+        fused = status == "compensated" and self.first is not None and self.first != self.pivot
+        holds = self._ours(state, owner) and state.status == owner.status
+        unconditional = "the first step is undone unconditionally" if fused else "the finish asks for nothing"
+        if not holds and self.planted != unconditional:
+            return state
+        moved = state._replace(status=status, told=state.told or status == "completed")
+        return self._effect(moved, self.first or 0, -1) if fused else moved
+
+    def _ours(self, state: State, owner: Owner) -> bool:
+        return state.epoch == owner.epoch or self.planted == "the epoch is not checked"
+
+    def _with_stock(self, owner: Owner, state: State) -> Owner:
+        """What a takeover learns from the row it claimed and from the ledgers as they are now."""
+        if owner.status == COMPENSATING:
+            return owner._replace(marks=state.ledger.replace(DONE, NOTHING), stock_taken=True)
+        marks = state.ledger
+        if self.first is not None:
+            marks = _changed(marks, self.first, DONE)
+        if self.home_pivot is not None and owner.status == COMPLETING:
+            marks = _changed(marks, self.home_pivot, DONE)
+        return owner._replace(marks=marks, stock_taken=True)
+
+    def _tell(self, state: State, owner: Owner) -> State:
+        """Answer the caller as soon as the owner believes that the saga is decided."""
+        decided = self.pivot is not None and owner.marks[self.pivot] == DONE and owner.status != COMPENSATING
+        return state._replace(told=True) if decided or owner.status == "completed" else state
+
+    def _ends_with(self, owner: Owner, step: int) -> bool:
+        others = (mark for number, mark in enumerate(owner.marks) if number != step)
+        at_home = self.steps[step].database.name == HOME and step != self.home_pivot
+        return at_home and all(mark == DONE for mark in others)
+
+    def _effect(self, state: State, step: int, change: int) -> State:
+        effects = list(state.effects)
+        effects[step] += change
+        return state._replace(effects=tuple(effects))
+
+    def _a_fresh_owner_ends(self, state: State) -> bool:
+        seen = (state.status, state.ledger, state.effects)
+        if seen not in self._ends:
+            alone = self._taken_over(state._replace(owners=(), late=frozenset()))
+            for _ in range(8 * len(self.steps)):
+                if alone.status in FINAL or not alone.owners:
+                    break
+                _, alone = next(self._owner_moves(alone, 0, alone.owners[0]))
+            self._ends[seen] = alone.status in FINAL
+        return self._ends[seen]
+
+
+class Found(NamedTuple):
+    """How a search ended: what was wrong and the moves that led there, or how many states are fine."""
+
+    wrong: str | None
+    path: tuple[str, ...]
+    states: int
+    seen: frozenset[str]  # the names of all moves
+
+
+@cache
+def search(steps: tuple[Planned, ...], planted: str = "") -> Found:
+    """Visit every state that can be reached, breadth first; stop at the first that breaks a promise."""
+    world = World(definition_of(*steps), planted=planted)
+    start = world.born()
+    came: dict[State, Move | None] = {start: None}
+    queue, labels = deque([start]), set[str]()
+    while queue:
+        state = queue.popleft()
+        wrong = world.wrong(state)
+        if wrong is not None:
+            return Found(wrong, _path(came, state), len(came), frozenset(labels))
+        for label, following in world.moves(state):
+            labels.add(label)
+            if following not in came:
+                came[following] = label, state
+                queue.append(following)
+    return Found(None, (), len(came), frozenset(labels))
+
+
+def _path(came: dict[State, Move | None], state: State) -> tuple[str, ...]:
+    labels: list[str] = []
+    step = came[state]
+    while step is not None:
+        labels.append(step[0])
+        step = came[step[1]]
+    return tuple(reversed(labels))
+
+
+def _changed(letters: str, place: int, letter: str) -> str:
+    return letters[:place] + letter + letters[place + 1 :]
+
+
+LAST_AT_HOME = (
+    Planned("reserve", "inventory", ()),
+    Planned("write", HOME, ()),
+)
+LAST_RETRIABLE_AT_HOME = (
+    Planned("reserve", "inventory"),
+    Planned("ship", "inventory", kind="pivot"),
+    Planned("note", kind="retriable"),
+)
+TWO_ROOTS = (
+    Planned("reserve", "inventory", ()),
+    Planned("credit", "points", ()),
+    Planned("ship", "parcels", ("reserve", "credit"), "pivot"),
+    Planned("announce", HOME, kind="retriable"),
+)
+LAST_STEP_DECIDES = (Planned("open"), Planned("reserve", "inventory"), Planned("confirm"))
+LAST_STEP_DECIDES_ELSEWHERE = (Planned("open"), Planned("reserve", "inventory"))
+
+SHAPES = {
+    "first step and pivot at home": PLACE_ORDER,
+    "no step at home": LEDGER_PIVOT,
+    "several last steps": SEVERAL_LEAVES,
+    "several last steps, one at home": LAST_AT_HOME,
+    "retriable last step at home": LAST_RETRIABLE_AT_HOME,
+    "two first steps": TWO_ROOTS,
+    "last step decides, at home": LAST_STEP_DECIDES,
+    "last step decides, elsewhere": LAST_STEP_DECIDES_ELSEWHERE,
+}
+
+# Which mistake breaks which shape; every other pair is harmless, because something else carries the promise.
+PLANTED = [
+    ("pivot blocked last", LEDGER_PIVOT),
+    ("pivot blocked last", LAST_RETRIABLE_AT_HOME),
+    ("a late action reports success", LEDGER_PIVOT),
+    ("a late action reports success", LAST_STEP_DECIDES_ELSEWHERE),
+    ("no row for what never ran", PLACE_ORDER),
+    ("no row for what never ran", LEDGER_PIVOT),
+    ("no row for what never ran", SEVERAL_LEAVES),
+    ("the first step is undone unconditionally", PLACE_ORDER),
+    ("the first step is undone unconditionally", SEVERAL_LEAVES),
+    ("the pivot does not ask the journal", PLACE_ORDER),
+    ("the pivot does not ask the journal", LAST_STEP_DECIDES),
+    ("the status is not checked", PLACE_ORDER),
+    ("the finish asks for nothing", PLACE_ORDER),
+    ("the finish asks for nothing", SEVERAL_LEAVES),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_no_interleaving_of_three_owners_and_a_late_commit_breaks_a_promise(shape: tuple[Planned, ...]) -> None:
+    found = search(shape)
+    assert (found.wrong, found.path) == (None, ())
+
+
+@pytest.mark.parametrize(("planted", "shape"), PLANTED)
+def test_a_planted_mistake_is_found(planted: str, shape: tuple[Planned, ...]) -> None:
+    found = search(shape, planted)
+    assert found.wrong is not None, f"{found.states} states and nothing wrong"
+
+
+@pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT])
+def test_the_ledger_and_the_status_carry_the_promise_also_without_the_epoch(shape: tuple[Planned, ...]) -> None:
+    """The epoch tells an old owner to stop; the effects are right without it, at the price of more work."""
+    found = search(shape, "the epoch is not checked")
+    assert (found.wrong, found.path) == (None, ())
+
+
+def test_the_search_reaches_the_rare_moves() -> None:
+    seen = search(LEDGER_PIVOT).seen
+    assert {
+        "1 goes forward",
+        "2 blocks ship",
+        "late commit of ship by 1 lands",
+        "1 is too late for credit",
+        "1 cannot compensate",
+        "3 finishes as compensated",
+        "3 finishes as completed",
+    } <= seen
+
+
+def test_the_search_reaches_both_ends_of_the_fused_shapes() -> None:
+    seen = search(PLACE_ORDER).seen
+    assert {"2 does confirm_order", "late commit of confirm_order by 1 lands", "1 finds confirm_order"} <= seen
+    assert {"2 finishes as compensated", "2 finishes as completed", "1 cancels"} <= seen
+    assert "1 finishes with write" in search(LAST_AT_HOME).seen
