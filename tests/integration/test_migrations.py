@@ -340,7 +340,8 @@ def _program(
     async def pay(db: AsyncSession, value: int, ctx: StepContext) -> int:
         return value + 1
 
-    urls, handles = {"shop": shop}, [home]
+    urls = {"shop": shop}
+    handles: list[SqlDatabase | MongoDatabase] = [home]
     if stock is not None:
         shelf = MongoDatabase("stock")
         urls["stock"] = stock

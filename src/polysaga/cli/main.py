@@ -1,0 +1,39 @@
+"""The `polysaga` command. One file per noun beside this one; here they are put together.
+
+Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration or a
+database is at fault, said in one line on standard error.
+"""
+
+import sys
+
+from polysaga.errors import PolysagaError
+
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
+
+from polysaga.cli.migrate import migrate
+
+app = typer.Typer(
+    name="polysaga",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(migrate)
+
+
+@app.callback()
+def polysaga() -> None:
+    """Several databases behind one service, as if they were one."""
+
+
+def main() -> None:
+    """Run the command that the arguments name; never returns."""
+    try:
+        app()
+    except PolysagaError as error:
+        print(f"polysaga: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

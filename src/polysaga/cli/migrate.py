@@ -1,0 +1,68 @@
+"""`polysaga migrate`: our tables in every database of a program."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from polysaga.cli.programs import load_sagas
+from polysaga.config import load_settings
+from polysaga.migrations import Migration, pending
+from polysaga.migrations import migrate as migrate_all
+from polysaga.sagas import Sagas
+
+
+def migrate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:ATTRIBUTE",
+            help="The program's Sagas object, e.g. orders.sagas:sagas.",
+            show_default=False,
+        ),
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if a database is behind.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Create or upgrade the journal and the ledgers of a program.
+
+    Settings come from polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
+    """
+    found = asyncio.run(_run(load_sagas(target), check=check))
+    if as_json:
+        typer.echo(json.dumps([_row(migration) for migration in found]))
+    elif found:
+        _print_table(found, "behind" if check else "migrated")
+    else:
+        typer.echo("Every database is up to date.")
+    if check and found:
+        raise typer.Exit(1)
+
+
+async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
+    async with sagas.databases.open(load_settings()):
+        return await pending(sagas) if check else await migrate_all(sagas)
+
+
+def _row(migration: Migration) -> dict[str, str | None]:
+    return {
+        "database": migration.database,
+        "line": migration.line,
+        "from": migration.current,
+        "to": migration.head,
+    }
+
+
+def _print_table(found: Sequence[Migration], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("database", "line", "from", "to"):
+        table.add_column(column)
+    for migration in found:
+        table.add_row(*(value or "-" for value in _row(migration).values()))
+    Console().print(table)
