@@ -66,8 +66,8 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA) -> None
         async with Shop(url) as shop:
             traffic = Traffic(shop)
             await traffic.open_shop()
-            outcome = await traffic.order()
-            screen.show_demo(url, [(handle.name, handle.primary.name) for handle in databases], outcome.order_id)
+            example = await traffic.first()
+            screen.show_demo(url, [(handle.name, handle.primary.name) for handle in databases], example)
             with screen.counting() as watch:
                 await traffic.go_on(watch)
 
@@ -90,12 +90,12 @@ def replay_command(
     The same file again repeats no order: each row has a key of its own. The service may be restarted meanwhile.
     """
     trace = read(file, limit)
-    settings = _existing(data)
 
     async def work() -> tuple[Tally, Reconciliation]:
         async with Shop(url, connections=concurrency) as shop:
             replay = Replay(shop, trace, concurrency=concurrency, rate=rate)
             await replay.stock()
+            settings = _existing(data)  # the service has answered, so its databases are there
             with screen.progress(len(trace.lines), quiet=as_json) as watch:
                 tally = await replay.run(watch)
         async with databases.open(settings):

@@ -14,6 +14,7 @@ _PAUSE = 1.0  # seconds between two orders, about
 _CUSTOMERS = ("ada", "bo", "cleo", "dov", "emil", "frida", "gus", "hana")
 _CHANGED_MIND = 0.08  # share of the confirmed orders that are cancelled
 _DELIVERY = 0.25  # share of the refusals after which the shelf is filled again
+_FIRST_ATTEMPTS = 20
 
 CATALOGUE = (
     Product(id="85123A", stock=400, price=Decimal("2.55")),
@@ -35,6 +36,14 @@ class Traffic:
         """Put the catalogue on the shelves, where it is missing."""
         for product in CATALOGUE:
             await self._shop.put_if_absent(product)
+
+    async def first(self) -> UUID | None:
+        """Place orders until one is confirmed, and return its id; None if the shop has nothing left to sell."""
+        for _ in range(_FIRST_ATTEMPTS):
+            outcome = await self.order()
+            if outcome.order_id is not None:
+                return outcome.order_id
+        return None
 
     async def order(self) -> Outcome:
         """Place one order, with all that follows from it."""

@@ -47,8 +47,18 @@ def counting() -> Iterator[Callable[[Counter[str]], None]]:
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status("waiting for the first order") as line:
-        yield lambda seen: line.update(" · ".join(f"{count:,} {what}" for what, count in seen.items()))
+    counts = ""
+
+    def watch(seen: Counter[str]) -> None:
+        nonlocal counts
+        counts = " · ".join(f"{count:,} {what}" for what, count in seen.items())
+        line.update(counts)
+
+    with console.status("waiting for the next order") as line:
+        try:
+            yield watch
+        finally:
+            console.print(counts)
 
 
 @contextmanager
