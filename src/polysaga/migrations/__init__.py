@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from polysaga.config import masked
 from polysaga.databases import AnyHandle, Fault, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Emit, Event, ignore
@@ -86,7 +88,7 @@ async def _migrate(node: Node, history: History) -> Migration:
             if migration.needed:
                 await connection.run_sync(history.upgrade)
             return migration
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise _explained(node, history, error) from error
 
 
@@ -98,7 +100,7 @@ async def _compare(node: Node, history: History) -> Migration:
     try:
         async with node.reader.connect() as connection:
             return _at(node, history, await connection.run_sync(history.current))
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise _explained(node, history, error) from error
 
 
@@ -119,9 +121,13 @@ def _at(node: SqlNode, history: History, current: str | None) -> Migration:
     return Migration(node.database, history.line, current, history.head)
 
 
-def _explained(node: SqlNode, history: History, error: DBAPIError) -> Exception:
+def _explained(node: SqlNode, history: History, error: DBAPIError | PoolTimeout) -> Exception:
     fault = node.dialect.fault(error)
-    reason = " ".join(str(error.orig).split())
+    if isinstance(error, PoolTimeout) or error.orig is None:
+        reason = "no connection became free in time"
+    else:
+        # SQLAlchemy wraps asyncio drivers twice; the innermost error is the server's own sentence.
+        reason = masked(" ".join(str(error.orig.__cause__ or error.orig).split()))
     if fault is not None and (fault.transient or fault is Fault.READ_ONLY):
         return DatabaseUnavailable(
             node.database, node.name, f"the {history.line} cannot be migrated now ({reason})"

@@ -4,8 +4,12 @@ It must exist before the first step: a transaction that creates a collection con
 """
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from polysaga.config import masked
 from polysaga.databases import MongoNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.sagas.tables import LEDGER
 
 HEAD = "0001"
@@ -15,7 +19,8 @@ _EXISTS_ALREADY = 48
 
 async def exists(node: MongoNode) -> bool:
     """Tell whether the collection is there."""
-    return LEDGER in await node.documents.list_collection_names(filter={"name": LEDGER})
+    with _explained(node):
+        return LEDGER in await node.documents.list_collection_names(filter={"name": LEDGER})
 
 
 async def create(node: MongoNode) -> bool:
@@ -23,10 +28,27 @@ async def create(node: MongoNode) -> bool:
     if await exists(node):
         return False
     errors = importlib.import_module("pymongo.errors")
-    try:
-        await node.documents.create_collection(LEDGER, check_exists=False)
-    except errors.OperationFailure as error:
-        if error.code != _EXISTS_ALREADY:
-            raise
-        return False
+    with _explained(node):
+        try:
+            await node.documents.create_collection(LEDGER, check_exists=False)
+        except errors.OperationFailure as error:
+            if error.code != _EXISTS_ALREADY:
+                raise
+            return False
     return True
+
+
+@contextmanager
+def _explained(node: MongoNode) -> Iterator[None]:
+    errors = importlib.import_module("pymongo.errors")
+    try:
+        yield
+    except errors.PyMongoError as error:
+        fault = node.dialect.fault(error)
+        reason = masked(" ".join(str(error).split()))
+        if fault is not None and fault.transient:
+            raise DatabaseUnavailable(node.database, node.name, reason) from error
+        raise ConfigurationError(
+            f"database '{node.database}' at {node.name} refuses to create or list its ledger ({reason}); "
+            "use a login that has the role readWrite"
+        ) from error
