@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.databases.dialects import SqlDialect
 from polysaga.sagas.tables import JOURNAL
 
-_COLUMNS = "id, status, epoch, owner, name, fingerprint, input, results, error, history, expiries, progress"
+_COLUMNS = (
+    "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, progress"
+)
 
 
 class Claims:

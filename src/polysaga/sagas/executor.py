@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from polysaga.errors import PayloadError
+from polysaga.errors import PayloadError, Refused
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.decisions import (
@@ -284,10 +284,10 @@ class Execution:
         self.engine.emit(SagaDecided(progress.saga_id, progress.definition.name, status.value, message))
 
     def _error(self) -> Exception:
-        progress = self.progress
-        failure = progress.failure
-        if failure is not None and failure.verdict is Verdict.REFUSED and isinstance(failure.error, Exception):
-            failure.error.saga_id = progress.saga_id  # type: ignore[attr-defined]
+        progress, failure = self.progress, self.progress.failure
+        parked = progress.status is Status.NEEDS_ATTENTION
+        if failure is not None and isinstance(failure.error, Refused) and not parked:
+            failure.error.saga_id = progress.saga_id
             return failure.error
         error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason or {})
         error.__cause__ = None if failure is None else failure.error

@@ -4,9 +4,9 @@ Every write is conditional on id, epoch, owner and the status it expects: whoeve
 changing no row. Times are the database's. What one commit can carry for many sagas it does carry: starts that
 are not fused with a first step, and finishes, are written in batches (`batches.py`).
 
-A *seal* is the last statement of a step's transaction. For the steps that live in the journal's own database
-the seal writes the journal row itself, which then is the record of the step: `seal_start`, `seal_decision`,
-`seal_finish`.
+A *seal* tells the last writes of a step's transaction, given the step's result. For the steps that live in the
+journal's own database these write the journal row itself, which then is the record of the step: `seal_start`,
+`seal_decision`, `seal_finish`.
 """
 
 import json
@@ -18,14 +18,13 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import SqlNode
-from polysaga.databases.dialects import Answer, Rendered
+from polysaga.databases.dialects import Answer, Rendered, Write
 from polysaga.sagas.claims import Claims
 from polysaga.sagas.decisions import Status
-from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import JOURNAL
 
 Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
-Seal: TypeAlias = Callable[[Send, str], Awaitable[None]]  # the second argument is the step's result as JSON
+Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,39 +92,32 @@ class Journal:
 
     def seal_start(self, birth: Callable[[str], Birth]) -> Seal:
         """Return the seal of a fused first step: the row is born with the step's commit."""
-
-        async def seal(send: Send, result: str) -> None:
-            await send(self._sql["insert"], self._birth_values(birth(result)))
-
-        return seal
+        return lambda result: [Write(self._sql["insert"], self._birth_values(birth(result)))]
 
     def seal_decision(self, claim: Claim, results: Callable[[str], Mapping[str, str]]) -> Seal:
         """Return the seal of a pivot in this database: its commit is the decision, running to completing."""
 
-        async def seal(send: Send, result: str) -> None:
+        def seal(result: str) -> Sequence[Write]:
             values = {**self._claim_values(claim), "results": json.dumps(dict(results(result)))}
-            await self._changes_one(send, "decide", values)
+            return [Write(self._sql["decide"], values)]
 
         return seal
 
     def seal_finish(self, ending: Callable[[str], Ending]) -> Seal:
         """Return a seal that ends the saga together with the step."""
 
-        async def seal(send: Send, result: str) -> None:
-            await self.finish_within(send, ending(result))
+        def seal(result: str) -> Sequence[Write]:
+            end = ending(result)
+            values = {
+                **self._claim_values(end.claim),
+                "expected": end.expected.value,
+                "status": end.status.value,
+                "results": json.dumps(dict(end.results)),
+                "history": json.dumps(list(end.history)),
+            }
+            return [Write(self._sql["finish"], values)]
 
         return seal
-
-    async def finish_within(self, send: Send, ending: Ending) -> None:
-        """Write *ending* inside a transaction that is open already; raise `Fenced` if the claim is gone."""
-        values = {
-            **self._claim_values(ending.claim),
-            "expected": ending.expected.value,
-            "status": ending.status.value,
-            "results": json.dumps(dict(ending.results)),
-            "history": json.dumps(list(ending.history)),
-        }
-        await self._changes_one(send, "finish", values)
 
     async def insert(self, births: Sequence[Birth]) -> None:
         """Insert all rows in one commit; a row that exists already fails them all."""
@@ -215,11 +207,8 @@ class Journal:
 
     async def _change(self, statement: str, claim: Claim, **values: Any) -> bool:
         async with self._transaction() as send:
-            try:
-                await self._changes_one(send, statement, {**self._claim_values(claim), **values})
-            except Fenced:
-                return False
-        return True
+            answer = await send(self._sql[statement], {**self._claim_values(claim), **values})
+            return answer.count == 1
 
     async def _change_many(self, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
         async with self._transaction() as send:
@@ -231,11 +220,6 @@ class Journal:
             # The count says that some claims are gone, not which.
             answer = await send(self._sql["still_ours"], {"rows": rows})
             return {self._dialect.key_from(row[0]) for row in answer.rows}
-
-    async def _changes_one(self, send: Send, statement: str, values: Mapping[str, Any]) -> None:
-        answer = await send(self._sql[statement], values)
-        if answer.count != 1:
-            raise Fenced(statement)
 
     def _transaction(self) -> "_OwnTransaction":
         return _OwnTransaction(self.node)

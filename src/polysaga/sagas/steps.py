@@ -20,7 +20,7 @@ from polysaga.sagas.attempts import Attempts, Once, Settled
 from polysaga.sagas.decisions import Mark, Status, Verdict
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
-from polysaga.sagas.journal import Birth, Row, Seal, Send
+from polysaga.sagas.journal import Birth, Row, Seal
 from polysaga.sagas.outcomes import Failure
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -208,12 +208,7 @@ class Steps:
         finish = self._engine.journal.seal_finish(
             lambda result: progress.ending(expected, Status.COMPLETED, self._attempts.with_last(entry.step))
         )
-
-        async def seal(send: Send, result: str) -> None:
-            await done(send, result)
-            await finish(send, result)
-
-        return seal
+        return lambda result: [*done(result), *finish(result)]
 
     def _at_home(self, step: AnyStep) -> bool:
         return step.database.name == self._progress.home

@@ -11,7 +11,7 @@ of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statemen
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, ExceptionContext, event
@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import SqlNode
-from polysaga.databases.dialects import Answer, Rendered
+from polysaga.databases.dialects import Write
 from polysaga.errors import StepMisused
-from polysaga.sagas.journal import Seal
+from polysaga.sagas.signals import Fenced
 
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
@@ -52,8 +52,11 @@ class lend:  # noqa: N801 - reads as a verb where it is used
         await asyncio.shield(asyncio.ensure_future(self._session.close()))
 
 
-def seal_and_commit(session: Session, node: SqlNode, seal: Seal, result: str) -> None:
-    """Write what is pending, then *seal* with *result*, then commit; runs in the session's greenlet."""
+def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) -> None:
+    """Write what is pending, then *writes*, then commit; runs in the session's greenlet.
+
+    Raises `Fenced` if one of the writes does not change exactly one row.
+    """
     session.flush()
     connection = session.connection()
     loan: _Loan = session.info[_LOAN]
@@ -61,14 +64,14 @@ def seal_and_commit(session: Session, node: SqlNode, seal: Seal, result: str) ->
     adapted: Any = connection.connection.dbapi_connection
     if not node.dialect.begun(adapted.driver_connection):
         connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
-
-    async def run(driver: Any) -> None:
-        async def send(statement: Rendered, values: Mapping[str, Any]) -> Answer:
-            return await node.dialect.send(driver, statement, values)
-
-        await seal(send, result)
-
-    adapted.run_async(run)
+    try:
+        sealed = adapted.run_async(lambda driver: node.dialect.seal(driver, writes))
+    except asyncio.CancelledError:
+        # The server may still be at it: nobody else must get this connection. SQLAlchemy does the same.
+        connection.invalidate()
+        raise
+    if not sealed:
+        raise Fenced("a write that ends a step changed no row")
     commit(session)
 
 

@@ -10,12 +10,12 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import Fault, SqlNode
+from polysaga.databases.dialects import Write
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.journal import Seal, Send, sender
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend, seal_and_commit, watch
-from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import LEDGER
 
 
@@ -47,26 +47,23 @@ class SqlParticipant:
         return await self.transact(work, self.seal_done(entry))
 
     async def transact(self, work: Work, seal: Seal) -> str:
-        """Run *work* and *seal* as one transaction; a seal is the last statement, whatever it writes."""
+        """Run *work* as one transaction that ends with the writes of *seal*, whatever they are.
+
+        Raises `Fenced`, after a rollback, if one of them changes no row.
+        """
         async with lend(self.node) as session:
             result = await work(session)
-            await session.run_sync(seal_and_commit, self.node, seal, result)
+            await session.run_sync(seal_and_commit, self.node, seal(result))
         return result
 
     def seal_done(self, entry: Entry) -> Seal:
         """Return the seal that writes the ledger row."""
-
-        async def seal(send: Send, result: str) -> None:
-            values = {
-                **self._values(entry),
-                "state": Mark.DONE.value,
-                "result": result,
-                "not_after": self.node.dialect.moment(entry.not_after),
-            }
-            if (await send(self._done, values)).count != 1:
-                raise Fenced(f"the claim on step '{entry.step}' is from another age")
-
-        return seal
+        values = {
+            **self._values(entry),
+            "state": Mark.DONE.value,
+            "not_after": self.node.dialect.moment(entry.not_after),
+        }
+        return lambda result: [Write(self._done, {**values, "result": result})]
 
     async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
         async with lend(self.node) as session:
