@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis import strategies as st
+
 from polysaga import SqlDatabase
 from polysaga.sagas.definition import AnyStep, Definition, Kind, Saga
 
@@ -38,6 +40,27 @@ def saga_of(steps: Iterable[Planned], *, name: str = "order", version: int = 1) 
 def definition_of(*steps: Planned) -> Definition:
     """Return the checked definition of these steps."""
     return saga_of(steps).definition()
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[Planned, ...]:
+    """A random saga: a graph of compensatable steps, perhaps a pivot, perhaps retriable steps behind it."""
+    databases = st.sampled_from([HOME, "inventory", "points"])
+    declared = draw(st.booleans())
+    steps: list[Planned] = []
+    for number in range(draw(st.integers(min_value=0 if declared else 1, max_value=5))):
+        earlier = tuple(step.name for step in steps if draw(st.booleans()))
+        steps.append(Planned(f"do_{number}", draw(databases), earlier))
+    if not declared:
+        return tuple(steps)
+    named = {name for step in steps for name in step.after or ()}
+    leaves = tuple(step.name for step in steps if step.name not in named)
+    pivot = Planned("decide", draw(databases), leaves, "pivot")
+    behind: list[Planned] = []
+    for number in range(draw(st.integers(min_value=0, max_value=3))):
+        earlier = tuple(step.name for step in behind if draw(st.booleans()))
+        behind.append(Planned(f"then_{number}", draw(databases), (*earlier, "decide"), "retriable"))
+    return (*steps, pivot, *behind)
 
 
 def _action(name: str) -> Any:

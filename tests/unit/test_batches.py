@@ -1,0 +1,152 @@
+"""Group commit: concurrent writes share commits, and nobody suffers for another."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from polysaga.sagas.batches import GroupCommit
+
+
+class Disk:
+    """Writes numbers and answers with their doubles; every batch waits until it is let through."""
+
+    def __init__(self, *, bad: int | None = None) -> None:
+        self.commits: list[list[int]] = []
+        self.tried: list[list[int]] = []
+        self.bad = bad
+        self.open = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.at_once = 0
+
+    async def write(self, items: Sequence[int]) -> Sequence[int]:
+        self.at_once += 1
+        assert self.at_once == 1, "two commits at a time"
+        self.tried.append(list(items))
+        self.begun.set()
+        try:
+            await self.open.wait()
+        finally:
+            self.at_once -= 1
+        if self.bad in items:
+            raise ValueError(f"{self.bad} is bad")
+        self.commits.append(list(items))
+        return [2 * item for item in items]
+
+
+async def begin(group: GroupCommit[int, int], disk: Disk, count: int) -> list[asyncio.Task[int]]:
+    """Add 0, whose commit begins, and then the others, which wait for it."""
+    tasks = [asyncio.create_task(group.add(0))]
+    await disk.begun.wait()
+    tasks += [asyncio.create_task(group.add(item)) for item in range(1, count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_who_comes_during_a_commit_shares_the_next_one_in_order() -> None:
+    disk = Disk()
+    tasks = await begin(GroupCommit(disk.write), disk, 50)
+    disk.open.set()
+    assert await asyncio.gather(*tasks) == [2 * item for item in range(50)]
+    assert disk.commits == [[0], list(range(1, 50))]
+
+
+async def test_a_lone_item_waits_for_no_timer() -> None:
+    disk = Disk()
+    disk.open.set()
+    group: GroupCommit[int, int] = GroupCommit(disk.write)
+    assert [await group.add(1), await group.add(2)] == [2, 4]
+    assert disk.commits == [[1], [2]]
+
+
+async def test_a_batch_is_bounded() -> None:
+    disk = Disk()
+    tasks = await begin(GroupCommit(disk.write, most=4), disk, 11)
+    disk.open.set()
+    await asyncio.gather(*tasks)
+    assert disk.commits == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    disk = Disk(bad=3)
+    tasks = await begin(GroupCommit(disk.write), disk, 6)
+    disk.open.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer for number, answer in enumerate(answers) if number != 3] == [0, 2, 4, 8, 10]
+    assert str(answers[3]) == "3 is bad"
+    assert sorted(item for commit in disk.commits for item in commit) == [0, 1, 2, 4, 5]
+
+
+async def test_after_a_bad_batch_the_next_ones_are_shared_again() -> None:
+    disk = Disk(bad=0)
+    group: GroupCommit[int, int] = GroupCommit(disk.write)
+    tasks = await begin(group, disk, 4)
+    disk.open.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert answers[1:] == [2, 4, 6]
+    assert disk.commits == [[1, 2, 3]]
+
+
+async def test_a_caller_that_goes_away_takes_neither_its_item_nor_the_others_along() -> None:
+    disk = Disk()
+    tasks = await begin(GroupCommit(disk.write), disk, 4)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    disk.open.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError, int, asyncio.CancelledError, int]
+    assert disk.commits == [[0], [1, 2, 3]]
+
+
+async def test_a_bad_item_whose_caller_went_away_is_no_trouble() -> None:
+    disk = Disk(bad=2)
+    tasks = await begin(GroupCommit(disk.write), disk, 4)
+    tasks[2].cancel()
+    disk.open.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answers[0], answers[1], answers[3]] == [0, 2, 6]
+    assert disk.commits == [[0], [1], [3]]
+
+
+async def test_close_returns_when_everything_is_written() -> None:
+    disk = Disk()
+    group: GroupCommit[int, int] = GroupCommit(disk.write)
+    tasks = await begin(group, disk, 5)
+    closing = asyncio.create_task(group.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    disk.open.set()
+    await closing
+    assert disk.commits == [[0], [1, 2, 3, 4]]
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+
+
+async def test_close_with_nothing_to_write_returns_at_once() -> None:
+    disk = Disk()
+    group: GroupCommit[int, int] = GroupCommit(disk.write)
+    await group.close()
+    disk.open.set()
+    assert await group.add(1) == 2
+    await group.close()
+    assert disk.commits == [[1]]
+
+
+async def test_an_answer_belongs_to_its_item_also_when_equal_items_share_a_commit() -> None:
+    written: list[str] = []
+
+    async def number(items: Sequence[str]) -> Sequence[int]:
+        written.extend(items)
+        return [len(written) - len(items) + place for place in range(len(items))]
+
+    group: GroupCommit[str, int] = GroupCommit(number)
+    answers = await asyncio.gather(*(group.add("same") for _ in range(10)))
+    assert answers == list(range(10))
+
+
+async def test_an_error_keeps_its_type() -> None:
+    async def fail(_: Sequence[int]) -> Sequence[int]:
+        raise KeyError("exists")
+
+    group: GroupCommit[int, int] = GroupCommit(fail)
+    with pytest.raises(KeyError, match="exists"):
+        await group.add(1)

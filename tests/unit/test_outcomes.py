@@ -1,0 +1,121 @@
+"""How a saga that did not complete is told: as data to the journal, as the same error to whoever asks later."""
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from polysaga import Saga, SqlDatabase
+from polysaga.errors import NeedsAttention, PolysagaError, Refused, SagaFailed, SagaUndone
+from polysaga.sagas.decisions import Status, Verdict
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.outcomes import Failure, error_of
+
+ID = uuid4()
+
+
+class OutOfStock(Refused):
+    """A refusal with a constructor of its own."""
+
+    def __init__(self, product: str, left: int) -> None:
+        super().__init__(f"{product} has {left} left", product=product, left=left)
+
+
+class Unlisted(Refused):
+    """A refusal that the saga does not name."""
+
+
+def definition() -> Definition:
+    saga = Saga("place-order", input=int, refusals=[OutOfStock])
+
+    @saga.step(SqlDatabase("orders"))
+    async def open_order(db: object, value: int, ctx: object) -> None: ...
+
+    return saga.definition()
+
+
+def told(failure: Failure, status: Status = Status.COMPENSATED) -> PolysagaError:
+    """What a later caller gets, after the way through the journal."""
+    return error_of(definition(), ID, status, json.loads(json.dumps(failure.as_data())))
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:  # noqa: BLE001 - to give it a traceback
+        return caught
+
+
+def test_a_refusal_comes_back_as_what_it_was_without_calling_its_constructor() -> None:
+    error = told(Failure(Verdict.REFUSED, "reserve", OutOfStock("tea", 2)))
+    assert type(error) is OutOfStock
+    assert (str(error), error.facts, error.code) == (
+        "tea has 2 left",
+        {"product": "tea", "left": 2},
+        "out-of-stock",
+    )
+    assert error.saga_id == ID
+
+
+def test_a_refusal_that_the_saga_does_not_name_keeps_its_code_message_and_facts() -> None:
+    error = told(Failure(Verdict.REFUSED, "reserve", Unlisted("not listed", product="tea")))
+    assert type(error) is Refused
+    assert (str(error), error.facts, error.code) == ("not listed", {"product": "tea"}, "unlisted")
+
+
+def test_facts_that_json_does_not_know_are_kept_as_text() -> None:
+    some_id = uuid4()
+    error = told(Failure(Verdict.REFUSED, "reserve", Refused("no", product=some_id)))
+    assert isinstance(error, Refused)
+    assert error.facts == {"product": str(some_id)}
+
+
+def test_a_bug_is_told_with_its_step_and_its_traceback_is_kept() -> None:
+    failure = Failure(Verdict.FAILED, "reserve", raised(KeyError("sku")))
+    error = told(failure)
+    assert isinstance(error, SagaFailed)
+    assert (error.saga_id, error.saga, error.step, error.reason) == (
+        ID,
+        "place-order",
+        "reserve",
+        "KeyError: 'sku'",
+    )
+    assert "in raised\n    raise error\nKeyError" in failure.as_data()["traceback"]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNAVAILABLE, Verdict.LATE, Verdict.LOST])
+def test_what_is_nobodys_fault_invites_to_try_again(verdict: Verdict) -> None:
+    error = told(Failure(verdict, "reserve", TimeoutError("no answer")))
+    assert isinstance(error, SagaUndone)
+    assert (error.step, error.reason) == ("reserve", "TimeoutError: no answer")
+
+
+def test_a_database_that_kept_failing_leaves_no_traceback_in_the_journal() -> None:
+    assert "traceback" not in Failure(Verdict.UNAVAILABLE, "reserve", raised(OSError("gone"))).as_data()
+
+
+def test_a_parked_saga_asks_for_a_person_whatever_the_reason() -> None:
+    error = told(Failure(Verdict.REFUSED, "reserve", Refused("no")), Status.NEEDS_ATTENTION)
+    assert isinstance(error, NeedsAttention)
+    assert (error.saga_id, error.reason) == (ID, "no")
+
+
+@pytest.mark.parametrize("status", [Status.COMPENSATED, Status.NEEDS_ATTENTION])
+def test_a_row_without_a_reason_is_told_all_the_same(status: Status) -> None:
+    assert "place-order" in str(error_of(definition(), ID, status, {}))
+
+
+def test_long_messages_and_tracebacks_are_cut_and_the_end_of_the_traceback_is_kept() -> None:
+    data = Failure(Verdict.FAILED, "reserve", raised(ValueError("x" * 9000))).as_data()
+    assert len(data["message"]) == len(data["traceback"]) == 4000
+    assert data["traceback"].endswith("x\n")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TypeError,
+    reason="facts with keys that are not text cannot be written: the saga is never undone",
+)
+def test_facts_with_keys_that_are_not_text_are_kept_too() -> None:
+    data = Failure(Verdict.REFUSED, "reserve", Refused("no", left={("tea", "green"): 2})).as_data()
+    assert data["message"] == "no"
