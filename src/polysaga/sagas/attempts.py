@@ -15,6 +15,7 @@ from uuid import UUID
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault
+from polysaga.errors import Refused
 from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
@@ -119,8 +120,8 @@ class Attempts:
 
     def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
         fault = once.fault(error)
-        kind = type(error).__name__ if fault is None else fault.value
-        self._note(step, once, attempt, began, kind)
+        self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
+        kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
         self._emit(StepFailed(self._saga_id, self._saga, step.name, step.database.name, attempt, kind, str(error)))
 
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:

@@ -12,16 +12,19 @@ transaction ended by the server long before the fence could have mattered.
 import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, MongoSession
-from polysaga.errors import StepMisused
+from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import LEDGER
+
+if TYPE_CHECKING:
+    from pymongo.asynchronous.database import AsyncDatabase
 
 _COMMIT_ATTEMPTS = 5  # the driver repeats each of them once by itself
 
@@ -75,13 +78,8 @@ class MongoParticipant:
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
 
     async def check(self) -> None:
-        """Create the collection if it is not there: `_id` is all the index it needs."""
         if LEDGER not in await self.node.documents.list_collection_names():
-            errors = importlib.import_module("pymongo.errors")
-            try:
-                await self.node.documents.create_collection(LEDGER)
-            except errors.CollectionInvalid:
-                return  # another process was faster
+            raise SchemaMissing(self.node.database, "ledger")
 
     def fault(self, error: BaseException) -> Fault | None:
         return self.node.dialect.fault(error)
@@ -111,7 +109,7 @@ class MongoParticipant:
             # A coroutine in asynchronous PyMongo: without the await everything would run outside.
             await client_session.start_transaction(write_concern=_majority())
             async with client_session.bind(end_session=False):
-                session = MongoSession(self.node.documents, client_session)
+                session = MongoSession(self._within_transaction(), client_session)
                 self._still_begun(session)
                 yield session
                 self._still_begun(session)
@@ -127,6 +125,12 @@ class MongoParticipant:
                     raise
             else:
                 return
+
+    def _within_transaction(self) -> "AsyncDatabase[dict[str, Any]]":
+        """Return the database without a write concern of its own: a bound session does not take it off."""
+        pymongo = importlib.import_module("pymongo")
+        read_concern = importlib.import_module("pymongo.read_concern").ReadConcern()
+        return self.node.documents.with_options(write_concern=pymongo.WriteConcern(), read_concern=read_concern)
 
     def _still_begun(self, session: MongoSession) -> None:
         if not session.client_session.in_transaction:
