@@ -1,0 +1,94 @@
+"""The text of every statement on the journal, for one dialect.
+
+Each write names the status it expects: `decisions.TRANSITIONS` is the table of what may follow what.
+"""
+
+from collections.abc import Mapping
+
+from polysaga.databases.dialects import Rendered, SqlDialect
+from polysaga.sagas.tables import JOURNAL
+
+_FINAL = "('completed', 'compensated')"
+
+
+def statements(dialect: SqlDialect) -> dict[str, Rendered]:
+    """Return every statement of the journal by its name, in the placeholders of the driver."""
+    ours = "id = :id AND epoch = :epoch AND owner = :owner AND status"
+    awake = f"wake_at = {dialect.later(':lease')}"
+    rest = f"wake_at = NULL, finished_at = {dialect.clock}"
+    columns = (
+        "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
+        "history, wake_at, created_at, finished_at"
+    )
+    values = ", ".join(f":{name}" for name in columns.split(", ")[:-3])
+    born = f"{dialect.later(':lease')}, {dialect.clock}, CASE WHEN :final = 1 THEN {dialect.clock} END"
+    update = f"UPDATE {JOURNAL} SET"
+    texts = {
+        # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
+        "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
+        "load": (
+            "SELECT id, epoch, owner, name, fingerprint, status, input, input_hash, results, error, history, "
+            f"expiries, progress FROM {JOURNAL} WHERE id = :id"
+        ),
+        "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
+        "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
+        "go_forward": f"{update} status = 'running', error = NULL, {awake} WHERE {ours} = 'compensating'",
+        "finish": (
+            f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
+        ),
+        "park": (
+            f"{update} status = 'needs_attention', error = :error, history = :history WHERE {ours} = :expected"
+        ),
+        "postpone": (
+            f"{update} wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        "progress": (
+            f"{update} progress = :progress, expiries = 1 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        **_batch_texts(dialect),
+    }
+    return {name: dialect.render(text) for name, text in texts.items()}
+
+
+def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
+    """Return the statements that change many rows at once; the rows come as one JSON parameter."""
+    claimed = {"saga_id": "uuid", "owner": "uuid"}
+    told = {
+        "saga_id": "uuid",
+        "owner": "uuid",
+        "epoch": "bigint",
+        "expected": "text",
+        "status": "text",
+        "results": "text",
+        "history": "text",
+    }
+    same = f"j.id = {dialect.key_of('given.saga_id')} AND j.owner = {dialect.key_of('given.owner')}"
+    live = f"{same} AND j.status NOT IN {_FINAL}"
+    finishing = f"{same} AND j.epoch = given.epoch AND j.status = given.expected"
+    ending = {
+        "status": "given.status",
+        "wake_at": "NULL",
+        "finished_at": dialect.clock,
+        "results": "given.results",
+        "history": "given.history",
+    }
+
+    def update(setting: Mapping[str, str], given: Mapping[str, str], where: str) -> str:
+        if dialect.returns_rows:
+            assigned = ", ".join(f"{column} = {value}" for column, value in setting.items())
+            return f"UPDATE {JOURNAL} AS j SET {assigned} FROM {dialect.rows_of(given)} WHERE {where} RETURNING id"
+        assigned = ", ".join(f"j.{column} = {value}" for column, value in setting.items())
+        return f"UPDATE {JOURNAL} AS j JOIN {dialect.rows_of(given)} ON {where} SET {assigned}"
+
+    return {
+        "finish_many": update(ending, told, finishing),
+        "renew_many": update(
+            {"wake_at": dialect.later(":lease"), "history": "given.history"},
+            {**claimed, "history": "text"},
+            live,
+        ),
+        "hand_back_many": update({"wake_at": dialect.clock, "expiries": "0"}, claimed, live),
+        "still_ours": f"SELECT j.id FROM {JOURNAL} AS j JOIN {dialect.rows_of(claimed)} ON {same}",
+    }
