@@ -413,7 +413,7 @@ def test_a_planted_mistake_is_found(planted: str, shape: tuple[Planned, ...]) ->
     assert found.wrong is not None, f"{found.states} states and nothing wrong"
 
 
-@pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT])
+@pytest.mark.parametrize("shape", [LAST_STEP_DECIDES, LEDGER_PIVOT])
 def test_the_ledger_and_the_status_carry_the_promise_also_without_the_epoch(shape: tuple[Planned, ...]) -> None:
     """The epoch tells an old owner to stop; the effects are right without it, at the price of more work."""
     found = search(shape, "the epoch is not checked")

@@ -1,0 +1,89 @@
+"""Broad catches stand at known borders only, and imports stand at the top."""
+
+import ast
+
+import pytest
+
+from tests.architecture.sources import Source, sources, walk
+
+# Where anything may be raised that is not ours, and work goes on all the same: each says why in its comment.
+BORDERS = {
+    "polysaga/events.py: Events.__call__",  # a subscriber
+    "polysaga/sagas/attempts.py: _caught",  # a step
+    "polysaga/sagas/worker.py: Worker.run",  # a tick of the worker
+}
+BROAD = {"Exception", "BaseException"}
+
+
+def is_broad(node: ast.AST) -> bool:
+    """Tell whether *node* catches everything: a bare except, `except Exception`, `suppress(Exception)`.
+
+    A handler that ends with a bare `raise` only looks at what passes.
+    """
+    if isinstance(node, ast.ExceptHandler):
+        passes = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+        return not passes and (node.type is None or _names_everything(node.type))
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return called == "suppress" and any(map(_names_everything, node.args))
+    return False
+
+
+def broad_catches(source: Source) -> list[tuple[str, str]]:
+    """Return where everything is caught, and the line that does it."""
+    found = []
+    for inside, node in walk(source.tree):
+        if is_broad(node):
+            line = source.text.splitlines()[node.lineno - 1]  # type: ignore[attr-defined]
+            found.append((f"{source.name}: {'.'.join(inside)}", line))
+    return found
+
+
+def _names_everything(node: ast.expr) -> bool:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return any(isinstance(part, ast.Name) and part.id in BROAD for part in parts)
+
+
+def test_everything_is_caught_at_the_known_borders_only() -> None:
+    assert {place for source in sources() for place, _ in broad_catches(source)} == BORDERS
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
+def test_every_border_says_why_it_is_one(source: Source) -> None:
+    silent = [place for place, line in broad_catches(source) if not line.partition("border:")[2].strip()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
+def test_nothing_is_imported_inside_a_function(source: Source) -> None:
+    functions = [
+        node for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    inside = {node for function in functions for node in ast.walk(function)}
+    assert [node.lineno for node in inside if isinstance(node, ast.Import | ast.ImportFrom)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "try: ...\nexcept: ...",
+        "try: ...\nexcept Exception as error: ...",
+        "try: ...\nexcept (OSError, BaseException): ...",
+        "with suppress(Exception): ...",
+        "with contextlib.suppress(OSError, Exception): ...",
+    ],
+)
+def test_a_broad_catch_is_recognised(text: str) -> None:
+    assert any(is_broad(node) for node in ast.walk(ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "try: ...\nexcept (OSError, KeyError): ...",
+        "try: ...\nexcept Exception as error:\n    print(error)\n    raise",
+        "with suppress(KeyError): ...",
+    ],
+)
+def test_a_narrow_catch_is_left_alone(text: str) -> None:
+    assert not any(is_broad(node) for node in ast.walk(ast.parse(text)))
