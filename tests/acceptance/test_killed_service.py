@@ -1,0 +1,126 @@
+"""The order service under kill -9, on the embedded default and on three real servers."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from devservers.ports import free_port
+from polysaga import AnyDatabase, Databases
+from polysaga.config import parse_settings
+from polysaga.databases import SqlNode
+from tests.fixtures.programs import Urls
+from tests.fixtures.services import LEASE, ServiceProcess, replaying, running, until
+
+pytestmark = pytest.mark.acceptance
+ROWS = 500
+# Beside the checkout, or wherever the variable says; made by hand where there is neither.
+TRACE = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv"
+
+
+class Books:
+    """What the journal says, asked from outside the service."""
+
+    def __init__(self, urls: Urls) -> None:
+        self._settings = parse_settings({"databases": {"orders": {"url": urls["orders"]}}})
+
+    def count(self, where: str) -> int:
+        """Return how many sagas fulfil *where*; 0 before there is a journal."""
+        return asyncio.run(self._count(where))
+
+    async def _count(self, where: str) -> int:
+        handle = AnyDatabase("orders")
+        async with Databases(handle).open(self._settings):
+            assert isinstance(handle.primary, SqlNode)
+            async with handle.primary.reader.connect() as connection:
+                found = await connection.execute(text(f"SELECT count(*) FROM polysaga_journal WHERE {where}"))
+                return int(found.scalar_one())
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    lines = TRACE.read_text(encoding="utf-8-sig").splitlines(keepends=True)[: ROWS + 1]
+    file = tmp_path / "trace.csv"
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def service(urls: Urls, tmp_path: Path) -> Iterator[ServiceProcess]:
+    with running(ServiceProcess(urls, free_port(None), tmp_path)) as process:
+        yield process
+
+
+def test_a_service_killed_three_times_under_load_loses_and_doubles_nothing(
+    service: ServiceProcess, trace: Path
+) -> None:
+    chance = random.Random(20101201)
+    books = Books(service.urls)
+    marks = sorted(chance.sample(range(20, ROWS - 120), 3))
+    with replaying(service, trace) as replay:
+        for mark in marks:
+            until(lambda mark=mark: books.count("1 = 1") >= mark, f"{mark} sagas are started")
+            service.kill()
+            left = books.count("status NOT IN ('completed', 'compensated')")
+            service.start()
+        restarted = time.monotonic()
+        told, complaints = replay.communicate(timeout=240)
+    assert replay.returncode == 0, told + complaints
+    until(
+        lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
+        f"all sagas are at rest, of which {left} were left by the last kill",
+        patience=max(2 * LEASE - (time.monotonic() - restarted), 2 * LEASE),
+    )
+    report = json.loads(told)
+    assert report["reconciliation"]["contradictions"] == []
+    assert report["orders"]["confirmed"] > 0
+    assert report["orders"]["refused"] > 0
+    assert sum(report["dirty"].values()) > 0
+
+
+def test_what_a_killed_service_left_is_at_rest_two_leases_after_its_restart(
+    service: ServiceProcess, trace: Path
+) -> None:
+    books = Books(service.urls)
+    with replaying(service, trace):
+        until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
+        service.kill()
+    left = books.count("status NOT IN ('completed', 'compensated')")
+    service.start()
+    until(
+        lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
+        f"the {left} sagas left behind are at rest",
+        patience=2 * LEASE,
+    )
+
+
+def test_the_other_process_finishes_the_sagas_of_the_one_that_was_killed(
+    service: ServiceProcess, trace: Path, tmp_path: Path
+) -> None:
+    books = Books(service.urls)
+    other = ServiceProcess(service.urls, free_port(None), tmp_path)
+    with running(other):
+        with replaying(service, trace):
+            until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
+            service.kill()
+        left = books.count("status NOT IN ('completed', 'compensated')")
+        until(
+            lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
+            f"the other process finishes {left} sagas",
+            patience=2 * LEASE,
+        )
+
+
+def test_a_service_asked_to_end_finishes_or_hands_over_and_leaves_with_code_0(
+    service: ServiceProcess, trace: Path
+) -> None:
+    books = Books(service.urls)
+    with replaying(service, trace):
+        until(lambda: books.count("1 = 1") >= 30, "some sagas are started")
+        assert service.terminate() == 0
+    assert books.count("status NOT IN ('completed', 'compensated')") == 0
