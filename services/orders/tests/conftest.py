@@ -15,6 +15,7 @@ import pytest
 
 from orders.app import create_app
 from orders.settings import load
+from polysaga.config import Settings
 
 _AT_REST = {"completed", "compensated", "needs_attention"}
 _PATIENCE = 20.0  # seconds
@@ -58,20 +59,21 @@ class Client(httpx2.AsyncClient):
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Client]:
-    async with _calling(tmp_path) as client:
+    async with calling(load(tmp_path)) as client:
         yield client
 
 
 @pytest.fixture
 async def impatient_shop(tmp_path: Path) -> AsyncIterator[Client]:
     """A shop that never waits for an outcome."""
-    async with _calling(tmp_path, patience=0.0) as client:
+    async with calling(load(tmp_path), patience=0.0) as client:
         yield client
 
 
 @asynccontextmanager
-async def _calling(data: Path, *, patience: float = 10.0) -> AsyncIterator[Client]:
-    app = create_app(load(data), patience=patience)
+async def calling(settings: Settings, *, patience: float = 10.0) -> AsyncIterator[Client]:
+    """Open the application and yield a client of it."""
+    app = create_app(settings, patience=patience)
     transport = httpx2.ASGITransport(app=app)
     async with app.router.lifespan_context(app), Client(transport=transport, base_url="http://shop") as client:
         yield client

@@ -32,7 +32,7 @@ async def order_id(shop: Client) -> UUID:
 
 async def _plant(database: object, statement: UpdateBase) -> None:
     assert database in (orders, points, inventory)
-    async with database.writer() as session:  # type: ignore[attr-defined]
+    async with database.writer() as session:
         assert isinstance(session, AsyncSession)
         await session.execute(statement)
 

@@ -1,0 +1,71 @@
+"""The shop on the servers it is meant for: PostgreSQL, MongoDB and MariaDB."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from orders.reconcile import reconcile
+from polysaga.config import parse_settings
+
+from .conftest import Client, calling
+
+Fresh = Callable[[], str]
+
+
+@pytest.fixture
+async def full_shop(
+    postgres_database: Fresh, mongo_database: Fresh, mariadb_database: Fresh
+) -> AsyncIterator[Client]:
+    urls = {"orders": postgres_database(), "inventory": mongo_database(), "points": mariadb_database()}
+    async with calling(
+        parse_settings({"databases": {name: {"url": url} for name, url in urls.items()}})
+    ) as client:
+        yield client
+
+
+async def test_orders_are_placed_refused_and_cancelled_and_the_books_agree(full_shop: Client) -> None:
+    shop = full_shop
+    await shop.stock("85123A", stock=10)
+    await shop.stock("85123a", stock=50, price="1.25")
+    answers = await asyncio.gather(
+        *(shop.order(product_id="85123A", quantity=3, user_id="Ada") for _ in range(6)),
+        *(shop.order(product_id="85123a", quantity=2, user_id="ada") for _ in range(6)),
+    )
+    assert sorted(answer.status_code for answer in answers) == [201] * 9 + [409] * 3
+    first, again = [
+        (await shop.order(product_id="85123a", user_id="ada", Idempotency_Key="key-of-ada")).json()
+        for _ in range(2)
+    ]
+    assert again == first
+    assert (await shop.post(f"/orders/{again['id']}/cancel")).json()["status"] == "cancelled"
+
+    assert (await reconcile()).contradictions == []
+    assert (await shop.get("/products/85123A")).json()["stock"] == 1
+    assert (await shop.get("/products/85123a")).json()["stock"] == 38
+    assert (await shop.get("/users/Ada/points")).json()["points"] == 3 * 3 * 255
+    assert (await shop.get("/users/ada/points")).json()["points"] == 6 * 2 * 125
+    events = (await shop.get("/users/ada/events", params={"limit": 1})).json()
+    assert [event["kind"] for event in events] == ["order_cancelled"]
+
+
+async def test_setting_the_stock_while_orders_run_loses_no_piece(full_shop: Client) -> None:
+    shop = full_shop
+    await shop.stock(stock=50)
+
+    async def set_stock() -> None:
+        for stock in (30, 80, 10, 60):
+            await shop.stock(stock=stock)
+
+    await asyncio.gather(set_stock(), *(shop.order(quantity=1, user_id=f"user-{n}") for n in range(20)))
+    assert (await reconcile()).contradictions == []
+
+
+async def test_pages_and_filters(full_shop: Client) -> None:
+    shop = full_shop
+    await shop.stock(stock=100)
+    placed = [(await shop.order(quantity=1)).json()["id"] for _ in range(5)]
+    first = (await shop.get("/orders", params={"limit": 3, "user_id": "ada", "status": "confirmed"})).json()
+    rest = (await shop.get("/orders", params={"limit": 3, "cursor": first["next_cursor"]})).json()
+    assert [order["id"] for order in first["orders"] + rest["orders"]] == placed[::-1]
+    assert rest["next_cursor"] is None
