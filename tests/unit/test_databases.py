@@ -1,0 +1,122 @@
+"""Handles get their servers when the databases are opened, all of them or none; on SQLite files."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from polysaga import Databases, Settings, SqlDatabase
+from polysaga.config import parse_settings
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def settings_of(directory: Path, **more: Mapping[str, object]) -> Settings:
+    names = ("orders", "points")
+    return parse_settings(
+        {"databases": {name: {"url": url_of(directory / name), **more.get(name, {})} for name in names}}
+    )
+
+
+class Program:
+    """Two databases, as a program declares them."""
+
+    def __init__(self) -> None:
+        self.orders, self.points = SqlDatabase("orders"), SqlDatabase("points")
+        self.databases = Databases(self.orders, self.points)
+        self.heard: list[Event] = []
+
+    def closed(self) -> bool:
+        for handle in self.databases:
+            try:
+                assert handle.primary
+            except ConfigurationError:
+                continue
+            return False
+        return True
+
+
+async def test_open_handles_have_their_nodes_and_closed_ones_have_none(tmp_path: Path) -> None:
+    program = Program()
+    async with program.databases.open(settings_of(tmp_path), emit=program.heard.append) as opened:
+        assert opened is program.databases
+        assert program.orders.primary.name == url_of(tmp_path / "orders")
+        assert program.points.primary.role == "primary"
+    assert program.closed()
+    announced = {event.database for event in program.heard if isinstance(event, DatabaseOpened)}
+    assert announced == {"orders", "points"}
+
+
+async def test_databases_can_be_opened_again_but_not_twice_at_a_time(tmp_path: Path) -> None:
+    program = Program()
+    for _ in range(2):
+        async with program.databases.open(settings_of(tmp_path)):
+            with pytest.raises(ConfigurationError, match="open already; open them once per process"):
+                async with program.databases.open(settings_of(tmp_path)):
+                    pass
+            assert program.orders.primary
+    assert program.closed()
+
+
+async def test_an_error_inside_the_block_closes_them_too(tmp_path: Path) -> None:
+    program = Program()
+    with pytest.raises(ValueError, match="mine"):
+        async with program.databases.open(settings_of(tmp_path)):
+            raise ValueError("mine")
+    assert program.closed()
+
+
+async def test_a_replica_that_does_not_answer_is_left_out_and_announced(tmp_path: Path) -> None:
+    program = Program()
+    replicas = [url_of(tmp_path / "orders"), url_of(tmp_path / "missing" / "orders")]
+    settings = settings_of(tmp_path, orders={"replicas": replicas})
+    async with program.databases.open(settings, emit=program.heard.append):
+        assert [node.name for node in program.orders.replicas] == replicas
+    (unreachable,) = [event for event in program.heard if isinstance(event, ReplicaUnreachable)]
+    assert (unreachable.database, unreachable.node) == ("orders", replicas[1])
+
+
+async def test_a_primary_that_does_not_answer_is_an_error_that_names_it(tmp_path: Path) -> None:
+    program = Program()
+    missing = url_of(tmp_path / "missing" / "points")
+    with pytest.raises(DatabaseUnavailable) as failure:
+        async with program.databases.open(settings_of(tmp_path, points={"url": missing})):
+            pass
+    assert (failure.value.database, failure.value.node) == ("points", missing)
+
+
+@pytest.mark.xfail(strict=True, reason="the handles that were reached stay attached to nodes that are closed")
+async def test_when_one_primary_does_not_answer_no_handle_stays_open(tmp_path: Path) -> None:
+    program = Program()
+    with pytest.raises(DatabaseUnavailable):
+        async with program.databases.open(
+            settings_of(tmp_path, points={"url": url_of(tmp_path / "missing" / "points")})
+        ):
+            pass
+    assert program.closed()
+
+
+@pytest.mark.xfail(strict=True, reason="whether they are open is noted only after all have answered")
+async def test_of_two_that_open_at_the_same_moment_one_is_refused(tmp_path: Path) -> None:
+    program = Program()
+    answers: asyncio.Queue[str] = asyncio.Queue()
+    leave = asyncio.Event()
+
+    async def use() -> None:
+        try:
+            async with program.databases.open(settings_of(tmp_path)):
+                answers.put_nowait("opened")
+                await leave.wait()
+        except ConfigurationError:
+            answers.put_nowait("refused")
+
+    tasks = [asyncio.create_task(use()) for _ in range(2)]
+    found = [await answers.get(), await answers.get()]
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert sorted(found) == ["opened", "refused"]
