@@ -1,14 +1,22 @@
 """PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import URL
 
 from polysaga.config import DatabaseSettings
-from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
+from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.faults import Fault
+
+try:
+    from asyncpg import Connection as AsyncpgConnection
+except ImportError:  # the driver is an extra
+    AsyncpgConnection = object
 
 _FAULTS = {
     "40P01": Fault.DEADLOCK,
@@ -76,6 +84,17 @@ class Postgres(SqlDialect):
         return _FAULTS.get(code)
 
 
+class SealingConnection(AsyncpgConnection):  # type: ignore[misc]
+    """A connection that may have been sent its COMMIT together with the statement before it."""
+
+    async def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> str:
+        """Send *query*, but not a COMMIT for which there is no transaction any more."""
+        if query == "COMMIT;" and not self.is_in_transaction():
+            return "COMMIT"  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
+        status: str = await super().execute(query, *arguments, timeout=timeout)
+        return status
+
+
 class PostgresAsyncpg(Postgres):
     """asyncpg: about 30 % less client time per statement."""
 
@@ -85,6 +104,7 @@ class PostgresAsyncpg(Postgres):
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
+                "connection_class": SealingConnection,
                 "server_settings": {"application_name": "polysaga", **self._limits(settings)},
                 "timeout": settings.pool.connect_timeout,
             },
@@ -105,6 +125,20 @@ class PostgresAsyncpg(Postgres):
             return Answer(rows, len(rows))
         status: str = await driver.execute(statement.sql, *statement.bind(values))
         return Answer((), int(status.rpartition(" ")[2]))
+
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
+        """Send *writes* and COMMIT as one packet: a packet is what costs most on the way of a saga.
+
+        The server stops at the first statement that fails, before COMMIT. A packet of several statements has
+        no parameters, so the values are written out, in alphabets that cannot end a literal.
+        """
+        try:
+            await driver.execute("".join(f"{_checked(write)}; " for write in writes) + "COMMIT")
+        except Exception as error:
+            if getattr(error, "sqlstate", None) == _DIVISION_BY_ZERO:
+                return False
+            raise
+        return True
 
     def begun(self, driver: Any) -> bool:
         # SQLAlchemy's adapter sends BEGIN with its first own statement; before it, ours would commit alone.
@@ -150,3 +184,39 @@ class PostgresPsycopg(Postgres):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "%s"
+
+
+_DIVISION_BY_ZERO = "22012"
+_PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*")
+
+
+def _checked(write: Write) -> str:
+    """Return *write* with its values in it; the server refuses to go on if it changes no row."""
+    pieces = _pieces(write.statement.sql)
+    literals = [_literal(value) for value in write.statement.bind(write.values)]
+    # Text and numbers of parameters alternate.
+    sql = "".join(piece if at % 2 == 0 else literals[int(piece) - 1] for at, piece in enumerate(pieces))
+    return f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written"
+
+
+@lru_cache
+def _pieces(sql: str) -> tuple[str, ...]:
+    return tuple(re.split(r"\$(\d+)", sql))
+
+
+def _literal(value: Any) -> str:
+    """Return *value* as SQL; whatever is not harmless by its type or its alphabet goes as hexadecimal digits."""
+    match value:
+        case None:
+            return "NULL"
+        case int() | float():
+            return repr(value)
+        case UUID():
+            return f"cast('{value}' AS uuid)"
+        case datetime():
+            return f"cast('{value.isoformat()}' AS timestamptz)"
+        case str() if _PLAIN.fullmatch(value):
+            return f"'{value}'"
+        case str():
+            return f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
+    raise TypeError(f"{type(value).__name__} cannot be written into a statement")

@@ -46,6 +46,14 @@ class Answer:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A statement that must change exactly one row."""
+
+    statement: Rendered
+    values: Mapping[str, Any]
+
+
 class SqlDialect:
     """What an SQL database can tell about itself, and how it wants to be spoken to."""
 
@@ -95,6 +103,17 @@ class SqlDialect:
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         """Run *statement* on the driver's own connection, inside the transaction that is open there."""
         raise NotImplementedError
+
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
+        """Send the last statements of the transaction that is open on the driver's own connection.
+
+        Return False, for a rollback, if one of them did not change exactly one row. A dialect may send COMMIT
+        along with them; the one that SQLAlchemy sends afterwards must then find nothing to do.
+        """
+        for write in writes:
+            if (await self.send(driver, write.statement, write.values)).count != 1:
+                return False
+        return True
 
     def begun(self, driver: Any) -> bool:
         """Tell whether a statement sent to *driver* now would run inside the session's transaction."""
