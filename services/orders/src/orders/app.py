@@ -11,13 +11,14 @@ from orders.sagas import sagas
 from orders.settings import load, prepare
 from orders.tables import create_tables
 from polysaga.config import Settings
+from polysaga.events import Emit, ignore
 from polysaga.fastapi import install
 
 PATIENCE = 10.0  # seconds a caller waits for an order's outcome before the answer is 202
 
 
-def create_app(settings: Settings | None = None, *, patience: float = PATIENCE) -> FastAPI:
-    """Return the service; without *settings* they are read when it starts."""
+def create_app(settings: Settings | None = None, *, patience: float = PATIENCE, emit: Emit = ignore) -> FastAPI:
+    """Return the service; without *settings* they are read when it starts. *emit* hears what the library does."""
     app = FastAPI(
         title="Orders",
         summary="A shop's order service over three databases: each order is placed everywhere or nowhere.",
@@ -30,6 +31,7 @@ def create_app(settings: Settings | None = None, *, patience: float = PATIENCE) 
         app,
         databases,
         sagas=sagas,
+        emit=emit,
         settings=_read if settings is None else partial(prepare, settings),
         ready=create_tables,
         refusals=STATUSES,

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from fastapi import FastAPI
 
 from orders import screen
 from orders.app import create_app
@@ -16,11 +18,12 @@ from orders.databases import databases
 from orders.demo import Traffic
 from orders.reconcile import PATIENCE, Reconciliation, reconcile
 from orders.replay import Replay, Tally
-from orders.serving import serve
+from orders.serving import PortTaken, serve
 from orders.settings import DATA, files, load
 from orders.trace import NotATrace, read
 from polysaga.config import Settings
 from polysaga.errors import PolysagaError
+from polysaga.telemetry.logs import LogSubscriber
 
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ def main() -> None:
     """Run the command line; what went wrong is said in one line."""
     try:
         cli()
-    except (PolysagaError, NotATrace, GaveUp, OSError) as error:
+    except (PolysagaError, NotATrace, GaveUp, PortTaken, OSError) as error:
         print(f"orders: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -54,13 +57,13 @@ def serve_command(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA
     async def up(url: str) -> None:
         screen.console.print(f"[bold]orders[/bold] is up at {url} [dim](API docs: {url}/docs)[/dim]")
 
-    _run(serve(create_app(load(data)), host=host, port=port, up=up))
+    _run(serve(_app(data), host=host, port=port, up=up))
 
 
 @cli.command()
 def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA) -> None:
     """Serve the shop with a small catalogue and about one order a second."""
-    app = create_app(load(data))
+    app = _app(data)
 
     async def up(url: str) -> None:
         async with Shop(url) as shop:
@@ -125,6 +128,12 @@ def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = 
     else:
         screen.show_reconciliation(found)
     raise typer.Exit(1 if found.contradictions else 0)
+
+
+def _app(data: Path) -> FastAPI:
+    """Return the service, whose troubles go to standard error, one line each."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    return create_app(load(data), emit=LogSubscriber())
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -16,10 +16,14 @@ from fastapi import FastAPI
 _LAST_REQUESTS = 15  # seconds that requests under way get; none waits longer for its outcome
 
 
+class PortTaken(Exception):
+    """Nobody can listen there."""
+
+
 async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Awaitable[None]]) -> None:
     """Serve *app* until SIGINT or SIGTERM, with *up* beside it, which is told the URL.
 
-    Raises `OSError` if the port cannot be had, and whatever keeps the databases from opening.
+    Raises `PortTaken`, or whatever keeps the databases from opening.
     """
     with _bound(host, port) as listener:
         async with app.router.lifespan_context(app):
@@ -84,7 +88,7 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise PortTaken(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
     return listener
