@@ -37,12 +37,12 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
                 )
             )
             beside = asyncio.create_task(_beside(server, listener, up))
-            with _stopped_by_signals(server):
-                try:
-                    await server.serve(sockets=[listener])
-                finally:
-                    beside.cancel()
-                    await asyncio.wait([beside])
+            _stop_on_signals(server)
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                beside.cancel()
+                await asyncio.wait([beside])
             if not beside.cancelled():
                 beside.result()
 
@@ -63,8 +63,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(server: _Server) -> Iterator[None]:
+def _stop_on_signals(server: _Server) -> None:
     def stop() -> None:
         server.force_exit = server.should_exit  # the second signal does not wait for requests
         server.should_exit = True
@@ -72,7 +71,6 @@ def _stopped_by_signals(server: _Server) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    yield
 
 
 async def _beside(server: _Server, listener: socket.socket, up: Callable[[str], Awaitable[None]]) -> None:
