@@ -7,7 +7,6 @@ from uuid import UUID
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from orders.reconcile import Reconciliation
 from orders.replay import Tally
@@ -22,13 +21,11 @@ Watch = Callable[[Tally], None]
 
 def facts(title: str, rows: Mapping[str, str]) -> None:
     """Print a titled block of names and values."""
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows.items():
-        grid.add_row(f"  {name}", value)
     console.print(f"\n[bold]{title}[/bold]")
-    console.print(grid)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        # Not wrapped: an address that is broken over two lines cannot be clicked.
+        console.print(f"  [dim]{name:<{width}}[/dim]   {value}", soft_wrap=True)
 
 
 def show_demo(url: str, nodes: Sequence[tuple[str, str]], order_id: UUID | None) -> None:
