@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -43,11 +44,17 @@ async def begin(group: GroupCommit[int, int], disk: Disk, count: int) -> list[as
     return tasks
 
 
+async def ended(*tasks: asyncio.Task[int], return_exceptions: bool = False) -> list[Any]:
+    """Return all answers; a caller that is never answered is an error and not a test that hangs."""
+    async with asyncio.timeout(10):
+        return await asyncio.gather(*tasks, return_exceptions=return_exceptions)
+
+
 async def test_who_comes_during_a_commit_shares_the_next_one_in_order() -> None:
     disk = Disk()
     tasks = await begin(GroupCommit(disk.write), disk, 50)
     disk.open.set()
-    assert await asyncio.gather(*tasks) == [2 * item for item in range(50)]
+    assert await ended(*tasks) == [2 * item for item in range(50)]
     assert disk.commits == [[0], list(range(1, 50))]
 
 
@@ -63,7 +70,7 @@ async def test_a_batch_is_bounded() -> None:
     disk = Disk()
     tasks = await begin(GroupCommit(disk.write, most=4), disk, 11)
     disk.open.set()
-    await asyncio.gather(*tasks)
+    await ended(*tasks)
     assert disk.commits == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
 
 
@@ -71,7 +78,7 @@ async def test_one_bad_item_fails_alone() -> None:
     disk = Disk(bad=3)
     tasks = await begin(GroupCommit(disk.write), disk, 6)
     disk.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await ended(*tasks, return_exceptions=True)
     assert [answer for number, answer in enumerate(answers) if number != 3] == [0, 2, 4, 8, 10]
     assert str(answers[3]) == "3 is bad"
     assert sorted(item for commit in disk.commits for item in commit) == [0, 1, 2, 4, 5]
@@ -82,7 +89,7 @@ async def test_after_a_bad_batch_the_next_ones_are_shared_again() -> None:
     group: GroupCommit[int, int] = GroupCommit(disk.write)
     tasks = await begin(group, disk, 4)
     disk.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await ended(*tasks, return_exceptions=True)
     assert answers[1:] == [2, 4, 6]
     assert disk.commits == [[1, 2, 3]]
 
@@ -93,7 +100,7 @@ async def test_a_caller_that_goes_away_takes_neither_its_item_nor_the_others_alo
     tasks[0].cancel()
     tasks[2].cancel()
     disk.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await ended(*tasks, return_exceptions=True)
     assert [type(answer) for answer in answers] == [asyncio.CancelledError, int, asyncio.CancelledError, int]
     assert disk.commits == [[0], [1, 2, 3]]
 
@@ -103,7 +110,7 @@ async def test_a_bad_item_whose_caller_went_away_is_no_trouble() -> None:
     tasks = await begin(GroupCommit(disk.write), disk, 4)
     tasks[2].cancel()
     disk.open.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await ended(*tasks, return_exceptions=True)
     assert [answers[0], answers[1], answers[3]] == [0, 2, 6]
     assert disk.commits == [[0], [1], [3]]
 
@@ -118,7 +125,7 @@ async def test_close_returns_when_everything_is_written() -> None:
     disk.open.set()
     await closing
     assert disk.commits == [[0], [1, 2, 3, 4]]
-    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+    assert await ended(*tasks) == [0, 2, 4, 6, 8]
 
 
 async def test_close_with_nothing_to_write_returns_at_once() -> None:
