@@ -33,6 +33,7 @@ class SqlNode:
         self.url = _sql_url(database, url)
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
         self._engines: dict[bool, AsyncEngine] = {}
+        self._single: AsyncEngine | None = None
 
     @property
     def name(self) -> str:
@@ -43,6 +44,15 @@ class SqlNode:
     def writer(self) -> AsyncEngine:
         """The engine for transactions that may write."""
         return self._engine(read_only=False)
+
+    @property
+    def single(self) -> AsyncEngine:
+        """The same pool for transactions of one statement, without BEGIN and COMMIT where that saves packets."""
+        if not self.dialect.free_autocommit:
+            return self.writer
+        if self._single is None:
+            self._single = self.writer.execution_options(isolation_level="AUTOCOMMIT")
+        return self._single
 
     @property
     def reader(self) -> AsyncEngine:
@@ -63,6 +73,7 @@ class SqlNode:
         for engine in self._engines.values():
             await engine.dispose()
         self._engines.clear()
+        self._single = None
 
     def _engine(self, *, read_only: bool) -> AsyncEngine:
         if read_only not in self._engines:

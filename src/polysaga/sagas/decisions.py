@@ -29,7 +29,7 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """Tell whether the saga is at rest for good."""
-        return self in {Status.COMPLETED, Status.COMPENSATED}
+        return self is Status.COMPLETED or self is Status.COMPENSATED
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Answer, Rendered, Write
@@ -121,7 +121,7 @@ class Journal:
 
     async def insert(self, births: Sequence[Birth]) -> None:
         """Insert all rows in one commit; a row that exists already fails them all."""
-        async with self._transaction() as send:
+        async with _Transaction(self.node.writer) as send:
             for birth in births:
                 await send(self._sql["insert"], self._birth_values(birth))
 
@@ -206,12 +206,12 @@ class Journal:
         return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
 
     async def _change(self, statement: str, claim: Claim, **values: Any) -> bool:
-        async with self._transaction() as send:
+        async with _Transaction(self.node.single) as send:
             answer = await send(self._sql[statement], {**self._claim_values(claim), **values})
             return answer.count == 1
 
     async def _change_many(self, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
-        async with self._transaction() as send:
+        async with _Transaction(self.node.single) as send:
             answer = await send(self._sql[statement], {"rows": rows, "lease": self.lease})
             if self._dialect.returns_rows:
                 return {self._dialect.key_from(row[0]) for row in answer.rows}
@@ -220,9 +220,6 @@ class Journal:
             # The count says that some claims are gone, not which.
             answer = await send(self._sql["still_ours"], {"rows": rows})
             return {self._dialect.key_from(row[0]) for row in answer.rows}
-
-    def _transaction(self) -> "_OwnTransaction":
-        return _OwnTransaction(self.node)
 
     def _claim_values(self, claim: Claim) -> dict[str, Any]:
         key = self._dialect.key
@@ -268,11 +265,11 @@ class Journal:
         )
 
 
-class _OwnTransaction:
+class _Transaction:
     """A transaction of ours that lends `send`; committed at the end of the block."""
 
-    def __init__(self, node: SqlNode) -> None:
-        self._begin = node.writer.begin()
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._begin = engine.begin()
 
     async def __aenter__(self) -> Send:
         connection = await self._begin.__aenter__()

@@ -49,6 +49,7 @@ class Postgres(SqlDialect):
     # volatile, so it would not use an index. Hence one for setting and one for comparing.
     clock = "clock_timestamp()"
     statement_clock = "statement_timestamp()"
+    free_autocommit = True
 
     def later(self, seconds: str) -> str:
         return f"clock_timestamp() + make_interval(secs => cast({seconds} AS double precision))"
@@ -66,6 +67,7 @@ class Postgres(SqlDialect):
 
     def _limits(self, settings: DatabaseSettings) -> dict[str, str]:
         return {
+            "default_transaction_isolation": "read committed",  # where there is no BEGIN to say it
             "idle_in_transaction_session_timeout": f"{settings.idle_transaction_timeout * 1000:.0f}",
             "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
             # A client frozen while the server sends it a big result is idle to none of the limits above.
@@ -156,7 +158,8 @@ class PostgresPsycopg(Postgres):
     extra: ClassVar[str] = "psycopg"
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        limits = " ".join(f"-c {name}={value}" for name, value in self._limits(settings).items())
+        values = {name: value.replace(" ", r"\ ") for name, value in self._limits(settings).items()}
+        limits = " ".join(f"-c {name}={value}" for name, value in values.items())
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
@@ -187,26 +190,31 @@ class PostgresPsycopg(Postgres):
 
 
 _DIVISION_BY_ZERO = "22012"
-_PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*").fullmatch
 
 
 def _checked(write: Write) -> str:
     """Return *write* with its values in it; the server refuses to go on if it changes no row."""
-    pieces = _pieces(write.statement.sql)
-    literals = [_literal(value) for value in write.statement.bind(write.values)]
-    # Text and numbers of parameters alternate.
-    sql = "".join(piece if at % 2 == 0 else literals[int(piece) - 1] for at, piece in enumerate(pieces))
-    return f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written"
+    template, names = _template(write.statement)
+    return template.format(*[_literal(write.values[name]) for name in names])
 
 
 @lru_cache
-def _pieces(sql: str) -> tuple[str, ...]:
-    return tuple(re.split(r"\$(\d+)", sql))
+def _template(statement: Rendered) -> tuple[str, list[str]]:
+    """Return *statement* with `{}` for every parameter, and their names in that order."""
+    text, *rest = re.split(r"\$(\d+)", statement.sql.replace("{", "{{").replace("}", "}}"))
+    names = [statement.order[int(number) - 1] for number in rest[::2]]
+    sql = "{}".join([text, *rest[1::2]])
+    return f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written", names
 
 
 def _literal(value: Any) -> str:
-    """Return *value* as SQL; whatever is not harmless by its type or its alphabet goes as hexadecimal digits."""
+    """Return *value* as SQL; text goes as hexadecimal digits unless its alphabet is harmless."""
     match value:
+        case str():
+            return (
+                f"'{value}'" if _PLAIN(value) else f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
+            )
         case None:
             return "NULL"
         case int() | float():
@@ -215,8 +223,4 @@ def _literal(value: Any) -> str:
             return f"cast('{value}' AS uuid)"
         case datetime():
             return f"cast('{value.isoformat()}' AS timestamptz)"
-        case str() if _PLAIN.fullmatch(value):
-            return f"'{value}'"
-        case str():
-            return f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
     raise TypeError(f"{type(value).__name__} cannot be written into a statement")

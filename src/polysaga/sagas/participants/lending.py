@@ -58,8 +58,8 @@ def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) ->
     Raises `Fenced` if one of the writes does not change exactly one row.
     """
     session.flush()
-    connection = session.connection()
     loan: _Loan = session.info[_LOAN]
+    connection = loan.connection or session.connection()
     loan.verify(node)
     adapted: Any = connection.connection.dbapi_connection
     if not node.dialect.begun(adapted.driver_connection):
@@ -101,13 +101,13 @@ class _Loan:
     def __init__(self) -> None:
         self.lent = True
         self.doom: BaseException | None = None
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         self._transaction: object | None = None
         self._info: dict[Any, Any] = {}
 
     def begin(self, connection: Connection) -> None:
-        if self._connection is None:
-            self._connection, self._transaction = connection, connection.get_transaction()
+        if self.connection is None:
+            self.connection, self._transaction = connection, connection.get_transaction()
             self._info = connection.info
             self._info[_LOAN] = self
 
@@ -125,7 +125,7 @@ class _Loan:
                 f"a step went on after an error inside its transaction ({self.doom}); "
                 "use begin_nested() for a part that may fail"
             ) from self.doom
-        if self._connection is None or self._connection.get_transaction() is not self._transaction:
+        if self.connection is None or self.connection.get_transaction() is not self._transaction:
             raise StepMisused("a step ended its transaction through the connection; it must end with the step")
 
 
