@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from polysaga.errors import (
     PayloadError,
     PolysagaError,
     Refused,
+    SagaUndone,
     TryAgain,
     UnknownSaga,
 )
@@ -62,6 +64,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    instance: str  # the path that was asked for
 
 
 def reader(database: Database[Any, SessionT]) -> Any:
@@ -75,7 +78,12 @@ def reader(database: Database[Any, SessionT]) -> Any:
 
 
 def writer(database: Database[Any, SessionT]) -> Any:
-    """Return a dependency that lends a session on the primary and commits before the response starts."""
+    """Return a dependency that lends a session on the primary and commits before the response starts.
+
+    It holds a connection while the handler runs. A handler that also waits for a saga reads in a short block of
+    its own instead, `async with database.reader() as session`: a saga that needs the connection which its own
+    caller holds would wait for it in vain; on SQLite there is one for all writers.
+    """
 
     async def lend() -> AsyncIterator[SessionT]:
         async with database.writer() as session:
@@ -143,16 +151,22 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem(
-    status: int, detail: str, *, kind: str = "about:blank", title: str | None = None, **members: Any
+    request: Request, status: int, detail: str, *, kind: str = "about:blank", **members: Any
 ) -> JSONResponse:
     """Return a response with problem details; *kind* is the stable name, *members* are added to the body."""
-    named = kind if kind == "about:blank" else _ABOUT + kind
-    body = {"type": named, "title": title or HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body = {
+        "type": kind if kind == "about:blank" else _ABOUT + kind,
+        "title": HTTPStatus(status).phrase if kind == "about:blank" else kind.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
     headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse({**body, **members}, status, headers, media_type=_MEDIA)
 
 
 _MEDIA = "application/problem+json"
+_INTERNAL = "Something went wrong inside the service; nothing was left half-done."
 
 
 def _health(databases: Databases) -> APIRouter:
@@ -183,87 +197,88 @@ async def _answer(handle: AnyHandle) -> str:
 
 
 def _install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> None:
-    async def ours(_: Request, error: Exception) -> Response:
+    async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolysagaError)
-        return _of_ours(error, refusals)
-
-    async def drivers(_: Request, error: Exception) -> Response:
-        return _of_drivers(error)
+        return _of_ours(request, error, refusals)
 
     app.add_exception_handler(PolysagaError, ours)
-    app.add_exception_handler(SQLAlchemyError, drivers)
+    app.add_exception_handler(SQLAlchemyError, _of_drivers)
     if importlib.util.find_spec("pymongo") is not None:
-        app.add_exception_handler(importlib.import_module("pymongo.errors").PyMongoError, drivers)
+        app.add_exception_handler(importlib.import_module("pymongo.errors").PyMongoError, _of_drivers)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(Exception, _of_anything)
 
 
-def _of_ours(error: PolysagaError, refusals: Mapping[str, int]) -> Response:
+def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]) -> Response:
     named = getattr(error, "saga_id", None)
-    members = {} if named is None else {"saga_id": str(named)}
+    saga = {} if named is None else {"saga_id": str(named)}
+    answer = partial(problem, request)
     match error:
         case Refused():
             facts = {name: value for name, value in error.facts.items() if name not in Problem.model_fields}
-            title = error.code.replace("-", " ").capitalize()
             status = refusals.get(error.code, HTTPStatus.CONFLICT)
-            return problem(status, str(error), kind=error.code, title=title, **{**facts, **members})
+            return answer(status, str(error), kind=error.code, **{**facts, **saga})
         case OutcomePending():
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), kind="outcome-pending", **members)
+            detail = "The outcome is not known yet; ask again by the id or with the same key."
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="outcome-pending", **saga)
+        case SagaUndone():
+            detail = "A database kept failing and everything was undone. Please try again, with a new key."
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", **saga)
         case TryAgain():
             detail = "A database is busy or out of reach; nothing was changed. Please try again."
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="try-again", **members)
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="try-again", **saga)
         case KeyReused():
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="key-reused")
+            detail = "This key was used for another request; a new request needs a new key."
+            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="key-reused")
         case PayloadError():
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="payload")
+            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="payload")
         case UnknownSaga():
-            return problem(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", **members)
+            return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", **saga)
         case NeedsAttention():
             detail = "This needs a person, who has been told; it can be asked for by its id."
-            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", **members)
+            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", **saga)
         case _:
-            return _internal(members)
+            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal", **saga)
 
 
-def _of_drivers(error: Exception) -> Response:
+async def _of_drivers(request: Request, error: Exception) -> Response:
+    fault = fault_of(error)
     if isinstance(error, NoResultFound):
-        return problem(HTTPStatus.NOT_FOUND, "There is no such row.", kind="no-result")
+        return problem(request, HTTPStatus.NOT_FOUND, "There is no such row.", kind="no-result")
     if isinstance(error, MultipleResultsFound):
         detail = "Several rows were found where one was expected; a unique constraint is missing."
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="multiple-results")
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="multiple-results")
     if isinstance(error, PendingRollbackError):
         detail = "A session was used on after an error in its transaction; end the block at the first error."
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="pending-rollback")
-    fault = fault_of(error)
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="pending-rollback")
     if fault is Fault.DUPLICATE_KEY:
-        return problem(HTTPStatus.CONFLICT, "This exists already.", kind=fault.value)
+        return problem(request, HTTPStatus.CONFLICT, "This exists already.", kind=fault.value)
     if fault is not None and fault.transient:
         detail = "The database could not do it just now; nothing was changed. Please try again."
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=fault.value)
-    return _internal({})
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=fault.value)
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")
 
 
-def _internal(members: Mapping[str, Any]) -> Response:
-    detail = "Something went wrong inside the service; nothing was left half-done."
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="internal", **members)
-
-
-async def _of_validation(_: Request, error: Exception) -> Response:
+async def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = [
-        {"field": ".".join(str(part) for part in one["loc"]), "message": str(one["msg"])} for one in error.errors()
+        {
+            "field": ".".join(str(part) for part in one["loc"]),
+            "message": str(one["msg"]).removeprefix("Value error, "),
+        }
+        for one in error.errors()
     ]
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in found)
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="validation", errors=found)
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="validation", errors=found)
 
 
-async def _of_http(_: Request, error: Exception) -> Response:
+async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = problem(error.status_code, str(error.detail))
+    response = problem(request, error.status_code, str(error.detail))
     response.headers.update(error.headers or {})
     return response
 
 
-async def _of_anything(_: Request, error: Exception) -> Response:
-    return _internal({})
+async def _of_anything(request: Request, error: Exception) -> Response:
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")

@@ -31,7 +31,7 @@ _FOR_EVER = Retry(within=None)
 class Once:
     """One attempt of something, and how to find out afterwards whether it happened."""
 
-    act: Callable[[int], Awaitable[None]]  # gets the number of the attempt
+    act: Callable[[int], Awaitable[str | None]]  # gets the attempt's number, may name the outcome
     fault: Callable[[BaseException], Fault | None]
     look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only repeating tells
     phase: str = "do"
@@ -98,25 +98,27 @@ class Attempts:
         began = self._clock.monotonic()
         at = round((began - self._began) * 1000, 1)
         self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
-        _, error = await _caught(once.act(attempt), step.timeout)
+        outcome, error = await _caught(once.act(attempt), step.timeout)
         if error is None:
-            self._note_done(step, once, attempt, began, found=False)
+            self._note_done(step, once, attempt, began, outcome or "done")
             return Settled(Mark.DONE)
         row, unseen = (None, None) if once.look is None else await _caught(once.look(), step.timeout)
         verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
         if verdict is Mark.DONE:
-            self._note_done(step, once, attempt, began, found=True)
+            self._note_done(step, once, attempt, began, "found")
             return Settled(verdict)
         self._note_failed(step, once, attempt, began, error)
         if once.insist and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
         return Settled(verdict, error)
 
-    def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, *, found: bool) -> None:
-        seconds = self._note(step, once, attempt, began, "found" if found else "done")
+    def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
+        seconds = self._note(step, once, attempt, began, outcome)
         if once.phase == "do":
             database = step.database.name
-            self._emit(StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, found))
+            self._emit(
+                StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, outcome == "found")
+            )
 
     def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
         fault = once.fault(error)

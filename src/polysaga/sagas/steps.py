@@ -86,15 +86,16 @@ class Steps:
         progress = self._progress
         participant = self._engine.participants[step.database.name]
 
-        async def act(attempt: int) -> None:
+        async def act(attempt: int) -> str | None:
             work = progress.undo_work(step, attempt)
             found = await participant.undo(self._entry(step), work)
             if work is None and found.state is Mark.DONE:
                 progress.learn(step.name, found.result or "null")
-                return
+                return "found"
             null = found.state is Mark.BLOCKED
             progress.marks[step.name] = Mark.BLOCKED if null else Mark.COMPENSATED
             self._compensated(step, attempt, null=null)
+            return "null" if null else None
 
         once = Once(act, participant.fault, phase="undo", insist=True)
         return await self._attempts.settle(step, once, step.undo_retry)

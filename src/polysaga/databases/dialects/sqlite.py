@@ -5,6 +5,7 @@ busy handler, which sleeps and is unfair. `BEGIN IMMEDIATE` takes the write lock
 deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 """
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -73,7 +74,12 @@ class SQLite(SqlDialect):
             @event.listens_for(engine.sync_engine, "begin")
             def begin(connection: Connection) -> None:
                 adapted: Any = connection.connection.dbapi_connection
-                adapted.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
+                try:
+                    adapted.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
+                except asyncio.CancelledError:
+                    # The thread may still begin: nobody else must get a connection with the lock on it.
+                    connection.invalidate()
+                    raise
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         # One hop to the connection's thread, where a cursor of our own would cost three.
