@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -67,8 +68,9 @@ async def ours(urls: dict[str, str]) -> AsyncIterator[Shop]:
     under_way = _UnderWay()
 
     async def order(value: PricedOrder) -> None:
-        under_way.count += 1
-        await sagas.run(place_order, value)
+        handle = await sagas.start(place_order, value)
+        under_way.started.add(handle.id)
+        await handle.result()
 
     async with databases.open(_settings(urls)), sagas.open(emit=under_way):
         await under_way.ticked.wait()  # from now on the worker leaves the measurements alone for a while
@@ -87,24 +89,27 @@ async def plain(urls: dict[str, str]) -> AsyncIterator[Shop]:
 
 
 class _UnderWay:
-    """Sagas that were started and are not finished yet."""
+    """Sagas that were started here and are not finished yet."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.started: set[UUID] = set()
         self.ticked = asyncio.Event()
-        self._none = asyncio.Event()
+        self._finished: set[UUID] = set()
+        self._more = asyncio.Event()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SagaFinished):
-            self.count -= 1
-            self._none.set()
+            self._finished.add(event.saga_id)
+            self._more.set()
         elif isinstance(event, WorkerTicked):
             self.ticked.set()
 
     async def rest(self) -> None:
-        while self.count:
-            self._none.clear()
-            await self._none.wait()
+        while not self.started <= self._finished:
+            self._more.clear()
+            await self._more.wait()
+        self.started.clear()
+        self._finished.clear()
 
 
 async def _at_once() -> None:

@@ -14,7 +14,7 @@ from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
 from devservers.postgres import PostgresServer
 
-_SENT = re.compile(r" db=(\w+) LOG:  (?:statement|execute [^:]+): *(\w+)")
+_SENT = re.compile(r" db=(\w+) LOG:  (?:statement|execute [^:]+): *(\w.*)")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class PostgresCounter:
         with self._server.log.open("rb") as log:
             log.seek(self._from)
             sent = _SENT.findall(log.read().decode(errors="replace"))
-        verbs = [verb.upper() for database, verb in sent if database in self._databases]
+        # Several statements may have come in one packet.
+        statements = [one for database, text in sent if database in self._databases for one in text.split("; ")]
+        verbs = [statement.partition(" ")[0].strip(";\n").upper() for statement in statements]
         return Count(len(verbs), verbs.count("COMMIT"))
 
 
