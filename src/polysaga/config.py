@@ -20,7 +20,6 @@ from pydantic_settings.exceptions import SettingsError
 from polysaga.errors import ConfigurationError
 
 PREFIX = "POLYSAGA_"
-_NOT_SETTINGS = (f"{PREFIX}CONFIG", f"{PREFIX}TEST_")
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -59,7 +58,8 @@ class DatabaseSettings(_Strict):
     @classmethod
     def _accept_plain_urls(cls, value: object) -> object:
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
+            # A comma between two URLs is followed by a scheme, one between the hosts of a URL is not.
+            value = [part.strip(" ,") for part in re.split(r",(?=\s*[a-z0-9+]+://)", value) if part.strip(" ,")]
         if isinstance(value, list | tuple):
             return [{"url": item} if isinstance(item, str) else item for item in value]
         return value
@@ -118,8 +118,10 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 def masked(url: str) -> str:
     """Return *url* with its password, and any password-like option, replaced by `***`."""
-    hidden = re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&;](?:password|passwd|pwd|sslpassword|token)=)[^&;]*", r"\1***", hidden)
+    # To the last @: a password that nobody percent-encoded may hold one, or a slash.
+    hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url)
+    hidden = re.sub(r"(?i)((?:password|passwd|pwd|token)=)[^&;\s]*", r"\1***", hidden)
+    return re.sub(r"(?i)(authMechanismProperties=)[^&;\s]*", r"\1***", hidden)
 
 
 def _from_file(path: Path | None) -> Mapping[str, Any]:
@@ -128,7 +130,9 @@ def _from_file(path: Path | None) -> Mapping[str, Any]:
         if not path.exists():
             return {}
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the settings file {path} is not UTF-8 text: {error.reason}") from error
     except OSError as error:
         raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
@@ -139,7 +143,9 @@ def _from_environment(variables: Mapping[str, str]) -> Mapping[str, Any]:
     ours = {
         name: value
         for name, value in variables.items()
-        if name.upper().startswith(PREFIX) and not name.upper().startswith(_NOT_SETTINGS)
+        if name.upper().startswith(PREFIX)
+        and name.upper() != f"{PREFIX}CONFIG"
+        and not name.upper().startswith(f"{PREFIX}TEST_")
     }
     for name in ours:
         head = name.upper().removeprefix(PREFIX).split("__")[0].lower()
@@ -173,15 +179,15 @@ def _explain(error: ValidationError) -> str:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    by_key: dict[str, type[BaseModel]] = {
-        "pool": PoolSettings,
-        "replicas": ReplicaSettings,
-        "sagas": SagaSettings,
-    }
-    for part in reversed(location[:-1]):
-        if part in by_key:
-            return by_key[str(part)]
-    return DatabaseSettings if location[0] == "databases" else Settings
+    # location[1] is a database's name, which may be any word.
+    words = [str(part) for part in (location[0], *location[2:-1])] if len(location) > 1 else []
+    if "pool" in words:
+        return PoolSettings
+    if "replicas" in words:
+        return ReplicaSettings
+    if not words:
+        return Settings
+    return DatabaseSettings if words[0] == "databases" else SagaSettings
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:

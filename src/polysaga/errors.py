@@ -162,7 +162,8 @@ class Refused(PolysagaError):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "code" not in cls.__dict__:
-            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+            words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", cls.__name__)
+            cls.code = "-".join(words).lower()
 
 
 class NeedsAttention(PolysagaError):

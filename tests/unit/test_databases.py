@@ -90,7 +90,6 @@ async def test_a_primary_that_does_not_answer_is_an_error_that_names_it(tmp_path
     assert (failure.value.database, failure.value.node) == ("points", missing)
 
 
-@pytest.mark.xfail(strict=True, reason="the handles that were reached stay attached to nodes that are closed")
 async def test_when_one_primary_does_not_answer_no_handle_stays_open(tmp_path: Path) -> None:
     program = Program()
     with pytest.raises(DatabaseUnavailable):
@@ -101,7 +100,6 @@ async def test_when_one_primary_does_not_answer_no_handle_stays_open(tmp_path: P
     assert program.closed()
 
 
-@pytest.mark.xfail(strict=True, reason="whether they are open is noted only after all have answered")
 async def test_of_two_that_open_at_the_same_moment_one_is_refused(tmp_path: Path) -> None:
     program = Program()
     answers: asyncio.Queue[str] = asyncio.Queue()

@@ -99,7 +99,6 @@ def test_a_refusal_is_named_after_its_class() -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="every letter of an abbreviation becomes a word: 's-k-u-missing'")
 def test_an_abbreviation_in_a_refusals_name_is_one_word() -> None:
     class SKUMissing(Refused):
         """Named with an abbreviation."""

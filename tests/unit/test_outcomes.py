@@ -111,11 +111,6 @@ def test_long_messages_and_tracebacks_are_cut_and_the_end_of_the_traceback_is_ke
     assert data["traceback"].endswith("x\n")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="facts with keys that are not text cannot be written: the saga is never undone",
-)
 def test_facts_with_keys_that_are_not_text_are_kept_too() -> None:
     data = Failure(Verdict.REFUSED, "reserve", Refused("no", left={("tea", "green"): 2})).as_data()
     assert data["message"] == "no"

@@ -45,10 +45,10 @@ class MongoNode:
         self.dialect = Mongo()
         self._url = url
         if not url.startswith(("mongodb://", "mongodb+srv://")):
-            scheme = url.partition("://")[0]
+            scheme, separator, _ = url.partition("://")
+            named = f"'{scheme}://' is not supported for this handle" if separator else "is not a URL"
             raise ConfigurationError(
-                f"databases.{database}.url: '{scheme}://' is not supported for this handle; "
-                f"write mongodb://host/{database}?replicaSet=NAME"
+                f"databases.{database}.url: {named}; write mongodb://host/{database}?replicaSet=NAME"
             )
         require_driver(database, "pymongo", Mongo.extra)
         self._client: AsyncMongoClient[dict[str, Any]] | None = None

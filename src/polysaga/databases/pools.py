@@ -150,7 +150,7 @@ def _driver_errors(dialect: Any) -> tuple[type[Exception], ...]:
 def _sql_url(database: str, text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise ConfigurationError(
             f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
         ) from None

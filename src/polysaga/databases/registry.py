@@ -46,9 +46,9 @@ class Databases:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
             for node in (node for group in nodes.values() for node in group):
                 stack.push_async_callback(node.close)
-            await _each(*(self._attach(self._handles[name], group, emit) for name, group in nodes.items()))
             self._open = True
             stack.callback(self._detach)
+            await _each(*(self._attach(self._handles[name], group, emit) for name, group in nodes.items()))
             yield self
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit) -> None:

@@ -66,6 +66,9 @@ class Verdict(StrEnum):
     LOST = "lost"  # the claim is no longer ours
 
 
+_SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """Everything `decide` looks at."""
@@ -73,6 +76,11 @@ class Known:
     status: Status
     marks: Mapping[str, Mark]
     failed: bool = False  # some step gave a reason to compensate
+
+    @property
+    def undone(self) -> bool:
+        """Tell whether another owner has begun to undo: the journal may have lost that decision in a failover."""
+        return not _SETTLED.isdisjoint(self.marks.values())
 
     @property
     def active(self) -> bool:
@@ -143,7 +151,7 @@ def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
     """
     if known.status is Status.COMPENSATING:
         return _backward(definition, known, journal)
-    if known.failed and known.status is Status.RUNNING and not _decided(definition, known):
+    if known.status is Status.RUNNING and not _decided(definition, known) and (known.failed or known.undone):
         # A branch that goes on would hold the connection that its compensation needs.
         return CancelActive() if known.active else Compensate()
     return _forward(definition, known)
@@ -160,7 +168,8 @@ def _forward(definition: Definition, known: Known) -> Decision:
         return Run(ready)
     if known.active:
         return Wait()
-    return Rest() if Mark.STUCK in known.marks.values() else Finish(Status.COMPLETED)
+    done = all(known.marks[step.name] is Mark.DONE for step in definition.steps if step.name in known.marks)
+    return Finish(Status.COMPLETED) if done and len(known.marks) == len(definition.steps) else Rest()
 
 
 def _backward(definition: Definition, known: Known, journal: str) -> Decision:
@@ -187,9 +196,6 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
     if ready:
         return Undo(ready)
     return Wait() if known.active else Rest()
-
-
-_SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}
 
 
 def _decided(definition: Definition, known: Known) -> bool:

@@ -12,16 +12,23 @@ several last steps it is the finishing write of the journal.
 """
 
 import hashlib
-import inspect
 import json
 import re
 import typing
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter
 
 from polysaga.errors import DefinitionError, Refused
+from polysaga.sagas.checks import (
+    check_database,
+    check_function,
+    check_kinds,
+    check_output,
+    payload_type,
+    result_type,
+)
 from polysaga.sagas.retries import COMPENSATION, RETRIABLE, STEP, Retry
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ class Step(Generic[SessionT, InputT, ResultT]):
         after: "tuple[AnyStep, ...]",
     ) -> None:
         self.name, self.kind, self.database, self.action, self.after = name, kind, database, action, after
-        self.result: TypeAdapter[ResultT] = _result_type(action, f"step '{name}'")
+        self.result: TypeAdapter[ResultT] = result_type(action, f"step '{name}'")
         self.undo: Undo[SessionT, InputT, ResultT] | None = None
         self.retry = RETRIABLE if kind == "retriable" else STEP
         self.undo_retry = COMPENSATION
@@ -70,7 +77,7 @@ class Step(Generic[SessionT, InputT, ResultT]):
             raise DefinitionError(f"step '{self.name}' is {self.kind} and is never undone; drop its compensation")
         if self.undo is not None:
             raise DefinitionError(f"step '{self.name}' has two compensations; keep one")
-        _check_parameters(undo, 4, f"the compensation of step '{self.name}'", "(db, input, done, ctx)")
+        check_function(undo, 4, f"the compensation of step '{self.name}'", "(db, input, done, ctx)")
         self.undo = undo
         return undo
 
@@ -100,10 +107,13 @@ class Saga(Generic[InputT, OutputT]):
         if not _SAGA_NAME.fullmatch(name):
             raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
         self.name, self.version = name, version
-        self.input: TypeAdapter[InputT] = _adapter(input, f"the input of saga '{name}'")
+        self.input: TypeAdapter[InputT] = payload_type(input, f"the input of saga '{name}'")
         self.output_type = output
         self.key_fields = key_fields
         self.refusals = {refusal.code: refusal for refusal in refusals}
+        if len(self.refusals) != len(refusals):
+            raise DefinitionError(f"two refusals of saga '{name}' have the same code; give each its own")
+        self._check_key_fields()
         self._steps: dict[str, AnyStep] = {}
 
     def __repr__(self) -> str:
@@ -127,8 +137,9 @@ class Saga(Generic[InputT, OutputT]):
             action: "Action[SessionT, InputT, ResultT]",
         ) -> Step[SessionT, InputT, ResultT]:
             name = getattr(action, "__name__", "")
-            self._check_new(name, after)
-            _check_parameters(action, 3, f"step '{name}'", "(db, input, ctx)")
+            self._check_new(name, kind, after)
+            check_database(database, name)
+            check_function(action, 3, f"step '{name}'", "(db, input, ctx)")
             last = list(self._steps.values())[-1:]
             step = Step(name, kind, database, action, tuple(last if after is None else after))
             step.retry = retry or step.retry
@@ -142,16 +153,31 @@ class Saga(Generic[InputT, OutputT]):
         """Check the saga as a whole and return it as data; raise `DefinitionError` for the first mistake."""
         return Definition(self, tuple(self._steps.values()))
 
-    def _check_new(self, name: str, after: Sequence[AnyStep] | None) -> None:
+    def _check_key_fields(self) -> None:
+        known = self.input.json_schema().get("properties")
+        for field in self.key_fields or ():
+            if known is None:
+                raise DefinitionError(f"the input of saga '{self.name}' has no fields; drop key_fields")
+            if field not in known:
+                raise DefinitionError(
+                    f"the input of saga '{self.name}' has no field '{field}' for key_fields; "
+                    f"known: {', '.join(known)}"
+                )
+
+    def _check_new(self, name: str, kind: Kind, after: Sequence[AnyStep] | None) -> None:
+        if kind not in typing.get_args(Kind):
+            kinds = ", ".join(typing.get_args(Kind))
+            raise DefinitionError(f"step '{name}' has the kind '{kind}', which is none of {kinds}")
         if not _STEP_NAME.fullmatch(name):
             raise DefinitionError(f"'{name}' is not a step's name: use a-z, 0-9 and _, at most 64 characters")
         if name in self._steps:
             raise DefinitionError(f"saga '{self.name}' has two steps named '{name}'; names must be unique")
         for step in after or ():
             # Only declared steps can be named, so the graph cannot have a cycle.
-            if self._steps.get(step.name) is not step:
+            if step not in self._steps.values():
                 raise DefinitionError(
-                    f"step '{name}' follows '{step.name}', which is not a step of saga '{self.name}'"
+                    f"step '{name}' follows {step!r}, which is not a step of saga '{self.name}'; "
+                    "name the decorated function, e.g. after=[open_order]"
                 )
 
 
@@ -173,8 +199,8 @@ class Definition:
             direct = self.before[step.name]
             self.ancestors[step.name] = direct.union(*(self.ancestors[name] for name in direct))
         self.decision = self._find_decision()
-        _check_kinds(self)
-        _check_output(self)
+        check_kinds(self)
+        check_output(self)
         self.undoable = tuple(
             step.name for step in steps if step.kind == "compensatable" and step != self.decision
         )
@@ -193,81 +219,9 @@ class Definition:
         if pivots:
             return pivots[0]
         last = [step for step in self.steps if not self.following[step.name]]
-        return last[0] if len(last) == 1 else None
+        return last[0] if len(last) == 1 and last[0].kind != "retriable" else None
 
     def _fingerprint(self) -> str:
         shape = [[step.name, step.kind, step.database.name, sorted(self.before[step.name])] for step in self.steps]
         text = json.dumps([self.saga.name, self.saga.version, shape])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _check_kinds(definition: Definition) -> None:
-    saga, decision = definition.saga.name, definition.decision
-    for step in definition.steps:
-        if step is decision:
-            continue
-        if step.kind == "retriable":
-            if decision is None or decision.name not in definition.ancestors[step.name]:
-                raise DefinitionError(
-                    f"retriable step '{step.name}' of saga '{saga}' must follow the pivot: "
-                    "before it everything must be undoable"
-                )
-            continue
-        if decision is not None and decision.name in definition.ancestors[step.name]:
-            raise DefinitionError(
-                f"compensatable step '{step.name}' of saga '{saga}' comes after the pivot "
-                f"'{decision.name}'; nothing is undone there, make it retriable"
-            )
-        if decision is not None and step.name not in definition.ancestors[decision.name]:
-            raise DefinitionError(
-                f"compensatable step '{step.name}' of saga '{saga}' is not before the pivot "
-                f"'{decision.name}'; add it to the pivot's after=[...]"
-            )
-        if step.undo is None:
-            raise DefinitionError(
-                f"step '{step.name}' of saga '{saga}' has no compensation: declare one with "
-                f"@{step.name}.compensation"
-            )
-
-
-def _check_output(definition: Definition) -> None:
-    wanted, decision = definition.saga.output_type, definition.decision
-    if wanted is None:
-        return
-    if decision is None:
-        raise DefinitionError(
-            f"saga '{definition.name}' has an output but several last steps; declare a pivot, which returns it"
-        )
-    given = typing.get_type_hints(decision.action).get("return")
-    if given is not wanted:
-        raise DefinitionError(
-            f"the output of saga '{definition.name}' is {wanted.__name__}, but its deciding step "
-            f"'{decision.name}' returns {getattr(given, '__name__', given)}"
-        )
-
-
-def _result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
-    if not inspect.iscoroutinefunction(action):
-        raise DefinitionError(f"{what} must be an `async def` function")
-    try:
-        hints = typing.get_type_hints(action)
-    except NameError as error:
-        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
-    if "return" not in hints:
-        raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
-    return _adapter(hints["return"], f"the result of {what}")
-
-
-def _adapter(kind: Any, what: str) -> TypeAdapter[Any]:
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        adapter.json_schema()
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        name = getattr(kind, "__name__", kind)
-        raise DefinitionError(f"{what}, {name}, does not survive JSON; use a pydantic model") from error
-    return adapter
-
-
-def _check_parameters(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
-    if len(inspect.signature(function).parameters) != count:
-        raise DefinitionError(f"{what} must take {wanted}")

@@ -192,7 +192,9 @@ class Execution:
 
     async def _compensate(self) -> None:
         progress = self.progress
-        assert progress.failure is not None
+        if progress.failure is None:  # the journal has forgotten a decision that a ledger remembers
+            step = next(name for name, mark in progress.marks.items() if mark is not Mark.DONE)
+            progress.failure = Failure(Verdict.LATE, step, Lost("another owner had begun to undo the saga"))
         progress.reason = reason = progress.failure.as_data()
         await self._write(lambda: self.engine.journal.compensate(progress.claim, reason), Status.COMPENSATING)
         progress.marks.clear()  # what was done going forward is what must be visited going back

@@ -14,6 +14,8 @@ def id_from_key(saga: str, key: str) -> UUID:
     """Return the id that *key* stands for: the same in every process, also if the start was lost since."""
     if not 0 < len(key) <= _KEY_LENGTH:
         raise PayloadError(f"a key has 1 to {_KEY_LENGTH} characters, not {len(key)}")
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise PayloadError("a key must be text that can be written as UTF-8")
     return uuid5(_NAMESPACE, f"{saga}:{key}")
 
 

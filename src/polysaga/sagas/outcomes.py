@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from polysaga.errors import NeedsAttention, PolysagaError, Refused, SagaFailed, SagaUndone
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
@@ -27,7 +29,8 @@ class Failure:
         data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": _said(self.error)}
         if isinstance(self.error, Refused):
             data["code"] = self.error.code
-            data["facts"] = json.loads(json.dumps(dict(self.error.facts), default=str))
+            facts = to_json(dict(self.error.facts), fallback=str, inf_nan_mode="strings")
+            data["facts"] = json.loads(facts)
         elif self.verdict is not Verdict.UNAVAILABLE:
             data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
         return data

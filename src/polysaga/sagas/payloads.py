@@ -14,11 +14,15 @@ T = TypeVar("T")
 
 
 def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> str:
-    """Return *value* as JSON text; raise `PayloadError` if it is not of its type or larger than *limit* bytes."""
+    """Return *value* as JSON text that `decode` reads back.
+
+    Raises `PayloadError` if it is not of its type, does not survive the way, or is larger than *limit* bytes.
+    """
     try:
-        text = adapter.dump_json(value, warnings="error")
-    except PydanticSerializationError as error:
-        raise PayloadError(f"{what} cannot be written as JSON of its declared type: {error}") from error
+        text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
+        adapter.validate_json(text)  # a takeover is too late to find out
+    except (PydanticSerializationError, ValidationError) as error:
+        raise PayloadError(f"{what} does not survive JSON as its declared type: {error}") from error
     if len(text) > limit:
         raise PayloadError(
             f"{what} is {len(text):,} bytes as JSON, more than the {limit:,} of sagas.payload_limit; "

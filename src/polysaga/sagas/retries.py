@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Exponential back-off with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """Exponential back-off with equal jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 
     The budget is time, not a count: a frozen owner's locks fall after seconds, however often one knocks.
     """

@@ -1,0 +1,105 @@
+"""What makes a saga's definition one that can keep the promise; each mistake is one clear `DefinitionError`."""
+
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+from polysaga.databases import Database
+from polysaga.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from polysaga.sagas.definition import Definition
+
+
+def check_kinds(definition: "Definition") -> None:
+    """Raise unless everything before the decision can be undone and nothing after it needs to be."""
+    saga, decision = definition.saga.name, definition.decision
+    for step in definition.steps:
+        if step is decision:
+            continue
+        if step.kind == "retriable":
+            if decision is None or decision.name not in definition.ancestors[step.name]:
+                raise DefinitionError(
+                    f"retriable step '{step.name}' of saga '{saga}' must follow the pivot: "
+                    "before it everything must be undoable"
+                )
+            continue
+        if decision is not None and decision.name in definition.ancestors[step.name]:
+            raise DefinitionError(
+                f"compensatable step '{step.name}' of saga '{saga}' comes after the pivot "
+                f"'{decision.name}'; nothing is undone there, make it retriable"
+            )
+        if decision is not None and step.name not in definition.ancestors[decision.name]:
+            raise DefinitionError(
+                f"compensatable step '{step.name}' of saga '{saga}' is not before the pivot "
+                f"'{decision.name}'; add it to the pivot's after=[...]"
+            )
+        if step.undo is None:
+            raise DefinitionError(
+                f"step '{step.name}' of saga '{saga}' has no compensation: declare one with "
+                f"@{step.name}.compensation"
+            )
+
+
+def check_output(definition: "Definition") -> None:
+    """Raise unless the deciding step returns what the saga promises."""
+    wanted, decision = definition.saga.output_type, definition.decision
+    if wanted is None:
+        return
+    if decision is None:
+        raise DefinitionError(
+            f"saga '{definition.name}' has an output but several last steps; declare a pivot, which returns it"
+        )
+    given = typing.get_type_hints(decision.action).get("return")
+    if given != wanted:
+        raise DefinitionError(
+            f"the output of saga '{definition.name}' is {_named(wanted)}, but its deciding step "
+            f"'{decision.name}' returns {_named(given)}"
+        )
+
+
+def result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
+    """Return what *action* is annotated to return, as a type that survives JSON."""
+    try:
+        hints = typing.get_type_hints(action)
+    except NameError as error:
+        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
+    if "return" not in hints:
+        raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
+    return payload_type(hints["return"], f"the result of {what}")
+
+
+def payload_type(kind: Any, what: str) -> TypeAdapter[Any]:
+    """Return *kind* as a type that can be written to JSON and read back; raise if it cannot."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        schema = adapter.json_schema()
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise DefinitionError(f"{what}, {_named(kind)}, does not survive JSON; use a pydantic model") from error
+    if '"format": "password"' in json.dumps(schema):
+        raise DefinitionError(f"{what}, {_named(kind)}, holds a secret, which JSON shows as '***'; pass its key")
+    return adapter
+
+
+def check_function(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
+    """Raise unless *function* is asynchronous and takes *count* arguments by position."""
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{what} must be an `async def` function")
+    parameters = inspect.signature(function).parameters.values()
+    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    if len(parameters) != count or any(parameter.kind not in positional for parameter in parameters):
+        raise DefinitionError(f"{what} must take {wanted}, by position")
+
+
+def check_database(database: object, step: str) -> None:
+    """Raise unless *database* is a handle."""
+    if not isinstance(database, Database):
+        raise DefinitionError(f"step '{step}' runs on {database!r}, which is not a database: give it a handle")
+
+
+def _named(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind)
