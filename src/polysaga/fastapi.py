@@ -45,9 +45,10 @@ from polysaga.errors import (
     TryAgain,
     UnknownSaga,
 )
-from polysaga.events import Emit, ignore
+from polysaga.events import Emit
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.sagas import Sagas
+from polysaga.telemetry.logs import LogSubscriber
 
 SessionT = TypeVar("SessionT")
 
@@ -111,7 +112,7 @@ def install(
     *,
     settings: Settings | Callable[[], Settings],
     sagas: Sagas | None = None,
-    emit: Emit = ignore,
+    emit: Emit | None = None,
     migrate: bool = True,
     ready: Callable[[], Awaitable[None]] | None = None,
     refusals: Mapping[str, int] | None = None,
@@ -120,21 +121,23 @@ def install(
 
     *settings* may be a function, called when the application starts. *migrate* brings our tables up to date at
     the start. *ready* runs when the databases are open, before any saga is driven: a place for the program's
-    own tables. *refusals* gives the HTTP status of a `Refused` by its code; others are 409.
+    own tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the
+    HTTP status of a `Refused` by its code; others are 409.
     """
     inner = app.router.lifespan_context
+    told = emit or LogSubscriber()
 
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
         known = settings() if callable(settings) else settings
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(databases.open(known, emit=emit))
+            await stack.enter_async_context(databases.open(known, emit=told))
             if migrate and sagas is not None:
-                await migrate_tables(sagas, emit=emit)
+                await migrate_tables(sagas, emit=told)
             if ready is not None:
                 await ready()
             if sagas is not None:
-                await stack.enter_async_context(sagas.open(known.sagas, emit=emit))
+                await stack.enter_async_context(sagas.open(known.sagas, emit=told))
             yield await stack.enter_async_context(inner(running))
 
     app.router.lifespan_context = lifespan
