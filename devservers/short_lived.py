@@ -7,11 +7,15 @@ without an option to change it. `mongod` is started with the parameter `transact
 
 import sys
 
-from secantus import transactions  # type: ignore[import-untyped]
+from secantus import server  # type: ignore[import-untyped]
 from secantus.cli import main  # type: ignore[import-untyped]
 
 if __name__ == "__main__":
-    defaults = transactions.TransactionRegistry.__init__.__kwdefaults__
-    assert "lifetime_seconds" in defaults, "this SecantusDB has no lifetime for transactions to set"
-    defaults["lifetime_seconds"] = float(sys.argv.pop(1))
+    constructor = server.SecantusDBServer.__init__
+    named = "transaction_lifetime_seconds"
+    lifetime = float(sys.argv.pop(1))
+    if named in (constructor.__kwdefaults__ or {}):
+        constructor.__kwdefaults__[named] = lifetime
+    else:
+        sys.exit(f"this SecantusDB has no {named} to set")
     raise SystemExit(main())

@@ -90,7 +90,8 @@ class LocalRunner:
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.started)
-        except Joined:
+        except (Joined, Lost):
+            # Lost: the worker claimed the saga that the key had started before, while this start was on its way.
             return await self._join(definition, birth, None)
         self.engine.emit(SagaStarted(birth.claim.saga_id, definition.name, joined=False))
         return self._handle(definition, birth.claim.saga_id, execution, joined=False)
