@@ -14,7 +14,8 @@ from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
 from devservers.postgres import PostgresServer
 
-_SENT = re.compile(r" db=(\w+) LOG:  (?:statement|execute [^:]+): *(\w.*)")
+_SENT = re.compile(r" \[(\d+)\] db=(\w+) LOG:  (?:statement|execute [^:]+): *(\w.*)")
+_WRITES = {"INSERT", "UPDATE", "DELETE", "WITH"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,20 @@ class PostgresCounter:
         with self._server.log.open("rb") as log:
             log.seek(self._from)
             sent = _SENT.findall(log.read().decode(errors="replace"))
-        # Several statements may have come in one packet.
-        statements = [one for database, text in sent if database in self._databases for one in text.split("; ")]
-        verbs = [statement.partition(" ")[0].strip(";\n").upper() for statement in statements]
-        return Count(len(verbs), verbs.count("COMMIT"))
+        open_in, statements, commits = set[str](), 0, 0  # processes inside BEGIN
+        for process, database, text in sent:
+            if database not in self._databases:
+                continue
+            for statement in text.split("; "):  # several may have come in one packet
+                verb = statement.partition(" ")[0].strip(";").upper()
+                statements += 1
+                # A write outside of BEGIN is its own commit.
+                commits += verb == "COMMIT" or (verb in _WRITES and process not in open_in)
+                if verb == "BEGIN":
+                    open_in.add(process)
+                elif verb in {"COMMIT", "ROLLBACK"}:
+                    open_in.discard(process)
+        return Count(statements, commits)
 
 
 class MariaDBCounter:

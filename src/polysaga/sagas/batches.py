@@ -1,16 +1,21 @@
 """Group commit: what several sagas write at the same moment shares one commit.
 
-Whoever comes while a batch is being written joins the next one, so nobody waits for a timer. One bad item
+Whoever comes while a batch is being written joins the next one, so nobody waits for a timer, unless all that
+has come is patient: then the batch stays open for a moment, for company. One bad item
 fails its whole batch; the batch is then repeated item by item, so that the others do not suffer.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
+
+
+_PATIENCE = 0.05  # seconds
 
 
 class GroupCommit(Generic[ItemT, AnswerT]):
@@ -20,9 +25,12 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._write, self._most = write, most
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._urgent = asyncio.Event()
 
-    async def add(self, item: ItemT) -> AnswerT:
+    async def add(self, item: ItemT, *, patient: bool = False) -> AnswerT:
         """Return *item*'s answer once its batch is durable; raise what its own write raised."""
+        if not patient:
+            self._urgent.set()
         future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._writer is None:
@@ -31,16 +39,26 @@ class GroupCommit(Generic[ItemT, AnswerT]):
 
     async def close(self) -> None:
         """Return when everything that was added is written."""
+        self._urgent.set()
         if self._writer is not None:
             await self._writer
 
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                await self._stay_open()
                 batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                if not self._waiting:
+                    self._urgent.clear()
                 await self._settle(batch)
         finally:
             self._writer = None
+
+    async def _stay_open(self) -> None:
+        if not self._urgent.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._urgent.wait()
 
     async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:
         items = [item for item, _ in batch]

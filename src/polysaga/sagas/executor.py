@@ -221,7 +221,7 @@ class Execution:
                 return
         else:
             ending = progress.ending(progress.status, status, self.attempts.history)
-            await self._write(lambda: self.engine.finishes.add(ending), status)
+            await self._write(lambda: self.engine.finishes.add(ending, patient=self.decided.done()), status)
         self._announce()
 
     async def _rest(self) -> None:
