@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pymongo
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
 from devservers import (
     MARIADB,
     ExistingServer,
@@ -22,8 +25,6 @@ from devservers import (
     Server,
     ServerUnavailable,
 )
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 PROJECT = Path(__file__).parents[2]
 

@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from polysaga import Refused, StepContext
 from polysaga.errors import Busy, KeyReused, NeedsAttention, SagaFailed, SagaUndone
 from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepFailed
 from polysaga.sagas import Retry, Status
-
 from tests.fixtures.programs import PLACE_ORDER, QUICK, SHAPES, SINGLE, TWO_LAST_STEPS, Gate, Order, Program, Urls
 
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
@@ -276,16 +276,15 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
     frozen.on("credit_points", freeze_before_the_transaction)
     frozen.steps["credit_points"].retry = Retry(within=5.0)
     # A lease it cannot renew: its worker ticks once an hour.
-    async with other.open(lease=3600.0):
-        async with frozen.open(lease=3600.0):
-            handle = await frozen.sagas.start(frozen.saga, Order())
-            await gate.arrived.wait()
-            await _take_over(other, handle.id)
-            finished = await other.recorder.wait_for(SagaFinished)
-            assert finished.status == "completed"
-            gate.open()
-            assert await handle.result(30) is not None
-            await frozen.recorder.wait_for(ClaimLost)
+    async with other.open(lease=3600.0), frozen.open(lease=3600.0):
+        handle = await frozen.sagas.start(frozen.saga, Order())
+        await gate.arrived.wait()
+        await _take_over(other, handle.id)
+        finished = await other.recorder.wait_for(SagaFinished)
+        assert finished.status == "completed"
+        gate.open()
+        assert await handle.result(30) is not None
+        await frozen.recorder.wait_for(ClaimLost)
     assert finished.saga_id == handle.id
 
 
