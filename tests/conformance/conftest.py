@@ -1,0 +1,130 @@
+"""Every test gets a shop for each kind of database; a kind has one database for the whole session.
+
+Tests do not meet: each has saga ids and items of its own. Those of the journal begin with an empty one.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+
+from devservers import Server
+from polysaga.sagas.tables import journal
+from tests.conformance.holes import open_hole
+from tests.conformance.kinds import KINDS, MARIADB, MONGO, SERVERS, SQL_KINDS, Kind
+from tests.conformance.shops import MongoShop, SqlShop, furnish, opened, sweep
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = open_hole(item.nodeid)
+        if reason is not None:
+            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.fixture(scope="session")
+def postgres_shop(postgres_server: Server) -> Iterator[str]:
+    yield from _one_database(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def mariadb_shop(mariadb_server: Server) -> Iterator[str]:
+    yield from _one_database(mariadb_server)
+
+
+@pytest.fixture(scope="session")
+def mongo_shop(mongo_server: Server) -> Iterator[str]:
+    yield from _one_database(mongo_server)
+
+
+@pytest.fixture(scope="session")
+def sqlite_shop(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('shop') / 'shop.sqlite'}"
+
+
+@pytest.fixture(scope="session")
+def furnished(request: pytest.FixtureRequest) -> Callable[[Kind], str]:
+    """Return the URL of the kind's database, with all tables; they are made on first use."""
+    urls: dict[Kind, str] = {}
+
+    def url_of(kind: Kind) -> str:
+        if kind not in urls:
+            _, _, address = request.getfixturevalue(kind.fixture).partition("://")
+            urls[kind] = f"{kind.scheme}://{address}"
+            _run(furnish(kind, urls[kind]))
+        return urls[kind]
+
+    return url_of
+
+
+@pytest.fixture(params=KINDS, ids=str)
+async def shop(
+    request: pytest.FixtureRequest, furnished: Callable[[Kind], str]
+) -> AsyncIterator[SqlShop | MongoShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        yield one
+
+
+@pytest.fixture(params=SQL_KINDS, ids=str)
+async def sql_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
+@pytest.fixture(params=SERVERS, ids=str)
+async def server_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
+@pytest.fixture(params=[MARIADB], ids=str)
+async def mariadb(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
+@pytest.fixture(params=[MONGO], ids=str)
+async def mongo(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[MongoShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, MongoShop)
+        yield one
+
+
+@pytest.fixture
+async def empty_journal(sql_shop: SqlShop) -> SqlShop:
+    async with sql_shop.observer.begin() as connection:
+        await connection.execute(delete(journal))
+    return sql_shop
+
+
+@pytest.fixture
+def cancelling() -> Iterator[None]:
+    """For tests that cancel: what the drivers then leave behind is nobody's failure."""
+    yield
+    sweep()
+
+
+@pytest.fixture
+def item() -> str:
+    """A name that no other test sells."""
+    return uuid.uuid4().hex
+
+
+def _one_database(server: Server) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.create_database(name)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    # On a thread with a loop of its own: the loop of the tests may be running.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, work).result()

@@ -1,0 +1,135 @@
+"""Connections that died while they lay idle are replaced before anybody notices, without a question per use.
+
+Time is not waited for: what the pool notes at checkin is set back.
+"""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from polysaga.clock import Clock
+from polysaga.databases import MongoNode, SqlDatabase, SqlNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from tests.conformance.shops import MongoShop, Shop, SqlShop, settings, sweep
+from tests.conformance.test_participant import entry, selling
+from tests.conformance.test_participant_health import backend, kill
+
+
+def lies_idle_for(node: SqlNode, seconds: float) -> None:
+    """Make every connection of *node* look as if it had been given back that long ago."""
+    for engine in (node.writer, node.reader):
+
+        @event.listens_for(engine.sync_engine, "checkin")
+        def rewind(_: Any, record: Any) -> None:
+            record.info["idle_since"] = Clock().monotonic() - seconds
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["writer", "reader"])
+async def test_a_connection_cut_while_idle_is_replaced_without_an_error(server_shop: SqlShop, reads: bool) -> None:
+    node = server_shop.node(connections=1)
+    lies_idle_for(node, 60.0)
+    engine = node.reader if reads else node.writer
+    async with AsyncSession(engine) as session:
+        first = await backend(server_shop, session)
+
+    await kill(server_shop, first)
+
+    async with AsyncSession(engine) as session:
+        assert await backend(server_shop, session) != first
+
+
+async def test_all_connections_cut_while_idle_are_replaced_without_an_error(server_shop: SqlShop) -> None:
+    node = server_shop.node(connections=3)
+    lies_idle_for(node, 60.0)
+    sessions = [AsyncSession(node.writer) for _ in range(3)]
+    threads = [await backend(server_shop, session) for session in sessions]
+    for session in sessions:
+        await session.close()
+
+    for thread in threads:
+        await kill(server_shop, thread)
+
+    sessions = [AsyncSession(node.writer) for _ in range(3)]
+    assert not {await backend(server_shop, session) for session in sessions} & set(threads)
+    for session in sessions:
+        await session.close()
+
+
+async def test_a_step_on_a_connection_cut_while_idle_notices_nothing(server_shop: SqlShop, item: str) -> None:
+    participant = server_shop.participant(connections=1)
+    lies_idle_for(participant.node, 60.0)
+    async with AsyncSession(participant.node.writer) as session:
+        thread = await backend(server_shop, session)
+    await kill(server_shop, thread)
+
+    await participant.act(entry(), selling(server_shop, item))
+
+    assert await server_shop.sold(item) == 1
+
+
+async def test_a_connection_that_lives_is_kept_and_not_asked_while_it_is_in_use(server_shop: SqlShop) -> None:
+    node = server_shop.node(connections=1)
+    threads, asked = set(), []
+    dialect = node.writer.sync_engine.dialect
+    ping = dialect.do_ping
+    dialect.do_ping = lambda connection: asked.append(1) or ping(connection)  # type: ignore[method-assign, func-returns-value]
+    for _ in range(3):
+        async with AsyncSession(node.writer) as session:
+            threads.add(await backend(server_shop, session))
+    assert (len(threads), asked) == (1, [])
+
+    lies_idle_for(node, 60.0)
+    for _ in range(3):
+        async with AsyncSession(node.writer) as session:
+            threads.add(await backend(server_shop, session))
+    assert (len(threads), len(asked)) == (1, 2)
+
+
+async def test_a_connection_cut_a_moment_ago_costs_one_error_and_no_more(server_shop: SqlShop) -> None:
+    handle, node = SqlDatabase("shop"), server_shop.node(connections=1)
+    handle.attach((node,), ())
+    async with handle.writer() as session:
+        thread = await backend(server_shop, session)
+    await kill(server_shop, thread)
+
+    with pytest.raises(DatabaseUnavailable):
+        async with handle.writer() as session:
+            await session.execute(text("SELECT 1"))
+    async with handle.writer() as session:
+        assert await backend(server_shop, session) != thread
+
+
+async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:
+    node: Any = shop.node()  # type: ignore[attr-defined]
+
+    await node.ping()
+
+
+async def test_a_standalone_mongodb_is_refused_with_the_remedy(
+    mongo: MongoShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = mongo.node()
+
+    async def hello(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"ok": 1.0, "isWritablePrimary": True, "maxWireVersion": 21}
+
+    monkeypatch.setattr(type(node.client.admin), "command", hello)
+
+    with pytest.raises(ConfigurationError, match=r"standalone.*replica set"):
+        await node.ping()
+
+
+async def test_a_mongodb_that_nobody_answers_for_is_unavailable() -> None:
+    url = "mongodb://somebody:secret-7@127.0.0.1:1/shop"
+    limits = settings(url)
+    limits = limits.model_copy(update={"pool": limits.pool.model_copy(update={"connect_timeout": 0.2})})
+    node = MongoNode("shop", "primary", url, limits)
+
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await node.ping()
+    await node.close()
+    sweep()  # PyMongo leaves the socket of a connection that failed to the collector
+
+    assert "secret-7" not in str(raised.value)

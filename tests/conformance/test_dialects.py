@@ -1,0 +1,310 @@
+"""Every fault is recognised on every driver, by provoking the real error: wrapped by SQLAlchemy and raw.
+
+The error table of each driver is its own; everybody above `dialects/` speaks of faults.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from polysaga.databases import Databases, Fault, SqlDatabase, SqlNode
+from polysaga.databases.dialects import fault_of
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode
+from tests.conformance.shops import Shelf, SqlShop, settings, until
+from tests.conformance.test_participant_health import _gone, backend, kill
+
+
+async def provoked(node: SqlNode, *statements: str) -> dict[str, BaseException]:
+    """Run *statements* in one transaction, through SQLAlchemy and on the driver; return both errors."""
+    errors: dict[str, BaseException] = {}
+    dialect = node.dialect
+    for way in ("wrapped", "raw"):
+        async with node.writer.connect() as connection:
+            try:
+                for statement in statements:
+                    if way == "wrapped":
+                        await connection.exec_driver_sql(statement)
+                        continue
+                    driver = (await connection.get_raw_connection()).driver_connection
+                    await dialect.send(driver, dialect.render(statement), {})
+            except Exception as error:  # noqa: BLE001 - whatever the driver raises
+                errors[way] = error
+            await _rolled_back(connection)
+    return errors
+
+
+async def _rolled_back(connection: Any) -> None:
+    try:
+        await connection.rollback()
+    except Exception:  # noqa: BLE001 - it is dead
+        await connection.invalidate()
+
+
+def assert_told(node: SqlNode, errors: dict[str, BaseException], fault: Fault) -> None:
+    assert set(errors) == {"wrapped", "raw"}, "both ways fail"
+    for way, error in errors.items():
+        assert node.dialect.fault(error) is fault, f"{way}: {error!r}"
+        assert fault_of(error) is fault, f"{way}, without knowing the database: {error!r}"
+
+
+async def test_a_duplicate_key_is_recognised(sql_shop: SqlShop, item: str) -> None:
+    insert = f"INSERT INTO shelves (name, touched) VALUES ('{item}', 0)"
+    node = sql_shop.node()
+
+    assert_told(node, await provoked(node, insert, insert), Fault.DUPLICATE_KEY)
+
+
+@pytest.mark.parametrize("statement", ["SELECT * FROM nowhere", "SELECT colour FROM shelves"])
+async def test_a_missing_table_or_column_is_recognised(sql_shop: SqlShop, statement: str) -> None:
+    node = sql_shop.node()
+
+    assert_told(node, await provoked(node, statement), Fault.SCHEMA_MISSING)
+
+
+async def test_a_mistake_of_the_program_is_no_fault(sql_shop: SqlShop) -> None:
+    node = sql_shop.node()
+    for error in (await provoked(node, "SELEKT 1")).values():
+        assert node.dialect.fault(error) is None
+        assert fault_of(error) is None
+    assert node.dialect.fault(LookupError()) is None
+
+
+async def test_a_lock_that_takes_too_long_is_recognised(sql_shop: SqlShop, item: str) -> None:
+    await sql_shop.put_up(item)
+    seconds = 1.0 if sql_shop.kind.scheme.startswith("mysql") else 0.1  # MariaDB counts whole seconds
+    node = sql_shop.node(lock_timeout=seconds)
+    async with sql_shop.node().writer.connect() as holder:
+        await holder.execute(update(Shelf).where(Shelf.name == item).values(touched=1))
+
+        errors = await provoked(node, f"UPDATE shelves SET touched = 2 WHERE name = '{item}'")
+
+    if sql_shop.kind.side_by_side:
+        assert_told(node, errors, Fault.LOCK_TIMEOUT)
+    else:  # it waits at BEGIN, which SQLAlchemy sends
+        assert node.dialect.fault(errors["wrapped"]) is Fault.LOCK_TIMEOUT
+
+
+@pytest.mark.parametrize("way", ["wrapped", "raw"])
+async def test_a_deadlock_is_recognised(server_shop: SqlShop, item: str, way: str) -> None:
+    left, right = f"{item}l", f"{item}r"
+    await server_shop.put_up(left, right)
+    node = server_shop.node()
+    errors = []
+
+    async def crossing(first: str, second: str, here: asyncio.Barrier) -> None:
+        async with node.writer.connect() as connection:
+            await connection.exec_driver_sql(f"UPDATE shelves SET touched = 1 WHERE name = '{first}'")
+            await here.wait()
+            statement = f"UPDATE shelves SET touched = 1 WHERE name = '{second}'"
+            try:
+                if way == "wrapped":
+                    await connection.exec_driver_sql(statement)
+                else:
+                    driver = (await connection.get_raw_connection()).driver_connection
+                    await node.dialect.send(driver, node.dialect.render(statement), {})
+            except Exception as error:  # noqa: BLE001 - whatever the driver raises
+                errors.append(error)
+            await connection.rollback()
+
+    here = asyncio.Barrier(2)
+    await asyncio.gather(crossing(left, right, here), crossing(right, left, here))
+
+    assert [node.dialect.fault(error) for error in errors] == [Fault.DEADLOCK]
+
+
+async def test_a_serialization_failure_is_recognised(server_shop: SqlShop, item: str) -> None:
+    if not server_shop.kind.scheme.startswith("postgresql"):
+        pytest.skip("MariaDB has it only with innodb_snapshot_isolation")
+    await server_shop.put_up(item)
+    node = server_shop.node()
+    async with node.writer.connect() as late:
+        await late.execution_options(isolation_level="REPEATABLE READ")
+        await late.exec_driver_sql("SELECT count(*) FROM shelves")
+        async with node.writer.begin() as first:
+            await first.execute(update(Shelf).where(Shelf.name == item).values(touched=1))
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            await late.execute(update(Shelf).where(Shelf.name == item).values(touched=2))
+
+    assert node.dialect.fault(raised.value) is Fault.SERIALIZATION
+
+
+async def test_a_statement_that_takes_too_long_is_recognised(server_shop: SqlShop) -> None:
+    node = server_shop.node()
+    statements = (
+        ("SELECT set_config('statement_timeout', '20', false)", "SELECT pg_sleep(20)")
+        if server_shop.kind.scheme.startswith("postgresql")
+        else ("SET STATEMENT max_statement_time = 0.02 FOR SELECT sleep(20)",)
+    )
+
+    assert_told(node, await provoked(node, *statements), Fault.STATEMENT_TIMEOUT)
+
+
+async def test_a_session_that_only_reads_is_recognised(server_shop: SqlShop, item: str) -> None:
+    node = server_shop.node()
+    async with node.reader.connect() as connection:
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            await connection.exec_driver_sql(f"INSERT INTO shelves (name, touched) VALUES ('{item}', 0)")
+
+    assert node.dialect.fault(raised.value) is Fault.READ_ONLY
+
+
+WRITES = [
+    "INSERT INTO shelves (name, touched) VALUES ('{item}', 0)",
+    "UPDATE shelves SET touched = 1",
+    "DELETE FROM shelves",
+    "CREATE TABLE t{item} (id int)",
+    "/* read */ insert into shelves (name, touched) values ('{item}', 0)",
+]
+
+
+@pytest.mark.parametrize("statement", WRITES, ids=[one.split()[0] + str(at) for at, one in enumerate(WRITES)])
+async def test_the_server_refuses_writes_of_a_reader(sql_shop: SqlShop, item: str, statement: str) -> None:
+    node = sql_shop.node()
+    async with AsyncSession(node.reader) as session:
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            await session.execute(text(statement.format(item=item)))
+
+    assert node.dialect.fault(raised.value) is Fault.READ_ONLY
+    assert await sql_shop.count(text(f"SELECT count(*) FROM shelves WHERE name = '{item}'")) == 0
+
+
+@pytest.mark.parametrize("when", ["while it lies idle", "while it works"])
+@pytest.mark.parametrize("way", ["wrapped", "raw"])
+async def test_a_connection_that_the_server_cut_is_recognised(server_shop: SqlShop, when: str, way: str) -> None:
+    node = server_shop.node()
+    long = "SELECT pg_sleep(30)" if server_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(30)"
+    statement = "SELECT 1" if when == "while it lies idle" else long
+    async with node.writer.connect() as connection:
+        thread = await backend(server_shop, connection)
+        if when == "while it lies idle":
+            await kill(server_shop, thread)
+            running = asyncio.ensure_future(_sent(node, connection, statement, way))
+        else:
+            running = asyncio.ensure_future(_sent(node, connection, statement, way))
+            await until(lambda: _works(server_shop, thread))
+            await kill(server_shop, thread)
+        (error,) = await asyncio.gather(running, return_exceptions=True)
+        await connection.invalidate()
+
+    assert isinstance(error, BaseException)
+    assert node.dialect.fault(error) is Fault.DISCONNECTED, repr(error)
+
+
+async def _sent(node: SqlNode, connection: Any, statement: str, way: str) -> None:
+    if way == "wrapped":
+        await connection.exec_driver_sql(statement)
+        return
+    driver = (await connection.get_raw_connection()).driver_connection
+    await node.dialect.send(driver, node.dialect.render(statement), {})
+
+
+async def _works(shop: SqlShop, thread: int) -> bool:
+    query = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE pid = {thread} AND state = 'active'"
+        if shop.kind.scheme.startswith("postgresql")
+        else f"SELECT count(*) FROM information_schema.processlist WHERE id = {thread} AND command = 'Query'"
+    )
+    return await shop.count(text(query)) == 1
+
+
+@pytest.mark.parametrize("way", ["wrapped", "raw"])
+async def test_a_transaction_that_was_idle_for_too_long_is_recognised(server_shop: SqlShop, way: str) -> None:
+    limit = 0.2 if server_shop.kind.scheme.startswith("postgresql") else 1.0
+    node = server_shop.node(idle=limit)
+    async with node.writer.connect() as connection:
+        thread = await backend(server_shop, connection)
+        await connection.exec_driver_sql("SELECT count(*) FROM shelves")
+        await until(lambda: _gone(server_shop, thread))
+        (error,) = await asyncio.gather(_sent(node, connection, "SELECT 1", way), return_exceptions=True)
+        await connection.invalidate()
+
+    assert isinstance(error, BaseException)
+    assert node.dialect.fault(error) is Fault.DISCONNECTED, repr(error)
+
+
+async def test_no_idle_limit_is_so_short_that_it_means_none(server_shop: SqlShop) -> None:
+    node = server_shop.node(idle=0.4, lock_timeout=0.4)
+    postgres = server_shop.kind.scheme.startswith("postgresql")
+    names = (
+        ["idle_in_transaction_session_timeout", "lock_timeout"]
+        if postgres
+        else ["idle_transaction_timeout", "innodb_lock_wait_timeout", "net_read_timeout", "net_write_timeout"]
+    )
+    async with node.writer.connect() as connection:
+        for name in names:
+            show = f"SHOW {name}" if postgres else f"SELECT @@{name}"
+            assert str((await connection.exec_driver_sql(show)).scalar_one()) not in {"0", "0ms", "0s"}, name
+
+
+ADDRESSES: dict[str, tuple[Callable[[Any], Any], type[Exception]]] = {
+    "no such database": (lambda url: url.set(database="nowhere"), ConfigurationError),
+    "no such user": (lambda url: url.set(username="nobody", password="secret-7"), ConfigurationError),
+    "a port where nobody listens": (lambda url: url.set(port=1), DatabaseUnavailable),
+    "a host that does not exist": (lambda url: url.set(host="nowhere.invalid"), DatabaseUnavailable),
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("work", ["ping", "a statement"])
+async def test_a_wrong_address_is_told_in_our_words_without_the_password(
+    server_shop: SqlShop, address: str, work: str
+) -> None:
+    change, expected = ADDRESSES[address]
+    wrong = change(server_shop.node().url).render_as_string(hide_password=False)
+    node = SqlNode("shop", "primary", wrong, settings(wrong))
+
+    with pytest.raises(expected) as raised:
+        await _tried(node, work)
+    await node.close()
+
+    assert "shop" in str(raised.value)
+    assert "secret-7" not in str(raised.value)
+    if expected is DatabaseUnavailable:
+        assert node.dialect.fault(raised.value) is Fault.UNREACHABLE
+
+
+async def _tried(node: SqlNode, work: str) -> None:
+    if work == "ping":
+        await node.ping()
+        return
+    async with node.writer.connect() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+
+
+async def test_an_exhausted_pool_is_recognised_and_told_in_our_words(sql_shop: SqlShop) -> None:
+    handle = SqlDatabase("shop")
+    limits = settings(sql_shop.url, connections=1)
+    limits = limits.model_copy(update={"pool": limits.pool.model_copy(update={"acquire_timeout": 0.05})})
+    node = SqlNode("shop", "primary", sql_shop.url, limits)
+    handle.attach((node,), ())
+
+    async with handle.writer() as session:
+        await session.execute(text("SELECT 1"))
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            await _tried(node, "a statement")
+        assert node.dialect.fault(raised.value) is Fault.POOL_EXHAUSTED
+        with pytest.raises(PoolExhausted):
+            async with handle.writer() as other:
+                await other.execute(text("SELECT 1"))
+    await node.close()
+
+
+async def test_a_handle_tells_of_a_write_through_a_reader_in_our_words(sql_shop: SqlShop, item: str) -> None:
+    handle = SqlDatabase("shop")
+    handle.attach((sql_shop.node(),), ())
+    assert list(Databases(handle)) == [handle]
+
+    with pytest.raises(ReadOnlyNode):
+        async with handle.reader() as session:
+            await session.execute(text(f"INSERT INTO shelves (name, touched) VALUES ('{item}', 0)"))
+
+
+async def test_ids_survive_the_way_through_the_database(sql_shop: SqlShop) -> None:
+    dialect = sql_shop.node().dialect
+    for value in (uuid4(), uuid4()):
+        assert dialect.key_from(dialect.key(value)) == value

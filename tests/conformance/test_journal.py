@@ -1,0 +1,417 @@
+"""The journal: every write is conditional, and whoever lost the right to write finds out by changing nothing."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from polysaga.databases import Fault
+from polysaga.sagas.decisions import Mark, Status
+from polysaga.sagas.journal import Birth, Claim, Ending, Journal, Seal
+from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.signals import Fenced
+from polysaga.sagas.tables import journal as table
+from tests.conformance.shops import PARTICIPANTS, SqlShop
+from tests.conformance.test_participant import NASTY, entry, row_of, selling
+
+KNOWN = "f" * 32
+LEASE = 30.0
+LIVE = {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING}
+WRONG = {
+    "the epoch moved": lambda claim: replace(claim, epoch=claim.epoch + 1),
+    "the epoch is older": lambda claim: replace(claim, epoch=claim.epoch - 1),
+    "another owner": lambda claim: replace(claim, owner=uuid4()),
+    "another saga": lambda claim: replace(claim, saga_id=uuid4()),
+}
+
+
+def birth(status: Status = Status.RUNNING, **more: Any) -> Birth:
+    return Birth(Claim(uuid4(), 1, uuid4()), "trip", 1, KNOWN, None, '{"to": "Rome"}', "0" * 64, status, **more)
+
+
+def ending(claim: Claim, expected: Status = Status.RUNNING, status: Status = Status.COMPLETED) -> Ending:
+    return Ending(claim, expected, status, {"book": '"seat 5"'}, [{"step": "book", "ms": 1.5}])
+
+
+def journal_of(shop: SqlShop, *, lease: float = LEASE, lock_timeout: float = 5.0) -> Journal:
+    return Journal(shop.node(lock_timeout=lock_timeout), [KNOWN], lease=lease)
+
+
+async def put(shop: SqlShop, claim: Claim, **values: Any) -> None:
+    """Change a row behind everybody's back."""
+    key = shop.node().dialect.key(claim.saga_id)
+    async with shop.observer.begin() as connection:
+        await connection.execute(update(table).where(table.c.id == key).values(**values))
+
+
+async def row(shop: SqlShop, claim: Claim) -> dict[str, Any]:
+    """Return a row as it is in the table, except for the times that move."""
+    key = shop.node().dialect.key(claim.saga_id)
+    async with shop.observer.connect() as connection:
+        return dict((await connection.execute(select(table).where(table.c.id == key))).mappings().one())
+
+
+# What a claim allows, each with the status that it requires.
+CHANGES: dict[str, tuple[Status, Callable[[Journal, Claim], Awaitable[Any]]]] = {
+    "compensate": (Status.RUNNING, lambda journal, claim: journal.compensate(claim, {"kind": "refused"})),
+    "go_forward": (Status.COMPENSATING, lambda journal, claim: journal.go_forward(claim)),
+    "park": (Status.COMPENSATING, lambda journal, claim: journal.park(claim, Status.COMPENSATING, {}, [])),
+    "postpone": (Status.RUNNING, lambda journal, claim: journal.postpone(claim, 60.0, [])),
+    "note_progress": (Status.RUNNING, lambda journal, claim: journal.note_progress(claim, 2)),
+    "finish": (Status.RUNNING, lambda journal, claim: journal.finish([ending(claim)])),
+}
+
+
+async def test_a_saga_is_loaded_as_it_was_born(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    born = birth(results={"book": '"seat 5"'}, history=[{"step": "book"}], error=None)
+
+    await journal.insert([born])
+
+    found = await journal.load(born.claim.saga_id)
+    assert found is not None
+    assert (found.claim, found.status, found.input) == (born.claim, Status.RUNNING, born.input)
+    assert (found.name, found.fingerprint, found.input_hash) == ("trip", KNOWN, "0" * 64)
+    assert (found.results, found.history, found.error) == ({"book": '"seat 5"'}, [{"step": "book"}], None)
+    assert (found.expiries, found.progress) == (0, 0)
+    assert await journal.load(uuid4()) is None
+
+
+async def test_a_birth_that_exists_fails_its_whole_batch(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    one, other = birth(), birth()
+    await journal.insert([one])
+
+    with pytest.raises(IntegrityError) as raised:
+        await journal.insert([other, replace(one, claim=replace(one.claim, owner=uuid4()))])
+
+    assert journal.node.dialect.fault(raised.value) is Fault.DUPLICATE_KEY
+    assert await journal.load(other.claim.saga_id) is None
+    found = await journal.load(one.claim.saga_id)
+    assert found is not None
+    assert found.claim == one.claim
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_write_under_its_claim_and_status_changes_the_row(empty_journal: SqlShop, change: str) -> None:
+    journal, (status, write) = journal_of(empty_journal), CHANGES[change]
+    born = birth()
+    await journal.insert([born])
+    await put(empty_journal, born.claim, status=status.value)
+    before = await row(empty_journal, born.claim)
+
+    assert await write(journal, born.claim)
+
+    assert await row(empty_journal, born.claim) != before
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_write_under_a_claim_that_is_gone_changes_nothing(empty_journal: SqlShop, change: str) -> None:
+    journal, (status, write) = journal_of(empty_journal), CHANGES[change]
+    born = birth()
+    await journal.insert([born])
+    await put(empty_journal, born.claim, status=status.value)
+    before = await row(empty_journal, born.claim)
+
+    for what, wrong in WRONG.items():
+        assert not await write(journal, wrong(born.claim)), what
+
+    assert await row(empty_journal, born.claim) == before
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_write_that_expects_another_status_changes_nothing(empty_journal: SqlShop, change: str) -> None:
+    journal, (expected, write) = journal_of(empty_journal), CHANGES[change]
+    any_live = {"postpone", "note_progress"}
+    for status in Status:
+        if status is expected or (
+            change in any_live and not status.final and status is not Status.NEEDS_ATTENTION
+        ):
+            continue
+        born = birth(Status.COMPLETED if status.final else Status.RUNNING)
+        await journal.insert([born])
+        await put(empty_journal, born.claim, status=status.value)
+        before = await row(empty_journal, born.claim)
+
+        assert not await write(journal, born.claim), f"{change} of a saga that is {status}"
+
+        assert await row(empty_journal, born.claim) == before
+
+
+async def test_a_batch_of_finishes_returns_exactly_those_that_were_written(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    good, taken, moved, undone, never = (birth() for _ in range(5))
+    await journal.insert([good, taken, moved, undone])
+    await put(empty_journal, taken.claim, owner=journal.node.dialect.key(uuid4()), epoch=2)
+    await put(empty_journal, moved.claim, epoch=2)
+    await put(empty_journal, undone.claim, status="compensating")
+
+    written = await journal.finish([ending(one.claim) for one in (taken, good, never, undone, moved)])
+
+    assert written == {good.claim.saga_id}
+    states = {one.claim.saga_id: (await journal.load(one.claim.saga_id)) for one in (good, taken, moved, undone)}
+    assert [found.status for found in states.values() if found] == [
+        Status.COMPLETED,
+        Status.RUNNING,
+        Status.RUNNING,
+        Status.COMPENSATING,
+    ]
+    assert (await row(empty_journal, good.claim))["wake_at"] is None
+    assert await journal.finish([ending(good.claim)]) == set(), "a finish that is repeated changes nothing"
+
+
+async def test_a_large_batch_of_finishes_is_written_whole(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    births = [birth() for _ in range(200)]
+    await journal.insert(births)
+
+    assert await journal.finish([ending(one.claim) for one in births]) == {one.claim.saga_id for one in births}
+
+
+async def test_a_batch_of_finishes_is_one_commit_and_one_statement(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    births = [birth() for _ in range(20)]
+    await journal.insert(births)
+
+    async with counted(journal) as counts:
+        await journal.finish([ending(one.claim) for one in births])
+
+    assert counts == {"statements": 1, "commits": 1}
+
+
+async def test_renewing_prolongs_what_is_still_ours_and_returns_it(empty_journal: SqlShop) -> None:
+    short, long = journal_of(empty_journal, lease=5.0), journal_of(empty_journal, lease=5000.0)
+    ours, taken, ended, never = (birth() for _ in range(4))
+    await short.insert([ours, taken, ended])
+    await put(empty_journal, taken.claim, owner=short.node.dialect.key(uuid4()), epoch=2)
+    await short.finish([ending(ended.claim)])
+    before = [await row(empty_journal, one.claim) for one in (taken, ended)]
+
+    held = [(one.claim, [{"step": "book"}]) for one in (taken, ours, never, ended)]
+    renewed = await long.renew(held)
+
+    assert ours.claim.saga_id in renewed
+    assert not renewed & {taken.claim.saga_id, never.claim.saga_id, ended.claim.saga_id}
+    assert [await row(empty_journal, one.claim) for one in (taken, ended)] == before
+    found = await long.load(ours.claim.saga_id)
+    assert found is not None
+    assert found.history == [{"step": "book"}]
+    assert await long.claim(10) == [], "nothing is due"
+
+
+async def test_handing_back_makes_only_our_own_sagas_due(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    ours, taken, ended = (birth() for _ in range(3))
+    await journal.insert([ours, taken, ended])
+    await put(empty_journal, taken.claim, owner=journal.node.dialect.key(uuid4()), epoch=2)
+    await journal.finish([ending(ended.claim)])
+
+    await journal.hand_back([ours.claim, taken.claim, ended.claim])
+
+    assert [found.claim.saga_id for found in await journal.claim(10)] == [ours.claim.saga_id]
+
+
+@pytest.mark.parametrize(
+    ("status", "wakes"),
+    [("running", False), ("needs_attention", False), ("completed", True), ("compensated", True)],
+)
+async def test_the_database_refuses_a_row_that_nobody_would_look_at(
+    empty_journal: SqlShop, status: str, wakes: bool
+) -> None:
+    journal, born = journal_of(empty_journal), birth()
+    await journal.insert([born])
+    values: dict[str, Any] = {"status": status} if wakes else {"status": status, "wake_at": None}
+
+    with pytest.raises(Exception, match=r"(?i)polysaga_journal_wakes|constraint"):
+        await put(empty_journal, born.claim, **values)
+
+
+async def test_the_database_refuses_a_status_that_does_not_exist(empty_journal: SqlShop) -> None:
+    journal, born = journal_of(empty_journal), birth()
+    await journal.insert([born])
+
+    with pytest.raises(Exception, match=r"(?i)polysaga_journal|constraint"):
+        await put(empty_journal, born.claim, status="done")
+
+
+async def test_texts_come_back_as_they_went_in(empty_journal: SqlShop) -> None:
+    journal = journal_of(empty_journal)
+    for value in NASTY:
+        said = json.dumps({"said": value}, ensure_ascii=False)
+        born = replace(birth(results={"book": said}, history=[{"note": value}]), input=said)
+        await journal.insert([born])
+
+        await journal.compensate(born.claim, {"message": value})
+        found = await journal.load(born.claim.saga_id)
+        assert found is not None
+        assert (found.input, found.results, found.history) == (said, {"book": said}, [{"note": value}])
+        assert found.error == {"message": value}
+
+        last = Ending(born.claim, Status.COMPENSATING, Status.COMPENSATED, {"book": said}, [{"note": value}])
+        await journal.renew([(born.claim, [{"note": value}])])
+        assert await journal.finish([last]) == {born.claim.saga_id}
+        found = await journal.load(born.claim.saga_id)
+        assert found is not None
+        assert (found.results, found.history) == ({"book": said}, [{"note": value}])
+
+
+def _start(journal: Journal, born: Birth) -> Seal:
+    return journal.seal_start(lambda result: replace(born, results={"sell": result}))
+
+
+async def test_texts_in_a_fused_step_come_back_as_they_went_in(empty_journal: SqlShop, item: str) -> None:
+    journal = journal_of(empty_journal)
+    participant = PARTICIPANTS[journal.node.dialect.name](journal.node)
+    for value in NASTY:
+        said = json.dumps(value, ensure_ascii=False)
+        born = replace(birth(), input=said)
+
+        await participant.transact(selling(empty_journal, item, said), _start(journal, born))
+
+        found = await journal.load(born.claim.saga_id)
+        assert found is not None
+        assert (found.input, found.results) == (said, {"sell": said})
+
+
+async def test_a_fused_start_is_born_with_the_steps_effect_or_not_at_all(
+    empty_journal: SqlShop, item: str
+) -> None:
+    journal = journal_of(empty_journal)
+    participant = PARTICIPANTS[journal.node.dialect.name](journal.node)
+    born = birth()
+
+    await participant.transact(selling(empty_journal, item), _start(journal, born))
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        await participant.transact(selling(empty_journal, item), _start(journal, born))
+
+    assert participant.fault(raised.value) is Fault.DUPLICATE_KEY
+    assert await empty_journal.sold(item) == 1
+
+
+async def test_a_pivot_is_one_with_its_decision_and_nothing_without_its_claim(
+    empty_journal: SqlShop, item: str
+) -> None:
+    journal = journal_of(empty_journal)
+    participant = PARTICIPANTS[journal.node.dialect.name](journal.node)
+    born = birth()
+    await journal.insert([born])
+    for wrong in WRONG.values():
+        seal = journal.seal_decision(wrong(born.claim), lambda result: {"sell": result})
+        with pytest.raises(Fenced):
+            await participant.transact(selling(empty_journal, item), seal)
+    assert await empty_journal.sold(item) == 0
+
+    seal = journal.seal_decision(born.claim, lambda result: {"sell": result})
+    await participant.transact(selling(empty_journal, item), seal)
+    with pytest.raises(Fenced):
+        await participant.transact(selling(empty_journal, item), seal)
+
+    found = await journal.load(born.claim.saga_id)
+    assert found is not None
+    assert (found.status, found.results) == (Status.COMPLETING, {"sell": '"sold"'})
+    assert await empty_journal.sold(item) == 1
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["with its claim", "without its claim"])
+async def test_a_last_step_its_row_and_the_finish_are_one(empty_journal: SqlShop, item: str, lost: bool) -> None:
+    journal = journal_of(empty_journal)
+    participant = PARTICIPANTS[journal.node.dialect.name](journal.node)
+    born = birth()
+    await journal.insert([born])
+    step = entry(saga_id=born.claim.saga_id)
+    claim = replace(born.claim, epoch=2) if lost else born.claim
+    done, finish = participant.seal_done(step), journal.seal_finish(lambda _: ending(claim))
+
+    def seal(result: str) -> list[Any]:
+        return [*done(result), *finish(result)]
+
+    if lost:
+        with pytest.raises(Fenced):
+            await participant.transact(selling(empty_journal, item), seal)
+    else:
+        await participant.transact(selling(empty_journal, item), seal)
+
+    found = await journal.load(born.claim.saga_id)
+    assert found is not None
+    assert found.status is (Status.RUNNING if lost else Status.COMPLETED)
+    assert await empty_journal.sold(item) == (0 if lost else 1)
+    assert await row_of(participant, step) == (None if lost else LedgerRow(Mark.DONE, '"sold"'))
+
+
+async def test_batches_do_not_wait_for_rows_of_other_sagas(empty_journal: SqlShop) -> None:
+    if not empty_journal.kind.side_by_side:
+        pytest.skip("one writer at a time")
+    journal = journal_of(empty_journal, lock_timeout=1.0)
+    mine, locked = [birth() for _ in range(3)], birth()
+    await journal.insert([*mine, locked])
+    key = journal.node.dialect.key(locked.claim.saga_id)
+
+    async with empty_journal.observer.connect() as other:
+        await other.execute(update(table).where(table.c.id == key).values(progress=7))
+        await journal.renew([(one.claim, []) for one in mine])
+        await journal.hand_back([mine[0].claim])
+        await journal.compensate(mine[1].claim, {})
+        await journal.insert([birth()])
+        assert await journal.finish([ending(mine[2].claim)]) == {mine[2].claim.saga_id}
+        await other.rollback()
+
+
+async def test_a_finish_waits_for_whoever_is_taking_the_saga_over_and_then_changes_nothing(
+    empty_journal: SqlShop,
+) -> None:
+    if not empty_journal.kind.side_by_side:
+        pytest.skip("one writer at a time")
+    journal, born = journal_of(empty_journal), birth()
+    await journal.insert([born])
+    key, owner = (journal.node.dialect.key(one) for one in (born.claim.saga_id, uuid4()))
+
+    async with empty_journal.observer.connect() as other:
+        await other.execute(update(table).where(table.c.id == key).values(epoch=2, owner=owner))
+        finishing = asyncio.ensure_future(journal.finish([ending(born.claim)]))
+        await empty_journal.somebody_waits()
+        await other.commit()
+        assert await finishing == set()
+
+    found = await journal.load(born.claim.saga_id)
+    assert found is not None
+    assert found.status is Status.RUNNING
+
+
+@asynccontextmanager
+async def counted(journal: Journal) -> AsyncIterator[dict[str, int]]:
+    """Count what the journal's engine sends."""
+    counts = {"statements": 0, "commits": 0}
+    engine = journal.node.writer.sync_engine
+
+    def statement(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        counts["statements"] += not sql.startswith("BEGIN")
+
+    def commit(_: Any) -> None:
+        counts["commits"] += 1
+
+    event.listen(engine, "before_cursor_execute", statement)
+    event.listen(engine, "commit", commit)
+    yield counts
+    event.remove(engine, "before_cursor_execute", statement)
+    event.remove(engine, "commit", commit)
+
+
+async def test_a_database_with_another_collation_keeps_a_journal_too(empty_journal: SqlShop) -> None:
+    if not empty_journal.kind.scheme.startswith("mysql"):
+        pytest.skip("about MariaDB's collations")
+    journal, born = journal_of(empty_journal), birth()
+    await journal.insert([born])
+
+    @event.listens_for(journal.node.writer.sync_engine, "begin")
+    def other(connection: Any) -> None:
+        connection.exec_driver_sql("SET collation_connection = 'utf8mb4_unicode_520_ci'")
+
+    assert await journal.finish([ending(born.claim)]) == {born.claim.saga_id}
+    assert await empty_journal.count(text("SELECT count(*) FROM polysaga_journal WHERE status = 'completed'")) == 1
