@@ -27,7 +27,7 @@ from polysaga.databases import SqlNode
 from polysaga.events import Event, SagaFinished, WorkerTicked
 from polysaga.migrations import migrate
 
-POOL = {"size": 12, "max_overflow": 4}
+POOL = {"size": 16, "max_overflow": 16}  # as many as there are customers, so that nobody connects anew
 _PRODUCTS, _USERS = 1_000, 10_000  # enough that no two orders wait for each other's row
 _STOCK = 1_000_000_000
 _PRICE = Decimal("2.55")
