@@ -16,7 +16,8 @@
     │   ├── ReadOnlyNode                a write went to a session that only reads
     │   ├── StepMisused                 a step took the transaction into its own hands
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
-    │   └── UnknownSaga                 no saga has this id
+    │   ├── UnknownSaga                 no saga has this id
+    │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
     └── NeedsAttention                  a person must look
 
@@ -143,6 +144,16 @@ class UnknownSaga(FixTheProgram):
     def __init__(self, saga_id: UUID) -> None:
         super().__init__(f"there is no saga {saga_id}")
         self.saga_id = saga_id
+
+
+class UnknownVersion(FixTheProgram):
+    """The saga was started with a definition that this process does not know; a process that does can tell."""
+
+    def __init__(self, saga_id: UUID, saga: str) -> None:
+        super().__init__(
+            f"saga '{saga}' {saga_id} was started by another version of the program; ask a process that has it"
+        )
+        self.saga_id, self.saga = saga_id, saga
 
 
 class Refused(PolysagaError):

@@ -31,7 +31,7 @@ TRANSIENT = [
     Fault.STATEMENT_TIMEOUT,
     Fault.UNKNOWN_COMMIT,
 ]
-LASTING = [Fault.REJECTED, Fault.READ_ONLY, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]
+LASTING = [Fault.REJECTED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]  # a demoted primary is a failover
 
 
 @pytest.mark.parametrize(("error", "fault"), ERRORS)

@@ -29,4 +29,4 @@ class Fault(StrEnum):
         return self not in _LASTING
 
 
-_LASTING = {Fault.REJECTED, Fault.READ_ONLY, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}
+_LASTING = {Fault.REJECTED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}

@@ -94,8 +94,7 @@ class SqlNode:
             pool_recycle=pool.recycle,
             pool_use_lifo=not one,
             hide_parameters=True,  # errors end up in logs and in the journal, values do not
-            # Sessions end their transactions themselves; a ROLLBACK more would be one round trip per checkin.
-            pool_reset_on_return=None,
+            pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
             **arguments,
         )
         self.dialect.prepare(engine, read_only=read_only)

@@ -25,6 +25,8 @@ from polysaga.sagas.signals import Joined, Lost
 T = TypeVar("T")
 _OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
 _FOR_EVER = Retry(within=None)
+_SILENCE = 15.0  # seconds until a database that does not answer is asked anew
+_UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Settled:
 
     verdict: Mark | Verdict
     error: Exception | None = None
+    uncertain: bool = False  # an attempt may have happened without anybody having seen it yet
 
     @property
     def done(self) -> bool:
@@ -63,26 +66,32 @@ class Attempts:
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
-        started = self._clock.monotonic()
+        started, uncertain = self._clock.monotonic(), False
         for attempt in itertools.count(1):
             settled = await self._attempt(step, once, attempt)
+            uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
                 return settled
+            if _cancelled():
+                raise asyncio.CancelledError  # the cancellation met a broken connection on its way out
             wait = retry.delay(attempt, self._clock.monotonic() - started, random.random())
             refuse = once.hurry and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
             if wait is None or refuse:
-                return Settled(Verdict.UNAVAILABLE, settled.error)
+                return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
         raise AssertionError("unreachable")
 
     async def persist(self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None]) -> T:
-        """Return the result of *work* on a database, waiting for the database as long as it takes."""
+        """Return the result of *work* on a database, waiting for the database as long as it takes.
+
+        Each try has a limit of its own: a connection that went silent must not be waited for.
+        """
         for attempt in itertools.count(1):
-            result, error = await _caught(work(), None)
+            result, error = await _caught(work(), _SILENCE)
             if error is None:
                 return cast(T, result)
             found = fault(error)
-            if found is None or not found.transient:
+            if not isinstance(error, TimeoutError) and (found is None or not found.transient):
                 raise error
             await self._clock.sleep(_FOR_EVER.delay(attempt, 0.0, random.random()) or 0.0)
         raise AssertionError("unreachable")
@@ -110,7 +119,8 @@ class Attempts:
         self._note_failed(step, once, attempt, began, error)
         if once.insist and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
-        return Settled(verdict, error)
+        unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
+        return Settled(verdict, error, unknown and row is None)
 
     def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
         seconds = self._note(step, once, attempt, began, outcome)
@@ -140,5 +150,15 @@ async def _caught(work: Awaitable[T], timeout: float | None) -> tuple[T | None, 
             return await work, None
     except (Lost, Joined):
         raise
+    except asyncio.CancelledError:
+        if _cancelled():
+            raise
+        return None, RuntimeError("a step awaited something that was cancelled")
     except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
         return None, error
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody asked this task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -2,7 +2,9 @@
 
 Whoever comes while a batch is being written joins the next one, so nobody waits for a timer, unless all that
 has come is patient: then the batch stays open for a moment, for company. One bad item
-fails its whole batch; the batch is then repeated item by item, so that the others do not suffer.
+fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A database
+that does not answer fails all items at once, also when its connection just went silent: nobody may wait for
+ever behind somebody else's write.
 """
 
 import asyncio
@@ -21,8 +23,16 @@ _PATIENCE = 0.05  # seconds
 class GroupCommit(Generic[ItemT, AnswerT]):
     """Writes items together; one commit at a time."""
 
-    def __init__(self, write: "Write[ItemT, AnswerT]", *, most: int = 200) -> None:
-        self._write, self._most = write, most
+    def __init__(
+        self,
+        write: "Write[ItemT, AnswerT]",
+        *,
+        most: int = 200,
+        timeout: float = 10.0,
+        shared: Callable[[BaseException], bool] = lambda error: isinstance(error, TimeoutError),
+    ) -> None:
+        """*timeout* is in seconds, for one batch; *shared* tells a failure that no single item can have caused."""
+        self._write, self._most, self._timeout, self._shared = write, most, timeout, shared
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
@@ -62,13 +72,17 @@ class GroupCommit(Generic[ItemT, AnswerT]):
 
     async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:
         items = [item for item, _ in batch]
-        (outcome,) = await asyncio.gather(self._write(items), return_exceptions=True)
+        (outcome,) = await asyncio.gather(
+            asyncio.wait_for(self._write(items), self._timeout), return_exceptions=True
+        )
         if not isinstance(outcome, BaseException):
             for (_, future), answer in zip(batch, outcome, strict=True):
                 if not future.done():
                     future.set_result(answer)
-        elif len(batch) > 1:
+        elif len(batch) > 1 and not self._shared(outcome):
             for one in batch:
                 await self._settle([one])
-        elif not batch[0][1].done():
-            batch[0][1].set_exception(outcome)
+        else:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(outcome)

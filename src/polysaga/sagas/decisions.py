@@ -185,6 +185,8 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
                 return Rest()
     pending = [name for name in definition.undoable if known.marks.get(name) not in _SETTLED]
     if not pending or pending == [fused_first(definition, journal)]:
+        if any(known.marks.get(name) is Mark.STUCK for name in pending):
+            return Rest()
         return Finish(Status.COMPENSATED)  # the fused first step is undone with the final status
     ready = tuple(
         name

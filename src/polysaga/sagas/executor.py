@@ -243,7 +243,8 @@ class Execution:
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
         """Write to the journal, for as long as it takes; raise `Lost` if the claim no longer allows it."""
         if not await self.attempts.persist(write, self.engine.home.fault):
-            row = await self.engine.journal.load(self.progress.saga_id)
+            load = partial(self.engine.journal.load, self.progress.saga_id)
+            row = await self.attempts.persist(load, self.engine.home.fault)
             # The write whose reply was lost looks refused when it is repeated.
             if row is None or row.claim != self.progress.claim or row.status is not status:
                 raise Lost

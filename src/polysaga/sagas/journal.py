@@ -218,7 +218,7 @@ class Journal:
             if answer.count == len(claims):
                 return {claim.saga_id for claim in claims}
             # The count says that some claims are gone, not which.
-            answer = await send(self._sql["still_ours"], {"rows": rows})
+            answer = await send(self._sql[f"{statement}_found"], {"rows": rows})
             return {self._dialect.key_from(row[0]) for row in answer.rows}
 
     def _claim_values(self, claim: Claim) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class Failure:
         data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": _said(self.error)}
         if isinstance(self.error, Refused):
             data["code"] = self.error.code
-            facts = to_json(dict(self.error.facts), fallback=str, inf_nan_mode="strings")
-            data["facts"] = json.loads(facts)
+            data["facts"] = _as_json(self.error.facts)
         elif self.verdict is not Verdict.UNAVAILABLE:
             data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
         return data
@@ -61,6 +60,14 @@ def _rebuilt(definition: Definition, data: Mapping[str, Any]) -> Refused:
     return refusal
 
 
+def _as_json(facts: Mapping[str, Any]) -> Any:
+    try:
+        return json.loads(to_json(dict(facts), fallback=str, inf_nan_mode="strings"))
+    except (ValueError, RecursionError):  # PydanticSerializationError is a ValueError
+        return {"lost": "these facts cannot be written as JSON"}
+
+
 def _said(error: BaseException) -> str:
-    said = str(error) if isinstance(error, PolysagaError) else f"{type(error).__name__}: {error}"
-    return said[:_TRACEBACK]
+    # An exception whose own text cannot be made must not keep a saga from being undone.
+    told = "".join(traceback.format_exception_only(error)).strip()
+    return (str(error) if isinstance(error, PolysagaError) else told)[:_TRACEBACK]

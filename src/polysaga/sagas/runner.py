@@ -12,8 +12,18 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from polysaga.errors import Busy, KeyReused, OutcomePending, PolysagaError, TryAgain, UnknownSaga
+from polysaga.errors import (
+    Busy,
+    DatabaseUnavailable,
+    KeyReused,
+    OutcomePending,
+    PolysagaError,
+    TryAgain,
+    UnknownSaga,
+    UnknownVersion,
+)
 from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition
@@ -72,6 +82,7 @@ class LocalRunner:
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
+        self._closing = False
 
     @property
     def free(self) -> int:
@@ -83,6 +94,8 @@ class LocalRunner:
         birth = self._birth(definition, value, key)
         if birth.claim.saga_id not in self.executions:
             await self._wait_for_place()
+        if self._closing:
+            raise Busy(0, 0.0)
         known = self.executions.get(birth.claim.saga_id)
         if known is not None:
             return await self._join(definition, birth, known)
@@ -135,6 +148,8 @@ class LocalRunner:
 
     async def drain(self, patience: float) -> None:
         """Let the sagas in flight end for *patience* seconds, then stop and hand their claims back."""
+        self._closing = True
+        self._freed.set()
         tasks = dict(self._tasks)
         if tasks:
             await asyncio.wait(tasks.values(), timeout=patience)
@@ -146,7 +161,7 @@ class LocalRunner:
             claims = [execution.progress.claim for execution in unfinished if execution.holds_claim]
             try:
                 await self.engine.journal.hand_back(claims)
-            except (DBAPIError, TryAgain) as error:
+            except (DBAPIError, PoolTimeout, TryAgain) as error:
                 self.engine.emit(
                     WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {error!r}")
                 )
@@ -197,20 +212,27 @@ class LocalRunner:
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {error!r}"))
         for future in (execution.started, execution.decided):
             if not future.done():
-                future.set_exception(error or Lost())
+                # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
+                future.set_exception(Lost() if error is None or execution.holds_claim else error)
                 future.exception()  # nobody may be waiting; that is not an error
         self._freed.set()
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id
         if live is not None:
-            digest = live.progress.birth.input_hash
             await asyncio.wait([live.started])
-        else:
-            row = await self.engine.journal.load(saga_id)
-            if row is None:
-                raise OutcomePending(saga_id, definition.name)
+            error = live.started.exception()
+            if isinstance(error, Lost | Joined):
+                live = None
+            elif error is not None:
+                raise error
+        row = None if live is not None else await self._load(saga_id)
+        if live is not None:
+            digest = live.progress.birth.input_hash
+        elif row is not None:
             digest = row.input_hash
+        else:
+            raise OutcomePending(saga_id, definition.name)
         if digest != birth.input_hash:
             raise KeyReused(definition.name, birth.key or "")
         self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
@@ -233,15 +255,28 @@ class LocalRunner:
         """Wait for the outcome of a saga that somebody else drives."""
         pause, longest = _LOOK_AGAIN
         while True:
-            row = await self.engine.journal.load(saga_id)
+            row = await self._load(saga_id)
             if row is None:
                 raise UnknownSaga(saga_id)
+            if row.fingerprint != definition.fingerprint:
+                raise UnknownVersion(saga_id, row.name)
             if row.status in {Status.COMPLETED, Status.COMPLETING}:
                 return _output(definition, row)
             if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
                 raise error_of(definition, saga_id, row.status, row.error or {})
             await self.engine.clock.sleep(pause)
             pause = min(pause * 2, longest)
+
+    async def _load(self, saga_id: UUID) -> Row | None:
+        """Return the journal row; the caller's own patience ends the waiting for a database that is down."""
+        while True:
+            try:
+                return await self.engine.journal.load(saga_id)
+            except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+                fault = self.engine.home.fault(error)
+                if fault is None or not fault.transient:
+                    raise
+            await self.engine.clock.sleep(_LOOK_AGAIN[1])
 
 
 def _output(definition: Definition, row: Row) -> Any:

@@ -143,7 +143,12 @@ class Sagas:
             changed = await journal.finish(endings)
             return [ending.claim.saga_id in changed for ending in endings]
 
-        starts, finishes = GroupCommit(insert), GroupCommit(finish)
+        def shared(error: BaseException) -> bool:
+            fault = home.fault(error)
+            return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+
+        starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
+        finishes = GroupCommit(finish, timeout=settings.lease, shared=shared)
         return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
 
 

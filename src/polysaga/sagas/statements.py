@@ -80,7 +80,12 @@ def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
             assigned = ", ".join(f"{column} = {value}" for column, value in setting.items())
             return f"UPDATE {JOURNAL} AS j SET {assigned} FROM {dialect.rows_of(given)} WHERE {where} RETURNING id"
         assigned = ", ".join(f"j.{column} = {value}" for column, value in setting.items())
-        return f"UPDATE {JOURNAL} AS j JOIN {dialect.rows_of(given)} ON {where} SET {assigned}"
+        # By the primary key from the given rows: a scan of a small table would wait for the rows of others.
+        table = f"{JOURNAL} AS j FORCE INDEX (PRIMARY)"
+        return f"UPDATE {dialect.rows_of(given)} STRAIGHT_JOIN {table} ON {where} SET {assigned}"
+
+    def found(given: Mapping[str, str], where: str) -> str:
+        return f"SELECT j.id FROM {dialect.rows_of(given)} JOIN {JOURNAL} AS j ON {where}"
 
     return {
         "finish_many": update(ending, told, finishing),
@@ -90,5 +95,7 @@ def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
             live,
         ),
         "hand_back_many": update({"wake_at": dialect.clock, "expiries": "0"}, claimed, live),
-        "still_ours": f"SELECT j.id FROM {JOURNAL} AS j JOIN {dialect.rows_of(claimed)} ON {same}",
+        "finish_many_found": found(told, f"{same} AND j.epoch = given.epoch AND j.status = given.status"),
+        "renew_many_found": found({**claimed, "history": "text"}, live),
+        "hand_back_many_found": found(claimed, live),
     }

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from polysaga.errors import OutcomePending, PoolExhausted, TryAgain
+from polysaga.errors import DatabaseUnavailable, OutcomePending, PoolExhausted, TryAgain
 from polysaga.events import StepCompensated
 from polysaga.sagas.attempts import Attempts, Once, Settled
 from polysaga.sagas.decisions import Mark, Status, Verdict
@@ -52,7 +52,7 @@ class Steps:
             return None
         assert settled.error is not None
         if settled.verdict is Verdict.UNAVAILABLE:
-            raise self._unavailable(settled.error) from settled.error
+            raise self._unavailable(settled) from settled.error
         return Failure(settled.verdict, step.name, settled.error)
 
     async def insert(self, status: Status) -> None:
@@ -66,14 +66,21 @@ class Steps:
             await self._engine.starts.add(birth)
 
         async def look() -> Mark | None:
-            return None if self._own(await journal.load(progress.saga_id)) is None else Mark.DONE
+            row = self._own(await journal.load(progress.saga_id))
+            if row is None:
+                return None
+            if row.status is not status:
+                # A first attempt, given up for lost, has committed late: the step happened after all.
+                progress.status, progress.failure, progress.reason = row.status, None, None
+                for step, text in row.results.items():
+                    progress.learn(step, text)
+            return Mark.DONE
 
         step = progress.definition.steps[0]
         once = Once(act, self._engine.home.fault, look, phase="start", hurry=True)
         settled = await self._attempts.settle(step, once, step.retry)
         if not settled.done:
-            assert settled.error is not None
-            raise self._unavailable(settled.error) from settled.error
+            raise self._unavailable(settled) from settled.error
 
     async def run(self, step: AnyStep) -> Settled:
         """Do *step*, wherever its record is; it is marked as done when it is."""
@@ -239,9 +246,13 @@ class Steps:
             )
         )
 
-    def _unavailable(self, error: Exception) -> Exception:
+    def _unavailable(self, settled: Settled) -> Exception:
         """Return what a caller is told whose saga could not be started."""
-        settings = self._engine.journal.node.settings.pool
+        settings, error = self._engine.journal.node.settings.pool, settled.error
+        assert error is not None
+        if settled.uncertain:
+            # A commit may have arrived all the same; the key, or the id, will tell.
+            return OutcomePending(self._progress.saga_id, self._progress.definition.name)
         if isinstance(error, TryAgain):
             return error
         if isinstance(error, PoolTimeout):
@@ -250,5 +261,4 @@ class Steps:
         fault = self._engine.home.fault(error)
         if fault is None or not fault.transient:
             return error
-        # The commit may have arrived all the same; the key, or the id, will tell.
-        return OutcomePending(self._progress.saga_id, self._progress.definition.name)
+        return DatabaseUnavailable(self._progress.home, self._engine.journal.node.name, fault.value)

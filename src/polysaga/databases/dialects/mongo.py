@@ -57,10 +57,12 @@ class Mongo:
         labelled = getattr(error, "has_error_label", lambda _: False)
         if labelled("UnknownTransactionCommitResult"):
             return Fault.UNKNOWN_COMMIT
+        if labelled("TransientTransactionError"):
+            return Fault.SERIALIZATION  # the whole transaction again, whatever the code
         known = _CODES.get(getattr(error, "code", None) or 0)
         if known is not None:
             return known
         for name in ancestors:
             if name in _CLASSES:
                 return _CLASSES[name]
-        return Fault.SERIALIZATION if labelled("TransientTransactionError") else None
+        return None

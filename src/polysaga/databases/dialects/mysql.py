@@ -45,6 +45,8 @@ class MySQL(SqlDialect):
     clock = "utc_timestamp(6)"
     statement_clock = "utc_timestamp(6)"
     returns_rows = False
+    # Sessions end their transactions themselves; here one more ROLLBACK would be a round trip per checkin.
+    rolls_back_on_return = False
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
@@ -64,7 +66,8 @@ class MySQL(SqlDialect):
         return UUID(bytes=bytes(value))
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        idle, lock = round(settings.idle_transaction_timeout), max(1, round(settings.lock_timeout))
+        idle = max(1, round(settings.idle_transaction_timeout))  # 0 would be no limit at all
+        lock = max(1, round(settings.lock_timeout))
         # MySQL 8 has no limit for idle transactions; it skips a comment that begins with M!.
         limits = (
             f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, "

@@ -81,6 +81,8 @@ class Postgres(SqlDialect):
         if code is None:
             # A woken zombie gets an asyncpg error without a code, of three different classes.
             said = str(error)
+            if "authentication failed" in said or ("FATAL" in said and "does not exist" in said):
+                return Fault.REJECTED  # psycopg has no code while it connects
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said
             return Fault.DISCONNECTED if gone else None
         return _FAULTS.get(code)

@@ -64,6 +64,7 @@ class SqlDialect:
     single_writer: ClassVar[bool] = False  # one connection for all writers of a process
     locks_rows: ClassVar[bool] = True  # knows SELECT ... FOR UPDATE
     returns_rows: ClassVar[bool] = True  # knows UPDATE ... RETURNING
+    rolls_back_on_return: ClassVar[bool] = True  # asks the server only if a transaction is open
     free_autocommit: ClassVar[bool] = False  # autocommit can be turned on and off without asking the server
 
     def render(self, sql: str) -> Rendered:

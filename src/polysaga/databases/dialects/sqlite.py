@@ -6,6 +6,8 @@ deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 """
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
@@ -28,6 +31,8 @@ _FAULTS = {
     "SQLITE_CONSTRAINT_UNIQUE": Fault.DUPLICATE_KEY,
     "SQLITE_CANTOPEN": Fault.UNREACHABLE,
 }
+
+_BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 
 
 class SQLite(SqlDialect):
@@ -46,6 +51,9 @@ class SQLite(SqlDialect):
     def rows_of(self, columns: Mapping[str, str]) -> str:
         picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT {picked} FROM json_each(:rows)) AS given"
+
+    def begun(self, driver: Any) -> bool:
+        return bool(driver.in_transaction)
 
     def key(self, value: UUID) -> Any:
         return str(value)
@@ -68,6 +76,12 @@ class SQLite(SqlDialect):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
             cursor.close()
+
+        @event.listens_for(engine.sync_engine, "invalidate")
+        def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
+            # A cancelled statement keeps the closed connection, and its lock, alive until it is collected.
+            with contextlib.suppress(MissingGreenlet, *_BROKEN):
+                connection.rollback()
 
         if not read_only:
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -25,12 +26,18 @@ from polysaga.sagas.signals import Fenced
 
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
+_COMMENTS = r"(?is)\A(?:\s|;|--[^\n]*(?:\n|\Z)|/\*(?!M?!).*?\*/)*"
+_CONTROL = (
+    r"(?:abort|begin|commit|end|prepare\s+transaction|rollback(?!\s+(?:(?:work|transaction)\s+)?to)|"
+    r"start\s+transaction)\b"
+)
+_ENDS_TRANSACTION = re.compile(_COMMENTS + _CONTROL)
 # https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
 _COMMITS_IMPLICITLY = re.compile(
-    r"(?is)\A(?:\s|--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*(?!M?!).*?\*/)*(?:/\*M?!\d*\s*)?"
-    r"(?:alter|analyze|begin|cache|change|check|commit|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|"
-    r"install|load\s+index|lock|optimize|purge|rename|repair|reset|revoke|rollback(?!\s+(?:work\s+)?to)|"
-    r"set\s+(?:session\s+|@@)?(?:autocommit|password)|start|stop|truncate|uninstall|unlock|xa)\b"
+    _COMMENTS.replace("--", "(?:--|#)") + r"(?:/\*M?!\d*\s*)?(?:" + _CONTROL + r"|(?:"
+    r"alter|analyze|cache|change|check|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|install|"
+    r"load\s+index|lock|optimize|purge|rename|repair|reset|revoke|"
+    r"set\s+(?:session\s+|@@)?(?:autocommit|password)|start|stop|truncate|uninstall|unlock|xa)\b)"
 )
 
 
@@ -38,7 +45,10 @@ class lend:  # noqa: N801 - reads as a verb where it is used
     """Lend an `AsyncSession` on one transaction; whatever happens, the connection comes back clean."""
 
     def __init__(self, node: SqlNode) -> None:
-        self._session = AsyncSession(node.writer, sync_session_class=_LentSession, expire_on_commit=False)
+        # Closed for good at the end: a task that a step left behind finds no session to write with.
+        self._session = AsyncSession(
+            node.writer, sync_session_class=_LentSession, expire_on_commit=False, close_resets_only=False
+        )
         self._loan = self._session.sync_session.info[_LOAN] = _Loan()
 
     async def __aenter__(self) -> AsyncSession:
@@ -49,7 +59,13 @@ class lend:  # noqa: N801 - reads as a verb where it is used
             return  # committed and closed already, without another switch to the greenlet
         self._loan.end()
         # Shielded: a cancelled step must give its connection back all the same.
-        await asyncio.shield(asyncio.ensure_future(self._session.close()))
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._session.close()))
+        except (DBAPIError, OSError):
+            # A connection that is dead already has nothing to roll back; the error, or the cancellation, that
+            # ended the step is what must be told.
+            if failure[0] is None:
+                raise
 
 
 def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) -> None:
@@ -59,20 +75,23 @@ def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) ->
     """
     session.flush()
     loan: _Loan = session.info[_LOAN]
-    connection = loan.connection or session.connection()
-    loan.verify(node)
-    adapted: Any = connection.connection.dbapi_connection
-    if not node.dialect.begun(adapted.driver_connection):
-        connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
+    adapted = loan.verify(node, session)
     try:
         sealed = adapted.run_async(lambda driver: node.dialect.seal(driver, writes))
     except asyncio.CancelledError:
         # The server may still be at it: nobody else must get this connection. SQLAlchemy does the same.
-        connection.invalidate()
+        session.connection().invalidate()
         raise
     if not sealed:
         raise Fenced("a write that ends a step changed no row")
     commit(session)
+
+
+def check_whole(session: Session, node: SqlNode) -> None:
+    """Write what is pending and raise if the transaction is not whole; runs in the session's greenlet."""
+    session.flush()
+    loan: _Loan = session.info[_LOAN]
+    loan.verify(node, session)
 
 
 def commit(session: Session) -> None:
@@ -91,8 +110,9 @@ def watch(node: SqlNode) -> None:
     if event.contains(engine, "handle_error", _doom):
         return
     event.listen(engine, "handle_error", _doom)
-    if node.dialect.name == "mysql":
-        event.listen(engine, "before_cursor_execute", _refuse_implicit_commit)
+    event.listen(engine, "commit", _refuse_commit)
+    refuse = _refuse_implicit_commit if node.dialect.name == "mysql" else _refuse_control
+    event.listen(engine, "before_cursor_execute", refuse)
 
 
 class _Loan:
@@ -115,8 +135,9 @@ class _Loan:
         self.lent = False
         self._info.pop(_LOAN, None)
 
-    def verify(self, node: SqlNode) -> None:
-        """Raise if the transaction is not the one that was begun, whole and healthy."""
+    def verify(self, node: SqlNode, session: Session) -> Any:
+        """Return the adapted driver connection; raise if the transaction is not the one that was begun, whole."""
+        connection = self.connection or session.connection()
         if self.doom is not None:
             fault = node.dialect.fault(self.doom)
             if fault is not None and fault.transient:
@@ -125,8 +146,14 @@ class _Loan:
                 f"a step went on after an error inside its transaction ({self.doom}); "
                 "use begin_nested() for a part that may fail"
             ) from self.doom
-        if self.connection is None or self.connection.get_transaction() is not self._transaction:
-            raise StepMisused("a step ended its transaction through the connection; it must end with the step")
+        adapted: Any = connection.connection.dbapi_connection
+        if connection.get_transaction() is self._transaction:
+            if node.dialect.begun(adapted.driver_connection):
+                return adapted
+            connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
+            if node.dialect.begun(adapted.driver_connection):
+                return adapted
+        raise StepMisused("a step ended its transaction by itself; it must end with the step")
 
 
 class _LentSession(Session):
@@ -154,6 +181,8 @@ class _LentSession(Session):
 
 @event.listens_for(_LentSession, "after_begin")
 def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        raise StepMisused("a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction")
     session.info[_LOAN].begin(connection)
 
 
@@ -165,6 +194,21 @@ def _doom(context: ExceptionContext) -> None:
     arguments = context.original_exception.args
     if not connection.in_nested_transaction() or (arguments and arguments[0] in _ENDS_ALL):
         loan.doom = context.sqlalchemy_exception or context.original_exception
+
+
+def _refuse_commit(connection: Connection) -> None:
+    if _LOAN in connection.info:
+        raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
+
+
+def _refuse_control(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: Any
+) -> None:
+    if _LOAN in connection.info and _ENDS_TRANSACTION.match(statement):
+        raise StepMisused(
+            f"a step sent {statement.strip()[:60]!r}: the transaction ends with the step; "
+            "use begin_nested() for a part that may fail"
+        )
 
 
 def _refuse_implicit_commit(

@@ -15,7 +15,7 @@ from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.journal import Seal, Send, sender
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
-from polysaga.sagas.participants.lending import commit, lend, seal_and_commit, watch
+from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
 from polysaga.sagas.tables import LEDGER
 
 
@@ -71,7 +71,7 @@ class SqlParticipant:
             found = await self._claim_row(send, entry)
             if found.state is Mark.DONE and work is not None:
                 await work(session, found.result or "null")
-                await session.flush()
+                await session.run_sync(check_whole, self.node)
                 if (await send(self._compensated, self._values(entry))).count != 1:
                     raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")
             await session.run_sync(commit)
