@@ -105,8 +105,8 @@ async def empty_journal(sql_shop: SqlShop) -> SqlShop:
 
 
 @pytest.fixture
-def cancelling() -> Iterator[None]:
-    """For tests that cancel: what the drivers then leave behind is nobody's failure."""
+def swept() -> Iterator[None]:
+    """Collect at the end what drivers left behind, so that no later test is blamed for it."""
     yield
     sweep()
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from tests.conformance.shops import MongoShop, Shop, SqlShop, settings, sweep
-from tests.conformance.test_participant import entry, selling
+from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
+from tests.conformance.test_participant import cancelling, entry, selling
 from tests.conformance.test_participant_health import backend, kill
 
 
@@ -121,6 +121,7 @@ async def test_a_standalone_mongodb_is_refused_with_the_remedy(
         await node.ping()
 
 
+@cancelling
 async def test_a_mongodb_that_nobody_answers_for_is_unavailable() -> None:
     url = "mongodb://somebody:secret-7@127.0.0.1:1/shop"
     limits = settings(url)
@@ -130,6 +131,5 @@ async def test_a_mongodb_that_nobody_answers_for_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable) as raised:
         await node.ping()
     await node.close()
-    sweep()  # PyMongo leaves the socket of a connection that failed to the collector
 
     assert "secret-7" not in str(raised.value)

@@ -140,8 +140,10 @@ async def test_a_write_that_expects_another_status_changes_nothing(empty_journal
         await put(empty_journal, born.claim, status=status.value)
         before = await row(empty_journal, born.claim)
 
-        assert not await write(journal, born.claim), f"{change} of a saga that is {status}"
+        done = await write(journal, born.claim)
 
+        # A finish that is repeated may be told as written: it was, and by the same claim.
+        assert not done or (change, status) == ("finish", Status.COMPLETED), f"{change} of a saga that is {status}"
         assert await row(empty_journal, born.claim) == before
 
 
@@ -164,7 +166,6 @@ async def test_a_batch_of_finishes_returns_exactly_those_that_were_written(empty
         Status.COMPENSATING,
     ]
     assert (await row(empty_journal, good.claim))["wake_at"] is None
-    assert await journal.finish([ending(good.claim)]) == set(), "a finish that is repeated changes nothing"
 
 
 async def test_a_large_batch_of_finishes_is_written_whole(empty_journal: SqlShop) -> None:

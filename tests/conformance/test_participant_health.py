@@ -1,11 +1,13 @@
 """After every failure the pool is whole: one connection, and the next step works on it."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+import aiosqlite
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +17,7 @@ from polysaga.errors import StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import LedgerRow, Participant
 from tests.conformance.shops import Shop, SqlShop, nothing_open, turns, until
-from tests.conformance.test_participant import entry, refunding, row_of, selling
+from tests.conformance.test_participant import cancelling, entry, refunding, row_of, selling
 
 Failing = Callable[[Shop, Participant], Awaitable[None]]
 
@@ -64,6 +66,8 @@ async def _compensation_raises(shop: Shop, participant: Participant) -> None:
 
 
 async def _step_runs_out_of_time(shop: Shop, participant: Participant) -> None:
+    await participant.look(uuid4(), [])  # connected: PyMongo may swallow a cancellation while it connects
+
     async def work(session: Any) -> str:
         await shop.sell(session, "slow")
         await asyncio.Event().wait()
@@ -99,7 +103,7 @@ FAILURES: list[Failing] = [
 
 
 @pytest.mark.parametrize("fails", FAILURES, ids=lambda fails: fails.__name__.strip("_"))
-@pytest.mark.usefixtures("cancelling")
+@cancelling
 async def test_the_only_connection_works_after_a_failure(shop: Shop, item: str, fails: Failing) -> None:
     participant = shop.participant(connections=1)
 
@@ -114,7 +118,7 @@ async def test_the_only_connection_works_after_a_failure(shop: Shop, item: str, 
     await nothing_open(shop)
 
 
-@pytest.mark.usefixtures("cancelling")
+@cancelling
 async def test_a_step_cancelled_twice_gives_its_connection_back(shop: Shop, item: str) -> None:
     participant = shop.participant(connections=1)
     await participant.act(entry(), selling(shop, item))
@@ -134,7 +138,7 @@ async def test_a_step_cancelled_twice_gives_its_connection_back(shop: Shop, item
     await nothing_open(shop)
 
 
-@pytest.mark.usefixtures("cancelling")
+@cancelling
 async def test_a_cancelled_step_ends_as_cancelled_whatever_the_driver_says(shop: Shop, item: str) -> None:
     participant = shop.participant(connections=1)
     await participant.act(entry(), selling(shop, item))
@@ -213,10 +217,10 @@ async def test_a_commit_that_fails_leaves_neither_effect_nor_row_nor_transaction
     assert await sql_shop.sold(item) == 1
 
 
-@pytest.mark.usefixtures("cancelling")
+@cancelling
 async def test_a_statement_given_up_by_the_step_itself_dooms_it(server_shop: SqlShop, item: str) -> None:
     participant, step = server_shop.participant(connections=1), entry()
-    pause = "SELECT pg_sleep(20)" if server_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(20)"
+    pause = "SELECT pg_sleep(2)" if server_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(2)"
 
     async def work(session: Any) -> str:
         await server_shop.sell(session, item)
@@ -254,6 +258,52 @@ async def test_a_frozen_owner_is_cut_off_by_the_server_and_its_row_never_lands(
     assert owner.fault(raised.value) is Fault.DISCONNECTED
     assert await second.undo(step, refunding(server_shop, item)) == LedgerRow(Mark.BLOCKED, None)
     assert (await server_shop.sold(item), await server_shop.refunded(item)) == (0, 0)
+
+
+@cancelling
+async def test_a_statement_cancelled_before_its_rows_were_read_keeps_no_lock(
+    sql_shop: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sql_shop.kind.tells_transactions:
+        pytest.skip("about SQLite, where nobody but this process could end the transaction")
+    participant, step = sql_shop.participant(connections=1), entry()
+    execute = aiosqlite.Cursor.execute
+
+    async def cancelled(cursor: aiosqlite.Cursor, sql: str, *parameters: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        if "RETURNING" in sql:
+            task.cancel()  # the thread executes it all the same, and nobody will read the row
+        return await execute(cursor, sql, *parameters)
+
+    gc.disable()
+    try:
+        with monkeypatch.context() as patch, suppress(asyncio.CancelledError):
+            patch.setattr(aiosqlite.Cursor, "execute", cancelled)
+            await asyncio.ensure_future(participant.undo(step, refunding(sql_shop, item)))
+        await nothing_open(sql_shop)
+    finally:
+        gc.enable()
+
+    await participant.act(step, selling(sql_shop, item))
+    assert await sql_shop.sold(item) == 1
+
+
+async def test_what_a_step_tried_to_commit_is_not_committed_by_the_next_one(sql_shop: SqlShop, item: str) -> None:
+    participant = sql_shop.participant(connections=1)
+
+    async def work(session: Any) -> str:
+        await sql_shop.sell(session, f"{item}x")
+        await (await session.connection()).commit()
+        return "null"
+
+    for _ in range(2):
+        with pytest.raises(StepMisused):
+            await participant.act(entry(), work)
+        await participant.act(entry(), selling(sql_shop, item))
+
+    assert (await sql_shop.sold(item), await sql_shop.sold(f"{item}x")) == (2, 0)
+    await nothing_open(sql_shop)
 
 
 async def test_a_step_that_misuses_its_session_leaves_the_pool_whole(sql_shop: SqlShop, item: str) -> None:

@@ -5,10 +5,13 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import URL
+from sqlalchemy import URL, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
-from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
+from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDialect
 from polysaga.databases.faults import Fault
 
 _FAULTS = {
@@ -45,8 +48,7 @@ class MySQL(SqlDialect):
     clock = "utc_timestamp(6)"
     statement_clock = "utc_timestamp(6)"
     returns_rows = False
-    # Sessions end their transactions themselves; here one more ROLLBACK would be a round trip per checkin.
-    rolls_back_on_return = False
+    rolls_back_on_return = False  # `prepare` does, where it is needed
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
@@ -92,6 +94,13 @@ class MySQL(SqlDialect):
             "isolation_level": "AUTOCOMMIT",
             "connect_args": {**connect, "init_command": limits},
         }
+
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        @event.listens_for(engine.sync_engine, "reset")
+        def roll_back(connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+            # A round trip, which a step that has just committed saves.
+            if not record.info.pop(COMMITTED, False) and not state.terminate_only:
+                connection.rollback()
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         cursor = driver.cursor()

@@ -21,6 +21,7 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases.faults import Fault
 from polysaga.errors import DatabaseUnavailable
 
+COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
 

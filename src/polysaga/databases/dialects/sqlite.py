@@ -89,6 +89,8 @@ class SQLite(SqlDialect):
             def begin(connection: Connection) -> None:
                 adapted: Any = connection.connection.dbapi_connection
                 try:
+                    if adapted.driver_connection.in_transaction:
+                        adapted.rollback()  # left by a COMMIT that failed
                     adapted.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
                 except asyncio.CancelledError:
                     # The thread may still begin: nobody else must get a connection with the lock on it.

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
+from polysaga.databases.dialects.sql import COMMITTED
 from polysaga.errors import StepMisused
 from polysaga.sagas.signals import Fenced
 
@@ -98,8 +99,14 @@ def commit(session: Session) -> None:
     """Commit and close a lent session; runs in its greenlet."""
     loan: _Loan = session.info[_LOAN]
     loan.end()
+    if loan.connection is not None:
+        loan.connection.info[COMMITTED] = True
     try:
         session.commit()
+    except BaseException:
+        # Whatever the server made of it, nobody else may find a transaction open on this connection.
+        loan.drop()
+        raise
     finally:
         session.close()
 
@@ -134,6 +141,11 @@ class _Loan:
     def end(self) -> None:
         self.lent = False
         self._info.pop(_LOAN, None)
+
+    def drop(self) -> None:
+        """Take the connection out of the pool: its server ends what is open on it."""
+        if self.connection is not None and not self.connection.closed and not self.connection.invalidated:
+            self.connection.invalidate()
 
     def verify(self, node: SqlNode, session: Session) -> Any:
         """Return the adapted driver connection; raise if the transaction is not the one that was begun, whole."""
@@ -197,7 +209,10 @@ def _doom(context: ExceptionContext) -> None:
 
 
 def _refuse_commit(connection: Connection) -> None:
-    if _LOAN in connection.info:
+    loan = connection.info.get(_LOAN)
+    if loan is not None:
+        # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
+        loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
 
 
