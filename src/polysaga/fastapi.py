@@ -16,6 +16,7 @@ internals and SQL stay in the process.
 import asyncio
 import importlib
 import importlib.util
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound, PendingRollbackError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -154,21 +156,40 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem(
-    request: Request, status: int, detail: str, *, kind: str = "about:blank", **members: Any
-) -> JSONResponse:
-    """Return a response with problem details; *kind* is the stable name, *members* are added to the body."""
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    kind: str = "about:blank",
+    members: Mapping[str, Any] | None = None,
+    retry_after: float = 1.0,
+) -> Response:
+    """Return a response with problem details; *kind* is the stable name, *members* are added to the body.
+
+    *retry_after* is in seconds and goes out with 503.
+    """
+    if status < HTTPStatus.OK or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        return Response(status_code=status)
+    blank = kind == "about:blank"
     body = {
-        "type": kind if kind == "about:blank" else _ABOUT + kind,
-        "title": HTTPStatus(status).phrase if kind == "about:blank" else kind.replace("-", " ").capitalize(),
+        **(members or {}),
+        "type": kind if blank else _ABOUT + kind,
+        "title": _phrase(status) if blank else kind.replace("-", " ").capitalize(),
         "status": status,
         "detail": detail,
         "instance": request.url.path,
     }
-    headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse({**body, **members}, status, headers, media_type=_MEDIA)
+    headers = {"Retry-After": f"{retry_after:.0f}"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(to_jsonable_python(body, fallback=str), status, headers, media_type=_MEDIA)
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
 
 
 _MEDIA = "application/problem+json"
+_log = logging.getLogger("polysaga")
+_AGAIN = "A database is busy or out of reach. Please try again."
 _INTERNAL = "Something went wrong inside the service; nothing was left half-done."
 
 
@@ -196,6 +217,8 @@ async def _answer(handle: AnyHandle) -> str:
         await handle.primary.ping()
     except (DatabaseUnavailable, ConfigurationError):
         return "unreachable"
+    except SQLAlchemyError:  # the pool's timeout among them
+        return "busy"
     return "ok"
 
 
@@ -219,30 +242,34 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
     answer = partial(problem, request)
     match error:
         case Refused():
-            facts = {name: value for name, value in error.facts.items() if name not in Problem.model_fields}
             status = refusals.get(error.code, HTTPStatus.CONFLICT)
-            return answer(status, str(error), kind=error.code, **{**facts, **saga})
+            return answer(status, str(error), kind=error.code, members={**error.facts, **saga})
         case OutcomePending():
             detail = "The outcome is not known yet; ask again by the id or with the same key."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="outcome-pending", **saga)
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="outcome-pending", members=saga)
         case SagaUndone():
             detail = "A database kept failing and everything was undone. Please try again, with a new key."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", **saga)
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", members=saga)
         case TryAgain():
-            detail = "A database is busy or out of reach; nothing was changed. Please try again."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="try-again", **saga)
+            return answer(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                _AGAIN,
+                kind="try-again",
+                members=saga,
+                retry_after=error.retry_after,
+            )
         case KeyReused():
-            detail = "This key was used for another request; a new request needs a new key."
+            detail = "This key was used for another request; use a new key for a new request."
             return answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="key-reused")
         case PayloadError():
             return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="payload")
         case UnknownSaga():
-            return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", **saga)
+            return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", members=saga)
         case NeedsAttention():
             detail = "This needs a person, who has been told; it can be asked for by its id."
-            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", **saga)
+            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", members=saga)
         case _:
-            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal", **saga)
+            return _internal(request, error, saga)
 
 
 async def _of_drivers(request: Request, error: Exception) -> Response:
@@ -258,9 +285,14 @@ async def _of_drivers(request: Request, error: Exception) -> Response:
     if fault is Fault.DUPLICATE_KEY:
         return problem(request, HTTPStatus.CONFLICT, "This exists already.", kind=fault.value)
     if fault is not None and fault.transient:
-        detail = "The database could not do it just now; nothing was changed. Please try again."
-        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=fault.value)
-    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _AGAIN, kind=fault.value)
+    return _internal(request, error)
+
+
+def _internal(request: Request, error: Exception, members: Mapping[str, Any] | None = None) -> Response:
+    # The client learns nothing of the cause, so the log must have it.
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal", members=members)
 
 
 async def _of_validation(request: Request, error: Exception) -> Response:
@@ -273,7 +305,7 @@ async def _of_validation(request: Request, error: Exception) -> Response:
         for one in error.errors()
     ]
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in found)
-    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="validation", errors=found)
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="validation", members={"errors": found})
 
 
 async def _of_http(request: Request, error: Exception) -> Response:

@@ -119,7 +119,8 @@ class SqlNode:
 
         @event.listens_for(engine.sync_engine, "checkout")
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
-            if clock.monotonic() - record.info.get("idle_since", clock.monotonic()) < _TRUSTED:
+            idle_since = record.info.get("idle_since")
+            if idle_since is None or clock.monotonic() - idle_since < _TRUSTED:
                 return
             try:
                 alive = dialect.do_ping(connection)

@@ -158,18 +158,15 @@ def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
 
 
 def _forward(definition: Definition, known: Known) -> Decision:
+    done = {name for name, mark in known.marks.items() if mark is Mark.DONE}
     ready = tuple(
-        step.name
-        for step in definition.steps
-        if step.name not in known.marks
-        and all(known.marks.get(earlier) is Mark.DONE for earlier in definition.before[step.name])
+        [name for name, before in definition.before.items() if name not in known.marks and before <= done]
     )
     if ready:
         return Run(ready)
     if known.active:
         return Wait()
-    done = all(known.marks[step.name] is Mark.DONE for step in definition.steps if step.name in known.marks)
-    return Finish(Status.COMPLETED) if done and len(known.marks) == len(definition.steps) else Rest()
+    return Finish(Status.COMPLETED) if len(done) == len(definition.steps) else Rest()
 
 
 def _backward(definition: Definition, known: Known, journal: str) -> Decision:

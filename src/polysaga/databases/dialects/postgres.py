@@ -1,7 +1,7 @@
 """PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -198,31 +198,30 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*").fullmatch
 def _checked(write: Write) -> str:
     """Return *write* with its values in it; the server refuses to go on if it changes no row."""
     template, names = _template(write.statement)
-    return template.format(*[_literal(write.values[name]) for name in names])
+    values = write.values
+    return template % tuple([_LITERALS[type(values[name])](values[name]) for name in names])
 
 
 @lru_cache
 def _template(statement: Rendered) -> tuple[str, list[str]]:
-    """Return *statement* with `{}` for every parameter, and their names in that order."""
-    text, *rest = re.split(r"\$(\d+)", statement.sql.replace("{", "{{").replace("}", "}}"))
+    """Return *statement* with `%s` for every parameter, and their names in that order."""
+    text, *rest = re.split(r"\$(\d+)", statement.sql.replace("%", "%%"))
     names = [statement.order[int(number) - 1] for number in rest[::2]]
-    sql = "{}".join([text, *rest[1::2]])
+    sql = "%s".join([text, *rest[1::2]])
     return f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written", names
 
 
-def _literal(value: Any) -> str:
-    """Return *value* as SQL; text goes as hexadecimal digits unless its alphabet is harmless."""
-    match value:
-        case str():
-            return (
-                f"'{value}'" if _PLAIN(value) else f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
-            )
-        case None:
-            return "NULL"
-        case int() | float():
-            return repr(value)
-        case UUID():
-            return f"cast('{value}' AS uuid)"
-        case datetime():
-            return f"cast('{value.isoformat()}' AS timestamptz)"
-    raise TypeError(f"{type(value).__name__} cannot be written into a statement")
+def _text(value: str) -> str:
+    """Return *value* as SQL: as hexadecimal digits unless its alphabet is harmless."""
+    return f"'{value}'" if _PLAIN(value) else f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
+
+
+# By exact type: what is not listed is a KeyError, not a guess.
+_LITERALS: dict[type, Callable[[Any], str]] = {
+    str: _text,
+    int: repr,
+    float: repr,
+    type(None): lambda _: "NULL",
+    UUID: lambda value: f"cast('{value.int:032x}' AS uuid)",
+    datetime: lambda value: f"cast('{value.isoformat()}' AS timestamptz)",
+}

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.exc import MissingGreenlet, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
@@ -92,6 +92,8 @@ class SQLite(SqlDialect):
                     if adapted.driver_connection.in_transaction:
                         adapted.rollback()  # left by a COMMIT that failed
                     adapted.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
+                except sqlite3.Error as error:
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
                 except asyncio.CancelledError:
                     # The thread may still begin: nobody else must get a connection with the lock on it.
                     connection.invalidate()
