@@ -11,7 +11,7 @@ import uuid
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 from sqlalchemy import String, func, insert, literal_column, select, text, update
@@ -154,7 +154,7 @@ class SqlShop:
 
     @asynccontextmanager
     async def uncommitted_action(self, entry: Entry, item: str) -> AsyncIterator[AsyncConnection]:
-        key = cast(SqlParticipant, self.participant()).node.dialect.key(entry.saga_id)
+        key = self.participant().node.dialect.key(entry.saga_id)
         values = {"saga_id": key, "step": entry.step, "state": "done", "epoch": entry.epoch, "result": '"sold"'}
         async with self.observer.connect() as connection:
             if self.kind.scheme.startswith("sqlite"):
@@ -202,7 +202,7 @@ class SqlShop:
     async def _open_in_innodb(self) -> int:
         # Not information_schema.innodb_trx: it is a copy that is not renewed while it is read often.
         async with self.observer.connect() as connection:
-            status = (await connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")).one()[2]
+            status = (await connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")).mappings().one()["Status"]
             ours = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
             threads = set((await connection.exec_driver_sql(ours)).scalars())
         blocks = status.split("---TRANSACTION ")[1:]

@@ -24,7 +24,7 @@ from tests.conformance.test_participant import NASTY, entry, row_of, selling
 KNOWN = "f" * 32
 LEASE = 30.0
 LIVE = {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING}
-WRONG = {
+WRONG: dict[str, Callable[[Claim], Claim]] = {
     "the epoch moved": lambda claim: replace(claim, epoch=claim.epoch + 1),
     "the epoch is older": lambda claim: replace(claim, epoch=claim.epoch - 1),
     "another owner": lambda claim: replace(claim, owner=uuid4()),

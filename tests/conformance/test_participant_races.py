@@ -58,6 +58,8 @@ async def test_an_owner_and_a_compensator_at_once_leave_the_step_whole_or_undone
         step, sale = entry(), f"{item}-{number}"[:64]
         owner, compensator = shop.participant(), shop.participant()
 
+        acted: Any
+        found: Any
         acted, found = await asyncio.gather(
             owner.act(step, selling(shop, sale)),
             settled(compensator, lambda: compensator.undo(step, refunding(shop, sale)), []),  # noqa: B023
@@ -129,7 +131,7 @@ async def test_a_second_owner_that_meets_an_uncommitted_action_does_the_step_onl
         acting = asyncio.ensure_future(settled(second, lambda: second.act(step, selling(shop, item)), []))
         await shop.somebody_waits()
         await (pending.commit() if commits else pending.rollback())
-        (outcome,) = await asyncio.gather(acting, return_exceptions=True)
+        outcome: Any = (await asyncio.gather(acting, return_exceptions=True))[0]
 
     if commits:
         assert second.fault(outcome) is Fault.DUPLICATE_KEY
