@@ -11,13 +11,15 @@ of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statemen
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.pool import PoolProxiedConnection
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
@@ -112,14 +114,20 @@ def commit(session: Session) -> None:
 
 
 def watch(node: SqlNode) -> None:
-    """Make the engine of *node* report what happens on lent connections; harmless when repeated."""
+    """Make the engine of *node* report what happens on lent connections; harmless when repeated.
+
+    The hooks are the dialect's: a single listener to a connection's own events (`before_cursor_execute`,
+    `commit`) makes SQLAlchemy prepare the dispatch of all of them, for every connection anew.
+    """
     engine = node.writer.sync_engine
     if event.contains(engine, "handle_error", _doom):
         return
     event.listen(engine, "handle_error", _doom)
-    event.listen(engine, "commit", _refuse_commit)
-    refuse = _refuse_implicit_commit if node.dialect.name == "mysql" else _refuse_control
-    event.listen(engine, "before_cursor_execute", refuse)
+    ending = _COMMITS_IMPLICITLY if node.dialect.name == "mysql" else _ENDS_TRANSACTION
+    refuse = partial(_refuse_ending, ending)
+    for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
+        event.listen(engine, execution, refuse)
+    engine.dialect.do_commit = partial(_commit_unless_lent, engine.dialect.do_commit)  # type: ignore[method-assign]
 
 
 class _Loan:
@@ -208,29 +216,18 @@ def _doom(context: ExceptionContext) -> None:
         loan.doom = context.sqlalchemy_exception or context.original_exception
 
 
-def _refuse_commit(connection: Connection) -> None:
-    loan = connection.info.get(_LOAN)
+def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
+    loan = lent.info.get(_LOAN)
     if loan is not None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
+    do_commit(lent)
 
 
-def _refuse_control(
-    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: Any
-) -> None:
-    if _LOAN in connection.info and _ENDS_TRANSACTION.match(statement):
+def _refuse_ending(ending: re.Pattern[str], cursor: Any, statement: str, *rest: Any) -> None:
+    if ending.match(statement) and _LOAN in rest[-1].root_connection.info:
         raise StepMisused(
-            f"a step sent {statement.strip()[:60]!r}: the transaction ends with the step; "
-            "use begin_nested() for a part that may fail"
-        )
-
-
-def _refuse_implicit_commit(
-    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: Any
-) -> None:
-    if _LOAN in connection.info and _COMMITS_IMPLICITLY.match(statement):
-        raise StepMisused(
-            "a step sent a statement that commits implicitly on MySQL and MariaDB: "
-            f"{statement.strip()[:60]!r}; keep DDL and transaction control out of steps"
+            f"a step sent {statement.strip()[:60]!r}, which ends its transaction or, as DDL on MySQL and MariaDB, "
+            "commits implicitly: the transaction ends with the step; use begin_nested() for a part that may fail"
         )
