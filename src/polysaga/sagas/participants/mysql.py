@@ -16,7 +16,9 @@ from polysaga.sagas.tables import LEDGER
 class MySQLParticipant(SqlParticipant):
     """Correct at READ COMMITTED, which the engine sets."""
 
-    _from_nothing = "FROM dual"
+    def _done_text(self, columns: str, values: str) -> str:
+        clock = self.node.dialect.clock
+        return f"INSERT INTO {LEDGER} ({columns}) SELECT {values} FROM dual WHERE {clock} < :not_after"
 
     def _block_text(self, columns: str, values: str) -> str:
         return f"INSERT INTO {LEDGER} ({columns}) VALUES ({values}) ON DUPLICATE KEY UPDATE state = state"

@@ -28,10 +28,7 @@ class SqlParticipant:
         render = dialect.render
         columns = "saga_id, step, state, epoch, result, recorded_at"
         given = ":saga_id, :step, :state, :epoch, {}, " + dialect.clock
-        self._done = render(
-            f"INSERT INTO {LEDGER} ({columns}) SELECT {self._typed(given.format(':result'))} "
-            f"{self._from_nothing} WHERE {dialect.clock} < {self._typed(':not_after')}"
-        )
+        self._done = render(self._done_text(columns, given.format(":result")))
         self._block = render(self._block_text(columns, given.format("NULL")))
         lock = " FOR UPDATE" if dialect.locks_rows else ""
         found = f"SELECT state, result FROM {LEDGER} WHERE saga_id = :saga_id AND step = :step"
@@ -115,11 +112,8 @@ class SqlParticipant:
             "epoch": entry.epoch,
         }
 
-    _from_nothing = ""
-
-    def _typed(self, expressions: str) -> str:
-        """Return *expressions* with the casts that a SELECT without a table needs."""
-        return expressions
+    def _done_text(self, columns: str, values: str) -> str:
+        return f"INSERT INTO {LEDGER} ({columns}) SELECT {values} WHERE {self.node.dialect.clock} < :not_after"
 
     def _block_text(self, columns: str, values: str) -> str:
         return f"INSERT INTO {LEDGER} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING state"
