@@ -30,8 +30,9 @@ TRANSIENT = [
     Fault.LOCK_TIMEOUT,
     Fault.STATEMENT_TIMEOUT,
     Fault.UNKNOWN_COMMIT,
+    Fault.READ_ONLY,  # a demoted primary: the next attempt may find the new one
 ]
-LASTING = [Fault.REJECTED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]  # a demoted primary is a failover
+LASTING = [Fault.REJECTED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]
 
 
 @pytest.mark.parametrize(("error", "fault"), ERRORS)

@@ -128,7 +128,7 @@ def _explained(node: SqlNode, history: History, error: DBAPIError | PoolTimeout)
     else:
         # SQLAlchemy wraps asyncio drivers twice; the innermost error is the server's own sentence.
         reason = masked(" ".join(str(error.orig.__cause__ or error.orig).split()))
-    if fault is not None and (fault.transient or fault is Fault.READ_ONLY):
+    if fault is not None and fault.transient:
         return DatabaseUnavailable(
             node.database, node.name, f"the {history.line} cannot be migrated now ({reason})"
         )

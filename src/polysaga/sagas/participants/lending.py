@@ -208,8 +208,10 @@ def _begin(session: Session, transaction: SessionTransaction, connection: Connec
 
 def _doom(context: ExceptionContext) -> None:
     connection = context.connection
-    loan = None if connection is None or connection.closed else connection.info.get(_LOAN)
-    if loan is None or connection is None:
+    if connection is None or connection.closed or connection.invalidated:
+        return  # nothing of it will be committed
+    loan = connection.info.get(_LOAN)
+    if loan is None:
         return
     arguments = context.original_exception.args
     if not connection.in_nested_transaction() or (arguments and arguments[0] in _ENDS_ALL):
