@@ -17,7 +17,7 @@ AnswerT = TypeVar("AnswerT")
 Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
 
 
-_PATIENCE = 0.05  # seconds
+PATIENCE = 0.05  # seconds
 
 
 class GroupCommit(Generic[ItemT, AnswerT]):
@@ -29,10 +29,15 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         *,
         most: int = 200,
         timeout: float = 10.0,
+        patience: float = PATIENCE,
         shared: Callable[[BaseException], bool] = lambda error: isinstance(error, TimeoutError),
     ) -> None:
-        """*timeout* is in seconds, for one batch; *shared* tells a failure that no single item can have caused."""
+        """*timeout* is in seconds, for one batch; *patience* too, for company that a patient item waits for.
+
+        *shared* tells a failure that no single item can have caused.
+        """
         self._write, self._most, self._timeout, self._shared = write, most, timeout, shared
+        self._patience = patience
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
@@ -67,7 +72,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     async def _stay_open(self) -> None:
         if not self._urgent.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(self._patience):
                     await self._urgent.wait()
 
     async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:

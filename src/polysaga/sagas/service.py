@@ -1,39 +1,24 @@
 """The sagas of one program: declared once with their journal, opened with the databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
-
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
-from polysaga.databases import AnyDatabase, AnyHandle, Databases, Fault, MongoNode, SqlDatabase, SqlNode
-from polysaga.errors import ConfigurationError, DefinitionError, SchemaMissing
+from polysaga.databases import AnyDatabase, AnyHandle, Databases, SqlDatabase
+from polysaga.errors import ConfigurationError, DefinitionError
 from polysaga.events import Emit, ignore
-from polysaga.sagas.batches import GroupCommit
+from polysaga.sagas.assembly import assemble, check_tables
 from polysaga.sagas.definition import Definition, Saga
 from polysaga.sagas.engine import Engine
-from polysaga.sagas.journal import Birth, Ending, Journal
-from polysaga.sagas.participants import Participant
-from polysaga.sagas.participants.mongo import MongoParticipant
-from polysaga.sagas.participants.mysql import MySQLParticipant
-from polysaga.sagas.participants.postgres import PostgresParticipant
-from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from polysaga.sagas.runner import LocalRunner, SagaHandle, SagaState
 from polysaga.sagas.worker import Worker
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
-
-_PARTICIPANTS: dict[str, type[SqlParticipant]] = {
-    "postgresql": PostgresParticipant,
-    "mysql": MySQLParticipant,
-    "sqlite": SQLiteParticipant,
-}
 
 
 class Sagas:
@@ -70,7 +55,7 @@ class Sagas:
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
         engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
-        await _check_tables(engine)
+        await check_tables(engine)
         runner = LocalRunner(engine, {one.fingerprint: one for one in self._definitions.values()})
         worker = asyncio.create_task(Worker(engine, runner).run())
         self._runner = runner
@@ -122,34 +107,8 @@ class Sagas:
         return self._runner
 
     def _engine(self, settings: SagaSettings, emit: Emit, clock: Clock) -> Engine:
-        node = self.journal.primary
-        if not isinstance(node, SqlNode):
-            raise ConfigurationError(
-                f"the journal is kept in an SQL database; '{self.journal.name}' is MongoDB: choose another one"
-            )
-        fingerprints = [definition.fingerprint for definition in self._definitions.values()]
-        journal = Journal(node, fingerprints, lease=settings.lease)
-        home = _PARTICIPANTS[node.dialect.name](node)
-        participants: dict[str, Participant] = {self.journal.name: home}
-        for handle in self.participants:
-            if handle is not self.journal:
-                participants[handle.name] = _participant(handle, clock)
-
-        async def insert(births: Sequence[Birth]) -> Sequence[None]:
-            await journal.insert(births)
-            return [None] * len(births)
-
-        async def finish(endings: Sequence[Ending]) -> Sequence[bool]:
-            changed = await journal.finish(endings)
-            return [ending.claim.saga_id in changed for ending in endings]
-
-        def shared(error: BaseException) -> bool:
-            fault = home.fault(error)
-            return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
-
-        starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
-        finishes = GroupCommit(finish, timeout=settings.lease, shared=shared)
-        return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
+        nodes = {handle.name: handle.primary for handle in (self.journal, *self.participants)}
+        return assemble(nodes, self.journal.name, self._definitions.values(), settings, emit=emit, clock=clock)
 
 
 def _checked(saga: Saga[Any, Any], databases: Databases) -> Definition:
@@ -161,21 +120,3 @@ def _checked(saga: Saga[Any, Any], databases: Databases) -> Definition:
                 "which is not one of the program's databases"
             )
     return definition
-
-
-def _participant(handle: AnyHandle, clock: Clock) -> Participant:
-    node = handle.primary
-    if isinstance(node, MongoNode):
-        return MongoParticipant(node, clock)
-    return _PARTICIPANTS[node.dialect.name](node)
-
-
-async def _check_tables(engine: Engine) -> None:
-    try:
-        await engine.journal.load(UUID(int=0))
-    except DBAPIError as error:
-        if engine.home.fault(error) is Fault.SCHEMA_MISSING:
-            raise SchemaMissing(engine.journal.node.database, "journal") from error
-        raise
-    for participant in engine.participants.values():
-        await participant.check()

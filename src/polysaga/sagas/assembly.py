@@ -1,0 +1,89 @@
+"""Puts an engine together: which participant speaks to which kind of node, what shares a commit with what."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.clock import Clock
+from polysaga.config import SagaSettings
+from polysaga.databases import Fault, MongoNode, Node, SqlNode
+from polysaga.errors import ConfigurationError, SchemaMissing
+from polysaga.events import Emit
+from polysaga.sagas.batches import PATIENCE, GroupCommit
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.journal import Birth, Ending, Journal
+from polysaga.sagas.participants import Participant
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.participants.mysql import MySQLParticipant
+from polysaga.sagas.participants.postgres import PostgresParticipant
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.participants.sqlite import SQLiteParticipant
+
+_PARTICIPANTS: dict[str, type[SqlParticipant]] = {
+    "postgresql": PostgresParticipant,
+    "mysql": MySQLParticipant,
+    "sqlite": SQLiteParticipant,
+}
+
+
+def assemble(
+    nodes: Mapping[str, Node],
+    journal_in: str,
+    definitions: Iterable[Definition],
+    settings: SagaSettings,
+    *,
+    emit: Emit,
+    clock: Clock,
+    patience: float = PATIENCE,
+) -> Engine:
+    """Return the engine of one owner: *nodes* are the primaries of the participants and of *journal_in*.
+
+    *patience* is how many seconds a finish that nobody waits for may wait for others to share its commit.
+    """
+    node = nodes[journal_in]
+    if not isinstance(node, SqlNode):
+        raise ConfigurationError(
+            f"the journal is kept in an SQL database; '{journal_in}' is MongoDB: choose another one"
+        )
+    journal = Journal(node, [definition.fingerprint for definition in definitions], lease=settings.lease)
+    home = _PARTICIPANTS[node.dialect.name](node)
+    participants: dict[str, Participant] = {journal_in: home}
+    for name, other in nodes.items():
+        if name != journal_in:
+            participants[name] = _participant(other, clock)
+
+    async def insert(births: Sequence[Birth]) -> Sequence[None]:
+        await journal.insert(births)
+        return [None] * len(births)
+
+    async def finish(endings: Sequence[Ending]) -> Sequence[bool]:
+        changed = await journal.finish(endings)
+        return [ending.claim.saga_id in changed for ending in endings]
+
+    def shared(error: BaseException) -> bool:
+        fault = home.fault(error)
+        return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+
+    starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
+    finishes = GroupCommit(finish, timeout=settings.lease, patience=patience, shared=shared)
+    return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
+
+
+async def check_tables(engine: Engine) -> None:
+    """Raise `SchemaMissing` if a journal or ledger table is not there."""
+    try:
+        await engine.journal.load(UUID(int=0))
+    except DBAPIError as error:
+        if engine.home.fault(error) is Fault.SCHEMA_MISSING:
+            raise SchemaMissing(engine.journal.node.database, "journal") from error
+        raise
+    for participant in engine.participants.values():
+        await participant.check()
+
+
+def _participant(node: Node, clock: Clock) -> Participant:
+    if isinstance(node, MongoNode):
+        return MongoParticipant(node, clock)
+    return _PARTICIPANTS[node.dialect.name](node)
