@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.setups"]
+pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.setups", "tests.fixtures.projects"]
 
 
 @pytest.fixture(scope="session")

@@ -3,87 +3,18 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from polysaga.cli.main import main
+from tests.fixtures.projects import Project
 
-SHOP = """
-from polysaga import AnyDatabase, Databases, Saga, Sagas, StepContext
-
-orders, points = AnyDatabase("orders"), AnyDatabase("points")
-buy = Saga("buy", input=int)
-
-@buy.step(orders)
-async def reserve(db: object, value: int, ctx: StepContext) -> None: ...
-
-@reserve.compensation
-async def release(db: object, value: int, done: None, ctx: StepContext) -> None: ...
-
-@buy.step(points, kind="pivot")
-async def credit(db: object, value: int, ctx: StepContext) -> None: ...
-
-everything = Sagas(Databases(orders, points), buy, journal=orders)
-app = object()
-"""
 ALL = [
     {"database": "orders", "line": "journal", "from": None, "to": "0001"},
     {"database": "orders", "line": "ledger", "from": None, "to": "0001"},
     {"database": "points", "line": "ledger", "from": None, "to": "0001"},
 ]
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Project:
-    """A directory with a program in it, and the command as its operator calls it there."""
-
-    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]) -> None:
-        self.directory, self._patch, self._output = directory, patch, output
-
-    def set_url(self, **urls: str) -> None:
-        for name, url in urls.items():
-            self._patch.setenv(f"POLYSAGA_DATABASES__{name.upper()}__URL", url)
-
-    def polysaga(self, *arguments: str) -> Ended:
-        self._patch.setattr(sys, "argv", ["polysaga", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert isinstance(left.value.code, int)
-        return Ended(left.value.code, *self._output.readouterr())
-
-    def refusal(self, *arguments: str) -> str:
-        """Return the one line that a call at fault ends with."""
-        ended = self.polysaga(*arguments)
-        assert (ended.code, ended.out) == (2, "")
-        (told,) = ended.err.splitlines()
-        return told
-
-
-@pytest.fixture
-def project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Project]:
-    (tmp_path / "shop.py").write_text(SHOP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    project = Project(tmp_path, monkeypatch, capsys)
-    project.set_url(**{name: f"sqlite+aiosqlite:///{tmp_path}/{name}.sqlite" for name in ("orders", "points")})
-    before = set(sys.modules)
-    yield project
-    for name in {"shop", "needy", "wrong"} - before:
-        sys.modules.pop(name, None)
 
 
 def test_check_finds_what_is_behind_until_migrate_was_called(project: Project) -> None:

@@ -14,6 +14,7 @@ except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
 from polysaga.cli.migrate import migrate
+from polysaga.cli.verify import verify
 
 app = typer.Typer(
     name="polysaga",
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(migrate)
+app.command()(verify)
 
 
 @app.callback()

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polysaga.cli.programs import load_sagas
+from polysaga.cli.programs import Target, load_sagas
 from polysaga.config import load_settings
 from polysaga.migrations import Migration, pending
 from polysaga.migrations import migrate as migrate_all
@@ -17,14 +17,7 @@ from polysaga.sagas import Sagas
 
 
 def migrate(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:ATTRIBUTE",
-            help="The program's Sagas object, e.g. orders.sagas:sagas.",
-            show_default=False,
-        ),
-    ],
+    target: Target,
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit with 1 if a database is behind.")
     ] = False,

@@ -5,9 +5,21 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
+
+import typer
 
 from polysaga.errors import ConfigurationError
 from polysaga.sagas import Sagas
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:ATTRIBUTE",
+        help="The program's Sagas object, e.g. orders.sagas:sagas.",
+        show_default=False,
+    ),
+]
 
 
 def load_sagas(target: str) -> Sagas:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.config import masked
-from polysaga.databases import AnyHandle, Fault, MongoNode, Node, SqlNode
+from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Emit, Event, ignore
 from polysaga.migrations import mongo

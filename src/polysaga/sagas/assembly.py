@@ -42,11 +42,7 @@ def assemble(
 
     *patience* is how many seconds a finish that nobody waits for may wait for others to share its commit.
     """
-    node = nodes[journal_in]
-    if not isinstance(node, SqlNode):
-        raise ConfigurationError(
-            f"the journal is kept in an SQL database; '{journal_in}' is MongoDB: choose another one"
-        )
+    node = journal_node(nodes[journal_in])
     journal = Journal(node, [definition.fingerprint for definition in definitions], lease=settings.lease)
     home = _PARTICIPANTS[node.dialect.name](node)
     participants: dict[str, Participant] = {journal_in: home}
@@ -69,6 +65,15 @@ def assemble(
     starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, timeout=settings.lease, patience=patience, shared=shared)
     return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
+
+
+def journal_node(node: Node) -> SqlNode:
+    """Return *node* as the journal's; raise `ConfigurationError` if it cannot be that."""
+    if not isinstance(node, SqlNode):
+        raise ConfigurationError(
+            f"the journal is kept in an SQL database; '{node.database}' is MongoDB: choose another one"
+        )
+    return node
 
 
 async def check_tables(engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """The sagas of one program: declared once with their journal, opened with the databases."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -11,10 +11,12 @@ from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, Databases, SqlDatabase
 from polysaga.errors import ConfigurationError, DefinitionError
 from polysaga.events import Emit, ignore
-from polysaga.sagas.assembly import assemble, check_tables
+from polysaga.sagas.assembly import assemble, check_tables, journal_node
 from polysaga.sagas.definition import Definition, Saga
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.runner import LocalRunner, SagaHandle, SagaState
+from polysaga.sagas.surveys import JournalSurvey, ledger_survey
+from polysaga.sagas.verification import LATE, Verification, Verifier
 from polysaga.sagas.worker import Worker
 
 InputT = TypeVar("InputT")
@@ -94,6 +96,26 @@ class Sagas:
     async def get(self, saga_id: UUID) -> SagaState:
         """Return what is known of a saga; raise `UnknownSaga`."""
         return await self._open_runner().state(saga_id)
+
+    async def verify(
+        self,
+        settings: SagaSettings | None = None,
+        *,
+        limit: int = 1000,
+        watch: Callable[[int], None] = lambda _: None,
+    ) -> Verification:
+        """Compare the journal with all ledgers, and the ledgers with each other; change nothing.
+
+        Only the databases must be open. Sagas may run meanwhile, here and elsewhere: those in flight are no
+        contradiction. Ends after *limit* contradictions. *watch* is told now and then how many sagas were
+        compared. Raises `SchemaMissing`, or `DatabaseUnavailable` if a primary does not answer.
+        """
+        home = journal_node(self.journal.primary)
+        journal = JournalSurvey(home, patience=LATE * (settings or SagaSettings()).lease)
+        handles = dict.fromkeys((self.journal, *self.participants))
+        ledgers = [ledger_survey(handle.primary) for handle in handles]
+        known = {one.fingerprint: one for one in self._definitions.values()}
+        return await Verifier(journal, ledgers, known).verify(limit=limit, watch=watch)
 
     def _definition(self, saga: Saga[Any, Any]) -> Definition:
         try:

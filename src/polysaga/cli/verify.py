@@ -1,0 +1,105 @@
+"""`polysaga verify`: do the journal and all ledgers tell the same story?"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from polysaga.cli.programs import Target, load_sagas
+from polysaga.config import load_settings
+from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
+
+_KIND = max(map(len, ContradictionKind))
+
+
+def verify(
+    target: Target,
+    limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the journal with the ledgers of all databases; exit with 1 if they contradict each other.
+
+    Reads only, and works while the program runs: sagas in flight are no contradiction.
+    """
+    sagas = load_sagas(target)
+    console = Console(stderr=True)
+    with console.status("comparing ...") as status:
+        found = asyncio.run(_run(sagas, limit, lambda count: status.update(f"compared {count:,} sagas ...")))
+    if as_json:
+        typer.echo(json.dumps(_as_data(found)))
+    else:
+        _print(found, Console())
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+async def _run(sagas: Sagas, limit: int, watch: Callable[[int], None]) -> Verification:
+    settings = load_settings()
+    async with sagas.databases.open(settings):
+        return await sagas.verify(settings.sagas, limit=limit, watch=watch)
+
+
+def _as_data(found: Verification) -> dict[str, Any]:
+    return {
+        "sagas": dict(found.sagas),
+        "ledger_rows": dict(found.rows),
+        "strangers": found.strangers,
+        "contradictions": [_row(one) for one in found.contradictions],
+        "complete": found.complete,
+    }
+
+
+def _row(one: Contradiction) -> dict[str, str | None]:
+    return {
+        "kind": one.kind.value,
+        "saga_id": str(one.saga_id),
+        "saga": one.saga,
+        "status": one.status,
+        "step": one.step,
+        "database": one.database,
+        "detail": one.detail,
+    }
+
+
+def _print(found: Verification, console: Console) -> None:
+    for saga_id, group in groupby(found.contradictions, key=lambda one: one.saga_id):
+        _print_saga(str(saga_id), list(group), console)
+    for name, value in _counts(found):
+        console.print(f"{name:<12} {value}", highlight=False)
+    if found.clean:
+        console.print("Journal and ledgers agree.", style="bold green")
+    else:
+        number = len(found.contradictions)
+        said = f"{number:,} contradiction{'s' if number > 1 else ''}"
+        rest = "." if found.complete else ", and more after them: raise --limit to see them."
+        console.print(said + rest, style="bold red", highlight=False)
+
+
+def _print_saga(saga_id: str, group: list[Contradiction], console: Console) -> None:
+    first = group[0]
+    known = f"{first.saga or 'not in the journal'}{f' ({first.status})' if first.status else ''}"
+    console.print(Text.assemble((saga_id, "bold"), "  ", known), soft_wrap=True)
+    table = Table.grid(padding=(0, 2), pad_edge=True)
+    table.add_column(style="red", no_wrap=True, min_width=_KIND)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for one in group:
+        table.add_row(one.kind.value, one.database or "-", one.detail)
+    console.print(table)
+    console.print()
+
+
+def _counts(found: Verification) -> Iterator[tuple[str, str]]:
+    by_status = ", ".join(f"{count:,} {status}" for status, count in found.sagas.items() if count)
+    total = sum(found.sagas.values())
+    yield "sagas", f"{total:,} ({by_status})" if total else "0"
+    by_database = ", ".join(f"{count:,} in {name}" for name, count in found.rows.items())
+    yield "ledger rows", f"{sum(found.rows.values()):,} ({by_database})"
+    if found.strangers:
+        yield "strangers", f"{found.strangers:,} of another version of the program, compared as far as possible"

@@ -1,0 +1,124 @@
+"""The journal and the ledgers, read page by page in the order of the sagas' ids, for comparing them.
+
+Ids sort alike everywhere: as UUIDs on PostgreSQL, as bytes on MySQL and MariaDB, as their text on SQLite and
+MongoDB. Everything is read on the primaries, through connections on which SQL servers refuse writes.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.databases import Fault, MongoNode, Node, SqlNode
+from polysaga.databases.dialects import Rendered
+from polysaga.errors import DatabaseUnavailable, SchemaMissing
+from polysaga.sagas.contradictions import Account, Record
+from polysaga.sagas.decisions import Mark, Status
+from polysaga.sagas.tables import JOURNAL, LEDGER
+
+
+class JournalSurvey:
+    """What the journal says. A saga is overdue if its claim ran out more than *patience* seconds ago."""
+
+    def __init__(self, node: SqlNode, *, patience: float) -> None:
+        self.node, self._patience = node, patience
+        dialect = node.dialect
+        overdue = f"wake_at < {dialect.later(':ago')} AND status <> 'needs_attention'"
+        self._page = dialect.render(
+            "SELECT id, name, version, fingerprint, status, results, "
+            f"CASE WHEN {overdue} THEN 1 ELSE 0 END AS late FROM {JOURNAL} "
+            "WHERE id > :after AND id <= :upto ORDER BY id LIMIT :most"
+        )
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> list[Account]:
+        """Return the first *most* sagas whose ids are above *after* and not above *upto*."""
+        key = self.node.dialect.key
+        values = {"ago": -self._patience, "after": key(after), "upto": key(upto), "most": most}
+        return [self._account(row) for row in await _rows(self.node, self._page, values, "journal")]
+
+    def _account(self, row: Mapping[str, Any]) -> Account:
+        return Account(
+            saga_id=self.node.dialect.key_from(row["id"]),
+            name=row["name"],
+            version=row["version"],
+            fingerprint=row["fingerprint"],
+            status=Status(row["status"]),
+            results=json.loads(row["results"]),
+            overdue=bool(row["late"]),
+        )
+
+
+class SqlLedgerSurvey:
+    """What the ledger of an SQL database says."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self.node = node
+        self._page = node.dialect.render(
+            f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
+            "ORDER BY saga_id, step LIMIT :most"
+        )
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> list[Record]:
+        """Return the first *most* rows of the sagas whose ids are above *after* and not above *upto*."""
+        key, key_from = self.node.dialect.key, self.node.dialect.key_from
+        values = {"after": key(after), "upto": key(upto), "most": most}
+        return [
+            Record(key_from(row["saga_id"]), self.node.database, row["step"], Mark(row["state"]), row["result"])
+            for row in await _rows(self.node, self._page, values, "ledger")
+        ]
+
+
+class MongoLedgerSurvey:
+    """What the ledger of a MongoDB database says."""
+
+    def __init__(self, node: MongoNode) -> None:
+        self.node = node
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> list[Record]:
+        """Return the first *most* rows of the sagas whose ids are above *after* and not above *upto*."""
+        pymongo = importlib.import_module("pymongo")
+        # The URL may prefer secondaries, which may lack what the journal has known for a while.
+        ledger = self.node.documents[LEDGER].with_options(read_preference=pymongo.ReadPreference.PRIMARY)
+        # `_id` is "<saga>:<step>", and ";" follows ":".
+        between = {"$gt": f"{after.hex};", "$lt": f"{upto.hex};"}
+        try:
+            found = await ledger.find({"_id": between}).sort("_id", 1).limit(most).to_list()
+        except pymongo.errors.PyMongoError as error:
+            raise _explained(self.node, error, "ledger") from error
+        return [self._record(document) for document in found]
+
+    def _record(self, document: Mapping[str, Any]) -> Record:
+        saga_id, _, step = str(document["_id"]).partition(":")
+        return Record(UUID(saga_id), self.node.database, step, Mark(document["state"]), document["result"])
+
+
+LedgerSurvey: TypeAlias = SqlLedgerSurvey | MongoLedgerSurvey
+
+
+def ledger_survey(node: Node) -> LedgerSurvey:
+    """Return the survey of the ledger on *node*."""
+    return MongoLedgerSurvey(node) if isinstance(node, MongoNode) else SqlLedgerSurvey(node)
+
+
+async def _rows(
+    node: SqlNode, statement: Rendered, values: Mapping[str, Any], line: str
+) -> Sequence[Mapping[str, Any]]:
+    try:
+        async with node.reader.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            return [dict(row) for row in result.mappings()]
+    except (DBAPIError, PoolTimeout) as error:
+        raise _explained(node, error, line) from error
+
+
+def _explained(node: Node, error: Exception, line: str) -> Exception:
+    fault = node.dialect.fault(error)
+    if fault is Fault.SCHEMA_MISSING:
+        return SchemaMissing(node.database, line)
+    if fault is not None and fault.transient:
+        return DatabaseUnavailable(node.database, node.name, fault.value)
+    return error
