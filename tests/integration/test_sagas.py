@@ -7,7 +7,7 @@ import pytest
 
 from polysaga import Refused, StepContext
 from polysaga.errors import Busy, KeyReused, NeedsAttention, SagaFailed, SagaUndone
-from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepFailed
+from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepFailed, WorkerTicked
 from polysaga.sagas import Retry, Status
 from tests.fixtures.programs import PLACE_ORDER, QUICK, SHAPES, SINGLE, TWO_LAST_STEPS, Gate, Order, Program, Urls
 
@@ -286,6 +286,32 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
         assert await handle.result(30) is not None
         await frozen.recorder.wait_for(ClaimLost)
     assert finished.saga_id == handle.id
+
+
+async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls: Urls) -> None:
+    """The row is final, its owner has not seen the answer yet, and the worker renews: it finds nothing to renew."""
+    program, gate = Program(urls, PLACE_ORDER), Gate()
+    async with program.open(lease=0.4):
+        runner = program.sagas._runner
+        assert runner is not None
+        add = runner.engine.finishes.add
+
+        async def add_and_stop(item: Any, *, patient: bool = False) -> bool:
+            answer = await add(item, patient=patient)
+            await gate(None, StepContext(item.claim.saga_id, "finish", 1, {}))
+            return answer
+
+        runner.engine.finishes.add = add_and_stop  # type: ignore[method-assign]
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.arrived.wait()
+        ticks = len(program.recorder.of(WorkerTicked))
+        await program.recorder.wait_for(
+            WorkerTicked, lambda _: len(program.recorder.of(WorkerTicked)) >= ticks + 3
+        )
+        gate.open()
+        finished = await program.recorder.wait_for(SagaFinished)
+    assert (finished.saga_id, finished.status) == (handle.id, "completed")
+    assert not program.recorder.of(ClaimLost)
 
 
 async def _take_over(program: Program, saga_id: Any) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from polysaga.events import SagaNotKnown, WorkerFailed, WorkerTicked
 from polysaga.sagas.engine import Engine
+from polysaga.sagas.executor import Execution
 from polysaga.sagas.runner import LocalRunner
 
 _TICKS_PER_LEASE = 4
@@ -63,9 +64,16 @@ class Worker:
         for execution in ageing:
             if execution.progress.saga_id in ours:
                 execution.renew(before)
-            elif self._runner.executions.get(execution.progress.saga_id) is execution:
+            elif not await self._is_at_rest(execution):
                 self._runner.abandon(execution)
         return len(ours)
+
+    async def _is_at_rest(self, execution: Execution) -> bool:
+        """Tell whether a claim was not renewed because its saga has come to rest meanwhile, not because it is lost."""
+        saga_id, claim = execution.progress.saga_id, execution.progress.claim
+        row = await self._engine.journal.load(saga_id)
+        gone = self._runner.executions.get(saga_id) is not execution
+        return gone or (row is not None and row.claim == claim)
 
     async def _claim(self) -> int:
         batch = min(self._engine.settings.claim_batch, self._runner.free)
