@@ -14,6 +14,7 @@ servers run. The last line of the output is one JSON object:
 """
 
 import asyncio
+import gc
 import json
 import shutil
 import tempfile
@@ -70,6 +71,8 @@ def _databases() -> Iterator[tuple[list[Server], dict[str, str]]]:
 
 async def _compare(urls: dict[str, str]) -> dict[int, Comparison]:
     async with ours(urls) as durable, plain(urls) as simple:
+        gc.collect()
+        gc.freeze()  # both sides, as `orders serve` does
         return {
             concurrency: await compare(durable, simple, concurrency=concurrency, rounds=rounds, seconds=_SECONDS)
             for concurrency, rounds in _ROUNDS.items()

@@ -289,7 +289,7 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
 
 
 async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls: Urls) -> None:
-    """The row is final, its owner has not seen the answer yet, and the worker renews: it finds nothing to renew."""
+    """The row is final, its owner has not seen the answer yet, and the worker finds nothing to renew."""
     program, gate = Program(urls, PLACE_ORDER), Gate()
     async with program.open(lease=0.4):
         runner = program.sagas._runner

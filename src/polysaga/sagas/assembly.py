@@ -64,7 +64,7 @@ def assemble(
 
     starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, timeout=settings.lease, patience=patience, shared=shared)
-    return Engine(journal, home, participants, starts, finishes, settings, clock, emit)
+    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines())
 
 
 def journal_node(node: Node) -> SqlNode:

@@ -17,6 +17,7 @@ from polysaga.clock import Clock
 from polysaga.databases import Fault
 from polysaga.errors import Refused
 from polysaga.events import Emit, StepDone, StepFailed
+from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.retries import Retry
@@ -58,8 +59,9 @@ class Settled:
 class Attempts:
     """The attempts of one saga in this process, and their history."""
 
-    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit) -> None:
+    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, deadlines: Deadlines) -> None:
         self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
+        self._deadlines = deadlines
         self._began = clock.monotonic()
         self.history: list[dict[str, Any]] = []
         self._current: dict[str, dict[str, Any]] = {}
@@ -87,7 +89,7 @@ class Attempts:
         Each try has a limit of its own: a connection that went silent must not be waited for.
         """
         for attempt in itertools.count(1):
-            result, error = await _caught(work(), _SILENCE)
+            result, error = await self._caught(work(), _SILENCE)
             if error is None:
                 return cast(T, result)
             found = fault(error)
@@ -107,11 +109,11 @@ class Attempts:
         began = self._clock.monotonic()
         at = round((began - self._began) * 1000, 1)
         self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
-        outcome, error = await _caught(once.act(attempt), step.timeout)
+        outcome, error = await self._caught(once.act(attempt), step.timeout)
         if error is None:
             self._note_done(step, once, attempt, began, outcome or "done")
             return Settled(Mark.DONE)
-        row, unseen = (None, None) if once.look is None else await _caught(once.look(), step.timeout)
+        row, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
         verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
         if verdict is Mark.DONE:
             self._note_done(step, once, attempt, began, "found")
@@ -142,20 +144,18 @@ class Attempts:
             self.history.append({**self._current[step.name], "ms": round(seconds * 1000, 1), "outcome": outcome})
         return seconds
 
-
-async def _caught(work: Awaitable[T], timeout: float | None) -> tuple[T | None, Exception | None]:
-    """Await *work* for at most *timeout* seconds and return its result or its error."""
-    try:
-        async with asyncio.timeout(timeout):
-            return await work, None
-    except (Lost, Joined):
-        raise
-    except asyncio.CancelledError:
-        if _cancelled():
+    async def _caught(self, work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
+        """Await *work* for at most *timeout* seconds and return its result or its error."""
+        try:
+            return await self._deadlines.within(timeout, work), None
+        except (Lost, Joined):
             raise
-        return None, RuntimeError("a step awaited something that was cancelled")
-    except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
-        return None, error
+        except asyncio.CancelledError:
+            if _cancelled():
+                raise
+            return None, RuntimeError("a step awaited something that was cancelled")
+        except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
+            return None, error
 
 
 def _cancelled() -> bool:

@@ -7,6 +7,7 @@ from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.events import Emit
 from polysaga.sagas.batches import GroupCommit
+from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.journal import Birth, Ending, Journal
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -24,3 +25,4 @@ class Engine:
     settings: SagaSettings
     clock: Clock
     emit: Emit
+    deadlines: Deadlines

@@ -13,7 +13,7 @@ awaited: they would hold the connections that their compensations need
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -58,20 +58,17 @@ class Execution:
         self.began = self.renewed_at = engine.clock.monotonic()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.attempts = Attempts(progress.saga_id, progress.definition.name, engine.clock, engine.emit)
+        name, saga_id = progress.definition.name, progress.saga_id
+        self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.deadlines)
         self.holds_claim = False  # there is a row, and it names us
-        self._not_after = engine.clock.now() + FENCE
-        self._steps = Steps(engine, progress, self.attempts, self.not_after)
+        progress.not_after = engine.clock.now() + FENCE
+        self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def renew(self, at: float) -> None:
         """Note that the claim was prolonged; *at* is the clock's reading from before the statement was sent."""
         self.renewed_at = at
-        self._not_after = self.engine.clock.now() + FENCE
-
-    def not_after(self) -> datetime:
-        """Return the moment after which no ledger may accept this owner's rows."""
-        return self._not_after
+        self.progress.not_after = self.engine.clock.now() + FENCE
 
     async def begin(self) -> None:
         """Make the start durable, with the first step if that lives in the journal's database.

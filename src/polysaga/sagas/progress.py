@@ -1,7 +1,7 @@
 """Everything this process knows about one saga: may be lost at any moment, the databases know the same."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,8 @@ from polysaga.sagas.journal import Birth, Claim, Ending
 from polysaga.sagas.outcomes import Failure
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.payloads import decode, encode
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Progress:
@@ -26,6 +28,7 @@ class Progress:
         self.fused = fused_first(definition, home)
         self.home = home  # the name of the journal's database
         self.marks: dict[str, Mark] = {}
+        self.not_after: datetime = _LONG_AGO  # from then on no ledger accepts this owner's rows
         self._values: dict[str, Any] = {}
         self._texts: dict[str, str] = {}  # results as JSON
         self._limit = limit
@@ -98,9 +101,9 @@ class Progress:
         """Return the finishing write from *expected* to *status*."""
         return Ending(self.claim, expected, status, self.journaled(**results), history)
 
-    def entry(self, step: AnyStep, not_after: datetime) -> Entry:
+    def entry(self, step: AnyStep) -> Entry:
         """Return what the ledger row of *step* says."""
-        return Entry(self.saga_id, step.name, self.claim.epoch, not_after)
+        return Entry(self.saga_id, step.name, self.claim.epoch, self.not_after)
 
     def work(self, step: AnyStep, attempt: int) -> Work:
         """Return the user's step, ready for a session."""

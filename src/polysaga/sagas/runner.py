@@ -179,6 +179,8 @@ class LocalRunner:
         return Execution(self.engine, Progress(definition, birth, value, home=home, limit=limit))
 
     async def _wait_for_place(self) -> None:
+        if self.free > 0:
+            return
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
         try:
             async with asyncio.timeout(patience):

@@ -8,9 +8,8 @@
 So N steps cost N commits, and at most two more that sagas share: a start and a finish that are not fused.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import replace
-from datetime import datetime
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -31,11 +30,8 @@ from polysaga.sagas.signals import Joined, Lost
 class Steps:
     """The steps of one saga, done and undone by this process."""
 
-    def __init__(
-        self, engine: Engine, progress: Progress, attempts: Attempts, not_after: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, engine: Engine, progress: Progress, attempts: Attempts) -> None:
         self._engine, self._progress, self._attempts = engine, progress, attempts
-        self._not_after = not_after
 
     async def start(self) -> Failure | None:
         """Make the start durable; return why the fused first step refused or failed, if it did.
@@ -82,11 +78,11 @@ class Steps:
         if not settled.done:
             raise self._unavailable(settled) from settled.error
 
-    async def run(self, step: AnyStep) -> Settled:
+    def run(self, step: AnyStep) -> Awaitable[Settled]:
         """Do *step*, wherever its record is; it is marked as done when it is."""
         pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
         once = self._pivot_once(step) if pivot_at_home else self._ledger_once(step)
-        return await self._attempts.settle(step, once, step.retry)
+        return self._attempts.settle(step, once, step.retry)
 
     async def undo(self, step: AnyStep) -> Settled:
         """Undo *step*, or block it for ever; a decision that is done is marked as done and stays so."""
@@ -95,7 +91,7 @@ class Steps:
 
         async def act(attempt: int) -> str | None:
             work = progress.undo_work(step, attempt)
-            found = await participant.undo(self._entry(step), work)
+            found = await participant.undo(progress.entry(step), work)
             if work is None and found.state is Mark.DONE:
                 progress.learn(step.name, found.result or "null")
                 return "found"
@@ -195,7 +191,7 @@ class Steps:
         last = self._at_home(step) and progress.ends_with(step)
 
         async def act(attempt: int) -> None:
-            work, entry = progress.work(step, attempt), self._entry(step)
+            work, entry = progress.work(step, attempt), progress.entry(step)
             if last and isinstance(participant, SqlParticipant):
                 progress.did(step, await participant.transact(work, self._last_seal(participant, entry)))
                 progress.status = Status.COMPLETED
@@ -223,9 +219,6 @@ class Steps:
 
     def _status_after(self, pivot: AnyStep) -> Status:
         return Status.COMPLETING if self._progress.definition.following[pivot.name] else Status.COMPLETED
-
-    def _entry(self, step: AnyStep) -> Entry:
-        return self._progress.entry(step, self._not_after())
 
     def _own(self, row: Row | None) -> Row | None:
         """Return the row if it is this execution's; raise `Joined` if another one's is there."""

@@ -69,7 +69,7 @@ class Worker:
         return len(ours)
 
     async def _is_at_rest(self, execution: Execution) -> bool:
-        """Tell whether a claim was not renewed because its saga has come to rest meanwhile, not because it is lost."""
+        """Tell whether a claim was not renewed because its saga has come to rest, not because it is lost."""
         saga_id, claim = execution.progress.saga_id, execution.progress.claim
         row = await self._engine.journal.load(saga_id)
         gone = self._runner.executions.get(saga_id) is not execution

