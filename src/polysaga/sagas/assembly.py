@@ -11,6 +11,7 @@ from polysaga.databases import Fault, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, SchemaMissing
 from polysaga.events import Emit
 from polysaga.sagas.batches import PATIENCE, GroupCommit
+from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.journal import Birth, Ending, Journal
