@@ -30,7 +30,7 @@ from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import LEDGER, ledger
-from tests.fixtures.programs import LAST_AT_HOME, PLACE_ORDER, SINGLE, Order, Program, Urls
+from tests.fixtures.programs import LAST_AT_HOME, PLACE_ORDER, SINGLE, WITH_CALLS, Order, Program, Urls
 from tests.fixtures.servers import DatabaseFactory
 
 QUIET = 600.0  # seconds of a lease so long that the worker ticks once, at the beginning
@@ -112,6 +112,15 @@ async def test_place_order_costs_its_own_commits_and_one_more(
         assert counters.postgres() == Count(statements=10 * (4 * 4 + 1), commits=10 * (4 + 1))
         # The step's own statement, ours, COMMIT.
         assert counters.mariadb() == Count(statements=10 * 3, commits=10)
+
+
+async def test_a_step_without_a_database_costs_one_commit(
+    servers: tuple[LocalServer, LocalServer], urls: Urls
+) -> None:
+    async with counted(servers, urls, WITH_CALLS) as (program, counters):
+        await run(program, 10)
+        # Three steps of BEGIN, the step's own statement, ours, COMMIT; two records of calls; and the finish.
+        assert counters.postgres() == Count(statements=10 * (3 * 4 + 2 + 1), commits=10 * (3 + 2 + 1))
 
 
 async def test_sagas_side_by_side_share_the_commits_of_their_finishes(

@@ -72,7 +72,22 @@ async def credit(db: AsyncSession | MongoSession, order: Order, ctx: StepContext
 assert_type(credit, Step[AsyncSession | MongoSession, Order, None])
 
 
-@place_order.step(orders, after=[reserve, credit], kind="pivot")
+@place_order.step(None, after=[reserve])
+async def charge(order: Order, ctx: StepContext) -> Reservation:
+    return Reservation(place=2)
+
+
+assert_type(charge, Step[None, Order, Reservation])
+
+
+@charge.compensation
+async def refund(order: Order, done: Reservation | None, ctx: StepContext) -> None: ...
+
+
+assert_type(refund, Callable[[Order, Reservation | None, StepContext], Awaitable[None]])
+
+
+@place_order.step(orders, after=[reserve, credit, charge], kind="pivot")
 async def confirm(db: AsyncSession, order: Order, ctx: StepContext) -> Placed:
     assert_type(ctx.result(reserve), Reservation)
     assert_type(ctx.result(credit), None)
@@ -135,12 +150,20 @@ async def without_a_context(db: AsyncSession, order: Order) -> None: ...
 def not_async(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
 
 
-@place_order.step(orders, kind="retryable")  # type: ignore[arg-type]
+@place_order.step(orders, kind="retryable")  # type: ignore[call-overload, untyped-decorator]
 async def misspelt(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
 
 
 @reserve.compensation  # type: ignore[arg-type]
 async def of_another_result(db: MongoSession, order: Order, done: Placed, ctx: StepContext) -> None: ...
+
+
+@charge.compensation  # type: ignore[arg-type]
+async def that_expects_a_result(order: Order, done: Reservation, ctx: StepContext) -> None: ...
+
+
+@place_order.step(None)  # type: ignore[arg-type]
+async def with_a_session(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
 
 
 async def misuse() -> None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from polysaga import SqlDatabase
 from polysaga.sagas.definition import AnyStep, Definition, Kind, Saga
 
+OUTSIDE = "outside"
 HOME = "home"  # the journal's database in all these tests
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One step; *after* None: the one before it."""
+    """One step; *after* None: the one before it. The database OUTSIDE is none."""
 
     name: str
     database: str = HOME
@@ -28,8 +29,14 @@ def saga_of(steps: Iterable[Planned], *, name: str = "order", version: int = 1) 
     handles: dict[str, SqlDatabase] = {}
     made: dict[str, AnyStep] = {}
     for one in steps:
-        handle = handles.setdefault(one.database, SqlDatabase(one.database))
         after = None if one.after is None else [made[earlier] for earlier in one.after]
+        if one.database == OUTSIDE:
+            call = saga.step(None, after=after, kind=one.kind)(_call(one.name))
+            made[one.name] = call
+            if one.kind == "compensatable":
+                call.compensation(_undo_call)
+            continue
+        handle = handles.setdefault(one.database, SqlDatabase(one.database))
         step = saga.step(handle, after=after, kind=one.kind)(_action(one.name))
         made[one.name] = step
         if one.kind == "compensatable":
@@ -46,11 +53,12 @@ def definition_of(*steps: Planned) -> Definition:
 def shapes(draw: st.DrawFn) -> tuple[Planned, ...]:
     """A random saga: a graph of compensatable steps, perhaps a pivot, perhaps retriable steps behind it."""
     databases = st.sampled_from([HOME, "inventory", "points"])
+    places = st.sampled_from([HOME, "inventory", "points", OUTSIDE])
     declared = draw(st.booleans())
     steps: list[Planned] = []
     for number in range(draw(st.integers(min_value=0 if declared else 1, max_value=5))):
         earlier = tuple(step.name for step in steps if draw(st.booleans()))
-        steps.append(Planned(f"do_{number}", draw(databases), earlier))
+        steps.append(Planned(f"do_{number}", draw(places), earlier))
     if not declared:
         return tuple(steps)
     named = {name for step in steps for name in step.after or ()}
@@ -59,7 +67,7 @@ def shapes(draw: st.DrawFn) -> tuple[Planned, ...]:
     behind: list[Planned] = []
     for number in range(draw(st.integers(min_value=0, max_value=3))):
         earlier = tuple(step.name for step in behind if draw(st.booleans()))
-        behind.append(Planned(f"then_{number}", draw(databases), (*earlier, "decide"), "retriable"))
+        behind.append(Planned(f"then_{number}", draw(places), (*earlier, "decide"), "retriable"))
     return (*steps, pivot, *behind)
 
 
@@ -69,6 +77,18 @@ def _action(name: str) -> Any:
 
     action.__name__ = name
     return action
+
+
+def _call(name: str) -> Any:
+    async def call(value: int, ctx: Any) -> int:
+        return value
+
+    call.__name__ = name
+    return call
+
+
+async def _undo_call(value: int, done: int | None, ctx: Any) -> None:
+    """Undo nothing."""
 
 
 async def _undo(db: Any, value: int, done: int, ctx: Any) -> None:

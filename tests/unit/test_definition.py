@@ -255,7 +255,54 @@ def two_sagas_of_one_name() -> None:
     Sagas(Databases(handle), sagas[0], again, journal=handle)  # type: ignore[arg-type]
 
 
+def call_that_is_the_pivot() -> None:
+    async def charge(value: int, ctx: StepContext) -> None: ...
+
+    fresh().step(None, kind="pivot")(charge)
+
+
+def call_that_asks_for_a_session() -> None:
+    fresh().step(None)(act)  # type: ignore[arg-type]
+
+
+def output_of_a_last_call() -> None:
+    async def charge(value: int, ctx: StepContext) -> Placed:
+        return Placed()
+
+    async def refund(value: int, done: Placed | None, ctx: StepContext) -> None: ...
+
+    saga = fresh(output=Placed)
+    saga.step(None)(charge).compensation(refund)
+    saga.definition()
+
+
+def compensation_of_a_call_that_expects_to_be_told() -> None:
+    async def charge(value: int, ctx: StepContext) -> Placed:
+        return Placed()
+
+    async def refund(value: int, done: Placed, ctx: StepContext) -> None: ...
+
+    fresh().step(None)(charge).compensation(refund)  # type: ignore[call-overload]
+
+
+def compensation_of_a_call_that_asks_for_a_session() -> None:
+    async def charge(value: int, ctx: StepContext) -> None: ...
+
+    fresh().step(None)(charge).compensation(undo)  # type: ignore[call-overload]
+
+
 MISTAKES = [
+    (call_that_is_the_pivot, r"step 'charge' has no database and cannot be the pivot: .* make it compensatable"),
+    (call_that_asks_for_a_session, r"step 'act' must take \(input, ctx\)"),
+    (output_of_a_last_call, r"an output but a last step without a database; declare a pivot"),
+    (
+        compensation_of_a_call_that_expects_to_be_told,
+        r"compensation of step 'charge' must take `done: Placed \| None`; None says that nobody knows",
+    ),
+    (
+        compensation_of_a_call_that_asks_for_a_session,
+        r"the compensation of step 'charge' must take \(input, done, ctx\)",
+    ),
     (no_steps, r"saga 'place-order' has no steps"),
     (unnamable_saga, r"'Place Order' is not a saga's name: use a-z, 0-9 and -"),
     (saga_with_too_long_a_name, r"is not a saga's name: .* at most 64 characters"),
@@ -444,14 +491,17 @@ def test_steps_are_in_a_topological_order_and_ancestors_are_complete(shape: tupl
 
 
 @given(shape=shapes())
-def test_there_is_one_decision_unless_there_are_several_last_steps(shape: tuple[Planned, ...]) -> None:
+def test_a_single_last_step_with_a_database_decides_unless_a_pivot_does(
+    shape: tuple[Planned, ...],
+) -> None:
     definition = definition_of(*shape)
     pivots = [step for step in definition.steps if step.kind == "pivot"]
     last = [step for step in definition.steps if not definition.following[step.name]]
     if pivots:
         assert definition.decision is pivots[0]
     else:
-        assert definition.decision is (last[0] if len(last) == 1 else None)
+        decides = len(last) == 1 and last[0].database is not None
+        assert definition.decision is (last[0] if decides else None)
     decision = definition.decision
     undoable_names = {step.name for step in definition.steps if step.kind == "compensatable"}
     assert set(definition.undoable) == undoable_names - {decision.name if decision else None}

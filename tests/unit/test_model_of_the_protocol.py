@@ -5,6 +5,10 @@ commits whose reply was lost and which land at any later time or never. The worl
 row with the conditional writes of `journal.py` and ledgers with those of `participants/`; each move is one
 commit. A planted mistake changes one of these writes; the same search must find it.
 
+A step without a database is a call outside and, in a move of its own, its record. The outside does one thing per
+key however often it is called. It may remember the keys that were undone, then all promises hold as they stand; or
+forget them, then a call that comes too late stands until its owner has undone it.
+
 What must hold in every state: each effect happened at most once and was undone at most once; `completed` means
 all effects, `compensated` means none; who was told "completed" is never undone; and a fresh owner, left alone,
 brings the saga to rest.
@@ -35,7 +39,7 @@ from polysaga.sagas.decisions import (
     fused_first,
 )
 from polysaga.sagas.definition import Definition
-from tests.unit.shapes import HOME, LEDGER_PIVOT, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of
+from tests.unit.shapes import HOME, LEDGER_PIVOT, OUTSIDE, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of
 
 # One letter per step, in an owner's memory (NOTHING: not known) and in the ledgers (NOTHING: no row).
 ACTIVE, DONE, COMPENSATED, BLOCKED, NOTHING = "A", "D", "C", "B", "."
@@ -53,6 +57,7 @@ class Owner(NamedTuple):
     marks: str
     failed: bool = False
     stock_taken: bool = True
+    called: frozenset[int] = frozenset()  # calls that may have happened outside and are not settled
 
 
 class State(NamedTuple):
@@ -76,14 +81,18 @@ Become: TypeAlias = Callable[
 class World:
     """One definition with its databases; *planted* names a mistake in what the owners or the statements do."""
 
-    def __init__(self, definition: Definition, *, owners: int = 3, late: int = 1, planted: str = "") -> None:
+    def __init__(
+        self, definition: Definition, *, owners: int = 3, late: int = 1, planted: str = "", forgetful: bool = True
+    ) -> None:
         self.definition, self.owners, self.late, self.planted = definition, owners, late, planted
+        self.forgetful = forgetful
+        self.calls = frozenset(number for number, step in enumerate(definition.steps) if step.database is None)
         self.steps = definition.steps
         self.number = {step.name: number for number, step in enumerate(self.steps)}
         fused, decision = fused_first(definition, HOME), definition.decision
         self.first = None if fused is None else self.number[fused]
         self.pivot = None if decision is None else self.number[decision.name]
-        self.home_pivot = self.pivot if decision is not None and decision.database.name == HOME else None
+        self.home_pivot = self.pivot if decision is not None and decision.database_name == HOME else None
         self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
         self._ends: dict[tuple[str, str, tuple[int, ...]], bool] = {}
 
@@ -112,7 +121,12 @@ class World:
             return "an effect happened twice or was undone twice"
         if state.status == "completed" and not all(state.effects):
             return "completed with a missing effect"
-        if state.status == "compensated" and any(state.effects):
+        unsettled: frozenset[int] = frozenset()
+        if self.forgetful:
+            unsettled = unsettled.union(*(owner.called for owner in state.owners))
+        if state.status == "compensated" and any(
+            effect and step not in unsettled for step, effect in enumerate(state.effects)
+        ):
             return "compensated with an effect left"
         if state.status == "compensated" and state.told:
             return "a caller was told 'completed' and the saga was undone"
@@ -128,6 +142,8 @@ class World:
     def _owner_moves(self, state: State, place: int, owner: Owner) -> Iterator[Move]:
         def become(after: Owner | None, state: State) -> State:
             kept = () if after is None or after.status in FINAL else (after,)
+            if after is None:
+                state = self._mend_active(state, owner)
             return state._replace(owners=(*state.owners[:place], *kept, *state.owners[place + 1 :]))
 
         if not owner.stock_taken:
@@ -147,9 +163,11 @@ class World:
                             told = moved if done is None else self._tell(moved, done)
                             yield f"{label} {self.steps[step].name}", become(done, told)
             case CancelActive():
-                late = {(owner.epoch, number) for number, mark in enumerate(marks) if mark == ACTIVE}
+                active = {number for number, mark in enumerate(marks) if mark == ACTIVE}
+                late = {(owner.epoch, number) for number in active - self.calls}  # calls are awaited
                 sent = state._replace(late=state.late | late) if len(state.late) < self.late else state
-                yield "cancels", become(owner._replace(marks=marks.replace(ACTIVE, NOTHING)), sent)
+                after = owner._replace(marks=marks.replace(ACTIVE, NOTHING))
+                yield "cancels", become(after, self._mend_active(sent, owner))
             case Compensate():
                 if state.status == RUNNING and self._ours(state, owner):
                     after = owner._replace(status=COMPENSATING, marks=NOTHING * len(marks))
@@ -202,6 +220,9 @@ class World:
 
     def _attempt(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
         """One attempt of an action, and what the owner concludes after looking at the record."""
+        if step in self.calls:
+            yield from self._attempt_call(state, owner, step)
+            return
         kind = self.steps[step].kind
         row = state.ledger[step]
         done = owner._replace(marks=_changed(owner.marks, step, DONE))
@@ -231,6 +252,46 @@ class World:
             else:
                 yield "cannot finish with", None, state
 
+    def _attempt_call(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
+        """The call, or the record of one that was made; whoever called in vain undoes it."""
+        failed = owner._replace(marks=_changed(owner.marks, step, NOTHING), failed=True)
+        if step not in owner.called:
+            undone = state.ledger[step] == COMPENSATED and not self.forgetful
+            happened = state if undone else self._stand(state, step, 1)
+            yield "calls", owner._replace(called=owner.called | {step}), happened
+            if self.steps[step].kind != "retriable":
+                yield "is refused", failed, state
+            return
+        done = owner._replace(marks=_changed(owner.marks, step, DONE), called=owner.called - {step})
+        row = state.ledger[step]
+        if row == DONE:
+            yield "finds", done, state
+        elif row != NOTHING:
+            settled = failed._replace(called=owner.called - {step})
+            yield "undoes its own call of", settled, self._mend(state, step)
+        elif state.status in {RUNNING, COMPLETING} and self._ours(state, owner):
+            yield "records", done, state._replace(ledger=_changed(state.ledger, step, DONE))
+        else:
+            yield "cannot record", None, state
+        if self.steps[step].kind != "retriable" and row == NOTHING:
+            yield "gives up", failed, state
+
+    def _mend(self, state: State, step: int) -> State:
+        """Whoever called looks at the row when the call has ended; a blocked one says that it was in vain."""
+        if state.ledger[step] in {NOTHING, DONE} or self.planted == "a late call stays":
+            return state
+        return self._stand(state, step, 0)._replace(ledger=_changed(state.ledger, step, COMPENSATED))
+
+    def _mend_active(self, state: State, owner: Owner) -> State:
+        """Calls under way are awaited by an owner that cancels or stops."""
+        for step in owner.called:
+            if owner.marks[step] == ACTIVE:
+                state = self._mend(state, step)
+        return state
+
+    def _stand(self, state: State, step: int, stands: int) -> State:
+        return self._effect(state, step, stands - state.effects[step])
+
     def _land(self, state: State, epoch: int, step: int) -> State | None:
         """The commit of an action reaches its database; None if its condition does not hold."""
         if step != self.home_pivot:
@@ -246,6 +307,12 @@ class World:
 
     def _undo(self, state: State, owner: Owner, step: int) -> tuple[Owner, State]:
         row = state.ledger[step]
+        if step in self.calls and row in {NOTHING, BLOCKED}:
+            return self._undo_call(state, owner, step)
+        undone = owner._replace(marks=_changed(owner.marks, step, COMPENSATED), called=owner.called - {step})
+        if step in self.calls and row == DONE:
+            gone = self._stand(state, step, 0)
+            return undone, gone._replace(ledger=_changed(state.ledger, step, COMPENSATED))
         if row == DONE:
             moved = self._effect(state, step, -1)._replace(ledger=_changed(state.ledger, step, COMPENSATED))
         elif row == NOTHING and self.planted != "no row for what never ran":
@@ -254,6 +321,17 @@ class World:
             moved = state
         mark = BLOCKED if row == NOTHING else COMPENSATED
         return owner._replace(marks=_changed(owner.marks, step, mark)), moved
+
+    def _undo_call(self, state: State, owner: Owner, step: int) -> tuple[Owner, State]:
+        """A call that nobody recorded: its row is blocked first, and undone outside only then."""
+        if state.ledger[step] == NOTHING and self.planted != "a call is undone before it is blocked":
+            return owner, state._replace(ledger=_changed(state.ledger, step, BLOCKED))
+        unmade = owner.epoch == 1 and step not in owner.called
+        if unmade or self.planted == "what nobody recorded is not undone":
+            return owner._replace(marks=_changed(owner.marks, step, BLOCKED)), state
+        after = owner._replace(marks=_changed(owner.marks, step, COMPENSATED), called=owner.called - {step})
+        row = COMPENSATED if state.ledger[step] == BLOCKED else NOTHING
+        return after, self._stand(state, step, 0)._replace(ledger=_changed(state.ledger, step, row))
 
     def _block(self, state: State, owner: Owner, become: Become, step: int) -> State:
         if state.ledger[step] == DONE:
@@ -276,7 +354,11 @@ class World:
     def _with_stock(self, owner: Owner, state: State) -> Owner:
         """What a takeover learns from the row it claimed and from the ledgers as they are now."""
         if owner.status == COMPENSATING:
-            return owner._replace(marks=state.ledger.replace(DONE, NOTHING), stock_taken=True)
+            marks = state.ledger.replace(DONE, NOTHING)
+            for step in self.calls:
+                if marks[step] == BLOCKED and self.planted != "a blocked call counts as undone":
+                    marks = _changed(marks, step, NOTHING)
+            return owner._replace(marks=marks, stock_taken=True)
         marks = state.ledger
         if self.first is not None:
             marks = _changed(marks, self.first, DONE)
@@ -291,7 +373,7 @@ class World:
 
     def _ends_with(self, owner: Owner, step: int) -> bool:
         others = (mark for number, mark in enumerate(owner.marks) if number != step)
-        at_home = self.steps[step].database.name == HOME and step != self.home_pivot
+        at_home = self.steps[step].database_name == HOME and step != self.home_pivot
         return at_home and all(mark == DONE for mark in others)
 
     def _effect(self, state: State, step: int, change: int) -> State:
@@ -321,9 +403,9 @@ class Found(NamedTuple):
 
 
 @cache
-def search(steps: tuple[Planned, ...], planted: str = "") -> Found:
+def search(steps: tuple[Planned, ...], planted: str = "", *, forgetful: bool = True) -> Found:
     """Visit every state that can be reached, breadth first; stop at the first that breaks a promise."""
-    world = World(definition_of(*steps), planted=planted)
+    world = World(definition_of(*steps), planted=planted, forgetful=forgetful)
     start = world.born()
     came: dict[State, Move | None] = {start: None}
     queue, labels = deque([start]), set[str]()
@@ -370,6 +452,19 @@ TWO_ROOTS = (
 )
 LAST_STEP_DECIDES = (Planned("open"), Planned("reserve", "inventory"), Planned("confirm"))
 LAST_STEP_DECIDES_ELSEWHERE = (Planned("open"), Planned("reserve", "inventory"))
+CALL_BEFORE_A_LEDGER_PIVOT = (Planned("charge", OUTSIDE), Planned("ship", "inventory", kind="pivot"))
+CALLS_AROUND_A_PIVOT_AT_HOME = (
+    Planned("open"),
+    Planned("charge", OUTSIDE),
+    Planned("confirm", kind="pivot"),
+    Planned("mail", OUTSIDE, kind="retriable"),
+)
+CALL_BESIDE_A_STEP = (
+    Planned("reserve", "inventory", ()),
+    Planned("charge", OUTSIDE, ()),
+    Planned("ship", "parcels", ("reserve", "charge"), "pivot"),
+)
+TWO_CALLS = (Planned("charge", OUTSIDE, ()), Planned("insure", OUTSIDE, ()))
 
 SHAPES = {
     "first step and pivot at home": PLACE_ORDER,
@@ -380,6 +475,10 @@ SHAPES = {
     "two first steps": TWO_ROOTS,
     "last step decides, at home": LAST_STEP_DECIDES,
     "last step decides, elsewhere": LAST_STEP_DECIDES_ELSEWHERE,
+    "call before a ledger pivot": CALL_BEFORE_A_LEDGER_PIVOT,
+    "calls around a pivot at home": CALLS_AROUND_A_PIVOT_AT_HOME,
+    "call beside a step": CALL_BESIDE_A_STEP,
+    "two calls": TWO_CALLS,
 }
 
 # Which mistake breaks which shape; every other pair is harmless, because something else carries the promise.
@@ -397,6 +496,16 @@ PLANTED = [
     ("the pivot does not ask the journal", LAST_STEP_DECIDES),
     ("the status is not checked", PLACE_ORDER),
     ("the finish asks for nothing", SEVERAL_LEAVES),
+    *(
+        (planted, shape)
+        for planted in (
+            "a late call stays",
+            "what nobody recorded is not undone",
+            "a blocked call counts as undone",
+            "a call is undone before it is blocked",
+        )
+        for shape in (CALL_BEFORE_A_LEDGER_PIVOT, CALL_BESIDE_A_STEP, TWO_CALLS)
+    ),
 ]
 
 
@@ -423,6 +532,20 @@ def test_a_pivot_in_the_journal_carries_the_promise_also_if_the_finish_asks_for_
     """Its commit has asked already; nobody who has not seen it done gets as far as the finish."""
     found = search(PLACE_ORDER, "the finish asks for nothing")
     assert (found.wrong, found.path) == (None, ())
+
+
+@pytest.mark.parametrize("shape", [CALL_BEFORE_A_LEDGER_PIVOT, CALLS_AROUND_A_PIVOT_AT_HOME, TWO_CALLS])
+def test_no_call_stands_for_a_moment_after_its_saga_was_undone_if_the_outside_remembers_undone_keys(
+    shape: tuple[Planned, ...],
+) -> None:
+    found = search(shape, forgetful=False)
+    assert (found.wrong, found.path) == (None, ())
+
+
+def test_the_search_reaches_calls_in_vain() -> None:
+    seen = search(CALL_BEFORE_A_LEDGER_PIVOT).seen
+    in_vain = {"1 undoes its own call of charge", "1 cannot record charge"}
+    assert {*in_vain, "2 records charge", "1 finds charge", "1 gives up charge"} <= seen
 
 
 def test_the_search_reaches_the_rare_moves() -> None:

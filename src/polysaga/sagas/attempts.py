@@ -127,7 +127,7 @@ class Attempts:
     def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
         seconds = self._note(step, once, attempt, began, outcome)
         if once.phase == "do":
-            database = step.database.name
+            database = step.database_name
             self._emit(
                 StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, outcome == "found")
             )
@@ -136,7 +136,7 @@ class Attempts:
         fault = once.fault(error)
         self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
-        self._emit(StepFailed(self._saga_id, self._saga, step.name, step.database.name, attempt, kind, str(error)))
+        self._emit(StepFailed(self._saga_id, self._saga, step.name, step.database_name, attempt, kind, str(error)))
 
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began

@@ -51,8 +51,10 @@ def check_output(definition: "Definition") -> None:
     if wanted is None:
         return
     if decision is None:
+        last = [step for step in definition.steps if not definition.following[step.name]]
+        found = "several last steps" if len(last) > 1 else "a last step without a database"
         raise DefinitionError(
-            f"saga '{definition.name}' has an output but several last steps; declare a pivot, which returns it"
+            f"saga '{definition.name}' has an output but {found}; declare a pivot, which returns it"
         )
     given = typing.get_type_hints(decision.action).get("return")
     if given != wanted:
@@ -93,6 +95,27 @@ def check_function(function: Callable[..., Any], count: int, what: str, wanted: 
     positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     if len(parameters) != count or any(parameter.kind not in positional for parameter in parameters):
         raise DefinitionError(f"{what} must take {wanted}, by position")
+
+
+def check_call(kind: str, name: str) -> None:
+    """Raise if the step *name*, which has no database, is the pivot."""
+    if kind == "pivot":
+        raise DefinitionError(
+            f"step '{name}' has no database and cannot be the pivot: a call of which no reply came can neither "
+            "be found committed nor be kept from happening; make it compensatable before the pivot, or "
+            "retriable behind it"
+        )
+
+
+def check_unknown(undo: Callable[..., Any], what: str) -> None:
+    """Raise if *undo* says that it cannot be told None: that nobody knows whether the step happened."""
+    done = list(inspect.signature(undo).parameters)[1]
+    hint = typing.get_type_hints(undo).get(done, Any)
+    if hint not in {Any, object, type(None)} and type(None) not in typing.get_args(hint):
+        raise DefinitionError(
+            f"{what} must take `{done}: {_named(hint)} | None`; None says that nobody knows whether the call "
+            "happened"
+        )
 
 
 def check_database(database: object, step: str) -> None:

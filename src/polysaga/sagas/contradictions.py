@@ -141,7 +141,7 @@ class _Case:
         """Tell whether the journal row must have the result of *step* at this status."""
         status = self.account.status
         if step is definition.decision:
-            at_home = step.database.name == self.home
+            at_home = step.database_name == self.home
             return status is Status.COMPLETED or (status is Status.COMPLETING and at_home)
         # Compensated without it: the first step refused, and the row was born final.
         return step.name == fused_first(definition, self.home) and status is not Status.COMPENSATED
@@ -184,14 +184,14 @@ class _Case:
         """Tell whether the journal row is the record of *step*, so that it has no ledger row."""
         if step.name == fused_first(definition, self.home):
             return True
-        return step is definition.decision and step.database.name == self.home
+        return step is definition.decision and step.database_name == self.home
 
     def _in_state(self, *states: Mark) -> list[Record]:
         return [record for _, record in sorted(self.records.items()) if record.state in states]
 
     def _about(self, kind: ContradictionKind, step: AnyStep | None, detail: str) -> Contradiction:
         account = self.account
-        name, database = (None, None) if step is None else (step.name, step.database.name)
+        name, database = (None, None) if step is None else (step.name, step.database_name)
         return Contradiction(kind, account.saga_id, account.name, account.status, name, database, detail)
 
 

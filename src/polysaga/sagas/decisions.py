@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from polysaga.databases.faults import Fault
-from polysaga.errors import Refused
+from polysaga.errors import Refused, TryAgain
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.signals import Fenced
 
@@ -171,7 +171,7 @@ def _forward(definition: Definition, known: Known) -> Decision:
 
 def _backward(definition: Definition, known: Known, journal: str) -> Decision:
     pivot = definition.decision
-    if pivot is not None and pivot.database.name != journal:
+    if pivot is not None and pivot.database_name != journal:
         # First of all: a pivot that commits late must not meet predecessors that are undone.
         match known.marks.get(pivot.name):
             case Mark.DONE:
@@ -205,7 +205,7 @@ def _decided(definition: Definition, known: Known) -> bool:
 def fused_first(definition: Definition, journal: str) -> str | None:
     """Return the name of the step that is born with the journal row, if there is one."""
     first = definition.steps[0]
-    return first.name if first.database.name == journal else None
+    return first.name if first.database_name == journal else None
 
 
 def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:
@@ -222,6 +222,6 @@ def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdic
         return Verdict.LOST
     if isinstance(error, Refused):
         return Verdict.REFUSED
-    if isinstance(error, TimeoutError) or (fault is not None and fault.transient):
+    if isinstance(error, TimeoutError | TryAgain) or (fault is not None and fault.transient):
         return Verdict.AGAIN
     return Verdict.FAILED

@@ -8,24 +8,27 @@ Three kinds of step, in this order along every path (Garcia-Molina and Salem, "S
     retriable       after the pivot; is repeated until it succeeds
 
 Every saga has one decision. Without a declared pivot it is the last step, if that is a single one; with
-several last steps it is the finishing write of the journal.
+several last steps, or a last step without a database, it is the finishing write of the journal.
 """
 
+import functools
 import hashlib
 import json
 import re
 import typing
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from pydantic import TypeAdapter
 
 from polysaga.errors import DefinitionError, Refused
 from polysaga.sagas.checks import (
+    check_call,
     check_database,
     check_function,
     check_kinds,
     check_output,
+    check_unknown,
     payload_type,
     result_type,
 )
@@ -42,19 +45,22 @@ ResultT = TypeVar("ResultT")
 OutputT = TypeVar("OutputT")
 Action: TypeAlias = "Callable[[SessionT, InputT, StepContext], Awaitable[ResultT]]"
 Undo: TypeAlias = "Callable[[SessionT, InputT, ResultT, StepContext], Awaitable[None]]"
+# Of a step without a database. Its compensation gets None if nobody knows whether the call happened.
+Call: TypeAlias = "Callable[[InputT, StepContext], Awaitable[ResultT]]"
+CallUndo: TypeAlias = "Callable[[InputT, ResultT | None, StepContext], Awaitable[None]]"
 
 _SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Step(Generic[SessionT, InputT, ResultT]):
-    """One local transaction in one database; made by `Saga.step`."""
+    """One local transaction in one database, or a call that needs none; made by `Saga.step`."""
 
     def __init__(
         self,
         name: str,
         kind: Kind,
-        database: "Database[Any, SessionT]",
+        database: "Database[Any, SessionT] | None",
         action: "Action[SessionT, InputT, ResultT]",
         after: "tuple[AnyStep, ...]",
     ) -> None:
@@ -68,17 +74,38 @@ class Step(Generic[SessionT, InputT, ResultT]):
     def __repr__(self) -> str:
         return f"Step({self.name!r}, {self.kind})"
 
-    def compensation(self, undo: "Undo[SessionT, InputT, ResultT]") -> "Undo[SessionT, InputT, ResultT]":
+    @property
+    def database_name(self) -> str | None:
+        """The name of the step's database; None for a step without one."""
+        return None if self.database is None else self.database.name
+
+    @overload
+    def compensation(
+        self: "Step[None, InputT, ResultT]", undo: "CallUndo[InputT, ResultT]"
+    ) -> "CallUndo[InputT, ResultT]": ...
+
+    @overload
+    def compensation(self, undo: "Undo[SessionT, InputT, ResultT]") -> "Undo[SessionT, InputT, ResultT]": ...
+
+    def compensation(self, undo: Any) -> Any:
         """Declare how the step is undone; *undo* gets what the step returned.
 
-        It runs at most once for a step that happened and never for one that did not.
+        It happens exactly once for a step that happened and never for one that did not. The compensation of a
+        step without a database runs at least once, also if the step may not have happened: *done* is None
+        then, and `ctx.idempotency_key`, the one that the call had, must be enough to undo it.
         """
         if self.kind != "compensatable":
             raise DefinitionError(f"step '{self.name}' is {self.kind} and is never undone; drop its compensation")
         if self.undo is not None:
             raise DefinitionError(f"step '{self.name}' has two compensations; keep one")
-        check_function(undo, 4, f"the compensation of step '{self.name}'", "(db, input, done, ctx)")
-        self.undo = undo
+        what = f"the compensation of step '{self.name}'"
+        if self.database is None:
+            check_function(undo, 3, what, "(input, done, ctx)")
+            check_unknown(undo, what)
+            self.undo = _without_session(undo)
+        else:
+            check_function(undo, 4, what, "(db, input, done, ctx)")
+            self.undo = undo
         return undo
 
 
@@ -119,6 +146,18 @@ class Saga(Generic[InputT, OutputT]):
     def __repr__(self) -> str:
         return f"Saga({self.name!r}, version={self.version})"
 
+    @overload
+    def step(
+        self,
+        database: None,
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+    ) -> "Callable[[Call[InputT, ResultT]], Step[None, InputT, ResultT]]": ...
+
+    @overload
     def step(
         self,
         database: "Database[Any, SessionT]",
@@ -127,21 +166,40 @@ class Saga(Generic[InputT, OutputT]):
         kind: Kind = "compensatable",
         retry: Retry | None = None,
         timeout: float | None = None,
-    ) -> "Callable[[Action[SessionT, InputT, ResultT]], Step[SessionT, InputT, ResultT]]":
+    ) -> "Callable[[Action[SessionT, InputT, ResultT]], Step[SessionT, InputT, ResultT]]": ...
+
+    def step(
+        self,
+        database: "Database[Any, Any] | None",
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+    ) -> "Callable[[Any], Step[Any, InputT, Any]]":
         """Declare the decorated function as a step that runs on *database*, after the steps in *after*.
 
         Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
+
+        With None for a database the function takes `(input, ctx)` and calls the outside world, at least once:
+        hand `ctx.idempotency_key` on, raise `TryAgain` for what time heals. Its result is kept in the journal
+        before any later step begins. It can be compensatable or retriable, not the pivot.
         """
 
-        def declare(
-            action: "Action[SessionT, InputT, ResultT]",
-        ) -> Step[SessionT, InputT, ResultT]:
+        def declare(action: Any) -> Step[Any, InputT, Any]:
             name = getattr(action, "__name__", "")
             self._check_new(name, kind, after)
-            check_database(database, name)
-            check_function(action, 3, f"step '{name}'", "(db, input, ctx)")
+            if database is None:
+                check_call(kind, name)
+                check_function(action, 2, f"step '{name}'", "(input, ctx)")
+                action = _without_session(action)
+            else:
+                check_database(database, name)
+                check_function(action, 3, f"step '{name}'", "(db, input, ctx)")
             last = list(self._steps.values())[-1:]
-            step = Step(name, kind, database, action, tuple(last if after is None else after))
+            step: Step[Any, InputT, Any] = Step(
+                name, kind, database, action, tuple(last if after is None else after)
+            )
             step.retry = retry or step.retry
             step.timeout = timeout or step.timeout
             self._steps[name] = step
@@ -219,9 +277,20 @@ class Definition:
         if pivots:
             return pivots[0]
         last = [step for step in self.steps if not self.following[step.name]]
-        return last[0] if len(last) == 1 and last[0].kind != "retriable" else None
+        decides = len(last) == 1 and last[0].kind != "retriable" and last[0].database is not None
+        return last[0] if decides else None
 
     def _fingerprint(self) -> str:
-        shape = [[step.name, step.kind, step.database.name, sorted(self.before[step.name])] for step in self.steps]
+        shape = [[step.name, step.kind, step.database_name, sorted(self.before[step.name])] for step in self.steps]
         text = json.dumps([self.saga.name, self.saga.version, shape])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _without_session(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return *function* under the signature of a step that has a session."""
+
+    @functools.wraps(function)
+    async def call(_: None, *given: Any) -> Any:
+        return await function(*given)
+
+    return call

@@ -55,7 +55,7 @@ class Execution:
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.engine, self.progress = engine, progress
-        self.began = self.renewed_at = engine.clock.monotonic()
+        self.began = progress.renewed_at = engine.clock.monotonic()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         name, saga_id = progress.definition.name, progress.saga_id
@@ -65,9 +65,14 @@ class Execution:
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def renewed_at(self) -> float:
+        """The clock's reading from before the claim was made or last prolonged."""
+        return self.progress.renewed_at
+
     def renew(self, at: float) -> None:
         """Note that the claim was prolonged; *at* is the clock's reading from before the statement was sent."""
-        self.renewed_at = at
+        self.progress.renewed_at = at
         self.progress.not_after = self.engine.clock.now() + FENCE
 
     async def begin(self) -> None:
@@ -254,7 +259,7 @@ class Execution:
         by_database: dict[str, list[str]] = {}
         for step in progress.definition.steps:
             if step.name not in journaled:
-                by_database.setdefault(step.database.name, []).append(step.name)
+                by_database.setdefault(progress.place(step), []).append(step.name)
         for database, steps in by_database.items():
             participant = self.engine.participants[database]
             look = partial(participant.look, progress.saga_id, steps)

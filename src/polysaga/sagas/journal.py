@@ -166,6 +166,14 @@ class Journal:
         """Write the decision to compensate; False if the claim, or the status running, is gone."""
         return await self._change("compensate", claim, error=json.dumps(error))
 
+    async def record_call(self, claim: Claim, step: str, result: str) -> bool:
+        """Write the ledger row of a step without a database; False if the claim no longer allows it."""
+        return await self._change("record_call", claim, step=step, result=result)
+
+    async def undo_call(self, claim: Claim, step: str) -> None:
+        """Note in the ledger that a step without a database is undone."""
+        await self._change("undo_call", claim, step=step)
+
     async def go_forward(self, claim: Claim) -> bool:
         """Take the decision to compensate back: the pivot was committed before it could be blocked."""
         return await self._change("go_forward", claim)

@@ -28,6 +28,7 @@ class Progress:
         self.fused = fused_first(definition, home)
         self.home = home  # the name of the journal's database
         self.marks: dict[str, Mark] = {}
+        self.renewed_at = 0.0  # the clock's reading from before the claim was made or last prolonged
         self.not_after: datetime = _LONG_AGO  # from then on no ledger accepts this owner's rows
         self._values: dict[str, Any] = {}
         self._texts: dict[str, str] = {}  # results as JSON
@@ -69,9 +70,12 @@ class Progress:
     def take_in(self, rows: Mapping[str, LedgerRow]) -> None:
         """Take in records of steps; while compensating a step that is done is one that is still to be undone."""
         for name, row in rows.items():
-            if row.state is not Mark.BLOCKED:
+            call = self.definition.by_name[name].database is None
+            if row.result is not None or (row.state is not Mark.BLOCKED and not call):
                 self.remember(name, row.result or "null")
-            if row.state is not Mark.DONE or self.status is not Status.COMPENSATING:
+            # A blocked call may have happened all the same: its compensation is still to run.
+            pending = row.state is Mark.DONE or (row.state is Mark.BLOCKED and call)
+            if not pending or self.status is not Status.COMPENSATING:
                 self.marks[name] = row.state
 
     def did(self, step: AnyStep, text: str) -> None:
@@ -124,11 +128,16 @@ class Progress:
             return None
         context = self._context(step, attempt)
 
-        async def work(session: Any, result: str) -> None:
-            done = decode(step.result, result, what=f"the result of step '{step.name}'")
+        async def work(session: Any, result: str | None) -> None:
+            what = f"the result of step '{step.name}'"
+            done = None if result is None else decode(step.result, result, what=what)
             await undo(session, self.input, done, context)
 
         return work
+
+    def place(self, step: AnyStep) -> str:
+        """Return the name of the database that has the record of *step*."""
+        return step.database_name or self.home
 
     def _context(self, step: AnyStep, attempt: int) -> StepContext:
         earlier = self.definition.ancestors[step.name]

@@ -43,7 +43,7 @@ class Sagas:
     @property
     def participants(self) -> tuple[AnyHandle, ...]:
         """The databases that take part in any saga: each of them has a ledger."""
-        used = {step.database.name for definition in self._definitions.values() for step in definition.steps}
+        used = {step.database_name for definition in self._definitions.values() for step in definition.steps}
         return tuple(handle for handle in self.databases if handle.name in used)
 
     @asynccontextmanager
@@ -136,7 +136,7 @@ class Sagas:
 def _checked(saga: Saga[Any, Any], databases: Databases) -> Definition:
     definition = saga.definition()
     for step in definition.steps:
-        if step.database not in databases:
+        if step.database is not None and step.database not in databases:
             raise DefinitionError(
                 f"step '{step.name}' of saga '{saga.name}' runs on '{step.database.name}', "
                 "which is not one of the program's databases"

@@ -6,7 +6,7 @@ Each write names the status it expects: `decisions.TRANSITIONS` is the table of 
 from collections.abc import Mapping
 
 from polysaga.databases.dialects import Rendered, SqlDialect
-from polysaga.sagas.tables import JOURNAL
+from polysaga.sagas.tables import JOURNAL, LEDGER
 
 _FINAL = "('completed', 'compensated')"
 
@@ -32,6 +32,16 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         ),
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
         "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
+        # What is selected comes from the journal: there it has its type.
+        "record_call": (
+            f"INSERT INTO {LEDGER} (saga_id, step, state, epoch, result, recorded_at) "
+            f"SELECT id, :step, 'done', epoch, :result, {dialect.clock} FROM {JOURNAL} "
+            f"WHERE {ours} IN ('running', 'completing')"
+        ),
+        "undo_call": (
+            f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
+            "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked')"
+        ),
         "go_forward": f"{update} status = 'running', error = NULL, {awake} WHERE {ours} = 'compensating'",
         "finish": (
             f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"

@@ -4,6 +4,7 @@
     the pivot, in the journal's database           its commit is one with the journal's step to `completing`
     the last step, in the journal's database       its ledger row and the finish are one commit
     every other step                               its ledger row, in its own database
+    a step without a database                      its ledger row, in the journal's database (`calls.py`)
 
 So N steps cost N commits, and at most two more that sagas share: a start and a finish that are not fused.
 """
@@ -16,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from polysaga.errors import DatabaseUnavailable, OutcomePending, PoolExhausted, TryAgain
 from polysaga.events import StepCompensated
 from polysaga.sagas.attempts import Attempts, Once, Settled
+from polysaga.sagas.calls import Calls
 from polysaga.sagas.decisions import Mark, Status, Verdict
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
@@ -32,6 +34,7 @@ class Steps:
 
     def __init__(self, engine: Engine, progress: Progress, attempts: Attempts) -> None:
         self._engine, self._progress, self._attempts = engine, progress, attempts
+        self._calls = Calls(engine, progress, attempts)
 
     async def start(self) -> Failure | None:
         """Make the start durable; return why the fused first step refused or failed, if it did.
@@ -80,14 +83,18 @@ class Steps:
 
     def run(self, step: AnyStep) -> Awaitable[Settled]:
         """Do *step*, wherever its record is; it is marked as done when it is."""
+        if step.database is None:
+            return self._calls.run(step)
         pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
         once = self._pivot_once(step) if pivot_at_home else self._ledger_once(step)
         return self._attempts.settle(step, once, step.retry)
 
     async def undo(self, step: AnyStep) -> Settled:
         """Undo *step*, or block it for ever; a decision that is done is marked as done and stays so."""
+        if step.database is None:
+            return await self._calls.undo(step)
         progress = self._progress
-        participant = self._engine.participants[step.database.name]
+        participant = self._engine.participants[progress.place(step)]
 
         async def act(attempt: int) -> str | None:
             work = progress.undo_work(step, attempt)
@@ -187,7 +194,7 @@ class Steps:
 
     def _ledger_once(self, step: AnyStep) -> Once:
         progress = self._progress
-        participant = self._engine.participants[step.database.name]
+        participant = self._engine.participants[progress.place(step)]
         last = self._at_home(step) and progress.ends_with(step)
 
         async def act(attempt: int) -> None:
@@ -215,7 +222,7 @@ class Steps:
         return lambda result: [*done(result), *finish(result)]
 
     def _at_home(self, step: AnyStep) -> bool:
-        return step.database.name == self._progress.home
+        return step.database_name == self._progress.home
 
     def _status_after(self, pivot: AnyStep) -> Status:
         return Status.COMPLETING if self._progress.definition.following[pivot.name] else Status.COMPLETED
@@ -235,7 +242,7 @@ class Steps:
         progress = self._progress
         self._engine.emit(
             StepCompensated(
-                progress.saga_id, progress.definition.name, step.name, step.database.name, attempt, null
+                progress.saga_id, progress.definition.name, step.name, step.database_name, attempt, null
             )
         )
 

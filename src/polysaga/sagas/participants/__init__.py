@@ -20,7 +20,8 @@ from polysaga.databases import Fault
 from polysaga.sagas.decisions import Mark
 
 Work: TypeAlias = Callable[[Any], Awaitable[str]]  # runs the user's step; returns its result as JSON
-UndoWork: TypeAlias = Callable[[Any, str], Awaitable[None]]  # runs the user's compensation on that result
+# Runs the user's compensation on that result; None if it is not known whether there is one.
+UndoWork: TypeAlias = Callable[[Any, str | None], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
