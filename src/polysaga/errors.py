@@ -13,7 +13,8 @@
     │   ├── DefinitionError             a saga that cannot work
     │   ├── PayloadError                input or result that does not survive JSON, or is too large
     │   ├── KeyReused                   one key, two different inputs
-    │   ├── ReadOnlyNode                a write went to a session that only reads
+    │   ├── ReadOnlyNode                a server refused a write because it only reads
+    │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── StepMisused                 a step took the transaction into its own hands
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
     │   ├── UnknownSaga                 no saga has this id
@@ -124,6 +125,21 @@ class ReadOnlyNode(FixTheProgram):
     def __init__(self, database: str, node: str) -> None:
         super().__init__(f"'{node}' of database '{database}' only reads; write through {database}.writer()")
         self.database, self.node = database, node
+
+
+class WriteOnReader(FixTheProgram):
+    """A reader session was asked for something that is no plain read; nothing was sent to the database.
+
+    *what* names it, e.g. `INSERT`, `nextval()`, `SELECT ... FOR UPDATE or SHARE`; *endpoint* is the work that
+    asked for it, e.g. `GET /orders/{id}`, None if nobody said.
+    """
+
+    def __init__(self, database: str, node: str, what: str, endpoint: str | None = None) -> None:
+        super().__init__(
+            f"{endpoint or 'a reader session'} asked for {what} on a session of database '{database}' that only "
+            f"reads ({node}); use {database}.writer() for work that writes, locks or changes its session"
+        )
+        self.database, self.node, self.what, self.endpoint = database, node, what, endpoint
 
 
 class StepMisused(FixTheProgram):

@@ -81,7 +81,7 @@ class MongoDatabase(Database[MongoNode, MongoSession]):
     """MongoDB; hands out the driver's database with a session."""
 
     def _lend(self, node: MongoNode, *, read_only: bool) -> AbstractAsyncContextManager[MongoSession]:
-        return node.session()
+        return node.session(read_only=read_only)
 
 
 class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
@@ -91,7 +91,7 @@ class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
         self, node: Node, *, read_only: bool
     ) -> AbstractAsyncContextManager[AsyncSession] | AbstractAsyncContextManager[MongoSession]:
         if isinstance(node, MongoNode):
-            return node.session()
+            return node.session(read_only=read_only)
         return _sql_session(node, read_only=read_only)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class MongoNode:
             )
         require_driver(database, "pymongo", Mongo.extra)
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
+        self._reading: Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]] | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +75,12 @@ class MongoNode:
         """The driver's database: the one the URL names, or else the handle's name."""
         return self.client.get_default_database(self.database)
 
+    def on_reader(
+        self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"
+    ) -> None:
+        """Hand what *restrict* makes of the driver's database to sessions that only read."""
+        self._reading = restrict
+
     async def ping(self) -> None:
         """Return if the deployment answers and knows transactions; raise otherwise."""
         patience = self.settings.pool.connect_timeout
@@ -90,10 +97,13 @@ class MongoNode:
             )
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[MongoSession]:
+    async def session(self, *, read_only: bool = False) -> AsyncIterator[MongoSession]:
         """Lend a session without a transaction: causally consistent reads, single-document writes."""
+        documents = self.documents
+        if read_only and self._reading is not None:
+            documents = self._reading(documents)
         async with self.client.start_session() as client_session, client_session.bind(end_session=False):
-            yield MongoSession(self.documents, client_session)
+            yield MongoSession(documents, client_session)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -7,6 +7,7 @@ load the question is never put (HikariCP's bypass window does the same).
 
 import asyncio
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event, make_url
@@ -34,6 +35,7 @@ class SqlNode:
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
         self._engines: dict[bool, AsyncEngine] = {}
         self._single: AsyncEngine | None = None
+        self._on_reader: Callable[[AsyncEngine], None] | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +60,12 @@ class SqlNode:
     def reader(self) -> AsyncEngine:
         """The engine for plain reads: autocommit, and the server itself refuses writes."""
         return self._engine(read_only=True)
+
+    def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
+        """Have *prepare* see the engine for plain reads once, when it is made; at once if it exists."""
+        self._on_reader = prepare
+        if True in self._engines:
+            prepare(self._engines[True])
 
     async def ping(self) -> None:
         """Return if the server answers; raise `DatabaseUnavailable` or `ConfigurationError` otherwise."""
@@ -99,6 +107,8 @@ class SqlNode:
         )
         self.dialect.prepare(engine, read_only=read_only)
         self._watch(engine)
+        if read_only and self._on_reader is not None:
+            self._on_reader(engine)
         return engine
 
     def _watch(self, engine: AsyncEngine) -> None:
