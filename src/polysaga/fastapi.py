@@ -49,6 +49,7 @@ from polysaga.errors import (
 )
 from polysaga.events import Emit
 from polysaga.migrations import migrate as migrate_tables
+from polysaga.routing.guard import guard_readers
 from polysaga.sagas import Sagas
 from polysaga.telemetry.logs import LogSubscriber
 
@@ -134,6 +135,7 @@ def install(
         known = settings() if callable(settings) else settings
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(databases.open(known, emit=told))
+            guard_readers(databases)
             if migrate and sagas is not None:
                 await migrate_tables(sagas, emit=told)
             if ready is not None:

@@ -22,6 +22,8 @@ FACTS = {
     "size": 20,
     "waited": 5.0,
     "line": "ledger",
+    "what": "INSERT",
+    "endpoint": "GET /orders",
 }
 
 
