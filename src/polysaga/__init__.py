@@ -1,9 +1,10 @@
 """Polysaga: several databases behind one FastAPI service, as if they were one."""
 
 from polysaga.config import Settings, load_settings
-from polysaga.databases import AnyDatabase, Databases, MongoDatabase, MongoSession, SqlDatabase
+from polysaga.databases import AnyDatabase, MongoDatabase, MongoSession, SqlDatabase
 from polysaga.errors import Refused
-from polysaga.sagas import Retry, Saga, SagaFilter, SagaHandle, Sagas, SagaState, Status, StepContext
+from polysaga.routing import Databases, Scope
+from polysaga.sagas import Retry, Saga, SagaHandle, Sagas, SagaState, Status, StepContext
 
 __all__ = [
     "AnyDatabase",
@@ -13,10 +14,10 @@ __all__ = [
     "Refused",
     "Retry",
     "Saga",
-    "SagaFilter",
     "SagaHandle",
     "SagaState",
     "Sagas",
+    "Scope",
     "Settings",
     "SqlDatabase",
     "Status",

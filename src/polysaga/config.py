@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -43,6 +43,22 @@ class ReplicaSettings(_Strict):
 
     url: SecretStr
     pool: PoolSettings | None = None  # None: as the primary
+    weight: int = Field(default=1, ge=1)  # share of the reads, against the other replicas
+    zone: str | None = None  # where it stands; readers prefer their own zone
+
+
+class ReadSettings(_Strict):
+    """Where reads go; nothing here matters to a database without replicas."""
+
+    consistency: Literal["eventual", "session", "strong"] = "session"
+    max_lag: Seconds = 2.0  # seconds a replica may be behind the primary and still be read from
+    wait: Annotated[float, Field(ge=0)] = 0.03  # seconds a reader waits for a replica to catch up
+    no_replica: Literal["primary", "fail", "stale"] = "primary"  # where a reader goes if none is fresh enough
+    primary_read_limit: int = Field(default=20, ge=1)  # readers at once on the primary, for want of a replica
+    primary_wait: Annotated[float, Field(ge=0)] = 0.5  # seconds a reader waits for one of those places
+    probe_interval: Seconds = 0.2  # seconds between two questions to a node
+    probe_timeout: Seconds = 0.8  # seconds without an answer until a node is left alone
+    zone: str | None = None  # where this process runs
 
 
 class DatabaseSettings(_Strict):
@@ -51,6 +67,7 @@ class DatabaseSettings(_Strict):
     url: SecretStr
     replicas: tuple[ReplicaSettings, ...] = ()
     pool: PoolSettings = PoolSettings()
+    reads: ReadSettings = ReadSettings()
     idle_transaction_timeout: Seconds = 15.0  # seconds until the server ends a transaction that does nothing
     lock_timeout: Seconds = 5.0  # seconds a statement waits for another transaction's lock
 
@@ -76,11 +93,22 @@ class SagaSettings(_Strict):
     payload_limit: int = Field(default=256 * 1024, ge=1)  # bytes of one input or result as JSON
 
 
+class BookmarkSettings(_Strict):
+    """How clients carry what they must not miss; needed as soon as a database has replicas."""
+
+    secret: SecretStr | None = None  # signs bookmarks; the same in every process of the service
+    former_secrets: tuple[SecretStr, ...] = ()  # still accepted, while the secret is being changed
+    cookie: str = "polysaga_bookmark"
+    secure: bool = True  # send the cookie over HTTPS only
+    explain: bool = False  # tell in the header X-Polysaga-Route who answered and why; for development
+
+
 class Settings(_Strict):
     """Everything Polysaga can be told; see `load_settings`."""
 
     databases: dict[str, DatabaseSettings] = Field(default_factory=dict)
     sagas: SagaSettings = SagaSettings()
+    bookmarks: BookmarkSettings = BookmarkSettings()
 
 
 class _Environment(BaseSettings):
@@ -90,6 +118,7 @@ class _Environment(BaseSettings):
 
     databases: dict[str, Any]
     sagas: dict[str, Any]
+    bookmarks: dict[str, Any]
 
 
 def load_settings(
@@ -185,9 +214,18 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         return PoolSettings
     if "replicas" in words:
         return ReplicaSettings
+    if "reads" in words:
+        return ReadSettings
     if not words:
         return Settings
-    return DatabaseSettings if words[0] == "databases" else SagaSettings
+    return _SECTIONS[words[0]]
+
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "databases": DatabaseSettings,
+    "sagas": SagaSettings,
+    "bookmarks": BookmarkSettings,
+}
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:

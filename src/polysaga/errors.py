@@ -4,11 +4,11 @@
     ├── TryAgain                        nothing is wrong that time does not heal
     │   ├── Busy                        too many sagas in flight in this process
     │   ├── DatabaseUnavailable         a server cannot be reached
+    │   ├── NoPrimary                   a database takes no writes at the moment
+    │   ├── NoReplica                   nobody fresh enough may answer a read at the moment
     │   ├── PoolExhausted               no connection became free in time
     │   ├── OutcomePending              the saga goes on, its outcome is not known yet
     │   └── SagaUndone                  undone because a database kept failing
-    │       ├── SagaCancelled           undone because somebody cancelled it
-    │       └── DeadlineExceeded        undone because it was not decided in time
     ├── FixTheProgram                   code, configuration or call must change
     │   ├── ConfigurationError          settings, URLs, missing drivers, unsuitable servers
     │   ├── SchemaMissing               our tables are not there, or too old
@@ -19,8 +19,6 @@
     │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── StepMisused                 a step took the transaction into its own hands
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
-    │   ├── TooLate                     the saga is decided and can only go forward
-    │   ├── WrongStatus                 a repair that the saga's status does not allow
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
@@ -60,6 +58,25 @@ class DatabaseUnavailable(TryAgain):
         self.database, self.node, self.reason = database, node, reason
 
 
+class NoPrimary(TryAgain):
+    """No node of *database* takes writes now; reads go on, and nothing queues."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f"database '{database}' has no primary now; it can be read, and written again later")
+        self.database = database
+
+
+class NoReplica(TryAgain):
+    """No node may answer this read now: none has what the reader must see, or those that do are busy."""
+
+    def __init__(self, database: str, reason: str) -> None:
+        super().__init__(
+            f"no node of database '{database}' can answer now: {reason}; a reader that may see old data says so "
+            "with allow_stale=True"
+        )
+        self.database, self.reason = database, reason
+
+
 class PoolExhausted(TryAgain):
     """All connections of a pool stayed in use for longer than `pool.acquire_timeout`."""
 
@@ -82,27 +99,9 @@ class OutcomePending(TryAgain):
 class SagaUndone(TryAgain):
     """A database kept failing until the step's retries were used up; every effect was undone."""
 
-    step: str | None
-
     def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' was undone: step '{step}' kept failing ({reason})")
         self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
-
-
-class SagaCancelled(SagaUndone):
-    """Somebody cancelled the saga before it was decided; every effect was undone."""
-
-    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
-        PolysagaError.__init__(self, f"saga '{saga}' {saga_id} was cancelled and undone: {reason}")
-        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, None, reason
-
-
-class DeadlineExceeded(SagaUndone):
-    """The saga was not decided within its deadline; every effect was undone."""
-
-    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
-        PolysagaError.__init__(self, f"saga '{saga}' {saga_id} was undone: {reason}")
-        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, None, reason
 
 
 class FixTheProgram(PolysagaError):
@@ -174,25 +173,6 @@ class SagaFailed(FixTheProgram):
     def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' was undone: step '{step}' raised {reason}")
         self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
-
-
-class TooLate(FixTheProgram):
-    """The saga is decided: it can only go forward; what it did can be undone by a saga of its own."""
-
-    def __init__(self, saga_id: UUID, saga: str, status: str) -> None:
-        super().__init__(
-            f"saga '{saga}' {saga_id} is decided ({status}) and can no longer be undone; "
-            "start a saga of its own that takes the effects back"
-        )
-        self.saga_id, self.saga, self.status = saga_id, saga, status
-
-
-class WrongStatus(FixTheProgram):
-    """The saga's status does not allow the repair that was asked for."""
-
-    def __init__(self, saga_id: UUID, saga: str, action: str, status: str, remedy: str) -> None:
-        super().__init__(f"'{action}' does not fit saga '{saga}' {saga_id}, which is {status}: {remedy}")
-        self.saga_id, self.saga, self.action, self.status, self.remedy = saga_id, saga, action, status, remedy
 
 
 class UnknownSaga(FixTheProgram):

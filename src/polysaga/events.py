@@ -40,6 +40,56 @@ class ReplicaUnreachable(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NodeLeft(Event):
+    """A node does not count any more: no session goes there until it answers again."""
+
+    database: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReturned(Event):
+    """A node answers again."""
+
+    database: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChanged(Event):
+    """Another node takes the writes now, or one does again; *epoch* counts promotions where servers tell."""
+
+    database: str
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryLost(Event):
+    """No node takes writes: readers go on, writers are refused at once."""
+
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
+class BookmarkUnknown(Event):
+    """Nobody could tell how far the primary had got after a commit; reads of its author go to the primary."""
+
+    database: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorFailed(Event):
+    """One question to a node failed in an unexpected way; the next one is asked all the same."""
+
+    database: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SagaEvent(Event):
     """Something about one saga; the words are those of the journal."""
 
@@ -75,16 +125,6 @@ class SagaParked(SagaEvent):
     """A person must look."""
 
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SagaRepaired(SagaEvent):
-    """A person retried, skipped, compensated or resolved it; *status* is what it is now."""
-
-    action: str
-    status: str
-    by: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)

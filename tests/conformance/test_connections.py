@@ -96,7 +96,7 @@ async def test_a_connection_that_lives_is_kept_and_not_asked_while_it_is_in_use(
 
 async def test_a_connection_cut_a_moment_ago_costs_one_error_and_no_more(server_shop: SqlShop) -> None:
     handle, node = SqlDatabase("shop"), server_shop.node(connections=1)
-    handle.attach((node,), ())
+    handle.attach((node,))
     async with handle.writer() as session:
         thread = await backend(server_shop, session)
     await kill(server_shop, thread)

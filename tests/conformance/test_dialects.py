@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from polysaga.databases import Databases, Fault, SqlDatabase, SqlNode
+from polysaga import Databases
+from polysaga.databases import Fault, SqlDatabase, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode
 from tests.conformance.shops import Shelf, SqlShop, settings, until
@@ -281,7 +282,7 @@ async def test_an_exhausted_pool_is_recognised_and_told_in_our_words(sql_shop: S
     limits = settings(sql_shop.url, connections=1)
     limits = limits.model_copy(update={"pool": limits.pool.model_copy(update={"acquire_timeout": 0.05})})
     node = SqlNode("shop", "primary", sql_shop.url, limits)
-    handle.attach((node,), ())
+    handle.attach((node,))
 
     async with handle.writer() as session:
         await session.execute(text("SELECT 1"))
@@ -296,7 +297,7 @@ async def test_an_exhausted_pool_is_recognised_and_told_in_our_words(sql_shop: S
 
 async def test_a_handle_tells_of_a_write_through_a_reader_in_our_words(sql_shop: SqlShop, item: str) -> None:
     handle = SqlDatabase("shop")
-    handle.attach((sql_shop.node(),), ())
+    handle.attach((sql_shop.node(),))
     assert list(Databases(handle)) == [handle]
 
     with pytest.raises(ReadOnlyNode):

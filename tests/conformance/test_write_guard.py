@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import DDL, Sequence, delete, func, insert, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from polysaga.databases import Databases, MongoDatabase, SqlDatabase
+from polysaga.databases import MongoDatabase, Registry, SqlDatabase
 from polysaga.errors import WriteOnReader
 from polysaga.routing.documents import COLLECTION_WRITES, DATABASE_WRITES
 from polysaga.routing.guard import guard_readers
@@ -44,8 +44,8 @@ WRITING: dict[str, Callable[[], Any]] = {
 @pytest.fixture
 async def shelves(sql_shop: SqlShop) -> SqlDatabase:
     handle = SqlDatabase("shop")
-    handle.attach((sql_shop.node(connections=1),), ())
-    guard_readers(Databases(handle), lambda: ENDPOINT)
+    handle.attach((sql_shop.node(connections=1),))
+    guard_readers(Registry(handle), lambda: ENDPOINT)
     return handle
 
 
@@ -100,8 +100,8 @@ async def test_plain_reads_pass(shelves: SqlDatabase, sql_shop: SqlShop, item: s
 
 async def test_a_refusal_costs_no_connection(server_shop: SqlShop) -> None:
     handle = SqlDatabase("shop")
-    handle.attach((server_shop.node(connections=1),), ())
-    guard_readers(Databases(handle))
+    handle.attach((server_shop.node(connections=1),))
+    guard_readers(Registry(handle))
     who = (
         "SELECT pg_backend_pid()" if server_shop.node().dialect.name == "postgresql" else "SELECT connection_id()"
     )
@@ -117,7 +117,7 @@ async def test_a_refusal_costs_no_connection(server_shop: SqlShop) -> None:
 
 async def test_a_lock_that_the_server_would_give_is_never_asked_for(server_shop: SqlShop, item: str) -> None:
     handle = SqlDatabase("shop")
-    handle.attach((server_shop.node(connections=1),), ())
+    handle.attach((server_shop.node(connections=1),))
     postgres = server_shop.node().dialect.name == "postgresql"
     lock = "SELECT pg_advisory_lock(4711)" if postgres else "SELECT GET_LOCK('4711', 0)"
     free = (
@@ -134,7 +134,7 @@ async def test_a_lock_that_the_server_would_give_is_never_asked_for(server_shop:
 
     assert await held_after_asking(), "without the guard the read-only session is given the lock"
     await handle.primary.close()
-    guard_readers(Databases(handle))
+    guard_readers(Registry(handle))
     with pytest.raises(WriteOnReader):
         await held_after_asking()
     async with server_shop.observer.connect() as observer:
@@ -175,8 +175,8 @@ async def test_no_plain_read_of_the_corpus_is_refused_on_its_way(shelves: SqlDat
 @pytest.fixture
 async def documents(mongo: MongoShop) -> MongoDatabase:
     handle = MongoDatabase("shop")
-    handle.attach((mongo.node(),), ())
-    guard_readers(Databases(handle), lambda: ENDPOINT)
+    handle.attach((mongo.node(),))
+    guard_readers(Registry(handle), lambda: ENDPOINT)
     return handle
 
 

@@ -37,6 +37,8 @@ from polysaga.errors import (
     FixTheProgram,
     KeyReused,
     NeedsAttention,
+    NoPrimary,
+    NoReplica,
     OutcomePending,
     PayloadError,
     PolysagaError,
@@ -334,6 +336,8 @@ SAGA_ID = uuid4()
 OURS: list[tuple[PolysagaError, int, str]] = [
     (Busy(10, 5.0), 503, "try-again"),
     (DatabaseUnavailable("orders", f"postgresql://{SECRET}", SECRET), 503, "try-again"),
+    (NoPrimary("orders"), 503, "try-again"),
+    (NoReplica("orders", SECRET), 503, "try-again"),
     (PoolExhausted("orders", 10, 5.0), 503, "try-again"),
     (OutcomePending(SAGA_ID, "buy"), 503, "outcome-pending"),
     (SagaUndone(SAGA_ID, "buy", "decide", SECRET), 503, "saga-undone"),

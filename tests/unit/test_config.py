@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from polysaga import Databases
 from polysaga.config import (
     DatabaseSettings,
     PoolSettings,
@@ -21,7 +22,7 @@ from polysaga.config import (
     masked,
     parse_settings,
 )
-from polysaga.databases import Databases, MongoDatabase, MongoNode, SqlDatabase, SqlNode
+from polysaga.databases import MongoDatabase, MongoNode, SqlDatabase, SqlNode
 from polysaga.errors import ConfigurationError
 
 SECRET = "s3cret"
@@ -87,7 +88,7 @@ def test_a_variable_that_sets_nothing_is_named_as_it_was_written() -> None:
 
 
 def test_a_key_like_no_other_is_answered_with_all_that_are_known() -> None:
-    with pytest.raises(ConfigurationError, match="unknown setting 'zzz'; known here: databases, sagas"):
+    with pytest.raises(ConfigurationError, match="unknown setting 'zzz'; known here: bookmarks, databases, sagas"):
         parse_settings({"zzz": 1})
 
 

@@ -24,9 +24,6 @@ FACTS = {
     "line": "ledger",
     "what": "INSERT",
     "endpoint": "GET /orders",
-    "action": "retry",
-    "status": "completing",
-    "remedy": "look at it again",
 }
 
 

@@ -1,17 +1,20 @@
 """Handles: the names a program uses for its databases, declared once, in code, as typed values.
 
-A handle knows nothing until `Databases.open` attaches nodes to it. Sessions always end clean: committed at
-the end of a block that succeeded, rolled back after an error or a cancellation, and their connection returned.
+A handle knows nothing until `Databases.open` attaches nodes to it. A database with replicas also gets its
+`Routes`, which decide where each session goes; without replicas there is nothing to decide. Sessions always end
+clean: committed at the end of a block that succeeded, rolled back after an error or a cancellation, and their
+connection returned.
 """
 
-import random
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Generic, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from polysaga.databases.faults import Fault
 from polysaga.databases.mongo import MongoNode, MongoSession
@@ -21,6 +24,33 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhaust
 Node: TypeAlias = SqlNode | MongoNode
 NodeT = TypeVar("NodeT", bound=Node)
 SessionT = TypeVar("SessionT")
+Consistency: TypeAlias = Literal["eventual", "session", "strong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a reader wants to be served; None: as the settings say."""
+
+    consistency: Consistency | None = None
+    max_lag: float | None = None  # seconds
+    allow_stale: bool = False
+    snapshot: bool = False
+
+
+_PLAIN = Wish()
+
+
+class Routes(Protocol):
+    """Where the sessions of a database with replicas go; the routing half implements it."""
+
+    def reader(self, wish: Wish) -> AbstractAsyncContextManager[Any]:
+        """Lend a session on the node that *wish* and the scope's bookmark allow."""
+
+    def writer(self) -> AbstractAsyncContextManager[Any]:
+        """Lend a session on the primary; refuse at once if there is none."""
+
+    def wrote(self) -> None:
+        """Let the later reads of this scope see what is committed by now."""
 
 
 class Database(Generic[NodeT, SessionT]):
@@ -31,7 +61,8 @@ class Database(Generic[NodeT, SessionT]):
             raise ConfigurationError(f"'{name}' is not a name for a database: use letters, digits and _")
         self.name = name
         self._nodes: tuple[NodeT, ...] = ()
-        self._reachable: tuple[NodeT, ...] = ()
+        self._servers: tuple[NodeT, ...] = ()
+        self._routes: Routes | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -50,37 +81,84 @@ class Database(Generic[NodeT, SessionT]):
         """The other nodes, in the order of the settings."""
         return self._nodes[1:]
 
-    def attach(self, nodes: tuple[NodeT, ...], reachable: tuple[NodeT, ...]) -> None:
-        """Give the handle its nodes (the primary first); `Databases` calls this, nobody else."""
-        self._nodes, self._reachable = nodes, reachable
+    @property
+    def nodes(self) -> tuple[NodeT, ...]:
+        """Every node that may answer: `primary`, which follows the primary, and those that stand for a server."""
+        return tuple(dict.fromkeys((*self._nodes, *self._servers)))
 
-    def reader(self) -> AbstractAsyncContextManager[SessionT]:
-        """Lend a session that reads: from a reachable replica at random, or the primary if there is none.
+    def attach(
+        self, nodes: tuple[NodeT, ...], routes: Routes | None = None, servers: tuple[NodeT, ...] = ()
+    ) -> None:
+        """Give the handle its nodes (the primary first) and routes; `Databases` calls this, nobody else.
 
-        On SQL databases every statement is its own snapshot and the server refuses writes.
+        *servers* are the nodes that *routes* may choose, whatever their roles come to be.
         """
-        node = random.choice(self._reachable) if self._reachable else self.primary
-        return self._lend(node, read_only=True)
+        self._nodes, self._routes, self._servers = nodes, routes, servers
+
+    def reader(
+        self,
+        *,
+        consistency: Consistency | None = None,
+        max_lag: float | None = None,
+        allow_stale: bool = False,
+        snapshot: bool = False,
+    ) -> AbstractAsyncContextManager[SessionT]:
+        """Lend a session that reads, from a replica that has all that this scope must see, or the primary.
+
+        *consistency*: `session` sees what the scope wrote and what its bookmark names; `eventual` may be up to
+        *max_lag* seconds behind; `strong` reads from the primary. With *allow_stale* a replica that is further
+        behind answers rather than nobody. On SQL databases every statement is its own snapshot, *snapshot* makes
+        the session one (REPEATABLE READ), and the server refuses writes.
+
+        Raises `NoReplica` if nobody may answer in time.
+        """
+        plain = consistency is None and max_lag is None and not allow_stale and not snapshot
+        wish = _PLAIN if plain else Wish(consistency, max_lag, allow_stale, snapshot)
+        if self._routes is not None:
+            lent: AbstractAsyncContextManager[SessionT] = self._routes.reader(wish)
+            return lent
+        return self._lend(self.primary, read_only=True, snapshot=snapshot)
 
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
-        """Lend a session on the primary; the end of the block commits (SQL)."""
+        """Lend a session on the primary; the end of the block commits (SQL).
+
+        Raises `NoPrimary` if the database has replicas and no primary now.
+        """
+        if self._routes is not None:
+            lent: AbstractAsyncContextManager[SessionT] = self._routes.writer()
+            return lent
         return self._lend(self.primary, read_only=False)
 
-    def _lend(self, node: NodeT, *, read_only: bool) -> AbstractAsyncContextManager[SessionT]:
+    def wrote(self) -> None:
+        """Let the later reads of this scope see what is committed by now, whoever committed it.
+
+        Sessions of `writer` do this by themselves. It costs nothing without replicas, and nothing before
+        somebody reads or is told a bookmark.
+        """
+        if self._routes is not None:
+            self._routes.wrote()
+
+    def _lend(
+        self, node: NodeT, *, read_only: bool, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[SessionT]:
         raise NotImplementedError
 
 
 class SqlDatabase(Database[SqlNode, AsyncSession]):
     """PostgreSQL, MySQL, MariaDB or SQLite; hands out SQLAlchemy's `AsyncSession`."""
 
-    def _lend(self, node: SqlNode, *, read_only: bool) -> AbstractAsyncContextManager[AsyncSession]:
-        return _sql_session(node, read_only=read_only)
+    def _lend(
+        self, node: SqlNode, *, read_only: bool, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSession]:
+        return sql_session(node, read_only=read_only, snapshot=snapshot)
 
 
 class MongoDatabase(Database[MongoNode, MongoSession]):
     """MongoDB; hands out the driver's database with a session."""
 
-    def _lend(self, node: MongoNode, *, read_only: bool) -> AbstractAsyncContextManager[MongoSession]:
+    def _lend(
+        self, node: MongoNode, *, read_only: bool, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[MongoSession]:
         return node.session(read_only=read_only)
 
 
@@ -88,31 +166,35 @@ class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
     """A database whose kind only its URL tells, for programs that run on either; ask the session what it is."""
 
     def _lend(
-        self, node: Node, *, read_only: bool
+        self, node: Node, *, read_only: bool, snapshot: bool = False
     ) -> AbstractAsyncContextManager[AsyncSession] | AbstractAsyncContextManager[MongoSession]:
         if isinstance(node, MongoNode):
             return node.session(read_only=read_only)
-        return _sql_session(node, read_only=read_only)
+        return sql_session(node, read_only=read_only, snapshot=snapshot)
 
 
 AnyHandle: TypeAlias = SqlDatabase | MongoDatabase | AnyDatabase
 
 
 @asynccontextmanager
-async def _sql_session(node: SqlNode, *, read_only: bool) -> AsyncIterator[AsyncSession]:
-    engine: AsyncEngine = node.reader if read_only else node.writer
+async def sql_session(
+    node: SqlNode, *, read_only: bool, snapshot: bool = False, kind: type[Session] = Session
+) -> AsyncIterator[AsyncSession]:
+    """Lend a session of *kind* on *node*; commit at the end, tell what happens to the node in our words."""
+    engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
     try:
-        async with AsyncSession(engine, expire_on_commit=False) as session:
+        async with AsyncSession(engine, sync_session_class=kind, expire_on_commit=False) as session:
             yield session
             await session.commit()
     except (DBAPIError, PoolTimeout) as error:
-        ours = _as_ours(node, error)
+        ours = as_ours(node, error)
         if ours is None:
             raise
         raise ours from error
 
 
-def _as_ours(node: SqlNode, error: DBAPIError | PoolTimeout) -> Exception | None:
+def as_ours(node: SqlNode, error: Exception) -> Exception | None:
+    """Return what *error* means if it is about the node, not the statement."""
     pool = node.settings.pool
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:

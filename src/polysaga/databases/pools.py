@@ -3,24 +3,30 @@
 A connection that a server, proxy or failover cut while it lay idle is found and replaced at checkout. There
 is no ping per checkout: only a connection that nobody used for `_TRUSTED` seconds is asked first, so under
 load the question is never put (HikariCP's bypass window does the same).
+
+A node of a database with replicas is *watched*: it knows its connections in use, so that they can be cut when it
+falls silent or loses its role (`cut`), and its idle ones are replaced before anybody gets them (`retire`). The
+node that stands for the primary follows it: `follow` points its pools at another server, and whoever holds the
+node, such as a saga's journal, goes on with the next connection.
 """
 
 import asyncio
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import Position, Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 
 _TRUSTED = 1.0  # seconds a connection may lie idle and still be trusted
@@ -33,9 +39,16 @@ class SqlNode:
         self.database, self.role, self.settings = database, role, settings
         self.url = _sql_url(database, url)
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
+        self.admit: Callable[[Sample], str | None] | None = None  # why a new connection is not wanted
+        self.watched = False
         self._engines: dict[bool, AsyncEngine] = {}
         self._single: AsyncEngine | None = None
         self._on_reader: Callable[[AsyncEngine], None] | None = None
+        self._snapshots: AsyncEngine | None = None
+        self._followed = self.url
+        self._generation = 0
+        self._lent: set[Any] = set()
+        self._dialing: set[asyncio.Task[Any]] = set()
 
     @property
     def name(self) -> str:
@@ -67,6 +80,39 @@ class SqlNode:
         if True in self._engines:
             prepare(self._engines[True])
 
+    @property
+    def snapshots(self) -> AsyncEngine:
+        """The reader's pool for sessions that are one snapshot from their first statement to their last."""
+        if self._snapshots is None:
+            self._snapshots = self.reader.execution_options(isolation_level=self.dialect.snapshot)
+        return self._snapshots
+
+    @property
+    def followed(self) -> URL:
+        """Where new connections go: the node's own URL, unless it follows another node."""
+        return self._followed
+
+    def follow(self, other: "SqlNode") -> None:
+        """Make new connections to the server of *other* from now on, and cut those that there are."""
+        self._followed = other.url
+        self.cut()
+
+    def retire(self) -> None:
+        """Replace every connection before it is lent again; those in use are left alone."""
+        self._generation += 1
+
+    def cut(self) -> None:
+        """Replace every connection, and break off what those in use are waiting for."""
+        self.retire()
+        for adapted in tuple(self._lent):
+            self.dialect.cut(adapted.driver_connection)
+        for task in tuple(self._dialing):
+            task.cancel()
+
+    def line(self) -> "Line":
+        """Return a connection outside of the pools, for questions about the server itself."""
+        return Line(self)
+
     async def ping(self) -> None:
         """Return if the server answers; raise `DatabaseUnavailable` or `ConfigurationError` otherwise."""
         patience = self.settings.pool.connect_timeout
@@ -81,7 +127,7 @@ class SqlNode:
         for engine in self._engines.values():
             await engine.dispose()
         self._engines.clear()
-        self._single = None
+        self._single = self._snapshots = None
 
     def _engine(self, *, read_only: bool) -> AsyncEngine:
         if read_only not in self._engines:
@@ -106,22 +152,88 @@ class SqlNode:
             **arguments,
         )
         self.dialect.prepare(engine, read_only=read_only)
-        self._watch(engine)
+        self._translate_refusals(engine, watched=self.watched)
+        self._ask_the_idle(engine)
+        if self.watched:
+            self._watch(engine)
         if read_only and self._on_reader is not None:
             self._on_reader(engine)
         return engine
 
+    def outside(self) -> AsyncEngine:
+        """Return an engine like the reader, without a pool."""
+        arguments = self.dialect.reader_arguments(self.dialect.engine_arguments(self._followed, self.settings))
+        engine = create_async_engine(self._followed, poolclass=NullPool, hide_parameters=True, **arguments)
+        self.dialect.prepare(engine, read_only=True)
+        self._translate_refusals(engine, watched=False)
+        return engine
+
     def _watch(self, engine: AsyncEngine) -> None:
-        clock = Clock()
+        @event.listens_for(engine.sync_engine, "connect")
+        def stamp(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+            record.info["generation"] = self._generation
+
+        @event.listens_for(engine.sync_engine, "checkout", insert=True)
+        def lend(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+            if record.info["generation"] != self._generation:
+                self.dialect.cut(connection.driver_connection)  # closing it politely could take seconds
+                raise DisconnectionError  # the pool replaces the connection and asks again
+            self._lent.add(connection)
+
+        def take_back(connection: Any, record: ConnectionPoolEntry, *_: Any) -> None:
+            self._lent.discard(connection)
+
+        for ending in ("checkin", "invalidate", "close"):
+            event.listen(engine.sync_engine, ending, take_back)
+
+    async def _dial(self, connect: Callable[..., Any], positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Connect, unless the node is cut meanwhile."""
+        task = asyncio.ensure_future(connect(*positional, **named))
+        self._dialing.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._dialing.discard(task)
+            task.cancel()
+        if task.cancelled():
+            raise ConnectionAbortedError("the node was taken out of service")
+        return task.result()
+
+    def _connect(self, dialect: Any, positional: Sequence[Any], named: dict[str, Any]) -> DBAPIConnection:
+        if self._followed is not self.url:
+            there = dialect.create_connect_args(self._followed)[1]
+            named = {**{name: value for name, value in named.items() if name not in _ADDRESS}, **there}
+        creator = self.dialect.connector()
+
+        async def dial(*positional: Any, **named: Any) -> Any:
+            return await self._dial(creator, positional, named)
+
+        watched: Any = dialect.connect(*positional, **named, async_creator_fn=dial)
+        if self.admit is not None:
+            sample = watched.run_async(self.dialect.sample)
+            watched.rollback()  # some drivers have begun a transaction for it
+            refused = self.admit(sample)
+            if refused is not None:
+                self.dialect.cut(watched.driver_connection)
+                raise DatabaseUnavailable(self.database, self.name, refused)
+        return watched  # type: ignore[no-any-return]
+
+    def _translate_refusals(self, engine: AsyncEngine, *, watched: bool) -> None:
         dialect = engine.sync_engine.dialect
         refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, *_driver_errors(dialect))
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
             try:
+                if watched:
+                    return self._connect(dialect, positional, named)
                 return dialect.connect(*positional, **named)
             except refusals as error:
                 raise self._refusal(error) from error
+
+    def _ask_the_idle(self, engine: AsyncEngine) -> None:
+        clock = Clock()
+        dialect = engine.sync_engine.dialect
 
         @event.listens_for(engine.sync_engine, "checkin")
         def remember(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
@@ -147,6 +259,49 @@ class SqlNode:
                 f"check databases.{self.database}.url"
             )
         return DatabaseUnavailable(self.database, self.name, reason)
+
+
+class Line:
+    """One connection to a server outside of its pools; connects again by itself after it was cut."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self.node = node
+        self._engine: AsyncEngine | None = None
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+
+    async def sample(self) -> Sample:
+        """Ask the server for its role and position; raises the driver's errors and our own refusals."""
+        return await self.node.dialect.sample(await self._open())
+
+    async def capture(self) -> Position | None:
+        """Ask the primary how far it has got; raises the driver's errors and our own refusals."""
+        return await self.node.dialect.capture(await self._open())
+
+    def cut(self) -> None:
+        """Break off what is being waited for."""
+        if self._driver is not None:
+            self.node.dialect.cut(self._driver)
+
+    async def close(self) -> None:
+        """Close the connection; the next question makes a new one."""
+        engine, connection = self._engine, self._connection
+        self._engine = self._connection = self._driver = None
+        if connection is not None:
+            await connection.invalidate()
+            await connection.close()
+        if engine is not None:
+            await engine.dispose()
+
+    async def _open(self) -> Any:
+        if self._driver is None:
+            self._engine = self.node.outside()
+            self._connection = await self._engine.connect()
+            self._driver = (await self._connection.get_raw_connection()).driver_connection
+        return self._driver
+
+
+_ADDRESS = {"host", "port", "user", "username", "password", "passwd", "db", "dbname", "database"}
 
 
 def _driver_errors(dialect: Any) -> tuple[type[Exception], ...]:

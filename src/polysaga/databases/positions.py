@@ -32,6 +32,10 @@ class Epoch:
     lineage: str = ""  # letters, digits; empty if unknown
     number: int = 0
 
+    def has_reached(self, required: "Epoch") -> bool:
+        """Tell whether this is the same or a later epoch of the same cluster."""
+        return self.number >= required.number and self.lineage == required.lineage
+
     @property
     def text(self) -> str:
         """The epoch in writing."""
@@ -60,8 +64,7 @@ class Lsn:
         return (
             type(required) is Lsn
             and self.value >= required.value
-            and self.epoch.number >= required.epoch.number
-            and self.epoch.lineage == required.epoch.lineage
+            and (self.epoch is required.epoch or self.epoch.has_reached(required.epoch))
         )
 
     def comparable(self, other: "Position") -> bool:
@@ -192,8 +195,7 @@ class ClusterTime:
         return (
             type(required) is ClusterTime
             and (self.seconds, self.increment) >= (required.seconds, required.increment)
-            and self.epoch.number >= required.epoch.number
-            and self.epoch.lineage == required.epoch.lineage
+            and self.epoch.has_reached(required.epoch)
         )
 
     def comparable(self, other: "Position") -> bool:

@@ -1,23 +1,27 @@
-"""The databases of one program, opened and closed together."""
+"""The databases of one program, opened and closed together.
+
+`Registry` gives every handle its nodes and nothing more; `polysaga.Databases` (the routing half) is the one that
+programs use: it also decides where the sessions of databases with replicas go.
+"""
 
 import asyncio
 import difflib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from polysaga.config import DatabaseSettings, Settings
 from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
 from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
-from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
+from polysaga.errors import ConfigurationError
+from polysaga.events import DatabaseOpened, Emit, ignore
 
 
-class Databases:
-    """The handles a program declares; `open` gives them their servers.
+class Registry:
+    """The handles a program declares; `open` gives them their servers. All sessions go to the primaries.
 
-    One `Databases` is open at most once at a time in a process, in one event loop.
+    It is open at most once at a time in a process, in one event loop.
     """
 
     def __init__(self, *handles: AnyHandle) -> None:
@@ -33,11 +37,11 @@ class Databases:
         return handle in self._handles.values()
 
     @asynccontextmanager
-    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator["Databases"]:
+    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
         """Connect every handle to the nodes in *settings*, and disconnect at the end.
 
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a
-        primary does not answer. A replica that does not answer is left out and announced.
+        primary does not answer.
         """
         if self._open:
             raise ConfigurationError("these databases are open already; open them once per process")
@@ -48,21 +52,19 @@ class Databases:
                 stack.push_async_callback(node.close)
             self._open = True
             stack.callback(self._detach)
-            await _each(*(self._attach(self._handles[name], group, emit) for name, group in nodes.items()))
+            await _each(*(self._attach(self._handles[name], group, emit, stack) for name, group in nodes.items()))
             yield self
 
-    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit) -> None:
-        primary, *replicas = nodes
-        await primary.ping()
-        answers = await asyncio.gather(*(_answers(replica, emit) for replica in replicas))
-        reachable = tuple(replica for replica, answered in zip(replicas, answers, strict=True) if answered)
-        cast(Any, handle).attach(nodes, reachable)
+    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
+        """Give *handle* its *nodes*, the primary first; what must be ended goes onto *stack*."""
+        await nodes[0].ping()
+        cast(Any, handle).attach(nodes)
         emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
 
     def _detach(self) -> None:
         self._open = False
         for handle in self:
-            handle.attach((), ())
+            handle.attach(())
 
     def _check_names(self, settings: Settings) -> None:
         for name in self._handles:
@@ -90,15 +92,6 @@ def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
         for replica in settings.replicas
     ]
     return (primary, *replicas)
-
-
-async def _answers(replica: Node, emit: Emit) -> bool:
-    try:
-        await replica.ping()
-    except DatabaseUnavailable as error:
-        emit(ReplicaUnreachable(replica.database, replica.name, error.reason))
-        return False
-    return True
 
 
 async def _each(*works: Any) -> None:

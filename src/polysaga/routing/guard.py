@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import ColumnClause
 from sqlalchemy.sql.functions import FunctionElement, next_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
-from polysaga.databases import Databases, MongoNode, Node
+from polysaga.databases import MongoNode, Node, Registry
 from polysaga.errors import WriteOnReader
 from polysaga.routing.documents import ReaderDatabase
 from polysaga.routing.verdicts import takes_state, verdict
@@ -32,13 +32,13 @@ _LONGEST_KEPT = 16 * 1024  # characters
 _TEXTUAL: Final = ""  # what stands in the construct's text, only the text can tell
 
 
-def guard_readers(databases: Databases, endpoint: Callable[[], str | None] = lambda: None) -> None:
+def guard_readers(databases: Registry, endpoint: Callable[[], str | None] = lambda: None) -> None:
     """Refuse on every reader of *databases*, which are open, what is no plain read: with `WriteOnReader`.
 
     *endpoint* names the work that is being done when it is called, e.g. `GET /orders/{id}`.
     """
     for handle in databases:
-        for node in (handle.primary, *handle.replicas):
+        for node in handle.nodes:
             refusal = _refusal(node, endpoint)
             if isinstance(node, MongoNode):
                 node.on_reader(partial(ReaderDatabase, refusal=refusal))

@@ -20,9 +20,15 @@ from uuid import UUID
 
 from polysaga.config import masked
 from polysaga.events import (
+    BookmarkUnknown,
     ClaimLost,
     DatabaseOpened,
     Event,
+    MonitorFailed,
+    NodeLeft,
+    NodeReturned,
+    PrimaryChanged,
+    PrimaryLost,
     ReplicaUnreachable,
     SagaClaimed,
     SagaDecided,
@@ -30,7 +36,6 @@ from polysaga.events import (
     SagaFinished,
     SagaNotKnown,
     SagaParked,
-    SagaRepaired,
     SagaStarted,
     StepCompensated,
     StepDone,
@@ -91,6 +96,36 @@ def _(event: ReplicaUnreachable) -> Line:
 
 
 @line.register
+def _(event: NodeLeft) -> Line:
+    return WARNING, f"node {event.node} of database {event.database} is left alone: {event.reason}"
+
+
+@line.register
+def _(event: NodeReturned) -> Line:
+    return INFO, f"node {event.node} of database {event.database} answers again"
+
+
+@line.register
+def _(event: PrimaryChanged) -> Line:
+    return WARNING, f"database {event.database} has its primary at {event.node} (epoch {event.epoch})"
+
+
+@line.register
+def _(event: PrimaryLost) -> Line:
+    return ERROR, f"database {event.database} has no primary: it can be read and not written"
+
+
+@line.register
+def _(event: BookmarkUnknown) -> Line:
+    return WARNING, f"how far database {event.database} has got is unknown after a commit: {event.reason}"
+
+
+@line.register
+def _(event: MonitorFailed) -> Line:
+    return ERROR, f"asking node {event.node} of database {event.database} failed: {event.reason}"
+
+
+@line.register
 def _(event: SagaStarted) -> Line:
     return DEBUG, f"{_saga(event)} {'joined' if event.joined else 'started'}"
 
@@ -110,11 +145,6 @@ def _(event: SagaFinished) -> Line:
 @line.register
 def _(event: SagaParked) -> Line:
     return ERROR, f"{_saga(event)} is parked and needs a person: {event.reason}"
-
-
-@line.register
-def _(event: SagaRepaired) -> Line:
-    return WARNING, f"{_saga(event)} is {event.status} after {event.action} by {event.by}: {event.why}"
 
 
 @line.register

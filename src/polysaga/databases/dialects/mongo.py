@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import ClusterTime, Position, Role, Sample
 
 _CODES = {
     18: Fault.REJECTED,
@@ -36,10 +37,11 @@ class Mongo:
     extra: ClassVar[str] = "mongo"
 
     def client_arguments(self, settings: DatabaseSettings) -> dict[str, Any]:
-        """Return what `AsyncMongoClient` needs: standard UUIDs, times with their zone, the pool's limits."""
+        """Return what `AsyncMongoClient` needs: majority writes, standard UUIDs, times with their zone."""
         pool = settings.pool
         return {
             "appname": "polysaga",
+            "w": "majority",
             "uuidRepresentation": "standard",
             "tz_aware": True,
             "maxPoolSize": pool.size + pool.max_overflow,
@@ -47,6 +49,16 @@ class Mongo:
             "connectTimeoutMS": round(pool.connect_timeout * 1000),
             "serverSelectionTimeoutMS": round(pool.connect_timeout * 1000),
         }
+
+    async def sample(self, driver: Any) -> Sample:
+        """Ask the server that *driver*, the client, would write to."""
+        hello = await driver.admin.command("hello")
+        role = Role.PRIMARY if hello.get("isWritablePrimary") else Role.REPLICA
+        return Sample(role, _position(hello.get("operationTime")))
+
+    async def capture(self, driver: Any) -> Position | None:
+        """Return a time past every write with majority concern that was answered before."""
+        return _position((await driver.admin.command("ping")).get("operationTime"))
 
     def fault(self, error: BaseException) -> Fault | None:
         """Recognise *error*; None if it is not the database's."""
@@ -65,3 +77,7 @@ class Mongo:
             if name in _CLASSES:
                 return _CLASSES[name]
         return None
+
+
+def _position(time: Any) -> ClusterTime | None:
+    return None if time is None else ClusterTime(time.time, time.inc)

@@ -1,6 +1,7 @@
 """MySQL 8 and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -13,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDialect
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import Position, Role, Sample, parse_gtids, parse_maria_gtid
 
 _FAULTS = {
     1213: Fault.DEADLOCK,
@@ -40,6 +42,24 @@ _FAULTS = {
 }
 
 
+_OFF = {"0", "OFF"}
+# MariaDB knows what it replayed and what it wrote itself apart; MySQL has one set for both.
+_SAMPLE = Rendered(
+    "SELECT @@global.read_only, @@global.log_bin, "
+    "/*M!100301 concat('ma', @@global.gtid_slave_pos), concat('ma', @@global.gtid_current_pos) */"
+    "/*!80000 concat('my', @@global.gtid_executed), concat('my', @@global.gtid_executed) */",
+    (),
+    answers=True,
+)
+
+
+def _position(told: str) -> Position | None:
+    kind, text = told[:2], told[2:]
+    if not text:
+        return None  # no GTIDs at all
+    return parse_maria_gtid(text) if kind == "ma" else parse_gtids(text)
+
+
 class MySQL(SqlDialect):
     """READ COMMITTED throughout: REPEATABLE READ makes a claim hold the gap that new sagas are born in."""
 
@@ -52,12 +72,6 @@ class MySQL(SqlDialect):
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
-
-    def ago(self, seconds: str) -> str:
-        return f"utc_timestamp(6) - INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
-
-    def seconds_until(self, moment: str) -> str:
-        return f"timestampdiff(MICROSECOND, utc_timestamp(6), {moment}) / 1000000e0"
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
         kinds = {"uuid": "char(36)", "text": "longtext", "bigint": "bigint"}
@@ -107,6 +121,22 @@ class MySQL(SqlDialect):
             # A round trip, which a step that has just committed saves.
             if not record.info.pop(COMMITTED, False) and not state.terminate_only:
                 connection.rollback()
+
+    def connector(self) -> Callable[..., Any]:
+        return importlib.import_module("asyncmy").connect  # type: ignore[no-any-return]
+
+    def cut(self, driver: Any) -> None:
+        driver.close()  # the socket only; the polite way is `ensure_closed`
+
+    async def sample(self, driver: Any) -> Sample:
+        ((read_only, logs, replayed, written),) = (await self.send(driver, _SAMPLE, {})).rows
+        if str(read_only) not in _OFF:
+            return Sample(Role.REPLICA, _position(replayed))
+        return Sample(Role.PRIMARY, None if str(logs) in _OFF else _position(written))
+
+    async def capture(self, driver: Any) -> Position | None:
+        sample = await self.sample(driver)
+        return sample.position if sample.role is Role.PRIMARY else None
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         cursor = driver.cursor()

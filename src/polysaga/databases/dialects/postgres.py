@@ -1,6 +1,10 @@
 """PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
 
+import contextlib
+import importlib
+import os
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -12,6 +16,7 @@ from sqlalchemy import URL
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import Epoch, Position, Role, Sample, parse_lsn
 
 try:
     from asyncpg import Connection as AsyncpgConnection
@@ -41,6 +46,25 @@ _FAULTS = {
 }
 
 
+# The insert position covers what a commit wrote also where synchronous_commit is off. A primary's timeline is in
+# the name of its segment (the control file learns of a promotion with the next checkpoint only); a replica's is
+# the latest of those it is known to have replayed or received, a lower bound for accounts that may not see all.
+_TIMELINE_OF_PRIMARY = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+_SYSTEM = "(SELECT system_identifier::text FROM pg_control_system())"
+_CAPTURE = Rendered(
+    f"SELECT pg_current_wal_insert_lsn()::text, {_TIMELINE_OF_PRIMARY}, {_SYSTEM}", (), answers=True
+)
+_SAMPLE = Rendered(
+    "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
+    "ELSE pg_current_wal_insert_lsn() END::text, CASE WHEN pg_is_in_recovery() THEN to_hex(greatest("
+    "(SELECT timeline_id FROM pg_control_checkpoint()), "
+    "(SELECT min_recovery_end_timeline FROM pg_control_recovery()), "
+    f"(SELECT received_tli FROM pg_stat_wal_receiver))) ELSE {_TIMELINE_OF_PRIMARY} END, {_SYSTEM}",
+    (),
+    answers=True,
+)
+
+
 class Postgres(SqlDialect):
     """What is the same for both drivers."""
 
@@ -53,12 +77,6 @@ class Postgres(SqlDialect):
 
     def later(self, seconds: str) -> str:
         return f"clock_timestamp() + make_interval(secs => cast({seconds} AS double precision))"
-
-    def ago(self, seconds: str) -> str:
-        return f"statement_timestamp() - make_interval(secs => cast({seconds} AS double precision))"
-
-    def seconds_until(self, moment: str) -> str:
-        return f"cast(extract(epoch FROM {moment} - clock_timestamp()) AS double precision)"
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
         # json, not jsonb: jsonb refuses a NUL character anywhere in the text.
@@ -79,6 +97,17 @@ class Postgres(SqlDialect):
             # A client frozen while the server sends it a big result is idle to none of the limits above.
             "tcp_user_timeout": f"{settings.idle_transaction_timeout * 1000:.0f}",
         }
+
+    async def sample(self, driver: Any) -> Sample:
+        ((recovering, position, timeline, system),) = (await self.send(driver, _SAMPLE, {})).rows
+        epoch = Epoch(str(system), int(timeline, 16))
+        place = None if position is None else parse_lsn(position, epoch)
+        return Sample(Role.REPLICA if recovering else Role.PRIMARY, place)
+
+    async def capture(self, driver: Any) -> Position | None:
+        """Fail on a server in recovery: what it has replayed says nothing about what was committed."""
+        ((position, timeline, system),) = (await self.send(driver, _CAPTURE, {})).rows
+        return parse_lsn(position, Epoch(str(system), int(timeline, 16)))
 
     async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
         """Do as every dialect does; a fence in a statement itself shows as a division by zero."""
@@ -138,6 +167,12 @@ class PostgresAsyncpg(Postgres):
             "connect_args": {**connect, "server_settings": server},
         }
 
+    def connector(self) -> Callable[..., Any]:
+        return importlib.import_module("asyncpg").connect  # type: ignore[no-any-return]
+
+    def cut(self, driver: Any) -> None:
+        driver.terminate()
+
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         if statement.answers:
             rows = await driver.fetch(statement.sql, *statement.bind(values))
@@ -194,6 +229,16 @@ class PostgresPsycopg(Postgres):
             "isolation_level": "AUTOCOMMIT",
             "connect_args": {**connect, "options": options},
         }
+
+    def connector(self) -> Callable[..., Any]:
+        return importlib.import_module("psycopg").AsyncConnection.connect  # type: ignore[no-any-return]
+
+    def cut(self, driver: Any) -> None:
+        if driver.closed:
+            return
+        # libpq has no call that ends a wait from outside; its socket does.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         cursor = await driver.execute(statement.sql, statement.bind(values))

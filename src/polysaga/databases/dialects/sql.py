@@ -6,7 +6,7 @@ driver: SQLAlchemy's execution layers cost more client time than the statement i
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import Position, Sample
 from polysaga.errors import DatabaseUnavailable
 
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
@@ -66,6 +67,8 @@ class SqlDialect:
     locks_rows: ClassVar[bool] = True  # knows SELECT ... FOR UPDATE
     returns_rows: ClassVar[bool] = True  # knows UPDATE ... RETURNING
     rolls_back_on_return: ClassVar[bool] = True  # asks the server only if a transaction is open
+    replicates: ClassVar[bool] = True  # knows primaries and replicas; if not, the first address is the primary
+    snapshot: ClassVar[str] = "REPEATABLE READ"  # the isolation of a transaction that is one snapshot
     free_autocommit: ClassVar[bool] = False  # autocommit can be turned on and off without asking the server
 
     def render(self, sql: str) -> Rendered:
@@ -79,14 +82,6 @@ class SqlDialect:
 
     def later(self, seconds: str) -> str:
         """Return SQL for the server's time now plus the parameter named *seconds*."""
-        raise NotImplementedError
-
-    def ago(self, seconds: str) -> str:
-        """Return SQL for the server's time now minus the parameter named *seconds*, usable on an index."""
-        raise NotImplementedError
-
-    def seconds_until(self, moment: str) -> str:
-        """Return SQL for the seconds from the server's time now to the column *moment*, as a double."""
         raise NotImplementedError
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
@@ -110,6 +105,22 @@ class SqlDialect:
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         """Hook what the engine needs at connect or begin; most need nothing."""
+
+    def connector(self) -> Callable[..., Any]:
+        """Return the driver's own coroutine function that connects."""
+        raise NotImplementedError
+
+    def cut(self, driver: Any) -> None:
+        """Break the driver's own connection at once, so that whoever waits for an answer gets an error."""
+        raise NotImplementedError
+
+    async def sample(self, driver: Any) -> Sample:
+        """See `positions.Probe`."""
+        raise NotImplementedError
+
+    async def capture(self, driver: Any) -> Position | None:
+        """See `positions.Probe`."""
+        raise NotImplementedError
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         """Run *statement* on the driver's own connection, inside the transaction that is open there."""

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
 from polysaga.databases.faults import Fault
+from polysaga.databases.positions import Position, Role, Sample
 
 _FAULTS = {
     "SQLITE_BUSY": Fault.LOCK_TIMEOUT,
@@ -43,16 +44,12 @@ class SQLite(SqlDialect):
     clock = "strftime('%Y-%m-%dT%H:%M:%f', 'now')"
     statement_clock = clock
     single_writer = True
+    replicates = False
+    snapshot = "SERIALIZABLE"
     locks_rows = False
 
     def later(self, seconds: str) -> str:
         return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', {seconds} || ' seconds')"
-
-    def ago(self, seconds: str) -> str:
-        return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', (-1 * {seconds}) || ' seconds')"
-
-    def seconds_until(self, moment: str) -> str:
-        return f"(julianday({moment}) - julianday('now')) * 86400.0"
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
         picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
@@ -104,6 +101,15 @@ class SQLite(SqlDialect):
                     # The thread may still begin: nobody else must get a connection with the lock on it.
                     connection.invalidate()
                     raise
+
+    def cut(self, driver: Any) -> None:
+        """Do nothing: a file does not fall silent."""
+
+    async def sample(self, driver: Any) -> Sample:
+        return Sample(Role.PRIMARY, None)
+
+    async def capture(self, driver: Any) -> Position | None:
+        return None
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         # One hop to the connection's thread, where a cursor of our own would cost three.

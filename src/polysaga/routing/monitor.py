@@ -1,0 +1,185 @@
+"""The monitor of one database: one task and one connection per node, which ask role and position.
+
+Who owns the truth: the nodes. A question has a time limit; a node that does not answer within it does not count
+until it answers again, and what hangs on it is cut, because a frozen server never says that it is gone. The limit
+runs from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began.
+
+Readers that wait for a replica hurry the replicas' tasks: they ask at once and then every few milliseconds while
+somebody waits. Without waiters a node is asked every `probe_interval` seconds.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from polysaga.clock import Clock
+from polysaga.databases.positions import Sample
+from polysaga.errors import DatabaseUnavailable
+from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
+from polysaga.routing.topology import Seat, Topology, answered, failed, unknown
+
+_HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
+_GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
+
+
+class Asked(Protocol):
+    """A connection of the monitor's own; see `databases.pools.Line`."""
+
+    async def sample(self) -> Sample:
+        """Ask."""
+
+    def cut(self) -> None:
+        """Break off what is being waited for."""
+
+    async def close(self) -> None:
+        """Close; the next question connects again."""
+
+
+class Monitor:
+    """Keeps a fresh `topology`; *changed* hears of every new one together with the one before."""
+
+    def __init__(
+        self,
+        database: str,
+        seats: Sequence[Seat],
+        lines: Sequence[Asked],
+        *,
+        interval: float,
+        timeout: float,
+        changed: Callable[[Topology, Topology], None],
+        emit: Emit,
+        clock: Clock,
+    ) -> None:
+        self.topology = unknown(seats)
+        self._database, self._lines, self._changed = database, lines, changed
+        self._interval, self._timeout = interval, timeout
+        self._emit, self._clock = emit, clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hurry = [asyncio.Event() for _ in lines]
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._answered_at = [clock.monotonic()] * len(lines)
+
+    async def start(self) -> None:
+        """Ask every node once, then go on asking until `stop`."""
+        await asyncio.gather(*(self._ask(index) for index in range(len(self._lines))))
+        self._tasks = [asyncio.create_task(self._watch(index)) for index in range(len(self._lines))]
+
+    async def stop(self) -> None:
+        """Stop asking and close the connections."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for line in self._lines:
+            line.cut()
+            await line.close()
+
+    def suspect(self) -> None:
+        """Ask all nodes at once: somebody saw something that does not fit."""
+        for event in self._hurry:
+            event.set()
+
+    async def news(self, patience: float) -> bool:
+        """Return when the topology has changed; False if it did not within *patience* seconds."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        self.suspect()
+        try:
+            await asyncio.wait([waiter], timeout=patience)
+        finally:
+            self._waiters.discard(waiter)
+        return waiter.done()
+
+    def expel(self, index: int, reason: str) -> None:
+        """Take a node out of service until it answers again."""
+        self._publish(failed(self.topology, index, reason))
+
+    async def _watch(self, index: int) -> None:
+        pause = _HURRY[0]
+        while True:
+            hurry = self._hurry[index]
+            if self._waiters and index != self.topology.primary:
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, _HURRY[1])
+            else:
+                pause = _HURRY[0]
+                await _first(hurry, self._interval)
+            hurry.clear()
+            try:
+                await self._ask(index)
+            except Exception as error:  # noqa: BLE001 - border: one bad answer must not end the watch over a node
+                self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, repr(error)))
+
+    async def _ask(self, index: int) -> None:
+        """Ask one node and publish what it says, or that it does not."""
+        line, asked_at = self._lines[index], self._clock.monotonic()
+        lost = self.topology.nodes[index].failure is not None
+        patience = self._timeout if lost else self._answered_at[index] + self._timeout - asked_at
+        task = asyncio.ensure_future(line.sample())
+        task.add_done_callback(_look_at)
+        try:
+            await asyncio.wait([task], timeout=max(patience, self._timeout / 4))
+        finally:
+            if not task.done():
+                line.cut()
+        answer = await _ended(task, line)
+        if isinstance(answer, Sample):
+            self._answered_at[index] = self._clock.monotonic()
+            latency = self._answered_at[index] - asked_at
+            self._publish(answered(self.topology, index, answer, asked_at, latency))
+        else:
+            self._publish(failed(self.topology, index, answer))
+
+    def _publish(self, after: Topology) -> None:
+        before, self.topology = self.topology, after
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._changed(before, after)
+        self._announce(before, after)
+
+    def _announce(self, before: Topology, after: Topology) -> None:
+        for old, new in zip(before.nodes, after.nodes, strict=True):
+            if new.failure is not None and old.failure is None:
+                self._emit(NodeLeft(self._database, new.seat.name, new.failure))
+            elif new.failure is None and old.failure is not None and self._tasks:
+                self._emit(NodeReturned(self._database, new.seat.name))
+        if before.primary == after.primary:
+            return
+        if after.primary is None:
+            self._emit(PrimaryLost(self._database))
+        else:
+            self._emit(PrimaryChanged(self._database, after.nodes[after.primary].seat.name, after.epoch))
+
+
+async def _ended(task: "asyncio.Future[Sample]", line: Asked) -> Sample | str:
+    """Return the sample, or why there is none; the connection is usable or closed afterwards."""
+    in_time = task.done()
+    if not in_time:
+        # Cutting the connection ends the question; a connection that is still being made can be cancelled only.
+        # (Drivers answer a cancellation by connecting anew, to a server that is silent.)
+        await asyncio.wait([task], timeout=_GRACE)
+        task.cancel()
+        await asyncio.wait([task])
+    error = None if task.cancelled() else task.exception()
+    if in_time and error is None and not task.cancelled():
+        return task.result()
+    await line.close()
+    if not in_time or error is None:
+        return "it did not answer in time"
+    if isinstance(error, DatabaseUnavailable):
+        return error.reason
+    return f"{type(error).__name__}: {error}"
+
+
+def _look_at(task: "asyncio.Future[Sample]") -> None:
+    if not task.cancelled():
+        task.exception()  # whoever asked may be gone
+
+
+async def _first(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,137 @@
+"""Policy: which node answers a read, and why. Pure; asked for every session, so it takes microseconds.
+
+The first rule that matches wins: the node that this scope has read from already (reads never go back in time);
+else one of the replicas that are fit, past the required position, and not too far behind; of those the ones of
+this process's own zone if there are any; of those the less busy one of two drawn by weight (`p2c`).
+
+Nothing here is safe because a clock is right: the required position alone decides what may be read after a write.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from polysaga.databases.positions import Position, Role
+from polysaga.routing.topology import NodeState, Topology
+
+
+class Reason(StrEnum):
+    """Why a node was chosen, or none."""
+
+    PINNED = "pinned"  # the scope has read there already
+    CAUGHT_UP = "caught-up"  # it has reached the bookmark
+    FRESH = "fresh"  # no bookmark; not too far behind
+    STRONG = "strong"  # the caller asked for the primary
+    NO_REPLICA = "no-replica"  # none was fit: the primary answers instead
+    STALE = "stale"  # none was fresh enough: the caller had said that this is all right
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What makes a replica fit; see `ReadSettings`."""
+
+    max_lag: float  # seconds
+    silence: float  # seconds after which an answer is too old to believe that the node is alive
+    zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A node by its place in the settings, and why it was chosen."""
+
+    index: int
+    reason: Reason
+
+
+Score = Callable[[int], float]  # how busy a node is; less is better
+
+
+def pick(
+    topology: Topology,
+    required: Position | None,
+    limits: Limits,
+    now: float,
+    *,
+    score: Score,
+    random: Random,
+    pinned: int | None = None,
+    shut: Collection[int] = (),
+) -> Choice | None:
+    """Return the replica to read from; None if none is fit. The nodes in *shut* have an open breaker."""
+    primary, nodes = topology.primary, topology.nodes
+    heard_since = now - limits.silence
+    # Without a primary nothing gets any fresher.
+    max_lag = math.inf if primary is None else limits.max_lag
+    found: list[int] = []
+    for index in range(len(nodes)) if pinned is None else (pinned, *range(len(nodes))):
+        node = nodes[index]
+        asked_at = node.asked_at
+        if (
+            index == primary
+            or node.failure is not None
+            or node.role is not Role.REPLICA
+            or asked_at < heard_since
+            or (required is not None and (node.position is None or not node.position.reached(required)))
+            or node.lag + now - asked_at > max_lag
+            or (shut and index in shut)
+        ):
+            continue
+        if index == pinned:
+            return Choice(index, Reason.PINNED)
+        found.append(index)
+    if not found:
+        return None
+    reason = Reason.FRESH if required is None else Reason.CAUGHT_UP
+    if len(found) > 1 and limits.zone is not None:
+        found = [index for index in found if nodes[index].seat.zone == limits.zone] or found
+    return Choice(found[0] if len(found) == 1 else _less_busy(topology, found, score, random), reason)
+
+
+def hopeless(topology: Topology, patience: float, now: float) -> bool:
+    """Tell whether no replica can be expected to get anywhere within *patience* seconds."""
+    return all(
+        node.failure is not None or node.role is not Role.REPLICA or _lag(node, now) > patience
+        for index, node in enumerate(topology.nodes)
+        if index != topology.primary
+    )
+
+
+def stalest_allowed(topology: Topology, shut: Collection[int] = ()) -> int | None:
+    """Return the replica that is the least far behind, however far that is; None if none answers."""
+    found = [
+        index
+        for index, node in enumerate(topology.nodes)
+        if node.failure is None and node.role is Role.REPLICA and index not in shut
+    ]
+    return min(found, key=lambda index: topology.nodes[index].lag, default=None)
+
+
+def clamped(topology: Topology, required: Position, received_at: float) -> Position:
+    """Return *required*, or where the primary stands if that was asked for later and is less.
+
+    A bookmark that no server ever reached is left over from a failover that lost writes, or was made up. The
+    primary must have been asked after the bookmark was received: an older answer may be behind an honest one.
+    """
+    primary = topology.primary_state
+    if primary is None or primary.position is None or primary.asked_at < received_at:
+        return required
+    if not primary.position.comparable(required) or not primary.position.reached(required):
+        return primary.position
+    return required
+
+
+def _lag(node: NodeState, now: float) -> float:
+    return node.lag + (now - node.asked_at)
+
+
+def _less_busy(topology: Topology, found: Sequence[int], score: Score, random: Random) -> int:
+    """Return the less busy one of two that are drawn at random, by weight."""
+    if topology.even:
+        first = int(random.random() * len(found))
+        second = int(random.random() * (len(found) - 1))
+        one, other = found[first], found[second + 1 if second >= first else second]
+    else:
+        one, other = random.choices(found, [topology.nodes[index].seat.weight for index in found], k=2)
+    return one if score(one) <= score(other) else other

@@ -1,0 +1,95 @@
+"""The databases of a program, opened together, with routes for those that have replicas.
+
+A database without replicas gets its node and nothing else: no task, no question after a commit, no cookie.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Self, cast
+
+from polysaga.clock import Clock
+from polysaga.config import BookmarkSettings, Settings
+from polysaga.databases.handles import AnyHandle, Consistency, Node
+from polysaga.databases.pools import SqlNode
+from polysaga.databases.positions import Position
+from polysaga.databases.registry import Registry
+from polysaga.errors import ConfigurationError
+from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
+from polysaga.routing.router import Router
+from polysaga.routing.scopes import Scope, entered
+from polysaga.routing.sessions import SqlRoutes
+
+
+class Databases(Registry):
+    """The handles a program declares; `open` gives them their servers, `scope` says what reads must see.
+
+    One `Databases` is open at most once at a time in a process, in one event loop.
+    """
+
+    def __init__(self, *handles: AnyHandle) -> None:
+        super().__init__(*handles)
+        self._routers: dict[str, Router] = {}
+        self._bookmarks = BookmarkSettings()
+        self._clock = Clock()
+
+    @property
+    def routers(self) -> Mapping[str, Router]:
+        """The routers of the SQL databases that have replicas, by name; for tools and tests."""
+        return self._routers
+
+    @asynccontextmanager
+    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
+        """Connect every handle to the nodes in *settings*, and disconnect at the end.
+
+        Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
+        does not answer. A replica that does not answer is left out until it does, and announced.
+        """
+        self._bookmarks = settings.bookmarks
+        async with super().open(settings, emit=emit):
+            yield self
+
+    @contextmanager
+    def scope(
+        self, bookmark: Mapping[str, Position] | None = None, *, consistency: Consistency | None = None
+    ) -> Iterator[Scope]:
+        """Work as one unit: a job, a message of a queue or a websocket, a test.
+
+        Reads inside see what *bookmark* names and what is committed inside. A request has a scope of its own
+        already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a new one.
+        """
+        names = {handle.name for handle in self}
+        known = {name: position for name, position in (bookmark or {}).items() if name in names}
+        with entered(Scope(known, received_at=self._clock.monotonic(), consistency=consistency)) as scope:
+            yield scope
+
+    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
+        servers = [node for node in nodes if isinstance(node, SqlNode)]
+        if len(servers) < 2:
+            await super()._attach(handle, nodes, emit, stack)
+            return
+        router = _router(handle.name, servers, emit, self._clock)
+        stack.push_async_callback(router.primary.close)
+        stack.push_async_callback(router.stop)
+        await router.start()
+        for node in router.topology.nodes[1:]:
+            if node.failure is not None:
+                emit(ReplicaUnreachable(handle.name, node.seat.name, node.failure))
+        stack.callback(self._routers.pop, handle.name)
+        self._routers[handle.name] = router
+        cast(Any, handle).attach((router.primary, *servers[1:]), SqlRoutes(router), tuple(servers))
+        emit(DatabaseOpened(handle.name, tuple(node.name for node in servers)))
+
+
+def _router(name: str, servers: list[SqlNode], emit: Emit, clock: Clock) -> Router:
+    first = servers[0]
+    for other in servers[1:]:
+        if other.url.drivername != first.url.drivername:
+            raise ConfigurationError(
+                f"databases.{name}: a replica's URL begins with '{other.url.drivername}://' and the primary's "
+                f"with '{first.url.drivername}://'; give all of them the same driver"
+            )
+    primary = SqlNode(name, "primary", first.url.render_as_string(hide_password=False), first.settings)
+    for node in (primary, *servers):
+        node.watched = node.dialect.replicates
+    settings = first.settings
+    return Router(name, primary, servers, settings.replicas, settings.reads, emit=emit, clock=clock)

@@ -1,0 +1,138 @@
+"""Topology: what is known of a database's nodes at one moment. Frozen, replaced whole, pure.
+
+Who owns the truth: the nodes. Every answer is dated by the moment *before* it was asked for, so what is known is
+never believed to be newer than it is. Within an epoch a replayed position only rises: deciding by an old one errs
+towards the primary. A lag has no such property, so whoever compares one adds the age of the sample.
+
+One primary at most is recognised: of the nodes that say they are, the one of the latest epoch; among equals the
+one that was it before, so that a demoted node that comes back, or a replica that somebody left writable, changes
+nothing. A node that claims to be the primary and is not the one recognised is not read from either.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from polysaga.databases.positions import Position, Role, Sample
+
+_TRAIL = 64  # samples of the primary that lag is measured against
+_NEWEST = 0.2  # weight of the newest answer in the latency
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What is configured of a node and never changes."""
+
+    name: str  # its URL without the password
+    weight: int = 1
+    zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What is known of one node."""
+
+    seat: Seat
+    role: Role | None = None  # None: it never answered
+    position: Position | None = None
+    asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
+    lag: float = math.inf  # seconds behind the primary at `asked_at`, an upper bound
+    latency: float = 0.0  # seconds that answers took lately
+    failure: str | None = "it was not asked yet"  # why it does not count now; None if it does
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All nodes in the order of the settings, and which of them is the primary."""
+
+    nodes: tuple[NodeState, ...]
+    primary: int | None = None
+    epoch: int = 0  # the latest that any primary claimed
+    trail: tuple[tuple[float, Position], ...] = ()  # where the primary stood, and when that was asked for
+    version: int = 0
+    even: bool = True  # all nodes have the same weight
+
+    @property
+    def primary_state(self) -> NodeState | None:
+        """The node that takes writes, if there is one."""
+        return None if self.primary is None else self.nodes[self.primary]
+
+    def everywhere(self, position: Position) -> bool:
+        """Tell whether every node but the primary is known to have reached *position*."""
+        others = (node for index, node in enumerate(self.nodes) if index != self.primary)
+        return all(node.position is not None and node.position.reached(position) for node in others)
+
+
+def unknown(seats: Sequence[Seat]) -> Topology:
+    """Return the topology before anybody was asked."""
+    return Topology(tuple(NodeState(seat) for seat in seats), even=len({seat.weight for seat in seats[1:]}) < 2)
+
+
+def answered(before: Topology, index: int, sample: Sample, asked_at: float, latency: float = 0.0) -> Topology:
+    """Return the topology after node *index* answered with *sample*, *latency* seconds after the question."""
+    old = before.nodes[index]
+    state = replace(
+        old,
+        role=sample.role,
+        position=sample.position,
+        asked_at=asked_at,
+        latency=latency if old.failure else old.latency + (latency - old.latency) * _NEWEST,
+        failure=None,
+    )
+    nodes = _with(before.nodes, index, state)
+    epoch = max(before.epoch, sample.epoch.number) if sample.role is Role.PRIMARY else before.epoch
+    primary = _primary(nodes, before.primary, epoch)
+    trail = before.trail if primary == before.primary else ()
+    if index == primary and sample.position is not None:
+        trail = _longer(trail, asked_at, sample.position)
+    elif index != primary:
+        nodes = _with(nodes, index, replace(state, lag=_lag(trail, sample, asked_at)))
+    return Topology(nodes, primary, epoch, trail, before.version + 1, before.even)
+
+
+def failed(before: Topology, index: int, reason: str) -> Topology:
+    """Return the topology after node *index* did not answer, or was taken out of service for *reason*."""
+    nodes = _with(before.nodes, index, replace(before.nodes[index], failure=reason))
+    primary = _primary(nodes, before.primary, before.epoch)
+    return replace(before, nodes=nodes, primary=primary, version=before.version + 1)
+
+
+def _with(nodes: tuple[NodeState, ...], index: int, state: NodeState) -> tuple[NodeState, ...]:
+    return (*nodes[:index], state, *nodes[index + 1 :])
+
+
+def _primary(nodes: tuple[NodeState, ...], current: int | None, epoch: int) -> int | None:
+    claims = [
+        index
+        for index, node in enumerate(nodes)
+        if node.role is Role.PRIMARY and node.failure is None and _epoch_of(node) >= epoch
+    ]
+    if current in claims:
+        return current
+    return claims[0] if claims else None
+
+
+def _epoch_of(node: NodeState) -> int:
+    return 0 if node.position is None else node.position.epoch.number
+
+
+def _longer(
+    trail: tuple[tuple[float, Position], ...], asked_at: float, position: Position
+) -> tuple[tuple[float, Position], ...]:
+    if trail and trail[-1][1] == position:
+        return (*trail[:-1], (asked_at, position))  # nothing was written meanwhile
+    if len(trail) >= _TRAIL:
+        # Every second of the older half goes: the trail reaches further back, less finely.
+        half = _TRAIL // 2
+        trail = (*trail[:half:2], *trail[half:])
+    return (*trail, (asked_at, position))
+
+
+def _lag(trail: tuple[tuple[float, Position], ...], sample: Sample, asked_at: float) -> float:
+    """Return how many seconds ago, at most, the primary stood where the replica stands now."""
+    if sample.position is None:
+        return math.inf if sample.lag is None else sample.lag
+    for age, (moment, position) in enumerate(reversed(trail)):
+        if sample.position.reached(position):
+            return 0.0 if age == 0 else max(0.0, asked_at - moment)
+    return math.inf if sample.lag is None else sample.lag
