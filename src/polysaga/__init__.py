@@ -4,7 +4,7 @@ from polysaga.config import Settings, load_settings
 from polysaga.databases import AnyDatabase, MongoDatabase, MongoSession, SqlDatabase
 from polysaga.errors import Refused
 from polysaga.routing import Databases, Scope
-from polysaga.sagas import Retry, Saga, SagaHandle, Sagas, SagaState, Status, StepContext
+from polysaga.sagas import Retry, Saga, SagaFilter, SagaHandle, Sagas, SagaState, Status, StepContext
 
 __all__ = [
     "AnyDatabase",
@@ -14,6 +14,7 @@ __all__ = [
     "Refused",
     "Retry",
     "Saga",
+    "SagaFilter",
     "SagaHandle",
     "SagaState",
     "Sagas",

@@ -9,6 +9,8 @@
     │   ├── PoolExhausted               no connection became free in time
     │   ├── OutcomePending              the saga goes on, its outcome is not known yet
     │   └── SagaUndone                  undone because a database kept failing
+    │       ├── SagaCancelled           undone because somebody cancelled it
+    │       └── DeadlineExceeded        undone because it was not decided in time
     ├── FixTheProgram                   code, configuration or call must change
     │   ├── ConfigurationError          settings, URLs, missing drivers, unsuitable servers
     │   ├── SchemaMissing               our tables are not there, or too old
@@ -19,6 +21,8 @@
     │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── StepMisused                 a step took the transaction into its own hands
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
+    │   ├── TooLate                     the saga is decided and can only go forward
+    │   ├── WrongStatus                 a repair that the saga's status does not allow
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
@@ -99,9 +103,27 @@ class OutcomePending(TryAgain):
 class SagaUndone(TryAgain):
     """A database kept failing until the step's retries were used up; every effect was undone."""
 
+    step: str | None
+
     def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' was undone: step '{step}' kept failing ({reason})")
         self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
+
+
+class SagaCancelled(SagaUndone):
+    """Somebody cancelled the saga before it was decided; every effect was undone."""
+
+    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
+        PolysagaError.__init__(self, f"saga '{saga}' {saga_id} was cancelled and undone: {reason}")
+        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, None, reason
+
+
+class DeadlineExceeded(SagaUndone):
+    """The saga was not decided within its deadline; every effect was undone."""
+
+    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
+        PolysagaError.__init__(self, f"saga '{saga}' {saga_id} was undone: {reason}")
+        self.saga_id, self.saga, self.step, self.reason = saga_id, saga, None, reason
 
 
 class FixTheProgram(PolysagaError):
@@ -173,6 +195,25 @@ class SagaFailed(FixTheProgram):
     def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' was undone: step '{step}' raised {reason}")
         self.saga_id, self.saga, self.step, self.reason = saga_id, saga, step, reason
+
+
+class TooLate(FixTheProgram):
+    """The saga is decided: it can only go forward; what it did can be undone by a saga of its own."""
+
+    def __init__(self, saga_id: UUID, saga: str, status: str) -> None:
+        super().__init__(
+            f"saga '{saga}' {saga_id} is decided ({status}) and can no longer be undone; "
+            "start a saga of its own that takes the effects back"
+        )
+        self.saga_id, self.saga, self.status = saga_id, saga, status
+
+
+class WrongStatus(FixTheProgram):
+    """The saga's status does not allow the repair that was asked for."""
+
+    def __init__(self, saga_id: UUID, saga: str, action: str, status: str, remedy: str) -> None:
+        super().__init__(f"'{action}' does not fit saga '{saga}' {saga_id}, which is {status}: {remedy}")
+        self.saga_id, self.saga, self.action, self.status, self.remedy = saga_id, saga, action, status, remedy
 
 
 class UnknownSaga(FixTheProgram):

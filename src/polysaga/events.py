@@ -128,6 +128,16 @@ class SagaParked(SagaEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class SagaRepaired(SagaEvent):
+    """A person retried, skipped, compensated or resolved it; *status* is what it is now."""
+
+    action: str
+    status: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class SagaClaimed(SagaEvent):
     """A lease ran out and this process took over."""
 

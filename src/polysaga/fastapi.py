@@ -37,15 +37,19 @@ from polysaga.databases.dialects import fault_of
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    DeadlineExceeded,
     KeyReused,
     NeedsAttention,
     OutcomePending,
     PayloadError,
     PolysagaError,
     Refused,
+    SagaCancelled,
     SagaUndone,
+    TooLate,
     TryAgain,
     UnknownSaga,
+    WrongStatus,
 )
 from polysaga.events import Emit
 from polysaga.migrations import migrate as migrate_tables
@@ -250,6 +254,11 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
         case OutcomePending():
             detail = "The outcome is not known yet; ask again by the id or with the same key."
             return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="outcome-pending", members=saga)
+        case SagaCancelled():
+            return answer(HTTPStatus.CONFLICT, "This was cancelled and undone.", kind="cancelled", members=saga)
+        case DeadlineExceeded():
+            detail = "This was not decided in time and undone. Please try again, with a new key."
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="deadline-exceeded", members=saga)
         case SagaUndone():
             detail = "A database kept failing and everything was undone. Please try again, with a new key."
             return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", members=saga)
@@ -266,6 +275,9 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
             return answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="key-reused")
         case PayloadError():
             return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="payload")
+        case TooLate() | WrongStatus():
+            kind = "too-late" if isinstance(error, TooLate) else "wrong-status"
+            return answer(HTTPStatus.CONFLICT, str(error), kind=kind, members=saga)
         case UnknownSaga():
             return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", members=saga)
         case NeedsAttention():

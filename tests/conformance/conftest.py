@@ -14,16 +14,8 @@ from sqlalchemy import delete
 
 from devservers import Server
 from polysaga.sagas.tables import journal
-from tests.conformance.holes import open_hole
 from tests.conformance.kinds import KINDS, MARIADB, MONGO, SERVERS, SQL_KINDS, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened, sweep
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        reason = open_hole(item.nodeid)
-        if reason is not None:
-            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,35 @@ async def test_a_step_that_begins_a_block_of_its_own_cannot_commit_with_it(sql_s
     assert await sql_shop.sold(item) == 0
 
 
+async def test_several_statements_in_one_do_not_smuggle_a_commit(sql_shop: SqlShop, item: str) -> None:
+    participant, step = sql_shop.participant(), entry()
+
+    async def work(session: AsyncSession) -> str:
+        await sql_shop.sell(session, item)
+        connection = await session.connection()
+        await connection.exec_driver_sql("SELECT 1; COMMIT")
+        return "null"
+
+    with pytest.raises(StepMisused):
+        await participant.act(step, work)
+
+    assert await sql_shop.sold(item) == 0
+    assert await row_of(participant, step) is None
+
+
+async def test_a_semicolon_in_a_string_is_no_second_statement(sql_shop: SqlShop, item: str) -> None:
+    participant, step = sql_shop.participant(), entry()
+
+    async def work(session: AsyncSession) -> str:
+        await sql_shop.sell(session, item)
+        connection = await session.connection()
+        found = await connection.exec_driver_sql("SELECT 'a; commit' /* ; commit */ ;")
+        return f'"{found.scalar_one()}"'
+
+    assert await participant.act(step, work) == '"a; commit"'
+    assert await sql_shop.sold(item) == 1
+
+
 async def test_a_step_cannot_turn_its_transaction_off(sql_shop: SqlShop, item: str) -> None:
     participant, step = sql_shop.participant(), entry()
     await participant.undo(step, None)

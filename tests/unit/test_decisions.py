@@ -195,8 +195,8 @@ def test_every_state_can_still_reach_an_end() -> None:
         assert any(one.final for one in reached)
 
 
-def test_a_person_can_send_a_parked_saga_only_where_it_was_going() -> None:
-    assert TRANSITIONS[Status.NEEDS_ATTENTION] == {RUNNING, COMPLETING, COMPENSATING}
+def test_a_person_can_send_a_parked_saga_where_it_was_going_or_to_rest() -> None:
+    assert TRANSITIONS[Status.NEEDS_ATTENTION] == set(Status) - {Status.NEEDS_ATTENTION}
 
 
 @dataclass

@@ -24,6 +24,9 @@ FACTS = {
     "line": "ledger",
     "what": "INSERT",
     "endpoint": "GET /orders",
+    "action": "retry",
+    "status": "completing",
+    "remedy": "look at it again",
 }
 
 

@@ -72,8 +72,12 @@ class MongoNode:
 
     @property
     def documents(self) -> "AsyncDatabase[dict[str, Any]]":
-        """The driver's database: the one the URL names, or else the handle's name."""
-        return self.client.get_default_database(self.database)
+        """The driver's database: the one the URL names, or else the handle's name; a majority confirms its writes.
+
+        The write concern is the database's and not the client's, as operations inside a transaction may have none.
+        """
+        majority = importlib.import_module("pymongo").WriteConcern("majority")
+        return self.client.get_default_database(self.database, write_concern=majority)
 
     def on_reader(
         self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"

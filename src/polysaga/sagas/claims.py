@@ -12,18 +12,15 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases.dialects import SqlDialect
+from polysaga.sagas.statements import columns_of_row
 from polysaga.sagas.tables import JOURNAL
-
-_COLUMNS = (
-    "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, progress"
-)
 
 
 class Claims:
     """The statements that hand out and take back overdue sagas, for one dialect and one set of definitions."""
 
     def __init__(self, dialect: SqlDialect, fingerprints: Collection[str]) -> None:
-        self._dialect = dialect
+        self._dialect, self._columns = dialect, columns_of_row(dialect)
         # Our own hexadecimal digests, so they may stand in the text.
         known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(fingerprints)) or "''"
         overdue = (
@@ -32,14 +29,17 @@ class Claims:
         )
         lock = " FOR UPDATE SKIP LOCKED" if dialect.locks_rows else ""
         due = f"SELECT id {overdue.format('IN', known)}{lock}"
-        taken = f"epoch = epoch + 1, owner = :owner, wake_at = {dialect.later(':lease')}, expiries = expiries + 1"
+        taken = (
+            f"epoch = epoch + 1, owner = :owner, lease = :lease, wake_at = {dialect.later(':lease')}, "
+            "expiries = expiries + 1"
+        )
         render = dialect.render
         self._select = render(due)
-        self._take = render(f"UPDATE {JOURNAL} SET {taken} WHERE id IN ({due}) RETURNING {_COLUMNS}")
+        self._take = render(f"UPDATE {JOURNAL} SET {taken} WHERE id IN ({due}) RETURNING {self._columns}")
         if dialect.name == "postgresql":
             self._take = render(
                 f"WITH due AS MATERIALIZED ({due}) UPDATE {JOURNAL} AS j SET {taken} FROM due "
-                f"WHERE j.id = due.id RETURNING {', '.join(f'j.{name}' for name in _COLUMNS.split(', '))}"
+                f"WHERE j.id = due.id RETURNING j.{self._columns}"
             )
         self._take_locked = f"UPDATE {JOURNAL} SET {taken} WHERE id IN ({{}})"
         self._strangers = render(f"SELECT id, name, version {overdue.format('NOT IN', known)}")
@@ -55,7 +55,7 @@ class Claims:
             return []
         take = self._dialect.render(self._take_locked.format(locked))
         await connection.exec_driver_sql(take.sql, take.bind(values))
-        result = await connection.exec_driver_sql(f"SELECT {_COLUMNS} FROM {JOURNAL} WHERE id IN ({locked})")
+        result = await connection.exec_driver_sql(f"SELECT {self._columns} FROM {JOURNAL} WHERE id IN ({locked})")
         return list(result.mappings())
 
     async def strangers(self, connection: AsyncConnection, batch: int) -> list[Any]:

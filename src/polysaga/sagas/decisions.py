@@ -39,7 +39,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.COMPLETING: frozenset({Status.COMPLETED, Status.NEEDS_ATTENTION}),
     # Back to running: the pivot turned out to be done, another owner had decided.
     Status.COMPENSATING: frozenset({Status.COMPENSATED, Status.RUNNING, Status.NEEDS_ATTENTION}),
-    Status.NEEDS_ATTENTION: frozenset({Status.RUNNING, Status.COMPLETING, Status.COMPENSATING}),
+    Status.NEEDS_ATTENTION: frozenset(
+        {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING, Status.COMPLETED, Status.COMPENSATED}
+    ),
     Status.COMPLETED: frozenset(),
     Status.COMPENSATED: frozenset(),
 }
@@ -56,7 +58,7 @@ class Mark(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a failed attempt means."""
+    """What a failed attempt means, or else why the saga is undone."""
 
     AGAIN = "again"
     REFUSED = "refused"
@@ -64,6 +66,8 @@ class Verdict(StrEnum):
     FAILED = "failed"  # nobody expected this
     LATE = "late"  # the ledger says that another owner undid the saga
     LOST = "lost"  # the claim is no longer ours
+    CANCELLED = "cancelled"  # no attempt failed: somebody cancelled the saga
+    OVERDUE = "overdue"  # no attempt failed: the saga's deadline has passed
 
 
 _SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}

@@ -13,6 +13,7 @@ awaited: they would hold the connections that their compensations need
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ from polysaga.sagas.decisions import (
 )
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
-from polysaga.sagas.journal import Row
+from polysaga.sagas.journal import NOBODY, Row
 from polysaga.sagas.outcomes import Failure, error_of
 from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.payloads import decode
@@ -61,6 +62,7 @@ class Execution:
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.deadlines)
         self.holds_claim = False  # there is a row, and it names us
+        self._trouble: Mapping[str, Any] = {}  # what the saga is parked for, if it comes to that
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,14 +102,17 @@ class Execution:
             saga = progress.definition.saga
             progress.input = decode(saga.input, row.input, what=f"the input of saga {progress.saga_id}")
             found = await self._take_stock(row.results)
+            for step in (row.error or {}).get("undone_by_hand", ()):
+                progress.marks[step] = Mark.COMPENSATED
         except PayloadError as error:
-            await self._park(str(error))
+            await self._park({"message": str(error)})
         else:
             if found > row.progress:
                 noted = partial(journal.note_progress, progress.claim, found)
                 await self._write(noted, progress.status)
             elif row.expiries > MOST_EXPIRIES:
-                await self._park(f"{row.expiries} owners in a row lost their claim without any progress")
+                told = f"{row.expiries} owners in a row lost their claim without any progress"
+                await self._park({"message": told})
         self.started.set_result(None)
         self._announce()
 
@@ -190,7 +195,7 @@ class Execution:
     def _stuck(self, step: AnyStep, error: Exception | None) -> None:
         self.progress.marks[step.name] = Mark.STUCK
         if error is not None:
-            self.progress.reason = Failure(Verdict.FAILED, step.name, error).as_data()
+            self._trouble = Failure(Verdict.FAILED, step.name, error).as_data()
 
     async def _compensate(self) -> None:
         progress = self.progress
@@ -212,8 +217,8 @@ class Execution:
 
     async def _finish(self, status: Status) -> None:
         progress = self.progress
-        if status is Status.COMPENSATED and progress.fused in progress.definition.undoable:
-            step = progress.definition.by_name[progress.fused]
+        if status is Status.COMPENSATED and progress.undoes_fused:
+            step = progress.definition.steps[0]
             progress.marks[step.name] = Mark.ACTIVE
             settled = await self._steps.undo_first(step)
             if not settled.done:
@@ -232,14 +237,15 @@ class Execution:
         if progress.status is not Status.COMPENSATING:
             await self._write(lambda: journal.postpone(progress.claim, _POSTPONED, history), progress.status)
             return
-        await self._park(str((progress.reason or {}).get("message")))
+        await self._park(self._trouble)
 
-    async def _park(self, message: str) -> None:
+    async def _park(self, trouble: Mapping[str, Any]) -> None:
+        """Ask for a person; what the saga is undone for stays beside what it is parked for."""
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
-        progress.reason = reason = {**(progress.reason or {"kind": "parked"}), "message": message}
         expected = progress.status
+        progress.reason = reason = {**(progress.reason or {}), "parked": {**trouble, "from": expected.value}}
         await self._write(lambda: journal.park(progress.claim, expected, reason, history), Status.NEEDS_ATTENTION)
-        self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, message))
+        self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, str(trouble.get("message"))))
         self._announce()
 
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
@@ -247,8 +253,9 @@ class Execution:
         if not await self.attempts.persist(write, self.engine.home.fault):
             load = partial(self.engine.journal.load, self.progress.saga_id)
             row = await self.attempts.persist(load, self.engine.home.fault)
-            # The write whose reply was lost looks refused when it is repeated.
-            if row is None or row.claim != self.progress.claim or row.status is not status:
+            # The write whose reply was lost looks refused when it is repeated; it may have put the saga aside.
+            claim = self.progress.claim
+            if row is None or row.status is not status or row.claim not in {claim, replace(claim, owner=NOBODY)}:
                 raise Lost
         self.progress.status = status
 

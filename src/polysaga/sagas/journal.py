@@ -27,6 +27,9 @@ Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
 Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as JSON
 
 
+NOBODY = UUID(int=0)  # the owner of a saga that was put aside
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to drive one saga until somebody else raises the epoch."""
@@ -51,6 +54,7 @@ class Row:
     history: list[Any]
     expiries: int = 0
     progress: int = 0
+    remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Birth:
     results: Mapping[str, str] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     history: Sequence[Any] = ()
+    deadline: float | None = None  # seconds after the birth
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,40 @@ class Journal:
         """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
         return await self._change("progress", claim, progress=rows)
 
+    async def take_for_person(self, claim: Claim, expected: Status, owner: UUID) -> bool:
+        """Claim for a person a saga that stands as it was read, in *claim* and *expected*."""
+        values = {**self._claim_values(claim), "owner": self._dialect.key(owner), "expected": expected.value}
+        async with _Transaction(self.node.single) as send:
+            return (await send(self._sql["take_for_person"], values)).count == 1
+
+    async def repair(
+        self,
+        claim: Claim,
+        expected: Status,
+        status: Status,
+        *,
+        results: Mapping[str, str],
+        error: Mapping[str, Any] | None,
+        audit: Mapping[str, Any],
+    ) -> bool:
+        """Set *status* by a person's word, due at once unless it is final, in one transaction with the *audit*."""
+        key = self._dialect.key
+        values = {
+            "id": key(claim.saga_id),
+            "epoch": claim.epoch,
+            "expected": expected.value,
+            "status": status.value,
+            "final": int(status.final),
+            "results": json.dumps(dict(results)),
+            "error": None if error is None else json.dumps(error),
+        }
+        async with _Transaction(self.node.writer) as send:
+            if (await send(self._sql["repair"], values)).count != 1:
+                return False
+            line = {**audit, "id": key(audit["id"]), "saga_id": key(claim.saga_id)}
+            await send(self._sql["audit"], line)
+        return True
+
     async def load(self, saga_id: UUID) -> Row | None:
         """Return the row of *saga_id*, from the primary."""
         statement = self._sql["load"]
@@ -251,6 +290,7 @@ class Journal:
             "final": int(birth.status.final),
             # NULL for a row that is born final: it never wakes.
             "lease": None if birth.status.final else self.lease,
+            "deadline": birth.deadline,
             "results": json.dumps(dict(birth.results)),
             "error": None if birth.error is None else json.dumps(birth.error),
             "history": json.dumps(list(birth.history)) if birth.history else None,
@@ -258,8 +298,9 @@ class Journal:
 
     def _row(self, found: Mapping[str, Any]) -> Row:
         key_from = self._dialect.key_from
+        owner = NOBODY if found["owner"] is None else key_from(found["owner"])
         return Row(
-            claim=Claim(key_from(found["id"]), found["epoch"], key_from(found["owner"])),
+            claim=Claim(key_from(found["id"]), found["epoch"], owner),
             name=found["name"],
             fingerprint=found["fingerprint"],
             status=Status(found["status"]),
@@ -270,6 +311,7 @@ class Journal:
             history=json.loads(found["history"] or "[]"),
             expiries=found["expiries"],
             progress=found["progress"],
+            remaining=found["remaining"],
         )
 
 

@@ -9,7 +9,15 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from polysaga.errors import NeedsAttention, PolysagaError, Refused, SagaFailed, SagaUndone
+from polysaga.errors import (
+    DeadlineExceeded,
+    NeedsAttention,
+    PolysagaError,
+    Refused,
+    SagaCancelled,
+    SagaFailed,
+    SagaUndone,
+)
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
 
@@ -21,7 +29,7 @@ class Failure:
     """Why a saga is undone or parked."""
 
     verdict: Verdict
-    step: str
+    step: str | None  # None: nothing that a step did
     error: BaseException
 
     def as_data(self) -> Mapping[str, Any]:
@@ -39,7 +47,7 @@ def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mappin
     """Return the error that a caller gets for a saga at rest that did not complete."""
     step, message = data.get("step", "?"), data.get("message", "")
     if status is Status.NEEDS_ATTENTION:
-        return NeedsAttention(saga_id, definition.name, message)
+        return NeedsAttention(saga_id, definition.name, data.get("parked", data).get("message", ""))
     match data.get("kind"):
         case Verdict.REFUSED:
             refusal = _rebuilt(definition, data)
@@ -47,6 +55,10 @@ def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mappin
             return refusal
         case Verdict.FAILED:
             return SagaFailed(saga_id, definition.name, step, message)
+        case Verdict.CANCELLED:
+            return SagaCancelled(saga_id, definition.name, message)
+        case Verdict.OVERDUE:
+            return DeadlineExceeded(saga_id, definition.name, message)
         case _:
             return SagaUndone(saga_id, definition.name, step, message)
 

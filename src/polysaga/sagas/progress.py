@@ -51,6 +51,13 @@ class Progress:
         return decision is not None and self.marks.get(decision.name) is Mark.DONE
 
     @property
+    def undoes_fused(self) -> bool:
+        """Tell whether the final status must undo the fused first step; a person may have done it by hand."""
+        if self.fused is None or self.fused not in self.definition.undoable:
+            return False
+        return self.marks.get(self.fused) is not Mark.COMPENSATED
+
+    @property
     def output(self) -> Any:
         """What the deciding step returned; None if several last steps decide together."""
         decision = self.definition.decision

@@ -7,7 +7,7 @@ journal instead and get the same answer from whoever finishes the saga.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
 
@@ -25,6 +25,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
+from polysaga.sagas.catalogue import SagaState
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.engine import Engine
@@ -34,22 +35,12 @@ from polysaga.sagas.journal import Birth, Claim, Row
 from polysaga.sagas.outcomes import error_of
 from polysaga.sagas.payloads import decode, encode, fingerprint
 from polysaga.sagas.progress import Progress
+from polysaga.sagas.repairs import Repairs
 from polysaga.sagas.signals import Joined, Lost
 
 OutputT = TypeVar("OutputT")
 
 _LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
-
-
-@dataclass(frozen=True, slots=True)
-class SagaState:
-    """One saga as the journal, or this process if it drives it, knows it now."""
-
-    id: UUID
-    name: str
-    status: Status
-    error: Mapping[str, Any] | None
-    history: tuple[Mapping[str, Any], ...]
 
 
 class SagaHandle(Generic[OutputT]):
@@ -78,6 +69,7 @@ class LocalRunner:
 
     def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
         self.engine = engine
+        self.repairs = Repairs(engine, definitions)
         self.executions: dict[UUID, Execution] = {}
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
@@ -139,12 +131,13 @@ class LocalRunner:
 
     async def state(self, saga_id: UUID) -> SagaState:
         """Return what is known of a saga; raise `UnknownSaga`."""
-        row = await self.engine.journal.load(saga_id)
-        if row is None:
+        found = await self.repairs.catalogue.get(saga_id)
+        if found is None:
             raise UnknownSaga(saga_id)
         live = self.executions.get(saga_id)
-        history = row.history if live is None else live.attempts.history
-        return SagaState(saga_id, row.name, row.status, row.error, tuple(history))
+        if live is None:
+            return found
+        return replace(found, driven_here=True, history=tuple(live.attempts.history))
 
     async def drain(self, patience: float) -> None:
         """Let the sagas in flight end for *patience* seconds, then stop and hand their claims back."""

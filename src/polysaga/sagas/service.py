@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, Registry, SqlDatabase
-from polysaga.errors import ConfigurationError, DefinitionError
+from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
 from polysaga.sagas.assembly import assemble, check_tables, journal_node
+from polysaga.sagas.catalogue import SagaFilter, SagaPage, SagaState
+from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition, Saga
 from polysaga.sagas.engine import Engine
-from polysaga.sagas.runner import LocalRunner, SagaHandle, SagaState
+from polysaga.sagas.repairs import Action, Order, Repair, Repairs
+from polysaga.sagas.runner import LocalRunner, SagaHandle
 from polysaga.sagas.surveys import JournalSurvey, ledger_survey
 from polysaga.sagas.verification import LATE, Verification, Verifier
 from polysaga.sagas.worker import Worker
@@ -58,7 +61,7 @@ class Sagas:
             raise ConfigurationError("these sagas are open already; open them once per process")
         engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
         await check_tables(engine)
-        runner = LocalRunner(engine, {one.fingerprint: one for one in self._definitions.values()})
+        runner = LocalRunner(engine, self._known())
         worker = asyncio.create_task(Worker(engine, runner).run())
         self._runner = runner
         try:
@@ -94,8 +97,16 @@ class Sagas:
         return await self._open_runner().start(self._definition(saga), value, key)
 
     async def get(self, saga_id: UUID) -> SagaState:
-        """Return what is known of a saga; raise `UnknownSaga`."""
-        return await self._open_runner().state(saga_id)
+        """Return everything known of a saga, with what people did to it; raise `UnknownSaga`.
+
+        This, `find` and the repairs need the databases to be open, not the sagas.
+        """
+        if self._runner is not None:
+            return await self._runner.state(saga_id)
+        found = await self._repairs().catalogue.get(saga_id)
+        if found is None:
+            raise UnknownSaga(saga_id)
+        return found
 
     async def verify(
         self,
@@ -114,8 +125,73 @@ class Sagas:
         journal = JournalSurvey(home, patience=LATE * (settings or SagaSettings()).lease)
         handles = dict.fromkeys((self.journal, *self.participants))
         ledgers = [ledger_survey(handle.primary) for handle in handles]
-        known = {one.fingerprint: one for one in self._definitions.values()}
-        return await Verifier(journal, ledgers, known).verify(limit=limit, watch=watch)
+        return await Verifier(journal, ledgers, self._known()).verify(limit=limit, watch=watch)
+
+    async def find(
+        self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None
+    ) -> SagaPage:
+        """Return at most *limit* sagas, the newest first, behind *after*: the `next` of the page before.
+
+        Sagas of programs and versions that this process does not know are found as well, as not `known`.
+        """
+        return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
+
+    async def retry(
+        self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
+    ) -> tuple[Repair, ...]:
+        """Let a parked saga, or one that was put aside, go on now in the direction it had.
+
+        *target* is one saga, or a filter for the newest *limit*, of the parked ones unless it names a status. *by*
+        and *why* go to the audit trail. A *dry_run* returns what would happen. The next tick of any worker goes
+        on. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; of many each tells
+        its problem.
+        """
+        order = Order(action=Action.RETRY, by=by, why=why)
+        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+
+    async def skip(
+        self,
+        target: UUID | SagaFilter,
+        step: str,
+        result: Any = None,
+        *,
+        by: str,
+        why: str,
+        dry_run: bool = False,
+        limit: int = 100,
+    ) -> tuple[Repair, ...]:
+        """Take *step* of a parked saga, or of one that was put aside, as done by hand, and go on as `retry` does.
+
+        Going forward it is taken as done with *result*, which must be what the step returns; going back as undone.
+        It never runs afterwards, not even late. The deciding step cannot be skipped. Raises as `retry` does, and
+        `DatabaseUnavailable` if the step's database cannot note it: the saga then stays as it was.
+        """
+        order = Order(action=Action.SKIP, by=by, why=why, step=step, result=result)
+        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+
+    async def compensate(
+        self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
+    ) -> tuple[Repair, ...]:
+        """Undo a saga that is running, or parked and not decided; otherwise as `retry`."""
+        order = Order(action=Action.COMPENSATE, by=by, why=why)
+        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+
+    async def resolve(
+        self,
+        target: UUID | SagaFilter,
+        outcome: Literal["completed", "compensated"],
+        *,
+        by: str,
+        why: str,
+        dry_run: bool = False,
+        limit: int = 100,
+    ) -> tuple[Repair, ...]:
+        """End a parked saga, or one that was put aside, by a person's word; nothing of it runs any more.
+
+        A saga that is decided can only be `completed`, one that is not only `compensated`. Raises as `skip` does.
+        """
+        order = Order(action=Action.RESOLVE, by=by, why=why, outcome=Status(outcome))
+        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
 
     def _definition(self, saga: Saga[Any, Any]) -> Definition:
         try:
@@ -127,6 +203,14 @@ class Sagas:
         if self._runner is None:
             raise ConfigurationError("the sagas are not open: use them inside `async with sagas.open()`")
         return self._runner
+
+    def _repairs(self) -> Repairs:
+        if self._runner is not None:
+            return self._runner.repairs
+        return Repairs(self._engine(SagaSettings(), ignore, Clock()), self._known())
+
+    def _known(self) -> dict[str, Definition]:
+        return {one.fingerprint: one for one in self._definitions.values()}
 
     def _engine(self, settings: SagaSettings, emit: Emit, clock: Clock) -> Engine:
         nodes = {handle.name: handle.primary for handle in (self.journal, *self.participants)}

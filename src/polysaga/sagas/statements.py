@@ -6,7 +6,7 @@ Each write names the status it expects: `decisions.TRANSITIONS` is the table of 
 from collections.abc import Mapping
 
 from polysaga.databases.dialects import Rendered, SqlDialect
-from polysaga.sagas.tables import JOURNAL, LEDGER
+from polysaga.sagas.tables import AUDIT, JOURNAL, LEDGER
 
 _FINAL = "('completed', 'compensated')"
 
@@ -18,18 +18,18 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
     rest = f"wake_at = NULL, finished_at = {dialect.clock}"
     columns = (
         "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
-        "history, wake_at, created_at, finished_at"
+        "history, lease, deadline, wake_at, created_at, finished_at"
     )
-    values = ", ".join(f":{name}" for name in columns.split(", ")[:-3])
-    born = f"{dialect.later(':lease')}, {dialect.clock}, CASE WHEN :final = 1 THEN {dialect.clock} END"
+    values = ", ".join(f":{name}" for name in columns.split(", ")[:-4])
+    born = (
+        f"{dialect.later(':deadline')}, {dialect.later(':lease')}, {dialect.clock}, "
+        f"CASE WHEN :final = 1 THEN {dialect.clock} END"
+    )
     update = f"UPDATE {JOURNAL} SET"
     texts = {
         # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
         "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
-        "load": (
-            "SELECT id, epoch, owner, name, fingerprint, status, input, input_hash, results, error, history, "
-            f"expiries, progress FROM {JOURNAL} WHERE id = :id"
-        ),
+        "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
         "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
         # What is selected comes from the journal: there it has its type.
@@ -47,19 +47,44 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
         ),
         "park": (
-            f"{update} status = 'needs_attention', error = :error, history = :history WHERE {ours} = :expected"
+            f"{update} status = 'needs_attention', owner = NULL, error = :error, history = :history "
+            f"WHERE {ours} = :expected"
         ),
         "postpone": (
-            f"{update} wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
+            f"{update} owner = NULL, wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"
         ),
         "progress": (
             f"{update} progress = :progress, expiries = 1 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"
         ),
+        # A person's claim on a saga that nobody drives: parked ones stay parked meanwhile.
+        "take_for_person": (
+            f"{update} epoch = epoch + 1, owner = :owner, lease = :lease, "
+            f"wake_at = CASE WHEN status = 'needs_attention' THEN wake_at ELSE {dialect.later(':lease')} END "
+            "WHERE id = :id AND epoch = :epoch AND status = :expected"
+        ),
+        "repair": (
+            f"{update} status = :status, epoch = epoch + 1, owner = NULL, expiries = 0, results = :results, "
+            f"error = :error, wake_at = CASE WHEN :final = 0 THEN {dialect.clock} END, "
+            f"finished_at = CASE WHEN :final = 1 THEN {dialect.clock} END "
+            "WHERE id = :id AND epoch = :epoch AND status = :expected"
+        ),
+        "audit": (
+            f"INSERT INTO {AUDIT} (id, saga_id, recorded_at, actor, action, why, details) "
+            f"VALUES (:id, :saga_id, {dialect.clock}, :actor, :action, :why, :details)"
+        ),
         **_batch_texts(dialect),
     }
     return {name: dialect.render(text) for name, text in texts.items()}
+
+
+def columns_of_row(dialect: SqlDialect) -> str:
+    """Return what `Journal` makes a `Row` of; the remaining seconds are the database's."""
+    return (
+        "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, "
+        f"progress, {dialect.seconds_until('deadline')} AS remaining"
+    )
 
 
 def _batch_texts(dialect: SqlDialect) -> dict[str, str]:

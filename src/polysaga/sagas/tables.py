@@ -1,4 +1,4 @@
-"""The tables we own: one journal, and a ledger in every participating SQL database.
+"""The tables we own: one journal with its audit trail, and a ledger in every participating SQL database.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
 and MariaDB, text on SQLite. Step names are kept in a binary collation: `ascii_bin` and the rule for names in
@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Index,
     Integer,
     MetaData,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 
 JOURNAL = "polysaga_journal"
+AUDIT = "polysaga_audit"
 LEDGER = "polysaga_ledger"
 
 KEY = (
@@ -56,8 +58,10 @@ journal = Table(
     Column("input_hash", String(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("epoch", LONG, nullable=False),
-    Column("owner", KEY),
+    Column("owner", KEY),  # NULL: put aside, nobody drives it until it wakes
+    Column("lease", Double()),  # seconds; of the claim in `wake_at`
     Column("wake_at", MOMENT),
+    Column("deadline", MOMENT),  # when a saga that is still running is undone
     Column("expiries", Integer, nullable=False, server_default=text("0")),
     Column("progress", Integer, nullable=False, server_default=text("0")),
     Column("results", PAYLOAD, nullable=False),
@@ -82,6 +86,26 @@ Index(
     postgresql_where=journal.c.wake_at.is_not(None),
     sqlite_where=journal.c.wake_at.is_not(None),
 )
+# By age, for people and for retention.
+Index("polysaga_journal_age", journal.c.created_at, journal.c.id)
+
+# What people did to sagas; written with what they did, kept when the saga is removed.
+audit = Table(
+    AUDIT,
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("saga_id", KEY, nullable=False),
+    Column("recorded_at", MOMENT, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("why", PAYLOAD, nullable=False),
+    Column("details", PAYLOAD, nullable=False),  # JSON: what was asked, and the row before and after
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+)
+Index("polysaga_audit_saga", audit.c.saga_id)
 
 ledger = Table(
     LEDGER,

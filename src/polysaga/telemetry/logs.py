@@ -36,6 +36,7 @@ from polysaga.events import (
     SagaFinished,
     SagaNotKnown,
     SagaParked,
+    SagaRepaired,
     SagaStarted,
     StepCompensated,
     StepDone,
@@ -145,6 +146,11 @@ def _(event: SagaFinished) -> Line:
 @line.register
 def _(event: SagaParked) -> Line:
     return ERROR, f"{_saga(event)} is parked and needs a person: {event.reason}"
+
+
+@line.register
+def _(event: SagaRepaired) -> Line:
+    return WARNING, f"{_saga(event)} is {event.status} after {event.action} by {event.by}: {event.why}"
 
 
 @line.register

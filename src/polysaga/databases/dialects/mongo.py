@@ -37,11 +37,10 @@ class Mongo:
     extra: ClassVar[str] = "mongo"
 
     def client_arguments(self, settings: DatabaseSettings) -> dict[str, Any]:
-        """Return what `AsyncMongoClient` needs: majority writes, standard UUIDs, times with their zone."""
+        """Return what `AsyncMongoClient` needs: standard UUIDs, times with their zone, the pool's limits."""
         pool = settings.pool
         return {
             "appname": "polysaga",
-            "w": "majority",
             "uuidRepresentation": "standard",
             "tz_aware": True,
             "maxPoolSize": pool.size + pool.max_overflow,

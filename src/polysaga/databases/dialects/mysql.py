@@ -73,6 +73,12 @@ class MySQL(SqlDialect):
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
 
+    def ago(self, seconds: str) -> str:
+        return f"utc_timestamp(6) - INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
+
+    def seconds_until(self, moment: str) -> str:
+        return f"timestampdiff(MICROSECOND, utc_timestamp(6), {moment}) / 1000000e0"
+
     def rows_of(self, columns: Mapping[str, str]) -> str:
         kinds = {"uuid": "char(36)", "text": "longtext", "bigint": "bigint"}
         typed = ", ".join(f"{name} {kinds[kind]} PATH '$.{name}'" for name, kind in columns.items())

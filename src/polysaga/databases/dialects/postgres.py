@@ -78,6 +78,12 @@ class Postgres(SqlDialect):
     def later(self, seconds: str) -> str:
         return f"clock_timestamp() + make_interval(secs => cast({seconds} AS double precision))"
 
+    def ago(self, seconds: str) -> str:
+        return f"statement_timestamp() - make_interval(secs => cast({seconds} AS double precision))"
+
+    def seconds_until(self, moment: str) -> str:
+        return f"cast(extract(epoch FROM {moment} - clock_timestamp()) AS double precision)"
+
     def rows_of(self, columns: Mapping[str, str]) -> str:
         # json, not jsonb: jsonb refuses a NUL character anywhere in the text.
         typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())

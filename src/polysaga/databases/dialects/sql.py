@@ -84,6 +84,14 @@ class SqlDialect:
         """Return SQL for the server's time now plus the parameter named *seconds*."""
         raise NotImplementedError
 
+    def ago(self, seconds: str) -> str:
+        """Return SQL for the server's time now minus the parameter named *seconds*, usable on an index."""
+        raise NotImplementedError
+
+    def seconds_until(self, moment: str) -> str:
+        """Return SQL for the seconds from the server's time now to the column *moment*, as a double."""
+        raise NotImplementedError
+
     def rows_of(self, columns: Mapping[str, str]) -> str:
         """Return SQL for a FROM item, `given`, that turns the JSON array in `:rows` into rows of *columns*.
 

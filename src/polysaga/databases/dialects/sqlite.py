@@ -51,6 +51,12 @@ class SQLite(SqlDialect):
     def later(self, seconds: str) -> str:
         return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', {seconds} || ' seconds')"
 
+    def ago(self, seconds: str) -> str:
+        return f"strftime('%Y-%m-%dT%H:%M:%f', 'now', (-1 * {seconds}) || ' seconds')"
+
+    def seconds_until(self, moment: str) -> str:
+        return f"(julianday({moment}) - julianday('now')) * 86400.0"
+
     def rows_of(self, columns: Mapping[str, str]) -> str:
         picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT {picked} FROM json_each(:rows)) AS given"

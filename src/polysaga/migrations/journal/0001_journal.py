@@ -1,4 +1,7 @@
-"""The journal: one row per saga. A snapshot; `sagas/tables.py` moves on, this file does not."""
+"""The journal: one row per saga, and what people did to them.
+
+A snapshot; `sagas/tables.py` moves on, this file does not.
+"""
 
 from alembic.operations import Operations
 from sqlalchemy import (
@@ -6,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Integer,
     String,
     Text,
@@ -33,16 +37,21 @@ _LONG = BigInteger().with_variant(Integer(), "sqlite")
 
 def upgrade(op: Operations) -> None:
     """Create what is missing: on MySQL a crash may have left the table without its index or its version."""
-    _create_table(op)
-    indexes = inspect(op.get_bind()).get_indexes("polysaga_journal")
-    if "polysaga_journal_due" not in {index["name"] for index in indexes}:
+    _create_journal(op)
+    _create_audit(op)
+    awake = text("wake_at IS NOT NULL")
+    if _lacks(op, "polysaga_journal", "polysaga_journal_due"):
         op.create_index(
             "polysaga_journal_due",
             "polysaga_journal",
             ["wake_at"],
-            postgresql_where=text("wake_at IS NOT NULL"),
-            sqlite_where=text("wake_at IS NOT NULL"),
+            postgresql_where=awake,
+            sqlite_where=awake,
         )
+    if _lacks(op, "polysaga_journal", "polysaga_journal_age"):
+        op.create_index("polysaga_journal_age", "polysaga_journal", ["created_at", "id"])
+    if _lacks(op, "polysaga_audit", "polysaga_audit_saga"):
+        op.create_index("polysaga_audit_saga", "polysaga_audit", ["saga_id"])
     if op.get_bind().dialect.name == "postgresql":
         # Every finished saga leaves a dead entry at the front of the index that claims read; by the default,
         # a fifth of the table, millions of them would be read past before a vacuum.
@@ -52,7 +61,11 @@ def upgrade(op: Operations) -> None:
         )
 
 
-def _create_table(op: Operations) -> None:
+def _lacks(op: Operations, table: str, index: str) -> bool:
+    return index not in {found["name"] for found in inspect(op.get_bind()).get_indexes(table)}
+
+
+def _create_journal(op: Operations) -> None:
     op.create_table(
         "polysaga_journal",
         Column("id", _KEY, primary_key=True),
@@ -65,7 +78,9 @@ def _create_table(op: Operations) -> None:
         Column("status", String(16), nullable=False),
         Column("epoch", _LONG, nullable=False),
         Column("owner", _KEY),
+        Column("lease", Double()),
         Column("wake_at", _MOMENT),
+        Column("deadline", _MOMENT),
         Column("expiries", Integer, nullable=False, server_default=text("0")),
         Column("progress", Integer, nullable=False, server_default=text("0")),
         Column("results", _PAYLOAD, nullable=False),
@@ -81,6 +96,24 @@ def _create_table(op: Operations) -> None:
             "status IN ('running', 'completing', 'compensating', 'completed', 'compensated', 'needs_attention')",
             name="polysaga_journal_status",
         ),
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mariadb_engine="InnoDB",
+        mariadb_charset="utf8mb4",
+        if_not_exists=True,
+    )
+
+
+def _create_audit(op: Operations) -> None:
+    op.create_table(
+        "polysaga_audit",
+        Column("id", _KEY, primary_key=True),
+        Column("saga_id", _KEY, nullable=False),
+        Column("recorded_at", _MOMENT, nullable=False),
+        Column("actor", String(255), nullable=False),
+        Column("action", String(16), nullable=False),
+        Column("why", _PAYLOAD, nullable=False),
+        Column("details", _PAYLOAD, nullable=False),
         mysql_engine="InnoDB",
         mysql_charset="utf8mb4",
         mariadb_engine="InnoDB",

@@ -10,7 +10,6 @@ of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statemen
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,23 +24,11 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sql import COMMITTED
 from polysaga.errors import StepMisused
+from polysaga.sagas.participants.endings import calls_procedure, ends_transaction
 from polysaga.sagas.signals import Fenced
 
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
-_COMMENTS = r"(?is)\A(?:\s|;|--[^\n]*(?:\n|\Z)|/\*(?!M?!).*?\*/)*"
-_CONTROL = (
-    r"(?:abort|begin|commit|end|prepare\s+transaction|rollback(?!\s+(?:(?:work|transaction)\s+)?to)|"
-    r"start\s+transaction)\b"
-)
-_ENDS_TRANSACTION = re.compile(_COMMENTS + _CONTROL)
-# https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
-_COMMITS_IMPLICITLY = re.compile(
-    _COMMENTS.replace("--", "(?:--|#)") + r"(?:/\*M?!\d*\s*)?(?:" + _CONTROL + r"|(?:"
-    r"alter|analyze|cache|change|check|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|install|"
-    r"load\s+index|lock|optimize|purge|rename|repair|reset|revoke|"
-    r"set\s+(?:session\s+|@@)?(?:autocommit|password)|start|stop|truncate|uninstall|unlock|xa)\b)"
-)
 
 
 class lend:  # noqa: N801 - reads as a verb where it is used
@@ -123,10 +110,10 @@ def watch(node: SqlNode) -> None:
     if event.contains(engine, "handle_error", _doom):
         return
     event.listen(engine, "handle_error", _doom)
-    ending = _COMMITS_IMPLICITLY if node.dialect.name == "mysql" else _ENDS_TRANSACTION
-    refuse = partial(_refuse_ending, ending)
     for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
-        event.listen(engine, execution, refuse)
+        event.listen(engine, execution, partial(_refuse_ending, node.dialect.name))
+    if node.dialect.name == "mysql":
+        event.listen(engine, "do_execute", _watch_call)
     engine.dialect.do_commit = partial(_commit_unless_lent, engine.dialect.do_commit)  # type: ignore[method-assign]
 
 
@@ -227,9 +214,31 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
     do_commit(lent)
 
 
-def _refuse_ending(ending: re.Pattern[str], cursor: Any, statement: str, *rest: Any) -> None:
-    if ending.match(statement) and _LOAN in rest[-1].root_connection.info:
+def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
+    if ends_transaction(dialect, statement) and _LOAN in rest[-1].root_connection.info:
         raise StepMisused(
-            f"a step sent {statement.strip()[:60]!r}, which ends its transaction or, as DDL on MySQL and MariaDB, "
-            "commits implicitly: the transaction ends with the step; use begin_nested() for a part that may fail"
+            f"a step sent {statement.strip()[:60]!r}: it ends the step's transaction, or commits implicitly as "
+            "DDL and programs do on MySQL and MariaDB, or is several statements in one; the transaction ends "
+            "with the step: send statements one by one, and use begin_nested() for a part that may fail"
         )
+
+
+def _watch_call(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    """Call a procedure between two marks: the savepoint is gone if the transaction ended in between."""
+    loan = context.root_connection.info.get(_LOAN) if calls_procedure(statement) else None
+    if loan is None:
+        return False
+    marks = context.root_connection.connection.cursor()
+    marks.execute("SAVEPOINT polysaga_call")
+    cursor.execute(statement, parameters)
+    try:
+        marks.execute("RELEASE SAVEPOINT polysaga_call")
+    except context.dialect.loaded_dbapi.Error as error:
+        loan.drop()
+        raise StepMisused(
+            f"a step sent {statement.strip()[:60]!r}, and the procedure ended the step's transaction: what the "
+            "step had written before is committed; take COMMIT, ROLLBACK and DDL out of the procedure"
+        ) from error
+    finally:
+        marks.close()
+    return True

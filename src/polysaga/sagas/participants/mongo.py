@@ -10,8 +10,8 @@ transaction ended by the server long before the fence could have mattered.
 """
 
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -24,6 +24,7 @@ from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import LEDGER
 
 if TYPE_CHECKING:
+    from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.database import AsyncDatabase
 
 _COMMIT_ATTEMPTS = 5  # the driver repeats each of them once by itself
@@ -74,7 +75,10 @@ class MongoParticipant:
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
         keys = {_key(saga_id, step): step for step in steps}
-        found = self.node.documents[LEDGER].find({"_id": {"$in": list(keys)}})
+        # Majority: what a failover could still take back is no record.
+        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
+        ledger = self.node.documents.get_collection(LEDGER, read_concern=majority)
+        found = ledger.find({"_id": {"$in": list(keys)}})
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
 
     async def check(self) -> None:
@@ -111,7 +115,8 @@ class MongoParticipant:
             async with client_session.bind(end_session=False):
                 session = MongoSession(self._within_transaction(), client_session)
                 self._still_begun(session)
-                yield session
+                with _ending_refused(client_session):
+                    yield session
                 self._still_begun(session)
             await self._commit(session)
 
@@ -135,6 +140,23 @@ class MongoParticipant:
     def _still_begun(self, session: MongoSession) -> None:
         if not session.client_session.in_transaction:
             raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")
+
+
+@contextmanager
+def _ending_refused(session: "AsyncClientSession") -> Iterator[None]:
+    """Keep the transaction of *session* from being ended, or followed by another, by the step."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")
+
+    own = vars(session)
+    shadowed = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
+    own.update(dict.fromkeys(shadowed, refuse))
+    try:
+        yield
+    finally:
+        for name in shadowed:
+            own.pop(name, None)
 
 
 def _key(saga_id: UUID, step: str) -> str:

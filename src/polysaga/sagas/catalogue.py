@@ -1,0 +1,242 @@
+"""What people ask the journal: one saga with everything known of it, and pages of many.
+
+A page is found by its key, (created_at, id), newest first, so the thousandth costs what the first one does
+(`polysaga_journal_age`). Sagas that are not at rest are found through the index of what wakes, however many
+finished ones lie beside them. What is rare among the finished is searched for from the newest on.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from polysaga.databases import SqlNode
+from polysaga.errors import PayloadError
+from polysaga.sagas.decisions import Status
+from polysaga.sagas.identity import id_from_key
+from polysaga.sagas.tables import AUDIT, JOURNAL
+
+_MOST = 1000  # sagas on one page
+_SUMMARY = (
+    "id, name, version, fingerprint, saga_key, status, error, epoch, owner, wake_at, deadline, expiries, "
+    "created_at, finished_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFilter:
+    """Which sagas; what is None or empty does not matter. *older_than* is in seconds since the start.
+
+    *error* is searched for in the reason, in any case of letters. *known* tells whether this process has the
+    definition that the saga was started with. A *key* without a *name* is looked for under the names that this
+    process knows.
+    """
+
+    name: str | None = None
+    status: Status | Collection[Status] = ()
+    key: str | None = None
+    error: str | None = None
+    older_than: float | None = None
+    known: bool | None = None
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses asked for; all if empty."""
+        return (self.status,) if isinstance(self.status, Status) else tuple(self.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaSummary:
+    """One saga as a list shows it."""
+
+    id: UUID
+    name: str
+    version: int
+    key: str | None
+    status: Status
+    known: bool  # this process has the definition that the saga was started with
+    error: Mapping[str, Any] | None  # why it is undone or parked, as the journal keeps it
+    epoch: int
+    owner: UUID | None  # a new one with every claim; None: put aside, nobody drives it until it wakes
+    wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest for good
+    deadline: datetime | None
+    expiries: int  # claims lost in a row without any progress
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is parked, or else why it is undone."""
+        said = (_parked(self.error) or self.error or {}).get("message")
+        return None if said is None else str(said)
+
+    @property
+    def step(self) -> str | None:
+        """The step that `reason` is about."""
+        said = (_parked(self.error) or self.error or {}).get("step")
+        return None if said is None else str(said)
+
+    @property
+    def parked_from(self) -> Status | None:
+        """The status that a parked saga had, which tells in which direction it was going."""
+        parked = _parked(self.error)
+        return None if parked is None else Status(parked["from"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """What a person did to a saga."""
+
+    at: datetime
+    by: str
+    action: str
+    why: str
+    details: Mapping[str, Any]  # what was asked for, and status, epoch and error before and after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaState(SagaSummary):
+    """One saga as the journal, or this process if it drives it, knows it now."""
+
+    driven_here: bool
+    input: str  # as JSON
+    results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
+    history: tuple[Mapping[str, Any], ...]
+    audit: tuple[AuditEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SagaPage:
+    """Sagas, the newest first; *next* is the `after` of the page behind this one, None on the last."""
+
+    sagas: tuple[SagaSummary, ...]
+    next: str | None
+
+
+class Catalogue:
+    """The journal as people read it, from the primary."""
+
+    def __init__(self, node: SqlNode, names: Collection[str], fingerprints: Collection[str]) -> None:
+        self._node, self._names, self._fingerprints = node, frozenset(names), frozenset(fingerprints)
+
+    async def find(self, wanted: SagaFilter, *, limit: int, after: str | None) -> SagaPage:
+        """Return at most *limit* sagas behind the cursor *after*."""
+        if not 1 <= limit <= _MOST:
+            raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
+        dialect = self._node.dialect
+        values: dict[str, Any] = {"limit": limit + 1}
+        conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        statement = dialect.render(
+            f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"
+        )
+        async with self._node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            found = [SagaSummary(**self._summary(dict(row))) for row in result.mappings()]
+        more = len(found) > limit
+        return SagaPage(tuple(found[:limit]), _cursor(found[limit - 1]) if more else None)
+
+    async def get(self, saga_id: UUID) -> SagaState | None:
+        """Return everything about one saga, with what people did to it."""
+        render, values = self._node.dialect.render, {"id": self._node.dialect.key(saga_id)}
+        one = render(f"SELECT {_SUMMARY}, input, results, history FROM {JOURNAL} WHERE id = :id")
+        done = render(
+            f"SELECT recorded_at, actor, action, why, details FROM {AUDIT} "
+            "WHERE saga_id = :id ORDER BY recorded_at, id"
+        )
+        async with self._node.writer.connect() as connection:
+            row = (await connection.exec_driver_sql(one.sql, one.bind(values))).mappings().first()
+            if row is None:
+                return None
+            audit = (await connection.exec_driver_sql(done.sql, done.bind(values))).all()
+        return SagaState(
+            **self._summary(dict(row)),
+            driven_here=False,
+            input=row["input"],
+            results=json.loads(row["results"]),
+            history=tuple(json.loads(row["history"] or "[]")),
+            audit=tuple(
+                AuditEntry(
+                    at=self._node.dialect.moment_from(line.recorded_at),
+                    by=line.actor,
+                    action=line.action,
+                    why=line.why,
+                    details=json.loads(line.details),
+                )
+                for line in audit
+            ),
+        )
+
+    def _conditions(self, wanted: SagaFilter, values: dict[str, Any]) -> list[str]:
+        dialect, conditions = self._node.dialect, []
+        if wanted.statuses:
+            named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
+            conditions.append(f"status IN ({named})")
+            if not any(status.final for status in wanted.statuses):
+                conditions.append("wake_at IS NOT NULL")  # names the index of what wakes
+        if wanted.key is not None:
+            names = self._names if wanted.name is None else {wanted.name}
+            ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
+            values["rows"] = json.dumps(ids)
+            given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
+            conditions.append(f"id IN ({given})")
+        if wanted.name is not None:
+            values["name"] = wanted.name
+            conditions.append("name = :name")
+        if wanted.error is not None:
+            # As JSON, because that is what is searched.
+            text = json.dumps(wanted.error)[1:-1].lower()
+            values["error"] = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+            conditions.append("lower(error) LIKE :error ESCAPE '!'")
+        if wanted.older_than is not None:
+            values["age"] = wanted.older_than
+            conditions.append(f"created_at <= {dialect.ago(':age')}")
+        if wanted.known is not None:
+            known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
+            conditions.append(f"fingerprint {'IN' if wanted.known else 'NOT IN'} ({known})")
+        return conditions
+
+    def _behind(self, after: str | None, values: dict[str, Any]) -> list[str]:
+        if after is None:
+            return []
+        try:
+            at, _, saga_id = after.partition("~")
+            values["at"] = self._node.dialect.moment(datetime.fromisoformat(at))
+            values["id"] = self._node.dialect.key(UUID(saga_id))
+        except ValueError:
+            raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
+        # Not as (created_at, id) < (...): MySQL would not use the index for it.
+        return ["created_at <= :at", "(created_at < :at OR id < :id)"]
+
+    def _summary(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        dialect = self._node.dialect
+
+        def moment(name: str) -> datetime | None:
+            return None if row[name] is None else dialect.moment_from(row[name])
+
+        return {
+            "id": dialect.key_from(row["id"]),
+            "name": row["name"],
+            "version": row["version"],
+            "key": row["saga_key"],
+            "status": Status(row["status"]),
+            "known": row["fingerprint"] in self._fingerprints,
+            "error": None if row["error"] is None else json.loads(row["error"]),
+            "epoch": row["epoch"],
+            "owner": None if row["owner"] is None else dialect.key_from(row["owner"]),
+            "wake_at": moment("wake_at"),
+            "deadline": moment("deadline"),
+            "expiries": row["expiries"],
+            "created_at": moment("created_at"),
+            "finished_at": moment("finished_at"),
+        }
+
+
+def _cursor(saga: SagaSummary) -> str:
+    return f"{saga.created_at.isoformat()}~{saga.id}"
+
+
+def _parked(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if error is None else error.get("parked")

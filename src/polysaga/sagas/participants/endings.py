@@ -1,0 +1,47 @@
+"""Which statements end the transaction they are sent in; a step's are refused before they are sent.
+
+MySQL and MariaDB commit before and after DDL and much else without being asked, and MariaDB runs whole
+programs without a procedure (`IF 1 THEN COMMIT; END IF`). What hides in a text that is made at run time or
+stored on the server cannot be read here: statements that run such texts are refused, procedures are watched.
+"""
+
+import re
+
+_SPACE = r"(?is)\A(?:\s|;|--[^\n]*(?:\n|\Z)|/\*(?!M?!).*?\*/)*"
+_CONTROL = (
+    r"(?:abort|begin|commit|end|prepare\s+transaction|rollback(?!\s+(?:(?:work|transaction)\s+)?to)|"
+    r"start\s+transaction)\b"
+)
+_MYSQL_SPACE = _SPACE.replace("--", "(?:--|#)") + r"(?:/\*M?!\d*\s*)?"
+# https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
+_IMPLICIT = (
+    r"alter|analyze|cache|change|check|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|install|"
+    r"load\s+index|lock|optimize|purge|rename|repair|reset|revoke|set\s+password|set\b.*\bautocommit|"
+    r"start|stop|truncate|uninstall|unlock|xa"
+)
+# https://mariadb.com/kb/en/programmatic-compound-statements/
+_PROGRAMS = r"if|case|for|loop|repeat|while|execute|prepare|set\s+statement"
+
+_ANY = re.compile(_SPACE + _CONTROL)
+_MYSQL = re.compile(_MYSQL_SPACE + f"(?:{_CONTROL}|(?:{_IMPLICIT}|{_PROGRAMS})\\b)")
+_CALL = re.compile(_MYSQL_SPACE + r"call\b")
+# Strings, quoted names, dollar quotes and comments: what a semicolon may stand in without ending a statement.
+_QUOTED = re.compile(
+    r"""(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|(\$\w*\$).*?\1|--[^\n]*|\#[^\n]*|/\*.*?\*/"""
+)
+_SECOND = re.compile(r";\s*[^\s;]")
+
+
+def ends_transaction(dialect: str, statement: str) -> bool:
+    """Tell whether *statement* would end its transaction, or is several statements of which one might."""
+    known = _MYSQL if dialect == "mysql" else _ANY
+    return known.match(statement) is not None or (";" in statement and _is_several(statement))
+
+
+def calls_procedure(statement: str) -> bool:
+    """Tell whether a stored procedure of MySQL's or MariaDB's is called, which may commit."""
+    return _CALL.match(statement) is not None
+
+
+def _is_several(statement: str) -> bool:
+    return _SECOND.search(_QUOTED.sub(" ", statement)) is not None

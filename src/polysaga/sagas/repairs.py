@@ -1,0 +1,428 @@
+"""What a person does to a saga that cannot go on by itself: retry, skip, compensate, resolve.
+
+A repair is a claim: it raises the epoch, so that an owner that still believes in its own claim finds out. Repairs
+that say what happened to a step (skip, resolve) claim first, then write the ledgers, so that a late run of the
+step meets a row, and change the journal last; if a database is down, or the program dies in between, the saga
+stays parked and the same repair can be made again. The change of the journal and its line in the audit trail are
+one transaction. Afterwards the saga is due: the next tick of any worker goes on with it.
+
+    retry        parked, or put aside with its claim given up: goes on in the direction it had
+    skip         the same: one step is taken as done (going forward, with a result) or as undone (going back)
+    compensate   running, or parked while running or compensating: is undone
+    resolve      parked or put aside: is at rest, by a person's word; what has not happened never will
+
+`decisions.TRANSITIONS` has the arrows. A saga that is decided is never undone: `TooLate`.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from pydantic import ValidationError
+
+from polysaga.databases import Fault
+from polysaga.errors import (
+    DatabaseUnavailable,
+    DefinitionError,
+    PayloadError,
+    PolysagaError,
+    TooLate,
+    UnknownSaga,
+    UnknownVersion,
+    WrongStatus,
+)
+from polysaga.events import SagaRepaired
+from polysaga.sagas.attempts import Attempts
+from polysaga.sagas.catalogue import Catalogue, SagaFilter
+from polysaga.sagas.decisions import Mark, Status, Verdict, fused_first
+from polysaga.sagas.definition import AnyStep, Definition
+from polysaga.sagas.engine import Engine
+from polysaga.sagas.executor import FENCE
+from polysaga.sagas.identity import id_from_time
+from polysaga.sagas.journal import NOBODY, Claim, Row
+from polysaga.sagas.participants import Entry, LedgerRow, Participant
+from polysaga.sagas.payloads import encode
+
+T = TypeVar("T")
+_POSTPONED = 30.0  # seconds until a saga that was put aside and could not be repaired is driven again
+_PATIENCE = 15.0  # seconds for a participant to take a row
+_TRIES = 5  # a saga that moves while it is being repaired is looked at anew
+
+
+class Action(StrEnum):
+    """What a person can do."""
+
+    RETRY = "retry"
+    SKIP = "skip"
+    COMPENSATE = "compensate"
+    RESOLVE = "resolve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is asked for, by whom and why."""
+
+    action: Action
+    by: str
+    why: str
+    step: str | None = None
+    result: Any = None
+    outcome: Status | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What a repair did to one saga, or would do to it in a dry run."""
+
+    saga_id: UUID
+    saga: str
+    action: str
+    before: Status
+    after: Status | None  # None if it is refused
+    done: bool
+    problem: str | None = None  # why it was refused
+
+
+class Repairs:
+    """The repairs on one journal."""
+
+    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
+        self._engine, self._definitions = engine, definitions  # by fingerprint
+        names = {definition.name for definition in definitions.values()}
+        self.catalogue = Catalogue(engine.journal.node, names, definitions)
+
+    async def carry_out(
+        self, target: UUID | SagaFilter, order: Order, *, dry_run: bool, limit: int
+    ) -> tuple[Repair, ...]:
+        """Repair one saga, or the newest *limit* that a filter finds; without a status it finds the parked ones.
+
+        One saga that cannot be repaired raises; of many, each tells its own problem.
+        """
+        _check(order)
+        if isinstance(target, UUID):
+            return (await self._repair(target, order, dry_run=dry_run),)
+        wanted = target if target.statuses else replace(target, status=Status.NEEDS_ATTENTION)
+        page = await self.catalogue.find(wanted, limit=limit, after=None)
+        repairs = []
+        for saga in page.sagas:
+            try:
+                repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
+            except PolysagaError as error:
+                refused = Repair(
+                    saga_id=saga.id,
+                    saga=saga.name,
+                    action=order.action.value,
+                    before=saga.status,
+                    after=None,
+                    done=False,
+                    problem=str(error),
+                )
+                repairs.append(refused)
+        return tuple(repairs)
+
+    async def _repair(self, saga_id: UUID, order: Order, *, dry_run: bool) -> Repair:
+        for _ in range(_TRIES):
+            row = await self._load(saga_id)
+            after = status_after(order, row)
+            work = _Work(self._engine, self._definitions.get(row.fingerprint), row, order)
+            await work.check()
+            told = Repair(
+                saga_id=saga_id,
+                saga=row.name,
+                action=order.action.value,
+                before=row.status,
+                after=after,
+                done=not dry_run,
+            )
+            if dry_run:
+                return told
+            if await work.carry_out(after):
+                self._engine.emit(
+                    SagaRepaired(saga_id, row.name, order.action.value, after.value, order.by, order.why)
+                )
+                return told
+        row = await self._load(saga_id)
+        raise WrongStatus(saga_id, row.name, order.action, row.status, "it keeps changing; look at it again")
+
+    async def _load(self, saga_id: UUID) -> Row:
+        row = await self._engine.journal.load(saga_id)
+        if row is None:
+            raise UnknownSaga(saga_id)
+        return row
+
+
+def status_after(order: Order, row: Row) -> Status:
+    """Return the status that *order* leads to; raise `TooLate` or `WrongStatus` if *row* does not allow it."""
+    going = direction(row)
+
+    def wrong(remedy: str) -> WrongStatus:
+        return WrongStatus(row.claim.saga_id, row.name, order.action.value, row.status.value, remedy)
+
+    undo = order.action is Action.COMPENSATE or order.outcome is Status.COMPENSATED
+    if undo and going in {Status.COMPLETING, Status.COMPLETED}:
+        raise TooLate(row.claim.saga_id, row.name, row.status.value)
+    if row.status.final:
+        raise wrong("it is at rest for good")
+    if order.action is Action.COMPENSATE:
+        if row.status is Status.COMPENSATING:
+            raise wrong("it is being undone already")
+        return Status.COMPENSATING
+    if row.status is not Status.NEEDS_ATTENTION and row.claim.owner != NOBODY:
+        raise wrong("a process drives it; wait until it is parked or put aside, or compensate it")
+    if order.action is not Action.RESOLVE:
+        return going
+    assert order.outcome is not None
+    if order.outcome is Status.COMPLETED and going is Status.COMPENSATING:
+        raise wrong("it is being undone; resolve it as compensated")
+    return order.outcome
+
+
+def direction(row: Row) -> Status:
+    """Return the status, or the one that a parked saga had before."""
+    if row.status is not Status.NEEDS_ATTENTION:
+        return row.status
+    return Status((row.error or {})["parked"]["from"])
+
+
+class _Work:
+    """One repair of one saga as it was found."""
+
+    def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: Order) -> None:
+        self._engine, self._known, self._row, self._order = engine, definition, row, order
+        self._results, self._error = dict(row.results), dict(row.error or {})
+        self._going = direction(row)
+        self._owner = uuid4()
+        home = engine.journal.node.database
+        self._fused = None if definition is None else fused_first(definition, home)
+
+    async def check(self) -> None:
+        """Raise if the order cannot be carried out on this saga's steps; writes nothing."""
+        match self._order.action:
+            case Action.SKIP:
+                await self._check_skip()
+            case Action.RESOLVE:
+                await self._check_resolve()
+
+    async def carry_out(self, after: Status) -> bool:
+        """Write the ledgers, then the journal with the audit trail; False if the saga moved meanwhile."""
+        row, order = self._row, self._order
+        claim = row.claim
+        if order.action in {Action.SKIP, Action.RESOLVE}:
+            claim = Claim(claim.saga_id, claim.epoch + 1, self._owner)
+            if not await self._engine.journal.take_for_person(row.claim, row.status, self._owner):
+                return False
+            try:
+                await (self._skip(claim) if order.action is Action.SKIP else self._resolve(claim, after))
+            except PolysagaError:
+                if row.status is not Status.NEEDS_ATTENTION:
+                    await self._engine.journal.postpone(claim, _POSTPONED, row.history)
+                raise
+        self._error.pop("parked", None)
+        if after in {Status.COMPENSATING, Status.COMPENSATED} and "kind" not in self._error:
+            told = {"step": None, "message": f"{order.action.value}d by {order.by}: {order.why}"}
+            self._error.update(kind=Verdict.CANCELLED.value, **told)
+        if after.final:
+            self._error["resolved"] = {"by": order.by, "why": order.why}
+        return await self._engine.journal.repair(
+            claim,
+            row.status,
+            after,
+            results=self._results,
+            error=self._error or None,
+            audit={
+                "id": id_from_time(self._engine.clock.now()),
+                "actor": order.by,
+                "action": order.action.value,
+                "why": order.why,
+                "details": self._details(after, claim.epoch + 1),
+            },
+        )
+
+    def _details(self, after: Status, epoch: int) -> str:
+        order, row = self._order, self._row
+        asked: dict[str, Any] = {}
+        if order.action is Action.SKIP:
+            result = None if self._going is Status.COMPENSATING else self._text()
+            asked = {"step": order.step, "result": result}
+        if order.action is Action.RESOLVE:
+            asked = {"outcome": after.value}
+        before = {"status": row.status.value, "epoch": row.claim.epoch, "error": row.error}
+        now = {"status": after.value, "epoch": epoch, "error": self._error or None}
+        return json.dumps({"asked": asked, "before": before, "after": now})
+
+    async def _check_skip(self) -> None:
+        definition, step = self._definition, self._step
+        if step is definition.decision:
+            raise self._wrong("it is the step that decides; retry or compensate the saga")
+        found = (await self._look([step])).get(step.name)
+        if self._going is Status.COMPENSATING:
+            if step.name not in definition.undoable:
+                raise self._wrong(f"step '{step.name}' is never undone")
+            # A call whose record is blocked may have happened all the same.
+            blocked = Mark.COMPENSATED if step.database is None else Mark.BLOCKED
+            gone = found is not None and found.state in {Mark.COMPENSATED, blocked}
+            if gone or step.name in self._error.get("undone_by_hand", ()):
+                raise self._wrong(f"step '{step.name}' is undone already")
+            return
+        if step.name == self._fused or (found is not None and found.state is Mark.DONE):
+            raise self._wrong(f"step '{step.name}' is done already")
+        if found is not None:
+            raise self._wrong(f"step '{step.name}' is undone already; compensate the saga")
+        self._text()
+
+    async def _check_resolve(self) -> None:
+        definition, outcome = self._definition, self._order.outcome
+        if self._going is Status.COMPLETING:
+            return
+        found = await self._look([step for step in definition.steps if step.name != self._fused])
+        done = {name for name, row in found.items() if row.state is Mark.DONE} | {self._fused}
+        decision = definition.decision
+        wanted = [step.name for step in definition.steps] if decision is None else [decision.name]
+        decided = done.issuperset(wanted)
+        if outcome is Status.COMPENSATED:
+            if decided and self._going is Status.RUNNING:
+                raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
+        elif not decided:
+            raise self._wrong("it is not decided, so it cannot be completed; resolve it as compensated")
+
+    async def _skip(self, claim: Claim) -> None:
+        step, epoch = self._step, claim.epoch
+        if self._going is not Status.COMPENSATING:
+            await self._do_nothing(step, epoch)
+        elif step.name == self._fused:  # its record is the journal row
+            self._error["undone_by_hand"] = [*self._error.get("undone_by_hand", ()), step.name]
+        else:
+            await self._undo_nothing(step, claim)
+
+    async def _resolve(self, claim: Claim, after: Status) -> None:
+        definition, epoch = self._definition, claim.epoch
+        decision, home = definition.decision, self._engine.journal.node.database
+        if after is Status.COMPENSATED:
+            elsewhere = decision if decision is not None and decision.database_name != home else None
+            if elsewhere is not None and (await self._block(elsewhere, epoch)).state is Mark.DONE:
+                raise TooLate(claim.saga_id, self._row.name, self._row.status.value)
+            for name in definition.undoable:
+                if name != self._fused:
+                    await self._undo_nothing(definition.by_name[name], claim)
+            return
+        for step in definition.steps:
+            recorded = step.name == self._fused or (step is decision and step.database_name == home)
+            if recorded:
+                continue
+            found = await self._block(step, epoch)
+            if step is decision and found.state is Mark.DONE:
+                self._results[step.name] = found.result or "null"
+
+    async def _do_nothing(self, step: AnyStep, epoch: int) -> None:
+        """Write that *step* is done, with a person's result, unless it is."""
+        participant, entry, text = (
+            self._participant(step),
+            self._entry(step, epoch),
+            self._text(),
+        )
+
+        async def work(session: object) -> str:
+            return text
+
+        async def act() -> None:
+            found = await participant.look(entry.saga_id, [step.name])
+            if step.name in found:
+                return
+            try:
+                await participant.act(entry, work)
+            except Exception as error:
+                if participant.fault(error) is Fault.DUPLICATE_KEY:
+                    return  # a late run of the step was quicker; its own result stands
+                raise
+
+        await self._at(step, act)
+
+    async def _undo_nothing(self, step: AnyStep, claim: Claim) -> None:
+        """Write that *step* is undone, or never happens, without running its compensation."""
+
+        async def nothing(session: object, result: str | None) -> None:
+            return
+
+        participant, entry = self._participant(step), self._entry(step, claim.epoch)
+        if step.database is not None:
+            await self._at(step, lambda: participant.undo(entry, nothing))
+            return
+        await self._at(step, lambda: participant.undo(entry, None))
+        await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name))
+
+    async def _block(self, step: AnyStep, epoch: int) -> LedgerRow:
+        participant, entry = self._participant(step), self._entry(step, epoch)
+        return await self._at(step, lambda: participant.undo(entry, None))
+
+    async def _look(self, steps: list[AnyStep]) -> Mapping[str, LedgerRow]:
+        found: dict[str, LedgerRow] = {}
+        for step in steps:
+            participant = self._participant(step)
+
+            async def look(participant: Any = participant, name: str = step.name) -> Mapping[str, LedgerRow]:
+                rows: Mapping[str, LedgerRow] = await participant.look(self._row.claim.saga_id, [name])
+                return rows
+
+            found.update(await self._at(step, look))
+        return found
+
+    async def _at(self, step: AnyStep, work: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of *work* on the database of *step*; raise `DatabaseUnavailable` if it is down."""
+        engine = self._engine
+        saga_id, saga = self._row.claim.saga_id, self._row.name
+        attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.deadlines)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await attempts.persist(work, self._participant(step).fault)
+        except TimeoutError:
+            node = engine.journal.node if step.database is None else step.database.primary
+            raise DatabaseUnavailable(
+                node.database, node.name, "the saga stays as it was; repair it again"
+            ) from None
+
+    def _participant(self, step: AnyStep) -> Participant:
+        return self._engine.participants[step.database_name or self._engine.journal.node.database]
+
+    def _entry(self, step: AnyStep, epoch: int) -> Entry:
+        return Entry(self._row.claim.saga_id, step.name, epoch, self._engine.clock.now() + FENCE)
+
+    def _text(self) -> str:
+        """Return the person's result as JSON."""
+        step = self._step
+        what = f"the result given for step '{step.name}'"
+        try:
+            value = step.result.validate_python(self._order.result)
+        except ValidationError as error:
+            raise PayloadError(f"{what} is not what the step returns: {error}") from error
+        return encode(step.result, value, what=what, limit=self._engine.settings.payload_limit)
+
+    @property
+    def _definition(self) -> Definition:
+        if self._known is None:
+            raise UnknownVersion(self._row.claim.saga_id, self._row.name)
+        return self._known
+
+    @property
+    def _step(self) -> AnyStep:
+        definition, name = self._definition, self._order.step
+        if name not in definition.by_name:
+            known = ", ".join(definition.by_name)
+            raise DefinitionError(f"saga '{definition.name}' has no step '{name}'; its steps are {known}")
+        return definition.by_name[name]
+
+    def _wrong(self, remedy: str) -> WrongStatus:
+        row, order = self._row, self._order
+        return WrongStatus(row.claim.saga_id, row.name, order.action.value, row.status.value, remedy)
+
+
+def _check(order: Order) -> None:
+    if not 1 <= len(order.by) <= 255:
+        raise PayloadError("by= names who repairs the saga, in 1 to 255 characters")
+    if not order.why.strip():
+        raise PayloadError("why= says why the saga is repaired; it is kept in the audit trail")
+    if order.outcome is not None and not order.outcome.final:
+        raise PayloadError(f"a saga is resolved as completed or compensated, not as {order.outcome.value}")

@@ -1,0 +1,476 @@
+"""What people do to sagas that cannot go on: only what their status allows, and never without a line about it."""
+
+import asyncio
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from polysaga import Status
+from polysaga.errors import (
+    DatabaseUnavailable,
+    DefinitionError,
+    NeedsAttention,
+    PayloadError,
+    Refused,
+    SagaCancelled,
+    TooLate,
+    UnknownSaga,
+    WrongStatus,
+)
+from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepFailed
+from polysaga.sagas import SagaFilter, SagaState
+from tests.fixtures.programs import (
+    LEDGER_PIVOT,
+    PLACE_ORDER,
+    QUICK,
+    TWO_LAST_STEPS,
+    Gate,
+    Order,
+    Program,
+    Urls,
+)
+from tests.fixtures.setups import urls as urls
+
+ME = {"by": "ada", "why": "the shelf was counted by hand"}
+QUICK_LEASE = 0.8
+EVERYTHING = {step: 1 for step, *_ in PLACE_ORDER}
+
+
+async def stumble(db: Any, ctx: Any) -> None:
+    raise ZeroDivisionError("cannot do it")
+
+
+async def refuse(db: Any, ctx: Any) -> None:
+    raise Refused("no lantern left")
+
+
+def stuck_going_back(urls: Urls, step: str = "reserve_stock") -> Program:
+    """A program whose sagas are refused at the end and then cannot undo *step*."""
+    program = Program(urls, PLACE_ORDER)
+    program.steps[step].undo_retry = QUICK
+    program.on(f"undo:{step}", stumble)
+    program.on("confirm_order", refuse)
+    return program
+
+
+def stuck_going_forward(urls: Urls) -> Program:
+    """A program whose sagas are decided and then cannot do their last step; they are put aside."""
+    program = Program(urls, PLACE_ORDER)
+    program.steps["record_event"].retry = QUICK
+    program.on("record_event", stumble)
+    return program
+
+
+async def parked(program: Program, **more: Any) -> UUID:
+    with pytest.raises(NeedsAttention) as raised:
+        await program.sagas.run(program.saga, Order(), timeout=30, **more)
+    return raised.value.saga_id
+
+
+async def put_aside(program: Program) -> UUID:
+    """Run a saga until its process has given it up for a while."""
+    handle = await program.sagas.start(program.saga, Order())
+    await handle.result(30)
+    await at_rest(program)
+    state = await program.sagas.get(handle.id)
+    assert (state.status, state.owner) == (Status.COMPLETING, None)
+    return handle.id
+
+
+async def at_rest(program: Program) -> None:
+    runner = program.sagas._runner
+    assert runner is not None
+    async with asyncio.timeout(30):
+        while runner._tasks:
+            await asyncio.gather(*runner._tasks.values(), return_exceptions=True)
+
+
+async def finished(program: Program, saga_id: UUID) -> SagaState:
+    await program.recorder.wait_for(SagaFinished, lambda event: event.saga_id == saga_id)
+    return await program.sagas.get(saga_id)
+
+
+async def test_a_parked_saga_tells_why_where_and_in_which_direction(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        saga_id = await parked(program, key="k-1")
+        state = await program.sagas.get(saga_id)
+        assert (state.status, state.parked_from) == (Status.NEEDS_ATTENTION, Status.COMPENSATING)
+        assert state.step == "reserve_stock"
+        assert state.reason is not None
+        assert "cannot do it" in state.reason
+        assert state.error is not None
+        assert (state.error["kind"], state.error["message"]) == ("refused", "no lantern left")
+        assert (state.name, state.version, state.key, state.known) == ("place-order", 1, "k-1", True)
+        assert (state.owner, state.driven_here, state.audit, state.deadline) == (None, False, (), None)
+        assert state.wake_at is not None
+        assert state.wake_at > state.created_at
+        assert state.finished_at is None
+        assert state.input == '{"item":"lantern"}'
+
+
+async def test_a_saga_retried_after_its_cause_is_gone_is_undone_and_keeps_its_refusal(urls: Urls) -> None:
+    async with stuck_going_back(urls).open(lease=QUICK_LEASE) as program:
+        saga_id = await parked(program, key="k-1")
+        epoch = (await program.sagas.get(saga_id)).epoch
+        del program.hooks["undo:reserve_stock"]
+
+        (told,) = await program.sagas.retry(saga_id, **ME)
+
+        assert (told.done, told.before, told.after) == (True, Status.NEEDS_ATTENTION, Status.COMPENSATING)
+        state = await finished(program, saga_id)
+        assert state.status is Status.COMPENSATED
+        assert state.epoch > epoch + 1, "the person's claim, then the worker's"
+        assert await program.effects(saga_id) == {}
+        (line,) = state.audit
+        assert (line.by, line.action, line.why) == ("ada", "retry", ME["why"])
+        assert line.details["before"]["status"] == "needs_attention"
+        assert line.details["after"]["status"] == "compensating"
+        assert line.details["after"]["epoch"] == epoch + 1
+        assert abs((line.at - state.created_at).total_seconds()) < 600
+        assert program.recorder.of(SagaRepaired)[0].by == "ada"
+        with pytest.raises(Refused, match="no lantern left"):
+            await program.sagas.run(program.saga, Order(), key="k-1", timeout=30)
+
+
+async def test_a_dry_run_tells_what_would_happen_and_changes_nothing(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        saga_id = await parked(program)
+        before = await program.sagas.get(saga_id)
+        sagas = program.sagas
+
+        told = [
+            *await sagas.retry(saga_id, dry_run=True, **ME),
+            *await sagas.skip(saga_id, "reserve_stock", dry_run=True, **ME),
+            *await sagas.resolve(saga_id, "compensated", dry_run=True, **ME),
+            *await sagas.retry(SagaFilter(), dry_run=True, **ME),
+        ]
+
+        assert [one.after for one in told] == ["compensating", "compensating", "compensated", "compensating"]
+        assert not any(one.done for one in told)
+        assert await sagas.get(saga_id) == before
+
+
+@pytest.mark.parametrize("step", ["reserve_stock", "open_order"], ids=["in a ledger", "in the journal"])
+async def test_a_step_undone_by_hand_is_not_undone_again(urls: Urls, step: str) -> None:
+    async with stuck_going_back(urls, step).open(lease=QUICK_LEASE) as program:
+        saga_id = await parked(program)
+
+        await program.sagas.skip(saga_id, step, **ME)
+
+        state = await finished(program, saga_id)
+        assert state.status is Status.COMPENSATED
+        # Its compensation never ran here; the person has done by hand what it would have done.
+        assert await program.effects(saga_id) == {step: 1}
+        assert state.audit[0].details["asked"] == {"step": step, "result": None}
+
+
+async def test_a_step_done_by_hand_is_not_done_again_and_its_result_is_the_persons(urls: Urls) -> None:
+    async with stuck_going_forward(urls).open(lease=QUICK_LEASE) as program:
+        saga_id = await put_aside(program)
+
+        await program.sagas.skip(saga_id, "record_event", {"step": "by hand", "attempt": 0}, **ME)
+
+        state = await finished(program, saga_id)
+        assert state.status is Status.COMPLETED
+        assert await program.effects(saga_id) == {step: 1 for step in EVERYTHING if step != "record_event"}
+        assert "by hand" in state.audit[0].details["asked"]["result"]
+
+
+async def test_a_late_run_of_a_skipped_step_changes_nothing(urls: Urls) -> None:
+    """The first owner is inside the step while a person, who takes it for dead, skips the step."""
+    slow, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    gate = Gate()
+    slow.on("record_event", gate)
+    other.steps["record_event"].retry = QUICK
+    other.on("record_event", stumble)
+    async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
+        handle = await slow.sagas.start(slow.saga, Order())
+        await gate.arrived.wait()
+        await steal(slow, handle.id)
+        await other.recorder.wait_for(StepFailed)
+        await at_rest(other)
+
+        await other.sagas.skip(handle.id, "record_event", {"step": "by hand", "attempt": 0}, **ME)
+        await finished(other, handle.id)
+        gate.open()
+        await at_rest(slow)
+
+        assert gate.passed == {"record_event": 1}
+        assert await slow.effects(handle.id) == {step: 1 for step in EVERYTHING if step != "record_event"}
+
+
+async def steal(program: Program, saga_id: UUID) -> None:
+    """Make the saga due for others although its owner is alive."""
+    runner = program.sagas._runner
+    assert runner is not None
+    row = await runner.engine.journal.load(saga_id)
+    assert row is not None
+    await runner.engine.journal.hand_back([row.claim])
+
+
+@pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT], ids=["pivot in the journal", "pivot in a ledger"])
+async def test_a_person_undoes_a_running_saga_and_its_caller_is_told_so(urls: Urls, shape: Any) -> None:
+    async with Program(urls, shape).open(lease=QUICK_LEASE) as program:
+        gate, step = Gate(), shape[1][0] if shape is PLACE_ORDER else shape[0][0]
+        program.on(step, gate)
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.arrived.wait()
+
+        (told,) = await program.sagas.compensate(handle.id, **ME)
+        await program.recorder.wait_for(SagaClaimed)
+        gate.open()
+
+        assert (told.before, told.after) == (Status.RUNNING, Status.COMPENSATING)
+        with pytest.raises(SagaCancelled, match=r"by ada: the shelf"):
+            await handle.result(30)
+        await finished(program, handle.id)
+        assert await program.effects(handle.id) == {}
+
+
+async def test_a_decided_saga_is_never_undone_by_a_person(urls: Urls) -> None:
+    async with stuck_going_forward(urls).open() as program:
+        saga_id = await put_aside(program)
+        for undo in (
+            program.sagas.compensate(saga_id, **ME),
+            program.sagas.resolve(saga_id, "compensated", **ME),
+        ):
+            with pytest.raises(TooLate) as late:
+                await undo
+            assert (late.value.saga_id, late.value.status) == (saga_id, "completing")
+        assert (await program.sagas.get(saga_id)).audit == ()
+
+
+async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Urls) -> None:
+    program = Program(urls, LEDGER_PIVOT)
+    program.steps["tell"].retry = QUICK
+    program.on("tell", stumble)
+    async with program.open() as program:
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result(30)
+        await at_rest(program)
+        assert (await program.sagas.get(handle.id)).status is Status.RUNNING
+
+        with pytest.raises(TooLate):
+            await program.sagas.resolve(handle.id, "compensated", **ME)
+        await program.sagas.resolve(handle.id, "completed", **ME)
+
+        assert (await program.sagas.get(handle.id)).status is Status.COMPLETED
+        assert await program.effects(handle.id) == {"take": 1, "decide_there": 1}
+        again = await handle.result(30)
+        assert again.step == "decide_there"
+
+
+async def test_a_saga_resolved_as_compensated_runs_no_compensation_any_more(urls: Urls) -> None:
+    async with stuck_going_back(urls).open(lease=QUICK_LEASE) as program:
+        saga_id = await parked(program, key="k-1")
+
+        (told,) = await program.sagas.resolve(saga_id, "compensated", **ME)
+
+        assert told.after is Status.COMPENSATED
+        state = await program.sagas.get(saga_id)
+        assert (state.status, state.wake_at) == (Status.COMPENSATED, None)
+        assert state.finished_at is not None
+        assert state.error is not None
+        assert state.error["resolved"]["by"] == "ada"
+        assert await program.effects(saga_id) == {"reserve_stock": 1, "open_order": 1}
+        with pytest.raises(Refused):
+            await program.sagas.run(program.saga, Order(), key="k-1", timeout=30)
+
+
+async def test_a_saga_resolved_as_completed_leaves_its_missing_steps_undone_for_ever(urls: Urls) -> None:
+    async with stuck_going_forward(urls).open() as program:
+        saga_id = await put_aside(program)
+        await program.sagas.resolve(saga_id, "completed", **ME)
+        assert (await program.sagas.get(saga_id)).status is Status.COMPLETED
+        runner = program.sagas._runner
+        assert runner is not None
+        found = await runner.engine.participants["inventory"].look(saga_id, ["record_event"])
+        assert found["record_event"].state == "blocked"
+
+
+async def test_an_undecided_saga_cannot_be_completed_by_a_persons_word(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        saga_id = await parked(program)
+        with pytest.raises(WrongStatus, match="resolve it as compensated"):
+            await program.sagas.resolve(saga_id, "completed", **ME)
+
+
+async def test_what_a_status_does_not_allow_is_refused_with_the_remedy(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        sagas, gate = program.sagas, Gate()
+        program.on("credit_points", gate)
+        handle = await sagas.start(program.saga, Order())
+        await gate.arrived.wait()
+        for refused in (
+            sagas.retry(handle.id, **ME),
+            sagas.skip(handle.id, "credit_points", {"step": "x", "attempt": 1}, **ME),
+            sagas.resolve(handle.id, "compensated", **ME),
+        ):
+            with pytest.raises(WrongStatus, match="a process drives it"):
+                await refused
+        gate.open()
+        await handle.result(30)
+        await finished(program, handle.id)
+        with pytest.raises(WrongStatus, match="at rest for good"):
+            await sagas.retry(handle.id, **ME)
+        with pytest.raises(TooLate):
+            await sagas.compensate(handle.id, **ME)
+        with pytest.raises(UnknownSaga):
+            await sagas.retry(uuid4(), **ME)
+
+
+async def test_orders_that_make_no_sense_are_refused_before_anything_is_written(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        sagas, saga_id = program.sagas, await parked(program)
+        before = await sagas.get(saga_id)
+        with pytest.raises(PayloadError, match="by="):
+            await sagas.retry(saga_id, by="", why="x")
+        with pytest.raises(PayloadError, match="why="):
+            await sagas.retry(saga_id, by="ada", why=" ")
+        with pytest.raises(DefinitionError, match="no step 'nowhere'; its steps are open_order"):
+            await sagas.skip(saga_id, "nowhere", **ME)
+        with pytest.raises(WrongStatus, match="the step that decides"):
+            await sagas.skip(saga_id, "confirm_order", **ME)
+        with pytest.raises(WrongStatus, match="undone already"):
+            await sagas.skip(saga_id, "credit_points", **ME)
+        with pytest.raises(WrongStatus, match="never undone"):
+            await sagas.skip(saga_id, "record_event", **ME)
+        assert await sagas.get(saga_id) == before
+
+
+async def test_a_result_of_the_wrong_type_is_refused(urls: Urls) -> None:
+    async with stuck_going_forward(urls).open() as program:
+        saga_id = await put_aside(program)
+        with pytest.raises(PayloadError, match="not what the step returns"):
+            await program.sagas.skip(saga_id, "record_event", {"stepp": 1}, **ME)
+
+
+async def test_a_database_that_is_down_leaves_the_saga_parked_for_the_same_repair(urls: Urls) -> None:
+    async with stuck_going_back(urls).open(lease=QUICK_LEASE) as program:
+        saga_id = await parked(program)
+        runner = program.sagas._runner
+        assert runner is not None
+        participant = runner.engine.participants["inventory"]
+        undo, down = participant.undo, True
+
+        async def fail(*arguments: Any) -> Any:
+            if down:
+                raise TimeoutError
+            return await undo(*arguments)
+
+        participant.undo = fail  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("polysaga.sagas.repairs._PATIENCE", 0.2)
+            with pytest.raises(DatabaseUnavailable, match="repair it again"):
+                await program.sagas.skip(saga_id, "reserve_stock", **ME)
+        state = await program.sagas.get(saga_id)
+        assert (state.status, state.audit) == (Status.NEEDS_ATTENTION, ())
+        down = False
+
+        await program.sagas.skip(saga_id, "reserve_stock", **ME)
+        assert (await finished(program, saga_id)).status is Status.COMPENSATED
+
+
+async def test_many_are_repaired_by_a_filter_and_each_tells_its_own_problem(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        sagas = program.sagas
+        ids = {await parked(program) for _ in range(3)}
+        first = min(ids)
+        await sagas.resolve(first, "compensated", **ME)
+        both = SagaFilter(status=[Status.NEEDS_ATTENTION, Status.COMPENSATED])
+
+        told = await sagas.resolve(both, "compensated", limit=10, **ME)
+
+        assert {one.saga_id for one in told if one.done} == ids - {first}
+        (refused,) = [one for one in told if not one.done]
+        assert refused.saga_id == first
+        assert refused.problem is not None
+        assert "at rest for good" in refused.problem
+        assert await sagas.retry(SagaFilter(), **ME) == ()
+
+
+async def test_a_skip_and_the_line_about_it_are_one(urls: Urls) -> None:
+    """A repair that finds the saga moved writes neither."""
+    async with stuck_going_back(urls).open() as program:
+        saga_id = await parked(program)
+        runner = program.sagas._runner
+        assert runner is not None
+        journal = runner.engine.journal
+        row = await journal.load(saga_id)
+        assert row is not None
+        line = {"id": uuid4(), "actor": "ada", "action": "retry", "why": "x", "details": "{}"}
+        stale = row.claim.__class__(saga_id, row.claim.epoch - 1, row.claim.owner)
+        known: dict[str, Any] = {"results": row.results, "error": row.error}
+        assert not await journal.repair(stale, row.status, Status.COMPENSATING, audit=line, **known)
+        assert (await program.sagas.get(saga_id)).audit == ()
+        with pytest.raises(Exception, match=r"(?i)null|audit"):
+            await journal.repair(row.claim, row.status, Status.COMPENSATING, audit={**line, "why": None}, **known)
+        assert (await program.sagas.get(saga_id)).status is Status.NEEDS_ATTENTION
+
+
+async def test_sagas_are_found_newest_first_page_by_page(urls: Urls) -> None:
+    async with Program(urls, TWO_LAST_STEPS).open() as program:
+        ids = []
+        for number in range(5):
+            handle = await program.sagas.start(program.saga, Order(item=f"n{number}"), key=f"k-{number}")
+            await handle.result(30)
+            ids.append(handle.id)
+
+        seen, after = [], None
+        while True:
+            page = await program.sagas.find(limit=2, after=after)
+            seen += [saga.id for saga in page.sagas]
+            after = page.next
+            if after is None:
+                break
+
+        assert len(seen) == 5
+        assert set(seen) == set(ids)
+        created = [(await program.sagas.get(one)).created_at for one in seen]
+        assert created == sorted(created, reverse=True)
+        (found,) = (await program.sagas.find(SagaFilter(key="k-3"))).sagas
+        assert found.id == ids[3]
+        assert (await program.sagas.find(SagaFilter(key="k-3", name="other"))).sagas == ()
+        for bad in ("yesterday", "~", "2026-01-01~x"):
+            with pytest.raises(PayloadError, match="cursor"):
+                await program.sagas.find(after=bad)
+        with pytest.raises(PayloadError, match="1 to 1000"):
+            await program.sagas.find(limit=0)
+
+
+async def test_sagas_are_found_by_what_is_known_of_them(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        stuck = await parked(program)
+        del program.hooks["confirm_order"]
+        done = await program.sagas.start(program.saga, Order())
+        await done.result(30)
+        await finished(program, done.id)
+
+        async def found(**wanted: Any) -> set[UUID]:
+            return {saga.id for saga in (await program.sagas.find(SagaFilter(**wanted))).sagas}
+
+        assert await found() == {stuck, done.id}
+        assert await found(status=Status.NEEDS_ATTENTION) == {stuck}
+        assert await found(status=[Status.COMPLETED, Status.RUNNING]) == {done.id}
+        assert await found(error="CANNOT do") == {stuck}
+        assert await found(error="c%o") == set()
+        assert await found(older_than=3600.0) == set()
+        assert await found(older_than=0.0) == {stuck, done.id}
+        assert await found(name="place-order", known=True) == {stuck, done.id}
+        assert await found(known=False) == set()
+
+
+async def test_sagas_that_this_process_does_not_know_are_found_as_such_and_can_be_retried(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as old:
+        saga_id = await parked(old)
+    async with Program(urls, PLACE_ORDER[:-1]).open() as new:
+        (found,) = (await new.sagas.find(SagaFilter(known=False))).sagas
+        assert (found.id, found.known) == (saga_id, False)
+        assert (await new.sagas.find(SagaFilter(known=True))).sagas == ()
+        (told,) = await new.sagas.skip(SagaFilter(), "reserve_stock", **ME)
+        assert told.problem is not None
+        assert "another version" in told.problem
+        await new.sagas.retry(saga_id, **ME)
+        assert (await new.sagas.get(saga_id)).status is Status.COMPENSATING
+        assert not new.recorder.of(SagaParked)
