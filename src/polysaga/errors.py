@@ -16,6 +16,7 @@
     │   ├── SchemaMissing               our tables are not there, or too old
     │   ├── DefinitionError             a saga that cannot work
     │   ├── PayloadError                input or result that does not survive JSON, or is too large
+    │   ├── PayloadUnreadable           what the journal keeps fits its type no more
     │   ├── KeyReused                   one key, two different inputs
     │   ├── ReadOnlyNode                a server refused a write because it only reads
     │   ├── WriteOnReader               a session that only reads was asked to write
@@ -150,6 +151,10 @@ class DefinitionError(FixTheProgram):
 
 class PayloadError(FixTheProgram):
     """A value that does not survive the way through JSON, or is larger than allowed."""
+
+
+class PayloadUnreadable(FixTheProgram):
+    """A stored input or result does not fit its type, which the program has changed under the same version."""
 
 
 class KeyReused(FixTheProgram):

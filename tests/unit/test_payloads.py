@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, computed_field
 from pydantic.alias_generators import to_camel
 
-from polysaga.errors import DefinitionError, PayloadError
+from polysaga.errors import DefinitionError, PayloadError, PayloadUnreadable
 from polysaga.sagas import Saga
 from polysaga.sagas.payloads import decode, encode, fingerprint
 
@@ -99,7 +99,9 @@ def test_the_limit_counts_bytes_and_names_the_setting() -> None:
 
 
 def test_a_text_that_does_not_fit_its_type_any_more_is_told() -> None:
-    with pytest.raises(PayloadError, match="the input of saga x in the journal does not fit its type any more"):
+    with pytest.raises(
+        PayloadUnreadable, match="the input of saga x in the journal does not fit its type any more"
+    ):
         decode(TypeAdapter(int), '"seven"', what="the input of saga x")
 
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from polysaga.errors import PayloadError, Refused
+from polysaga.errors import PayloadUnreadable, Refused
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.decisions import (
@@ -104,7 +104,7 @@ class Execution:
             found = await self._take_stock(row.results)
             for step in (row.error or {}).get("undone_by_hand", ()):
                 progress.marks[step] = Mark.COMPENSATED
-        except PayloadError as error:
+        except PayloadUnreadable as error:
             await self._park({"message": str(error)})
         else:
             if found > row.progress:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from polysaga.errors import PayloadError
+from polysaga.errors import PayloadError, PayloadUnreadable
 
 T = TypeVar("T")
 
@@ -32,11 +32,11 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
 
 
 def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
-    """Return the value that `encode` wrote."""
+    """Return the value that `encode` wrote; raise `PayloadUnreadable` if it is of another type."""
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
-        raise PayloadError(f"{what} in the journal does not fit its type any more: {error}") from error
+        raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {error}") from error
 
 
 def fingerprint(text: str, fields: Collection[str] | None) -> str:
