@@ -31,8 +31,9 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound, PendingRollbackError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from polysaga.asgi import BookmarkMiddleware
 from polysaga.config import Settings
-from polysaga.databases import AnyHandle, Database, Fault
+from polysaga.databases import AnyHandle, Consistency, Database, Fault
 from polysaga.databases.dialects import fault_of
 from polysaga.errors import (
     ConfigurationError,
@@ -55,6 +56,7 @@ from polysaga.events import Emit
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.routing.guard import guard_readers
+from polysaga.routing.scopes import current
 from polysaga.sagas import Sagas
 from polysaga.telemetry.logs import LogSubscriber
 
@@ -76,11 +78,20 @@ class Problem(BaseModel):
     instance: str  # the path that was asked for
 
 
-def reader(database: Database[Any, SessionT]) -> Any:
+def reader(
+    database: Database[Any, SessionT],
+    *,
+    consistency: Consistency | None = None,
+    max_lag: float | None = None,
+    allow_stale: bool = False,
+    snapshot: bool = False,
+) -> Any:
     """Return a dependency that lends a session which only reads; see `Database.reader`."""
 
     async def lend() -> AsyncIterator[SessionT]:
-        async with database.reader() as session:
+        async with database.reader(
+            consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot
+        ) as session:
             yield session
 
     return Depends(lend, scope="function")
@@ -101,17 +112,32 @@ def writer(database: Database[Any, SessionT]) -> Any:
     return Depends(lend, scope="function")
 
 
-def auto(database: Database[Any, SessionT]) -> Any:
+def auto(database: Database[Any, SessionT], *, consistency: Consistency | None = None) -> Any:
     """Return a dependency that reads for GET, HEAD, OPTIONS and QUERY, and writes for every other method."""
 
     async def lend(request: Request) -> AsyncIterator[SessionT]:
+        reads = request.method in _READS
         lent: AbstractAsyncContextManager[SessionT] = (
-            database.reader() if request.method in _READS else database.writer()
+            database.reader(consistency=consistency) if reads else database.writer()
         )
         async with lent as session:
             yield session
 
     return Depends(lend, scope="function")
+
+
+def consistency(level: Consistency) -> Any:
+    """Return a dependency that makes *level* what readers of the request get that do not ask for another.
+
+    For a route, a router or the application: `APIRouter(dependencies=[consistency("strong")])`.
+    """
+
+    async def ask() -> None:
+        scope = current()
+        if scope is not None:
+            scope.consistency = level
+
+    return Depends(ask)
 
 
 def install(
@@ -125,7 +151,8 @@ def install(
     ready: Callable[[], Awaitable[None]] | None = None,
     refusals: Mapping[str, int] | None = None,
 ) -> None:
-    """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers.
+    """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers,
+    and what a client wrote it reads (`polysaga.asgi`).
 
     *settings* may be a function, called when the application starts. *migrate* brings our tables up to date at
     the start. *ready* runs when the databases are open, before any saga is driven: a place for the program's
@@ -141,6 +168,7 @@ def install(
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(databases.open(known, emit=told))
             guard_readers(databases)
+            databases.check_secret()
             if migrate and sagas is not None:
                 await migrate_tables(sagas, emit=told)
             if ready is not None:
@@ -150,6 +178,7 @@ def install(
             yield await stack.enter_async_context(inner(running))
 
     app.router.lifespan_context = lifespan
+    app.add_middleware(BookmarkMiddleware, databases=databases)
     app.include_router(_health(databases))
     _install_handlers(app, dict(refusals or {}))
 

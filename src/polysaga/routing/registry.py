@@ -15,8 +15,9 @@ from polysaga.databases.positions import Position
 from polysaga.databases.registry import Registry
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
+from polysaga.routing.bookmarks import sign, verify
 from polysaga.routing.router import Router
-from polysaga.routing.scopes import Scope, entered
+from polysaga.routing.scopes import Scope, current, entered
 from polysaga.routing.sessions import SqlRoutes
 
 
@@ -29,13 +30,18 @@ class Databases(Registry):
     def __init__(self, *handles: AnyHandle) -> None:
         super().__init__(*handles)
         self._routers: dict[str, Router] = {}
-        self._bookmarks = BookmarkSettings()
+        self.bookmarks = BookmarkSettings()  # the settings for them
         self._clock = Clock()
 
     @property
     def routers(self) -> Mapping[str, Router]:
         """The routers of the SQL databases that have replicas, by name; for tools and tests."""
         return self._routers
+
+    @property
+    def replicated(self) -> bool:
+        """Whether any database has replicas, so that bookmarks matter."""
+        return bool(self._routers)
 
     @asynccontextmanager
     async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
@@ -44,23 +50,62 @@ class Databases(Registry):
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
         does not answer. A replica that does not answer is left out until it does, and announced.
         """
-        self._bookmarks = settings.bookmarks
+        self.bookmarks = settings.bookmarks
         async with super().open(settings, emit=emit):
             yield self
 
     @contextmanager
     def scope(
-        self, bookmark: Mapping[str, Position] | None = None, *, consistency: Consistency | None = None
+        self, bookmark: str | Mapping[str, Position] = "", *, consistency: Consistency | None = None
     ) -> Iterator[Scope]:
         """Work as one unit: a job, a message of a queue or a websocket, a test.
 
-        Reads inside see what *bookmark* names and what is committed inside. A request has a scope of its own
-        already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a new one.
+        Reads inside see what *bookmark* (see `bookmark`) names and what is committed inside. A request has a scope
+        of its own already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a
+        new one. A bookmark that none of our processes signed counts as none.
         """
-        names = {handle.name for handle in self}
-        known = {name: position for name, position in (bookmark or {}).items() if name in names}
+        if isinstance(bookmark, str):
+            bookmark = verify(bookmark, self._secrets()) if bookmark and self._routers else {}
+        known = {name: position for name, position in bookmark.items() if name in self._routers}
         with entered(Scope(known, received_at=self._clock.monotonic(), consistency=consistency)) as scope:
             yield scope
+
+    async def bookmark(self) -> str:
+        """Return what a job or a message must carry to see all that this scope has written or was told of.
+
+        Empty without replicas. Raises `ConfigurationError` if `bookmarks.secret` is not set.
+        """
+        scope = current()
+        if scope is None or not self._routers:
+            return ""
+        await scope.settle()
+        return self.written(scope)
+
+    def written(self, scope: Scope) -> str:
+        """Return what *scope* must see, in writing, without what every replica has already."""
+        news = {name: place for name, place in scope.required.items() if not self.everywhere({name: place})}
+        return sign(news, self._secrets()[0]) if news else ""
+
+    def everywhere(self, bookmark: Mapping[str, Position]) -> bool:
+        """Tell whether all replicas are known to have reached *bookmark*."""
+        return all(
+            name not in self._routers or self._routers[name].topology.everywhere(position)
+            for name, position in bookmark.items()
+        )
+
+    def check_secret(self) -> None:
+        """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""
+        if self._routers:
+            self._secrets()
+
+    def _secrets(self) -> list[bytes]:
+        given = (self.bookmarks.secret, *self.bookmarks.former_secrets)
+        if self.bookmarks.secret is None:
+            raise ConfigurationError(
+                f"database '{next(iter(self._routers))}' has replicas, so clients carry bookmarks, and these are "
+                "signed: set bookmarks.secret (POLYSAGA_BOOKMARKS__SECRET) to a long random text, one for all"
+            )
+        return [secret.get_secret_value().encode() for secret in given if secret is not None]
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
         servers = [node for node in nodes if isinstance(node, SqlNode)]

@@ -38,7 +38,7 @@ class Scope:
         consistency: Consistency | None = None,
         pins: bool = True,
     ) -> None:
-        self.received = dict(bookmark or {})
+        self.received: Mapping[str, Position] = dict(bookmark or {})
         self.required = dict(self.received)
         self.received_at = received_at  # seconds on the monotonic clock
         self.consistency = consistency  # for readers that do not say
@@ -58,6 +58,12 @@ class Scope:
         if known is not None and known.comparable(position):
             position = known.merged(position)
         self.required[database] = position
+
+    async def changed(self) -> bool:
+        """Settle, and tell whether there is anything to see that was not in the bookmark."""
+        if self.written:
+            await self.settle()
+        return self.required != self.received
 
     async def settle(self, database: str | None = None) -> None:
         """Find out where the primaries stand that this scope wrote to, all of them or that of *database*."""

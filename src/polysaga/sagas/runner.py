@@ -237,13 +237,17 @@ class LocalRunner:
         self, definition: Definition, saga_id: UUID, live: Execution | None, *, joined: bool
     ) -> SagaHandle[Any]:
         async def wait() -> Any:
-            if live is not None:
-                try:
-                    return await asyncio.shield(live.decided)
-                except (Lost, Joined):
-                    pass  # another process drives it now
-            return await self._follow(definition, saga_id)
+            try:
+                if live is not None:
+                    try:
+                        return await asyncio.shield(live.decided)
+                    except (Lost, Joined):
+                        pass  # another process drives it now
+                return await self._follow(definition, saga_id)
+            finally:
+                _let_see(definition)
 
+        _let_see(definition)
         return SagaHandle(saga_id, definition.name, wait, joined=joined)
 
     async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
@@ -272,6 +276,13 @@ class LocalRunner:
                 if fault is None or not fault.transient:
                     raise
             await self.engine.clock.sleep(_LOOK_AGAIN[1])
+
+
+def _let_see(definition: Definition) -> None:
+    """Let whoever waits for the saga read from replicas what it has written so far, wherever it ran."""
+    for database in {step.database for step in definition.steps}:
+        if database is not None:
+            database.wrote()
 
 
 def _output(definition: Definition, row: Row) -> Any:

@@ -102,10 +102,13 @@ class Sagas:
         This, `find` and the repairs need the databases to be open, not the sagas.
         """
         if self._runner is not None:
-            return await self._runner.state(saga_id)
-        found = await self._repairs().catalogue.get(saga_id)
+            found: SagaState | None = await self._runner.state(saga_id)
+        else:
+            found = await self._repairs().catalogue.get(saga_id)
         if found is None:
             raise UnknownSaga(saga_id)
+        for handle in self.participants:
+            handle.wrote()  # whoever learns how far a saga is can read from replicas what it did
         return found
 
     async def verify(

@@ -1,0 +1,82 @@
+"""Bookmarks in, bookmarks out: a pure ASGI middleware for any framework.
+
+Every request gets a scope that begins with the bookmark its client carries, in the header `Polysaga-Bookmark` or
+in a cookie, and is shared by all tasks of the request. When the response starts, the positions of what was
+committed by then go out the same ways, so a commit belongs before the response (`docs/decisions/0001`): what a
+stream or a background task commits later no header can tell any more.
+
+A response tells a bookmark only if there is news: most responses carry none, and stay cacheable. Once every
+replica has all that a client carries, its cookie is taken back. Without replicas a request passes untouched.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+from polysaga.routing import Databases, Scope
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+HEADER = "Polysaga-Bookmark"
+ROUTE = "X-Polysaga-Route"
+
+_HEADER = HEADER.lower().encode()
+_ROUTE = ROUTE.lower().encode()
+_AGE = 24 * 3600  # seconds that a browser keeps a bookmark; replicas further behind are not read from
+
+
+class BookmarkMiddleware:
+    """Gives every HTTP request and every websocket a scope of its own."""
+
+    def __init__(self, app: App, databases: Databases) -> None:
+        self._app, self._databases = app, databases
+
+    async def __call__(self, asked: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass the request on, in its scope."""
+        databases = self._databases
+        if not databases.replicated or asked["type"] not in {"http", "websocket"}:
+            await self._app(asked, receive, send)
+            return
+        with databases.scope(_carried(asked["headers"], databases.bookmarks.cookie)) as scope:
+            scope.explains = databases.bookmarks.explain
+
+            async def answer(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message.get("headers", ()), *await self._news(scope)]
+                await send(message)
+
+            await self._app(asked, receive, answer)
+
+    async def _news(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        databases, settings = self._databases, self._databases.bookmarks
+        headers: list[tuple[bytes, bytes]] = []
+        if scope.explains and scope.answered:
+            told = ", ".join(f"{name}={how}" for name, how in scope.answered.items())
+            headers.append((_ROUTE, told.encode()))
+        secure = "; Secure" if settings.secure else ""
+        rest = f"; Path=/; HttpOnly; SameSite=Lax{secure}"
+        changed = await scope.changed()
+        text = databases.written(scope) if changed else ""
+        if text:
+            headers.append((_HEADER, text.encode()))
+            headers.append((b"set-cookie", f"{settings.cookie}={text}; Max-Age={_AGE}{rest}".encode()))
+        elif scope.received and (changed or databases.everywhere(scope.received)):
+            headers.append((_HEADER, b""))
+            headers.append((b"set-cookie", f"{settings.cookie}=; Max-Age=0{rest}".encode()))
+        return headers
+
+
+def _carried(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> str:
+    """Return the bookmark that a request carries, unverified; the header wins over the cookie."""
+    found = ""
+    wanted = f"{cookie}="
+    for name, value in headers:
+        if name == _HEADER:
+            return value.decode("latin-1")
+        if name == b"cookie":
+            for part in value.decode("latin-1").split(";"):
+                if part.strip().startswith(wanted):
+                    found = part.strip().removeprefix(wanted)
+    return found
