@@ -33,6 +33,7 @@ from polysaga.errors import (
     Busy,
     ConfigurationError,
     DatabaseUnavailable,
+    DeadlineExceeded,
     DefinitionError,
     FixTheProgram,
     KeyReused,
@@ -44,10 +45,12 @@ from polysaga.errors import (
     PolysagaError,
     PoolExhausted,
     ReadOnlyNode,
+    SagaCancelled,
     SagaFailed,
     SagaUndone,
     SchemaMissing,
     StepMisused,
+    TooLate,
     UnknownSaga,
 )
 from polysaga.events import DatabaseOpened, Event
@@ -341,6 +344,9 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (PoolExhausted("orders", 10, 5.0), 503, "try-again"),
     (OutcomePending(SAGA_ID, "buy"), 503, "outcome-pending"),
     (SagaUndone(SAGA_ID, "buy", "decide", SECRET), 503, "saga-undone"),
+    (SagaCancelled(SAGA_ID, "buy", SECRET), 409, "cancelled"),
+    (DeadlineExceeded(SAGA_ID, "buy", SECRET), 503, "deadline-exceeded"),
+    (TooLate(SAGA_ID, "buy", "completing"), 409, "too-late"),
     (ConfigurationError(SECRET), 500, "internal"),
     (SchemaMissing("orders", "journal"), 500, "internal"),
     (DefinitionError(SECRET), 500, "internal"),
@@ -808,12 +814,12 @@ class Diary:
 
 async def sagas_are_open() -> bool:
     try:
-        await sagas.get(SAGA_ID)
-    except UnknownSaga:
+        await sagas.start(Saga("never-given", input=int), 1)
+    except DefinitionError:
         return True
     except ConfigurationError:
         return False
-    raise AssertionError("nobody started this saga")
+    raise AssertionError("nobody gave it this saga")
 
 
 async def databases_are_open() -> bool:
