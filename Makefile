@@ -4,6 +4,7 @@ export PATH := $(CURDIR)/.uv/bin:$(PATH)
 
 PORT ?= 8000
 DATA ?= data
+REPLICAS ?=
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
@@ -46,16 +47,16 @@ test-quick: setup ## unit tests and SQLite only
 	$(RUN) pytest -m "not acceptance" tests/unit
 
 .PHONY: servers
-servers: setup-servers ## PostgreSQL, MariaDB and MongoDB for use by hand, until Ctrl-C
-	@trap : INT; $(RUN) python -m devservers || $(LEAVE)
+servers: setup-servers ## PostgreSQL, MariaDB and MongoDB for use by hand, until Ctrl-C (REPLICAS=--replicas)
+	@trap : INT; $(RUN) python -m devservers $(REPLICAS) || $(LEAVE)
 
 .PHONY: demo
 demo: setup ## the order service on SQLite, no servers needed (PORT=8000 DATA=data)
 	@trap : INT; $(RUN) orders demo --port $(PORT) --data $(DATA) || $(LEAVE)
 
 .PHONY: demo-servers
-demo-servers: setup-servers ## the order service on PostgreSQL, MariaDB and MongoDB (PORT=8000)
-	@trap : INT; $(RUN) python -m devservers run -- orders demo --port $(PORT) || $(LEAVE)
+demo-servers: setup-servers ## the order service on PostgreSQL and MariaDB with replicas, and MongoDB (PORT=8000)
+	@trap : INT; $(RUN) python -m devservers --replicas run -- orders demo --port $(PORT) || $(LEAVE)
 
 .PHONY: bench-quick
 bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it

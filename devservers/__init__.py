@@ -10,15 +10,20 @@ same rows under the same URL. Durability is on everywhere: a commit that was ans
         server.create_database("scratch")
         create_engine(server.url("scratch"))
 
+`postgres_cluster` and `mariadb_cluster` make a primary with replicas, which can be paused, delayed, frozen,
+killed and promoted (`replicas.py`).
+
 `POLYSAGA_TEST_POSTGRES_URL`, `POLYSAGA_TEST_MYSQL_URL` and `POLYSAGA_TEST_MONGO_URL` name servers that
 exist already; then nothing is started. `python -m devservers` runs all three by hand.
 """
 
+from devservers.clusters import Cluster, mariadb_cluster, postgres_cluster
 from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
 from devservers.mongo import MongoServer
 from devservers.postgres import PostgresServer
 from devservers.products import MARIADB, MONGO, POSTGRES, PRODUCTS, Product
+from devservers.replicas import MariaDBReplica, PostgresReplica, Replica
 from devservers.server import ExistingServer, NotOurServer, Server, ServerUnavailable
 
 __all__ = [
@@ -26,13 +31,19 @@ __all__ = [
     "MONGO",
     "POSTGRES",
     "PRODUCTS",
+    "Cluster",
     "ExistingServer",
     "LocalServer",
+    "MariaDBReplica",
     "MariaDBServer",
     "MongoServer",
     "NotOurServer",
+    "PostgresReplica",
     "PostgresServer",
     "Product",
+    "Replica",
     "Server",
     "ServerUnavailable",
+    "mariadb_cluster",
+    "postgres_cluster",
 ]

@@ -3,6 +3,7 @@
     python -m devservers                    until Ctrl-C
     python -m devservers --json             the same, the URLs as one JSON object
     python -m devservers run -- CMD ARGS    around one command, which finds its databases in POLYSAGA_*
+    python -m devservers --replicas ...     PostgreSQL and MariaDB with a replica each
 
 The command gets the databases of the reference application and runs in a session of its own, so Ctrl-C
 reaches it once, through us, and the servers go only when it has ended.
@@ -12,6 +13,7 @@ import argparse
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from devservers.accounts import launched
+from devservers.local import LocalServer
 from devservers.products import MARIADB, MONGO, POSTGRES, PRODUCTS, Product
 from devservers.server import Server, ServerUnavailable
 
@@ -36,7 +39,7 @@ def main(arguments: list[str]) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:
-        with _all_servers() as servers:
+        with _all_servers(replicated=options.replicas) as servers:
             if options.action == "run":
                 return _run(options.command, servers)
             return _wait(servers, as_json=options.json)
@@ -57,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run PostgreSQL, MariaDB and MongoDB for development; data stay in .servers/.",
     )
     parser.add_argument("--json", action="store_true", help="print the URLs as one JSON object")
+    parser.add_argument("--replicas", action="store_true", help="with a replica of PostgreSQL and of MariaDB")
     actions = parser.add_subparsers(dest="action", metavar="run")
     run = actions.add_parser("run", help="run one command against the servers, then stop them")
     run.add_argument("command", nargs="+", metavar="CMD", help="the command and its arguments, after --")
@@ -64,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _all_servers() -> Iterator[dict[Product, Server]]:
+def _all_servers(*, replicated: bool) -> Iterator[dict[Product, list[Server]]]:
+    """Yield the servers of every product, the primary first."""
     with ExitStack() as stack:
         _HOME.mkdir(exist_ok=True)
         lock = stack.enter_context((_HOME / "lock").open("w"))
@@ -73,21 +78,31 @@ def _all_servers() -> Iterator[dict[Product, Server]]:
         except BlockingIOError:
             message = f"the servers in {_HOME}/ are running in another terminal; stop them there"
             raise AlreadyRunning(message) from None
-        yield {
-            product: stack.enter_context(product.server(_HOME / product.key, port=product.hand_port))
-            for product in PRODUCTS
-        }
+        servers: dict[Product, list[Server]] = {}
+        for product in PRODUCTS:
+            server = product.server(_HOME / product.key, port=product.hand_port, replicated=replicated)
+            servers[product] = [stack.enter_context(server)]
+            if replicated and product.replica is not None and isinstance(server, LocalServer):
+                # Made anew: the primary may have been without it meanwhile.
+                home = _HOME / f"{product.key}-replica"
+                shutil.rmtree(home, ignore_errors=True)
+                replica = product.replica(server, home, product.hand_port + 1)
+                stack.callback(replica.leave)
+                replica.start()
+                servers[product].append(replica)
+        yield servers
 
 
-def _wait(servers: dict[Product, Server], *, as_json: bool) -> int:
-    urls = {}
-    for product, server in servers.items():
-        server.ensure_database(_DATABASE)
-        urls[product.key] = server.url(_DATABASE)
+def _wait(servers: dict[Product, list[Server]], *, as_json: bool) -> int:
+    urls, names = {}, {}
+    for product, group in servers.items():
+        group[0].ensure_database(_DATABASE)
+        for key, server in zip((product.key, f"{product.key}_replica"), group, strict=False):
+            urls[key] = server.url(_DATABASE)
+            names[key] = server.name_and_version + (", replica" if server is not group[0] else "")
     if as_json:
         print(json.dumps(urls), flush=True)
     else:
-        names = {product.key: server.name_and_version for product, server in servers.items()}
         width = max(map(len, names.values()))
         for key, name in names.items():
             print(f"{name:<{width}}  {urls[key]}")
@@ -96,11 +111,15 @@ def _wait(servers: dict[Product, Server], *, as_json: bool) -> int:
     return 0
 
 
-def _run(command: list[str], servers: dict[Product, Server]) -> int:
+def _run(command: list[str], servers: dict[Product, list[Server]]) -> int:
     environment = dict(os.environ)
     for database, product in _APPLICATION_DATABASES.items():
-        servers[product].ensure_database(database)
-        environment[f"POLYSAGA_DATABASES__{database.upper()}__URL"] = servers[product].url(database)
+        primary, *replicas = servers[product]
+        primary.ensure_database(database)
+        environment[f"POLYSAGA_DATABASES__{database.upper()}__URL"] = primary.url(database)
+        if replicas:
+            urls = ", ".join(replica.url(database) for replica in replicas)
+            environment[f"POLYSAGA_DATABASES__{database.upper()}__REPLICAS"] = urls
     process = subprocess.Popen(  # noqa: S603 - what the caller asked for
         launched(command, account=None, death_signal=signal.SIGTERM), env=environment, start_new_session=True
     )

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,6 +73,7 @@ class LocalServer(Server):
         process = self._process
         if process is None:
             return
+        self.thaw()
         process.send_signal(self.stop_signal)
         try:
             process.wait(_STOP_PATIENCE)
@@ -89,6 +91,15 @@ class LocalServer(Server):
                 _wait_until_gone(handle)
             process.wait()
         self._process = None
+
+    def freeze(self) -> None:
+        """Stop the server in mid-work with SIGSTOP: its connections stay open and nobody answers."""
+        # The parent first: it would start processes that are not frozen.
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on; any other is left alone."""
+        self._signal(signal.SIGCONT)
 
     @abstractmethod
     def _set_up(self) -> None:
@@ -109,6 +120,23 @@ class LocalServer(Server):
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace")
             raise self._unavailable(f"{Path(command[0]).name} failed:\n{_tail(said)}\n")
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            for pid in [self.pid, *_children(self.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until *condition* holds; raise `ServerUnavailable` that tells *what* never did."""
+        assert self._process is not None
+        for _ in range(round(_PATIENCE / _POLL)):
+            if condition():
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(_POLL)
+                raise self._unavailable(f"it ended with code {code} while waiting until {what}")
+        raise self._unavailable(f"it did not come to pass within {_PATIENCE:.0f} seconds that {what}")
 
     @property
     def log(self) -> Path:

