@@ -7,8 +7,10 @@ import pytest
 
 from polysaga import Refused, StepContext
 from polysaga.errors import Busy, KeyReused, NeedsAttention, SagaFailed, SagaUndone
-from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepFailed, WorkerTicked
+from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepDone, StepFailed, WorkerTicked
 from polysaga.sagas import Retry, Status
+from polysaga.sagas.executor import MOST_EXPIRIES
+from polysaga.sagas.journal import Journal
 from tests.fixtures.programs import PLACE_ORDER, QUICK, SHAPES, SINGLE, TWO_LAST_STEPS, Gate, Order, Program, Urls
 
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
@@ -312,6 +314,42 @@ async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls:
         finished = await program.recorder.wait_for(SagaFinished)
     assert (finished.saga_id, finished.status) == (handle.id, "completed")
     assert not program.recorder.of(ClaimLost)
+
+
+@pytest.mark.parametrize(
+    ("lost", "status"), [(MOST_EXPIRIES - 1, "completed"), (MOST_EXPIRIES, "needs_attention")]
+)
+async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
+    urls: Urls, lost: int, status: str
+) -> None:
+    """A step may be what kills them. The count begins anew with the first owner that finds a new record."""
+    first, second, last = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    frozen = Gate()
+    second.on("credit_points", frozen)
+    async with first.open(lease=3600.0), second.open(lease=3600.0, drain=0.01):
+        first.on("credit_points", Gate())
+        handle = await first.sagas.start(first.saga, Order())
+        await first.recorder.wait_for(StepDone, lambda done: done.step == "reserve_stock")
+        await _take_over(second, handle.id)
+        await frozen.arrived.wait()
+        await _lose_owners(second, handle.id, lost)
+        async with last.open(lease=3600.0):
+            await last.recorder.wait_for(SagaParked if status == "needs_attention" else SagaFinished)
+            found = await last.sagas.get(handle.id)
+    assert found.status == status
+
+
+async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:
+    """Let *count* owners claim the saga one after the other, each with a lease that runs out at once."""
+    runner = program.sagas._runner
+    assert runner is not None
+    journal = runner.engine.journal
+    row = await journal.load(saga_id)
+    assert row is not None
+    await journal.hand_back([row.claim])
+    dying = Journal(journal.node, [program.saga.definition().fingerprint], lease=0.0)
+    for _ in range(count):
+        assert [row.claim.saga_id for row in await dying.claim(1)] == [saga_id]
 
 
 async def _take_over(program: Program, saga_id: Any) -> None:
