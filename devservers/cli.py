@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,12 @@ from devservers.server import Server, ServerUnavailable
 
 _HOME = Path(".servers")
 _DATABASE = "app"
+# A command on this machine is asked over HTTP, and may be curious where its reads go.
+_BOOKMARKS = {
+    "POLYSAGA_BOOKMARKS__SECRET": secrets.token_hex(32),
+    "POLYSAGA_BOOKMARKS__SECURE": "false",
+    "POLYSAGA_BOOKMARKS__EXPLAIN": "true",
+}
 _APPLICATION_DATABASES = {"orders": POSTGRES, "points": MARIADB, "inventory": MONGO}
 
 
@@ -120,6 +127,7 @@ def _run(command: list[str], servers: dict[Product, list[Server]]) -> int:
         if replicas:
             urls = ", ".join(replica.url(database) for replica in replicas)
             environment[f"POLYSAGA_DATABASES__{database.upper()}__REPLICAS"] = urls
+            environment.update({name: value for name, value in _BOOKMARKS.items() if name not in os.environ})
     process = subprocess.Popen(  # noqa: S603 - what the caller asked for
         launched(command, account=None, death_signal=signal.SIGTERM), env=environment, start_new_session=True
     )

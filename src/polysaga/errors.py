@@ -179,15 +179,19 @@ class WriteOnReader(FixTheProgram):
     """A reader session was asked for something that is no plain read; nothing was sent to the database.
 
     *what* names it, e.g. `INSERT`, `nextval()`, `SELECT ... FOR UPDATE or SHARE`; *endpoint* is the work that
-    asked for it, e.g. `GET /orders/{id}`, None if nobody said.
+    asked for it, e.g. `GET /orders/{id}`; the edge that knows it sets it.
     """
 
     def __init__(self, database: str, node: str, what: str, endpoint: str | None = None) -> None:
-        super().__init__(
-            f"{endpoint or 'a reader session'} asked for {what} on a session of database '{database}' that only "
-            f"reads ({node}); use {database}.writer() for work that writes, locks or changes its session"
-        )
+        super().__init__(database, node, what, endpoint)
         self.database, self.node, self.what, self.endpoint = database, node, what, endpoint
+
+    def __str__(self) -> str:
+        return (
+            f"{self.endpoint or 'a reader session'} asked for {self.what} on a session of database "
+            f"'{self.database}' that only reads ({self.node}); use {self.database}.writer() for work that writes, "
+            "locks or changes its session"
+        )
 
 
 class StepMisused(FixTheProgram):

@@ -50,12 +50,12 @@ from polysaga.errors import (
     TooLate,
     TryAgain,
     UnknownSaga,
+    WriteOnReader,
     WrongStatus,
 )
 from polysaga.events import Emit
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
-from polysaga.routing.guard import guard_readers
 from polysaga.routing.scopes import current
 from polysaga.sagas import Sagas
 from polysaga.telemetry.logs import LogSubscriber
@@ -167,7 +167,6 @@ def install(
         known = settings() if callable(settings) else settings
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(databases.open(known, emit=told))
-            guard_readers(databases)
             databases.check_secret()
             if migrate and sagas is not None:
                 await migrate_tables(sagas, emit=told)
@@ -312,6 +311,9 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
         case NeedsAttention():
             detail = "This needs a person, who has been told; it can be asked for by its id."
             return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", members=saga)
+        case WriteOnReader():
+            error.endpoint = f"{request.method} {getattr(request.scope.get('route'), 'path', request.url.path)}"
+            return _internal(request, error)
         case _:
             return _internal(request, error, saga)
 

@@ -52,6 +52,7 @@ from polysaga.errors import (
     StepMisused,
     TooLate,
     UnknownSaga,
+    WriteOnReader,
 )
 from polysaga.events import DatabaseOpened, Event
 from polysaga.fastapi import auto, install, problem, problems, reader, writer
@@ -353,6 +354,7 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (PayloadError("a key has 1 to 255 characters, not 0"), 422, "payload"),
     (KeyReused("buy", "my-key"), 422, "key-reused"),
     (ReadOnlyNode("orders", SECRET), 500, "internal"),
+    (WriteOnReader("orders", SECRET, "INSERT"), 500, "internal"),
     (StepMisused(SECRET), 500, "internal"),
     (SagaFailed(SAGA_ID, "buy", "decide", SECRET), 500, "internal"),
     (UnknownSaga(SAGA_ID), 404, "unknown-saga"),
@@ -633,6 +635,24 @@ async def test_whoever_runs_the_service_finds_the_cause_of_an_internal_problem_i
         caplog.clear()
         check_problem(await client.get("/"), 500, "internal")
         assert [record for record in caplog.records if record.levelno >= logging.ERROR and record.exc_info] != []
+
+
+async def test_a_write_through_a_reader_is_told_with_its_endpoint_and_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def rename(name: str, db: Read) -> None:
+        db.add(Lantern(name=name))
+        await db.flush()
+
+    app = FastAPI()
+    app.get("/lanterns/{name}")(rename)
+    async with serving(app, tmp_path) as client:
+        answer = await client.get("/lanterns/storm")
+        assert (answer.status_code, answer.json()["type"]) == (500, "urn:polysaga:problem:internal")
+
+    (told,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert "GET /lanterns/{name} asked for INSERT" in str(told)
+    assert "use orders.writer()" in str(told)
 
 
 # ---- requests that are no good

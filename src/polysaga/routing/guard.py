@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import ColumnClause
 from sqlalchemy.sql.functions import FunctionElement, next_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
-from polysaga.databases import MongoNode, Node, Registry
+from polysaga.databases import MongoNode, Node
 from polysaga.errors import WriteOnReader
 from polysaga.routing.documents import ReaderDatabase
 from polysaga.routing.verdicts import takes_state, verdict
@@ -32,29 +32,22 @@ _LONGEST_KEPT = 16 * 1024  # characters
 _TEXTUAL: Final = ""  # what stands in the construct's text, only the text can tell
 
 
-def guard_readers(databases: Registry, endpoint: Callable[[], str | None] = lambda: None) -> None:
-    """Refuse on every reader of *databases*, which are open, what is no plain read: with `WriteOnReader`.
+def guard(node: Node) -> None:
+    """Let the readers of *node* send plain reads only; anything else raises `WriteOnReader` and sends nothing.
 
-    *endpoint* names the work that is being done when it is called, e.g. `GET /orders/{id}`.
+    The session stays usable, its connection is kept.
     """
-    for handle in databases:
-        for node in handle.nodes:
-            refusal = _refusal(node, endpoint)
-            if isinstance(node, MongoNode):
-                node.on_reader(partial(ReaderDatabase, refusal=refusal))
-            else:
-                node.on_reader(partial(guard, refusal=refusal))
+
+    def refusal(what: str) -> WriteOnReader:
+        return WriteOnReader(node.database, node.name, what)
+
+    if isinstance(node, MongoNode):
+        node.on_reader(partial(ReaderDatabase, refusal=refusal))
+    else:
+        node.on_reader(partial(_guard, refusal=refusal))
 
 
-def _refusal(node: Node, endpoint: Callable[[], str | None]) -> Callable[[str], WriteOnReader]:
-    return lambda what: WriteOnReader(node.database, node.name, what, endpoint())
-
-
-def guard(engine: AsyncEngine, refusal: Callable[[str], Exception]) -> None:
-    """Let *engine* send plain reads only; anything else raises `refusal(what)` and sends nothing.
-
-    *what* names the refused, e.g. `INSERT`. The session stays usable, its connection is kept.
-    """
+def _guard(engine: AsyncEngine, refusal: Callable[[str], Exception]) -> None:
     judge = _Judge(engine.dialect)
     constructs = judge.constructs
 

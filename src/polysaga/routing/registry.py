@@ -16,6 +16,7 @@ from polysaga.databases.registry import Registry
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
 from polysaga.routing.bookmarks import sign, verify
+from polysaga.routing.guard import guard
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, entered
 from polysaga.routing.sessions import SqlRoutes
@@ -108,6 +109,8 @@ class Databases(Registry):
         return [secret.get_secret_value().encode() for secret in given if secret is not None]
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
+        for each in nodes:
+            guard(each)
         servers = [node for node in nodes if isinstance(node, SqlNode)]
         if len(servers) < 2:
             await super()._attach(handle, nodes, emit, stack)
@@ -136,5 +139,6 @@ def _router(name: str, servers: list[SqlNode], emit: Emit, clock: Clock) -> Rout
     primary = SqlNode(name, "primary", first.url.render_as_string(hide_password=False), first.settings)
     for node in (primary, *servers):
         node.watched = node.dialect.replicates
+    guard(primary)  # it answers readers too, for want of a replica
     settings = first.settings
     return Router(name, primary, servers, settings.replicas, settings.reads, emit=emit, clock=clock)
