@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import event, update
 
 from polysaga.databases import Fault
+from polysaga.sagas.claims import Pick
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.journal import Birth, Journal, Row
 from polysaga.sagas.tables import journal as table
@@ -255,3 +256,81 @@ async def _patiently(journal: Journal, batch: int, faults: list[Fault]) -> list[
 
 def _ids(rows: Sequence[Row]) -> set[Any]:
     return {one.claim.saga_id for one in rows}
+
+
+@pytest.mark.parametrize("passed", [True, False], ids=["past its deadline", "in time"])
+async def test_a_claim_past_the_deadline_is_the_decision_to_undo(empty_journal: SqlShop, passed: bool) -> None:
+    journal = journal_of(empty_journal)
+    born = replace(birth(), deadline=-1.0 if passed else 3600.0)
+    await journal.insert([born])
+    await journal.hand_back([born.claim])
+
+    (taken,) = await journal.claim(10)
+
+    found = await journal.load(born.claim.saga_id)
+    assert found is not None
+    assert (found.claim, found.status) == (taken.claim, taken.status)
+    assert taken.claim.epoch == 2
+    if passed:
+        assert taken.status is Status.COMPENSATING
+        assert taken.error is not None
+        assert taken.error["kind"] == "overdue"
+    else:
+        assert (taken.status, taken.error) == (Status.RUNNING, None)
+        assert taken.remaining is not None
+        assert 3000 < taken.remaining <= 3600
+
+
+@pytest.mark.parametrize("status", list(Status))
+async def test_only_what_runs_past_its_deadline_is_taken_from_its_owner(
+    empty_journal: SqlShop, status: Status
+) -> None:
+    journal = journal_of(empty_journal, lease=1.0)
+    late = replace(birth(Status.COMPLETED if status.final else Status.RUNNING), deadline=-60.0)
+    early, never = replace(birth(), deadline=60.0), birth()
+    await journal.insert([late, early, never])
+    await put(empty_journal, late.claim, status=status.value)
+
+    taken = await journal.claim(10, Pick.LATE)
+
+    assert _ids(taken) == ({late.claim.saga_id} if status is Status.RUNNING else set())
+    assert [one.status for one in taken] == ([Status.COMPENSATING] if taken else [])
+
+
+async def test_a_clock_that_was_put_back_strands_nothing(empty_journal: SqlShop) -> None:
+    """A claim made before the clock was put back by an hour lasts for that hour; nobody else's is that long."""
+    journal = journal_of(empty_journal, lease=10.0)
+    stranded, fresh, aside, parked, long = (birth() for _ in range(5))
+    await journal.insert([stranded, fresh, aside, parked])
+    await journal_of(empty_journal, lease=3600.0).insert([long])
+    dialect, ahead = journal.node.dialect, datetime.now(UTC) + timedelta(hours=1)
+    moment = dialect.moment(ahead)
+    await put(empty_journal, stranded.claim, wake_at=moment)
+    await put(empty_journal, parked.claim, wake_at=moment, status="needs_attention")
+    await journal.postpone(aside.claim, 3600.0, [])
+
+    assert await journal.claim(10) == []
+    assert _ids(await journal.claim(10, Pick.AHEAD)) == {stranded.claim.saga_id}
+    assert await journal.claim(10, Pick.AHEAD) == []
+
+
+async def test_cancelling_claims_and_decides_in_one_write_and_only_what_runs(empty_journal: SqlShop) -> None:
+    journal, owner = journal_of(empty_journal), birth().claim.owner
+    for status in Status:
+        born = birth(Status.COMPLETED if status.final else Status.RUNNING)
+        await journal.insert([born])
+        await put(empty_journal, born.claim, status=status.value)
+
+        taken = await journal.cancel(born.claim.saga_id, owner, {"kind": "cancelled"})
+
+        found = await journal.load(born.claim.saga_id)
+        assert found is not None
+        if status is not Status.RUNNING:
+            assert taken is None
+            assert (found.status, found.claim) == (status, born.claim)
+            continue
+        assert taken == found
+        assert (taken.status, taken.claim.epoch, taken.claim.owner) == (Status.COMPENSATING, 2, owner)
+        assert taken.error == {"kind": "cancelled"}
+        again = await journal.cancel(born.claim.saga_id, owner, {"kind": "cancelled"})
+        assert again == taken, "a write whose reply was lost is found"

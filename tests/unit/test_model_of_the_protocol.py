@@ -5,6 +5,9 @@ commits whose reply was lost and which land at any later time or never. The worl
 row with the conditional writes of `journal.py` and ledgers with those of `participants/`; each move is one
 commit. A planted mistake changes one of these writes; the same search must find it.
 
+With `cancels`, the owner is told at any moment before the decision to have the saga undone, and any other process
+decides so for a running saga in the very write that claims it: a caller that cancels, and a deadline.
+
 A step without a database is a call outside and, in a move of its own, its record. The outside does one thing per
 key however often it is called. It may remember the keys that were undone, then all promises hold as they stand; or
 forget them, then a call that comes too late stands until its owner has undone it.
@@ -82,10 +85,17 @@ class World:
     """One definition with its databases; *planted* names a mistake in what the owners or the statements do."""
 
     def __init__(
-        self, definition: Definition, *, owners: int = 3, late: int = 1, planted: str = "", forgetful: bool = True
+        self,
+        definition: Definition,
+        *,
+        owners: int = 3,
+        late: int = 1,
+        planted: str = "",
+        forgetful: bool = True,
+        cancels: bool = False,
     ) -> None:
         self.definition, self.owners, self.late, self.planted = definition, owners, late, planted
-        self.forgetful = forgetful
+        self.forgetful, self.cancels = forgetful, cancels
         self.calls = frozenset(number for number, step in enumerate(definition.steps) if step.database is None)
         self.steps = definition.steps
         self.number = {step.name: number for number, step in enumerate(self.steps)}
@@ -107,6 +117,8 @@ class World:
         """Everything that can happen next."""
         if state.status not in FINAL and state.epoch < self.owners:
             yield f"{state.epoch + 1} takes over", self._taken_over(state)
+            if self.cancels:
+                yield from self._cancelled(state)
         for epoch, step in state.late:
             landed = self._land(state._replace(late=state.late - {(epoch, step)}), epoch, step)
             if landed is not None:
@@ -139,6 +151,22 @@ class World:
         owner = Owner(epoch, state.status, NOTHING * len(self.steps), stock_taken=False)
         return state._replace(epoch=epoch, owners=(*state.owners, owner))
 
+    def _cancelled(self, state: State) -> Iterator[Move]:
+        """Another process than the owner cancels, or finds the deadline passed."""
+        if state.status != RUNNING and self.planted != "the cancel asks for no status":
+            return
+        label = f"{state.epoch + 1} takes over and cancels"
+        if self.planted == "the cancel ends what has no row" and state.ledger == NOTHING * len(self.steps):
+            ended = state._replace(status="compensated", epoch=state.epoch + 1)
+            yield label, ended if self.first is None else self._effect(ended, self.first, -1)
+        else:
+            yield label, self._taken_over(state._replace(status=COMPENSATING))
+
+    def _is_stopped(self, owner: Owner) -> bool:
+        """Tell whether the owner obeys when it is told that the saga was cancelled, or is overdue."""
+        undecided = self.pivot is None or owner.marks[self.pivot] != DONE
+        return self.cancels and owner.status == RUNNING and not owner.failed and undecided
+
     def _owner_moves(self, state: State, place: int, owner: Owner) -> Iterator[Move]:
         def become(after: Owner | None, state: State) -> State:
             kept = () if after is None or after.status in FINAL else (after,)
@@ -152,6 +180,8 @@ class World:
             return
         marks, decision = self._decide(owner)
         owner = owner._replace(marks=marks)
+        if self._is_stopped(owner):
+            yield "is told to stop", become(owner._replace(failed=True), state)
         match decision:
             case Wait():
                 for step in (number for number, mark in enumerate(marks) if mark == ACTIVE):
@@ -172,6 +202,11 @@ class World:
                 if state.status == RUNNING and self._ours(state, owner):
                     after = owner._replace(status=COMPENSATING, marks=NOTHING * len(marks))
                     yield "decides to compensate", become(after, state._replace(status=COMPENSATING))
+                elif self._ours(state, owner) and state.status in {COMPLETING, "completed"}:
+                    assert self.home_pivot is not None
+                    decided = _changed(marks, self.home_pivot, DONE)
+                    after = owner._replace(status=state.status, marks=decided, failed=False)
+                    yield "finds itself decided", become(after, self._tell(state, after))
                 else:
                     yield "cannot compensate", become(None, state)
             case BlockPivot(name):
@@ -216,6 +251,8 @@ class World:
         if self.planted == "pivot blocked last" and isinstance(decision, BlockPivot):
             others = asked(_changed(marks, self.number[decision.step], BLOCKED))
             return decision if isinstance(others, Finish) else others
+        if self.planted == "a cancelled pivot needs no blocking" and isinstance(decision, BlockPivot):
+            return asked(_changed(marks, self.number[decision.step], BLOCKED)) if owner.failed else decision
         return decision
 
     def _attempt(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
@@ -403,9 +440,11 @@ class Found(NamedTuple):
 
 
 @cache
-def search(steps: tuple[Planned, ...], planted: str = "", *, forgetful: bool = True) -> Found:
+def search(
+    steps: tuple[Planned, ...], planted: str = "", *, forgetful: bool = True, cancels: bool = False
+) -> Found:
     """Visit every state that can be reached, breadth first; stop at the first that breaks a promise."""
-    world = World(definition_of(*steps), planted=planted, forgetful=forgetful)
+    world = World(definition_of(*steps), planted=planted, forgetful=forgetful, cancels=cancels)
     start = world.born()
     came: dict[State, Move | None] = {start: None}
     queue, labels = deque([start]), set[str]()
@@ -518,6 +557,44 @@ def test_no_interleaving_of_three_owners_and_a_late_commit_breaks_a_promise(shap
 @pytest.mark.parametrize(("planted", "shape"), PLANTED)
 def test_a_planted_mistake_is_found(planted: str, shape: tuple[Planned, ...]) -> None:
     found = search(shape, planted)
+    assert found.wrong is not None, f"{found.states} states and nothing wrong"
+
+
+CANCELLED = {
+    "first step and pivot at home": PLACE_ORDER,
+    "no step at home": LEDGER_PIVOT,
+    "several last steps": SEVERAL_LEAVES,
+    "retriable last step at home": LAST_RETRIABLE_AT_HOME,
+    "last step decides, at home": LAST_STEP_DECIDES,
+    "call before a ledger pivot": CALL_BEFORE_A_LEDGER_PIVOT,
+    "calls around a pivot at home": CALLS_AROUND_A_PIVOT_AT_HOME,
+}
+PLANTED_IN_CANCELLING = [
+    ("the cancel asks for no status", PLACE_ORDER),
+    ("the cancel asks for no status", CALLS_AROUND_A_PIVOT_AT_HOME),
+    ("the cancel ends what has no row", PLACE_ORDER),
+    ("the cancel ends what has no row", LEDGER_PIVOT),
+    ("the cancel ends what has no row", SEVERAL_LEAVES),
+    ("a cancelled pivot needs no blocking", LEDGER_PIVOT),
+    ("a cancelled pivot needs no blocking", LAST_RETRIABLE_AT_HOME),
+]
+
+
+@pytest.mark.parametrize("shape", CANCELLED.values(), ids=CANCELLED)
+def test_no_cancellation_and_no_deadline_at_any_moment_breaks_a_promise(shape: tuple[Planned, ...]) -> None:
+    found = search(shape, cancels=True)
+    assert (found.wrong, found.path) == (None, ())
+    assert {"1 is told to stop", "2 takes over and cancels", "3 takes over and cancels"} <= found.seen
+
+
+def test_a_cancellation_reaches_a_pivot_that_has_committed_or_commits_late() -> None:
+    assert "1 finds itself decided" in search(PLACE_ORDER, cancels=True).seen
+    assert {"1 goes forward", "2 goes forward"} <= search(LEDGER_PIVOT, cancels=True).seen
+
+
+@pytest.mark.parametrize(("planted", "shape"), PLANTED_IN_CANCELLING)
+def test_a_mistake_in_cancelling_is_found(planted: str, shape: tuple[Planned, ...]) -> None:
+    found = search(shape, planted, cancels=True)
     assert found.wrong is not None, f"{found.states} states and nothing wrong"
 
 

@@ -118,7 +118,8 @@ class Saga(Generic[InputT, OutputT]):
     Raise *version* when steps are added, removed or moved; sagas in flight are left to processes that know
     the version they were started with. *output* is what the deciding step returns. *key_fields* names the
     fields of the input that a key vouches for; without it, all of them. *refusals* are the subclasses of
-    `Refused` that a later caller gets back as what they were.
+    `Refused` that a later caller gets back as what they were. A saga that is not decided within *deadline*
+    seconds of its durable start, by the clock of the journal's database, is undone.
     """
 
     def __init__(
@@ -130,10 +131,13 @@ class Saga(Generic[InputT, OutputT]):
         version: int = 1,
         key_fields: Collection[str] | None = None,
         refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
     ) -> None:
         if not _SAGA_NAME.fullmatch(name):
             raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
-        self.name, self.version = name, version
+        if deadline is not None and not deadline > 0:
+            raise DefinitionError(f"the deadline of saga '{name}' is {deadline} seconds; give it more than none")
+        self.name, self.version, self.deadline = name, version, deadline
         self.input: TypeAdapter[InputT] = payload_type(input, f"the input of saga '{name}'")
         self.output_type = output
         self.key_fields = key_fields

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from polysaga.errors import PayloadUnreadable, Refused
+from polysaga.errors import PayloadUnreadable, Refused, TooLate
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.decisions import (
@@ -39,11 +39,11 @@ from polysaga.sagas.decisions import (
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.journal import NOBODY, Row
-from polysaga.sagas.outcomes import Failure, error_of
+from polysaga.sagas.outcomes import Failure, error_of, overdue
 from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.payloads import decode
 from polysaga.sagas.progress import Progress
-from polysaga.sagas.signals import Lost
+from polysaga.sagas.signals import Lost, Stopped
 from polysaga.sagas.steps import Steps
 
 FENCE = timedelta(hours=24)  # after the last renewal of a claim no ledger accepts its owner's rows
@@ -66,6 +66,11 @@ class Execution:
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.turned: asyncio.Future[None] | None = None  # for who cancels: it is certain to be undone
+        self._task: asyncio.Task[Any] | None = None  # the one that drives
+        self._stoppable = self._stopped = False
+        self._time_left = progress.birth.deadline  # seconds from when the saga is started here
+        self._alarm: asyncio.Task[None] | None = None
 
     @property
     def renewed_at(self) -> float:
@@ -76,6 +81,27 @@ class Execution:
         """Note that the claim was prolonged; *at* is the clock's reading from before the statement was sent."""
         self.progress.renewed_at = at
         self.progress.not_after = self.engine.clock.now() + FENCE
+
+    def stop(self, failure: Failure) -> None:
+        """Have the saga undone because of *failure*, unless it is decided or on its way back already."""
+        progress = self.progress
+        if progress.status is not Status.RUNNING or progress.decision_known or progress.failure is not None:
+            return
+        progress.failure = failure
+        if self._stoppable and self._task is not None:
+            self._stopped = True
+            self._task.cancel()  # whatever it awaits; `_was_stopped` takes it back
+
+    async def be_undone(self, failure: Failure) -> None:
+        """Have the saga undone and return as soon as that is certain: its decision can no longer be taken.
+
+        Raises `TooLate` if it was, `NeedsAttention` if the saga is parked first, `Lost` if the claim is gone.
+        """
+        if self.turned is None:
+            self.turned = asyncio.get_running_loop().create_future()
+        self.stop(failure)
+        self._turn()
+        await asyncio.shield(self.turned)
 
     async def begin(self) -> None:
         """Make the start durable, with the first step if that lives in the journal's database.
@@ -97,6 +123,7 @@ class Execution:
         self.holds_claim = True
         progress, journal = self.progress, self.engine.journal
         progress.status, progress.reason = row.status, row.error
+        self._time_left = row.remaining
         self.attempts.history.extend(row.history)
         try:
             saga = progress.definition.saga
@@ -119,6 +146,9 @@ class Execution:
     async def drive(self) -> None:
         """Go on until the saga rests; raise `Lost` if the claim is gone."""
         progress = self.progress
+        self._task = asyncio.current_task()
+        if self._time_left is not None and progress.status is Status.RUNNING:
+            self._alarm = asyncio.create_task(self._watch_deadline(self._time_left))
         try:
             while not (progress.status.final or progress.status is Status.NEEDS_ATTENTION):
                 match decide(progress.definition, progress.known, journal=progress.home):
@@ -128,6 +158,7 @@ class Execution:
                         await self._begin_all(steps, self._undo)
                     case BlockPivot(step):
                         await self._undo(progress.definition.by_name[step])
+                        self._turn()
                     case Wait():
                         await self._await_some()
                     case CancelActive():
@@ -145,7 +176,13 @@ class Execution:
             self.engine.emit(ClaimLost(progress.saga_id, progress.definition.name, progress.claim.epoch))
             raise
         finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
             await self._cancel_active()
+
+    async def _watch_deadline(self, seconds: float) -> None:
+        await self.engine.clock.sleep(seconds)
+        self.stop(overdue())
 
     async def _begin_all(self, steps: tuple[str, ...], run: Callable[[AnyStep], Awaitable[None]]) -> None:
         """Begin *steps* side by side; a single one with nothing beside it runs here, without a task."""
@@ -153,16 +190,41 @@ class Execution:
         for name in steps:
             self.progress.marks[name] = Mark.ACTIVE
             step = self.progress.definition.by_name[name]
-            if alone:
+            if not alone:
+                self._tasks.add(asyncio.ensure_future(run(step)))
+                continue
+            self._stoppable = True
+            try:
                 await run(step)
-            else:
-                task = asyncio.ensure_future(run(step))
-                self._tasks.add(task)
+            except asyncio.CancelledError:
+                if not self._was_stopped():
+                    raise
+                self.progress.only_done()
+            finally:
+                self._unstoppable()
 
     async def _await_some(self) -> None:
-        ended, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._stoppable = True
+        try:
+            ended, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not self._was_stopped():
+                raise
+            return
+        finally:
+            self._unstoppable()
         for task in ended:
             task.result()
+
+    def _was_stopped(self) -> bool:
+        """Tell whether a cancellation was that of `stop`, and take it back; anybody else's goes before."""
+        stopped, self._stopped = self._stopped, False
+        return stopped and self._task is not None and self._task.uncancel() == 0
+
+    def _unstoppable(self) -> None:
+        self._stoppable = False
+        if self._stopped:  # what was awaited has swallowed the cancellation, or had ended before it
+            self._was_stopped()
 
     async def _cancel_active(self) -> None:
         for task in self._tasks:
@@ -203,9 +265,21 @@ class Execution:
             step = next(name for name, mark in progress.marks.items() if mark is not Mark.DONE)
             progress.failure = Failure(Verdict.LATE, step, Lost("another owner had begun to undo the saga"))
         progress.reason = reason = progress.failure.as_data()
-        await self._write(lambda: self.engine.journal.compensate(progress.claim, reason), Status.COMPENSATING)
-        progress.marks.clear()  # what was done going forward is what must be visited going back
-        self._announce_decision(Status.COMPENSATING)
+        journal, claim = self.engine.journal, progress.claim
+        row = await self._refusal(lambda: journal.compensate(claim, reason), Status.COMPENSATING)
+        if row is None:
+            progress.status = Status.COMPENSATING
+            progress.marks.clear()  # what was done going forward is what must be visited going back
+            self._announce_decision(Status.COMPENSATING)
+            self._turn()
+            return
+        if row.claim != claim or row.status not in {Status.COMPLETING, Status.COMPLETED}:
+            raise Lost
+        # The pivot, cancelled or given up for lost, has committed all the same.
+        progress.status, progress.failure, progress.reason = row.status, None, None
+        for step, text in row.results.items():
+            progress.learn(step, text)
+        self._announce()
 
     async def _go_forward(self) -> None:
         progress = self.progress
@@ -250,14 +324,22 @@ class Execution:
 
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
         """Write to the journal, for as long as it takes; raise `Lost` if the claim no longer allows it."""
-        if not await self.attempts.persist(write, self.engine.home.fault):
-            load = partial(self.engine.journal.load, self.progress.saga_id)
-            row = await self.attempts.persist(load, self.engine.home.fault)
-            # The write whose reply was lost looks refused when it is repeated; it may have put the saga aside.
-            claim = self.progress.claim
-            if row is None or row.status is not status or row.claim not in {claim, replace(claim, owner=NOBODY)}:
-                raise Lost
+        if await self._refusal(write, status) is not None:
+            raise Lost
         self.progress.status = status
+
+    async def _refusal(self, write: Callable[[], Awaitable[bool]], status: Status) -> Row | None:
+        """Write to the journal, for as long as it takes; return the row as it is if that does not allow it."""
+        if await self.attempts.persist(write, self.engine.home.fault):
+            return None
+        claim = self.progress.claim
+        load = partial(self.engine.journal.load, claim.saga_id)
+        row = await self.attempts.persist(load, self.engine.home.fault)
+        if row is None:
+            raise Lost
+        # The write whose reply was lost looks refused when it is repeated; it may have put the saga aside.
+        written = row.status is status and row.claim in {claim, replace(claim, owner=NOBODY)}
+        return None if written else row
 
     async def _take_stock(self, journaled: Mapping[str, str]) -> int:
         """Take in what the journal row and all ledgers say; return how many steps have a record."""
@@ -284,11 +366,30 @@ class Execution:
         elif (progress.decision_known or progress.status is Status.COMPLETED) and not self.decided.done():
             self.decided.set_result(progress.output)
             self._announce_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
+        self._turn()
         if progress.status.final:
             seconds = self.engine.clock.monotonic() - self.began
             self.engine.emit(
                 SagaFinished(progress.saga_id, progress.definition.name, progress.status.value, seconds)
             )
+
+    def _turn(self) -> None:
+        """Tell who cancels, once, whether the saga will be undone."""
+        progress, pivot = self.progress, self.progress.definition.decision
+        if self.turned is None or self.turned.done():
+            return
+        if progress.status is Status.NEEDS_ATTENTION:
+            self.turned.set_exception(self._error())
+        elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
+            late = TooLate(progress.saga_id, progress.definition.name, progress.status.value)
+            self.turned.set_exception(late)
+        elif progress.status is Status.COMPENSATED:
+            self.turned.set_result(None)
+        elif progress.status is Status.COMPENSATING:
+            # A pivot in another database has the last word, until it is blocked there.
+            blocked = pivot is None or pivot.database_name == progress.home or pivot.name in progress.marks
+            if blocked:
+                self.turned.set_result(None)
 
     def _announce_decision(self, status: Status) -> None:
         progress = self.progress
@@ -302,5 +403,6 @@ class Execution:
             failure.error.saga_id = progress.saga_id
             return failure.error
         error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason or {})
-        error.__cause__ = None if failure is None else failure.error
+        stopped = failure is None or isinstance(failure.error, Stopped)
+        error.__cause__ = None if stopped or failure is None else failure.error
         return error

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Answer, Rendered, Write
-from polysaga.sagas.claims import Claims
+from polysaga.sagas.claims import Claims, Pick
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.statements import statements
 
@@ -196,6 +196,15 @@ class Journal:
         """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
         return await self._change("progress", claim, progress=rows)
 
+    async def cancel(self, saga_id: UUID, owner: UUID, error: Mapping[str, Any]) -> Row | None:
+        """Claim a running saga and decide to compensate it, in one write; return its row if *owner* has it now."""
+        key = self._dialect.key
+        values = {"id": key(saga_id), "owner": key(owner), "error": json.dumps(error), "lease": self.lease}
+        async with _Transaction(self.node.single) as send:
+            await send(self._sql["cancel"], values)
+        row = await self.load(saga_id)
+        return row if row is not None and row.claim.owner == owner else None
+
     async def take_for_person(self, claim: Claim, expected: Status, owner: UUID) -> bool:
         """Claim for a person a saga that stands as it was read, in *claim* and *expected*."""
         values = {**self._claim_values(claim), "owner": self._dialect.key(owner), "expected": expected.value}
@@ -240,11 +249,11 @@ class Journal:
             found = result.mappings().first()
         return None if found is None else self._row(dict(found))
 
-    async def claim(self, batch: int) -> list[Row]:
-        """Take over at most *batch* overdue sagas under a new owner and the next epoch."""
+    async def claim(self, batch: int, pick: Pick = Pick.DUE) -> list[Row]:
+        """Take over at most *batch* sagas under a new owner and the next epoch."""
         values = {"owner": self._dialect.key(uuid4()), "lease": self.lease, "batch": batch}
         async with self.node.writer.begin() as connection:
-            return [self._row(found) for found in await self._claims.take(connection, values)]
+            return [self._row(found) for found in await self._claims.take(connection, values, pick)]
 
     async def strangers(self, batch: int) -> list[tuple[UUID, str, int]]:
         """Return id, name and version of overdue sagas that this process has no definition of."""

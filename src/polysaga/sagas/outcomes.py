@@ -20,6 +20,7 @@ from polysaga.errors import (
 )
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
+from polysaga.sagas.signals import Stopped
 
 _TRACEBACK = 4000  # characters kept of a traceback; its end tells the most
 
@@ -38,9 +39,19 @@ class Failure:
         if isinstance(self.error, Refused):
             data["code"] = self.error.code
             data["facts"] = _as_json(self.error.facts)
-        elif self.verdict is not Verdict.UNAVAILABLE:
+        elif self.verdict not in {Verdict.UNAVAILABLE, Verdict.CANCELLED, Verdict.OVERDUE}:
             data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
         return data
+
+
+def cancelled(why: str) -> Failure:
+    """Return why a saga is undone that somebody cancelled."""
+    return Failure(Verdict.CANCELLED, None, Stopped(why))
+
+
+def overdue() -> Failure:
+    """Return why a saga is undone whose deadline has passed."""
+    return Failure(Verdict.OVERDUE, None, Stopped("it was not decided before its deadline"))
 
 
 def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mapping[str, Any]) -> PolysagaError:
@@ -81,5 +92,7 @@ def _as_json(facts: Mapping[str, Any]) -> Any:
 
 def _said(error: BaseException) -> str:
     # An exception whose own text cannot be made must not keep a saga from being undone.
+    if isinstance(error, Stopped):
+        return str(error)[:_TRACEBACK]
     told = "".join(traceback.format_exception_only(error)).strip()
     return (str(error) if isinstance(error, PolysagaError) else told)[:_TRACEBACK]

@@ -20,19 +20,20 @@ from polysaga.errors import (
     KeyReused,
     OutcomePending,
     PolysagaError,
+    TooLate,
     TryAgain,
     UnknownSaga,
     UnknownVersion,
 )
-from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
+from polysaga.events import SagaClaimed, SagaDecided, SagaStarted, WorkerFailed
 from polysaga.sagas.catalogue import SagaState
-from polysaga.sagas.decisions import Status
+from polysaga.sagas.decisions import Mark, Status
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.identity import id_from_key, id_from_time
 from polysaga.sagas.journal import Birth, Claim, Row
-from polysaga.sagas.outcomes import error_of
+from polysaga.sagas.outcomes import cancelled, error_of
 from polysaga.sagas.payloads import decode, encode, fingerprint
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
@@ -46,9 +47,17 @@ _LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another pr
 class SagaHandle(Generic[OutputT]):
     """A saga whose start is durable. *joined* tells that its key had started it before."""
 
-    def __init__(self, saga_id: UUID, saga: str, wait: Callable[[], Awaitable[Any]], *, joined: bool) -> None:
+    def __init__(
+        self,
+        saga_id: UUID,
+        saga: str,
+        wait: Callable[[], Awaitable[Any]],
+        cancel: Callable[[str], Awaitable[None]],
+        *,
+        joined: bool,
+    ) -> None:
         self.id, self.saga, self.joined = saga_id, saga, joined
-        self._wait = wait
+        self._wait, self._cancel = wait, cancel
 
     async def result(self, timeout: float | None = None) -> OutputT:
         """Return the output once the saga is decided; wait at most *timeout* seconds.
@@ -63,6 +72,14 @@ class SagaHandle(Generic[OutputT]):
         except TimeoutError:
             raise OutcomePending(self.id, self.saga) from None
 
+    async def cancel(self, why: str = "cancelled by its caller") -> None:
+        """Have the saga undone; return once that is certain. `result` raises `SagaCancelled` when it is done.
+
+        The steps under way are cancelled, in whatever process. Raises `TooLate` if the saga is decided: the pivot
+        has the last word. Harmless if the saga is being undone already; `NeedsAttention` if it is parked.
+        """
+        await self._cancel(why)
+
 
 class LocalRunner:
     """Drives sagas in tasks of this process."""
@@ -75,6 +92,11 @@ class LocalRunner:
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._closing = False
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Tell whether any saga that this process knows has a deadline."""
+        return any(definition.saga.deadline is not None for definition in self._definitions.values())
 
     @property
     def free(self) -> int:
@@ -129,6 +151,59 @@ class LocalRunner:
         """Return a handle on a saga that was started before."""
         return self._handle(definition, saga_id, self.executions.get(saga_id), joined=True)
 
+    async def cancel(self, saga_id: UUID, why: str) -> None:
+        """Have a saga undone, whoever drives it; return once that is certain."""
+        owner, pause = uuid4(), _LOOK_AGAIN[0]
+        while True:
+            live = self.executions.get(saga_id)
+            if live is not None:
+                await asyncio.wait([live.started])
+                try:
+                    if live.started.exception() is None:
+                        await live.be_undone(cancelled(why))
+                        return
+                except Lost:
+                    pass  # another process drives it now
+            if await self._cancel_elsewhere(saga_id, owner, why):
+                return
+            await self.engine.clock.sleep(pause)
+            pause = min(pause * 2, _LOOK_AGAIN[1])
+
+    async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
+        """Tell whether a saga that others drive is certain to be undone; if it is running, take it and begin."""
+        row = await self._load(saga_id)
+        if row is None:
+            raise UnknownSaga(saga_id)
+        definition = self._definitions.get(row.fingerprint)
+        if definition is None:
+            raise UnknownVersion(saga_id, row.name)
+        match row.status:
+            case Status.COMPLETING | Status.COMPLETED:
+                raise TooLate(saga_id, row.name, row.status.value)
+            case Status.NEEDS_ATTENTION:
+                raise error_of(definition, saga_id, row.status, row.error or {})
+            case Status.COMPENSATED:
+                return True
+            case Status.COMPENSATING:
+                return await self._is_blocked(definition, saga_id)
+        if self._closing:
+            raise Busy(0, 0.0)
+        reason = cancelled(why).as_data()
+        taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
+        if taken is not None and not self._closing:
+            self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
+            self.take_over(taken)
+        return False
+
+    async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
+        """Tell whether the decision of a saga that is being undone can no longer be taken."""
+        pivot = definition.decision
+        if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
+            return True
+        participant = self.engine.participants[pivot.database_name]
+        row = (await participant.look(saga_id, [pivot.name])).get(pivot.name)
+        return row is not None and row.state is not Mark.DONE
+
     async def state(self, saga_id: UUID) -> SagaState:
         """Return what is known of a saga; raise `UnknownSaga`."""
         found = await self.repairs.catalogue.get(saga_id)
@@ -165,7 +240,16 @@ class LocalRunner:
         saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
         digest = fingerprint(text, saga.key_fields)
         claim = Claim(saga_id, 1, uuid4())
-        return Birth(claim, saga.name, saga.version, definition.fingerprint, key, text, digest)
+        return Birth(
+            claim,
+            saga.name,
+            saga.version,
+            definition.fingerprint,
+            key,
+            text,
+            digest,
+            deadline=saga.deadline,
+        )
 
     def _execution(self, definition: Definition, birth: Birth, value: Any) -> Execution:
         home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
@@ -205,8 +289,8 @@ class LocalRunner:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {error!r}"))
-        for future in (execution.started, execution.decided):
-            if not future.done():
+        for future in (execution.started, execution.decided, execution.turned):
+            if future is not None and not future.done():
                 # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
                 future.set_exception(Lost() if error is None or execution.holds_claim else error)
                 future.exception()  # nobody may be waiting; that is not an error
@@ -247,8 +331,11 @@ class LocalRunner:
             finally:
                 _let_see(definition)
 
+        async def cancel(why: str) -> None:
+            await self.cancel(saga_id, why)
+
         _let_see(definition)
-        return SagaHandle(saga_id, definition.name, wait, joined=joined)
+        return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
     async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
         """Wait for the outcome of a saga that somebody else drives."""
@@ -267,10 +354,13 @@ class LocalRunner:
             pause = min(pause * 2, longest)
 
     async def _load(self, saga_id: UUID) -> Row | None:
-        """Return the journal row; the caller's own patience ends the waiting for a database that is down."""
+        return await self._patiently(lambda: self.engine.journal.load(saga_id))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Row | None]]) -> Row | None:
+        """Ask the journal; the caller's own patience ends the waiting for a database that is down."""
         while True:
             try:
-                return await self.engine.journal.load(saga_id)
+                return await ask()
             except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
                 fault = self.engine.home.fault(error)
                 if fault is None or not fault.transient:

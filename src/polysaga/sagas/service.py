@@ -130,6 +130,14 @@ class Sagas:
         ledgers = [ledger_survey(handle.primary) for handle in handles]
         return await Verifier(journal, ledgers, self._known()).verify(limit=limit, watch=watch)
 
+    async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
+        """Have a saga undone, whichever process drives it; return once that is certain.
+
+        Raises what `SagaHandle.cancel` raises, `UnknownSaga`, and `UnknownVersion` if this process has no
+        definition of it.
+        """
+        await self._open_runner().cancel(saga_id, why)
+
     async def find(
         self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None
     ) -> SagaPage:

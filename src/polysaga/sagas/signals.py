@@ -9,5 +9,9 @@ class Lost(Exception):
     """The claim is no longer ours; whoever waits must follow the journal."""
 
 
+class Stopped(Exception):
+    """The saga is to be undone although no step has failed."""
+
+
 class Joined(Exception):
     """The saga exists already: its key, or an earlier attempt, started it."""

@@ -42,7 +42,10 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
             "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked')"
         ),
-        "go_forward": f"{update} status = 'running', error = NULL, {awake} WHERE {ours} = 'compensating'",
+        # The decision has been taken: there is no deadline any more.
+        "go_forward": (
+            f"{update} status = 'running', error = NULL, deadline = NULL, {awake} WHERE {ours} = 'compensating'"
+        ),
         "finish": (
             f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
         ),
@@ -58,6 +61,11 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"{update} progress = :progress, expiries = 1 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"
         ),
+        # Claim and decision in one: whoever owned it has lost it, and a pivot in this database comes too late.
+        "cancel": (
+            f"{update} error = :error, status = 'compensating', epoch = epoch + 1, owner = :owner, "
+            f"lease = :lease, {awake} WHERE id = :id AND status = 'running'"
+        ),
         # A person's claim on a saga that nobody drives: parked ones stay parked meanwhile.
         "take_for_person": (
             f"{update} epoch = epoch + 1, owner = :owner, lease = :lease, "
@@ -66,6 +74,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         ),
         "repair": (
             f"{update} status = :status, epoch = epoch + 1, owner = NULL, expiries = 0, results = :results, "
+            "deadline = NULL, "
             f"error = :error, wake_at = CASE WHEN :final = 0 THEN {dialect.clock} END, "
             f"finished_at = CASE WHEN :final = 1 THEN {dialect.clock} END "
             "WHERE id = :id AND epoch = :epoch AND status = :expected"

@@ -9,18 +9,26 @@ A process that was frozen finds its claims gone at the next tick and stops; what
 database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
 back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
 again, goes on within a lease and a tick.
+
+Deadlines are the owner's own business, without a statement. Only of what is late by a lease, because its owner is
+frozen or broken, another process takes care, and whatever is claimed past its deadline is claimed as compensating:
+claim and decision are one write. If the database's clock is put back, claims would last for that long; a claim
+that is longer than two leases is as good as overdue.
 """
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID
 
 from polysaga.events import SagaNotKnown, WorkerFailed, WorkerTicked
+from polysaga.sagas.claims import Pick
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
+from polysaga.sagas.journal import NOBODY
 from polysaga.sagas.runner import LocalRunner
 
 _TICKS_PER_LEASE = 4
-_STRANGERS_EVERY = 60.0  # seconds between two looks for sagas that this process has no definition of
+_RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
 
 
 class Worker:
@@ -28,7 +36,7 @@ class Worker:
 
     def __init__(self, engine: Engine, runner: LocalRunner) -> None:
         self._engine, self._runner = engine, runner
-        self._strangers_at = 0.0
+        self._rarely_at = 0.0
         self._strangers: set[UUID] = set()
 
     async def run(self) -> None:
@@ -45,8 +53,14 @@ class Worker:
     async def tick(self) -> None:
         """Renew, claim, look for strangers: one round."""
         renewed = await self._renew()
-        claimed = await self._claim()
-        await self._report_strangers()
+        claimed = await self._claim(Pick.DUE)
+        if self._runner.has_deadlines:
+            claimed += await self._claim(Pick.LATE)
+        now = self._engine.clock.monotonic()
+        if now >= self._rarely_at:
+            self._rarely_at = now + _RARELY
+            claimed += await self._claim(Pick.AHEAD)
+            await self._report_strangers()
         self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
 
     async def _renew(self) -> int:
@@ -73,22 +87,18 @@ class Worker:
         saga_id, claim = execution.progress.saga_id, execution.progress.claim
         row = await self._engine.journal.load(saga_id)
         gone = self._runner.executions.get(saga_id) is not execution
-        return gone or (row is not None and row.claim == claim)
+        return gone or (row is not None and row.claim in {claim, replace(claim, owner=NOBODY)})
 
-    async def _claim(self) -> int:
+    async def _claim(self, pick: Pick) -> int:
         batch = min(self._engine.settings.claim_batch, self._runner.free)
         if batch <= 0:
             return 0
-        rows = await self._engine.journal.claim(batch)
+        rows = await self._engine.journal.claim(batch, pick)
         for row in rows:
             self._runner.take_over(row)
         return len(rows)
 
     async def _report_strangers(self) -> None:
-        now = self._engine.clock.monotonic()
-        if now < self._strangers_at:
-            return
-        self._strangers_at = now + _STRANGERS_EVERY
         for saga_id, name, version in await self._engine.journal.strangers(batch=100):
             if saga_id not in self._strangers:
                 self._strangers.add(saga_id)
