@@ -21,6 +21,8 @@ from polysaga.errors import ConfigurationError
 
 PREFIX = "POLYSAGA_"
 
+_GUESSABLE = 16  # characters
+
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -101,6 +103,21 @@ class BookmarkSettings(_Strict):
     cookie: str = "polysaga_bookmark"
     secure: bool = True  # send the cookie over HTTPS only
     explain: bool = False  # tell in the header X-Polysaga-Route who answered and why; for development
+
+    @field_validator("secret", "former_secrets")
+    @classmethod
+    def _refuse_guessable(cls, value: SecretStr | tuple[SecretStr, ...] | None) -> Any:
+        given = value if isinstance(value, tuple) else () if value is None else (value,)
+        if any(len(secret.get_secret_value()) < _GUESSABLE for secret in given):
+            raise ValueError(f"give {_GUESSABLE} random characters or more, e.g. from `openssl rand -hex 32`")
+        return value
+
+    @field_validator("cookie")
+    @classmethod
+    def _accept_tokens(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+            raise ValueError("a cookie's name has letters, digits, - _ and .")
+        return value
 
 
 class Settings(_Strict):

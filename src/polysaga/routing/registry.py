@@ -63,11 +63,12 @@ class Databases(Registry):
 
         Reads inside see what *bookmark* (see `bookmark`) names and what is committed inside. A request has a scope
         of its own already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a
-        new one. A bookmark that none of our processes signed counts as none.
+        new one. A bookmark that none of our processes signed counts as none, and so does what another cluster than
+        today's had written.
         """
         if isinstance(bookmark, str):
             bookmark = verify(bookmark, self._secrets()) if bookmark and self._routers else {}
-        known = {name: position for name, position in bookmark.items() if name in self._routers}
+        known = {name: position for name, position in bookmark.items() if self._concerns(name, position)}
         with entered(Scope(known, received_at=self._clock.monotonic(), consistency=consistency)) as scope:
             yield scope
 
@@ -98,6 +99,12 @@ class Databases(Registry):
         """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""
         if self._routers:
             self._secrets()
+
+    def _concerns(self, name: str, position: Position) -> bool:
+        if name not in self._routers:
+            return False
+        primary = self._routers[name].topology.primary_state
+        return primary is None or primary.position is None or primary.position.comparable(position)
 
     def _secrets(self) -> list[bytes]:
         given = (self.bookmarks.secret, *self.bookmarks.former_secrets)
