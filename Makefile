@@ -62,6 +62,10 @@ demo-servers: setup-servers ## the order service on PostgreSQL and MariaDB with 
 bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it
 	$(RUN) python -m benchmarks.quick
 
+.PHONY: bench-routing
+bench-routing: setup ## what choosing a node and a reader session cost; the last line is JSON
+	$(RUN) python -m benchmarks.routing
+
 .PHONY: clean
 clean: ## delete what can be made again, and the data of `servers` and `demo`
 	rm -rf .venv .uv .servers data dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

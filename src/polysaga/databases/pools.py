@@ -19,8 +19,9 @@ from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import greenlet_spawn
 
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
@@ -152,20 +153,12 @@ class SqlNode:
             **arguments,
         )
         self.dialect.prepare(engine, read_only=read_only)
-        self._translate_refusals(engine, watched=self.watched)
+        self._translate_refusals(engine)
         self._ask_the_idle(engine)
         if self.watched:
             self._watch(engine)
         if read_only and self._on_reader is not None:
             self._on_reader(engine)
-        return engine
-
-    def outside(self) -> AsyncEngine:
-        """Return an engine like the reader, without a pool."""
-        arguments = self.dialect.reader_arguments(self.dialect.engine_arguments(self._followed, self.settings))
-        engine = create_async_engine(self._followed, poolclass=NullPool, hide_parameters=True, **arguments)
-        self.dialect.prepare(engine, read_only=True)
-        self._translate_refusals(engine, watched=False)
         return engine
 
     def _watch(self, engine: AsyncEngine) -> None:
@@ -210,22 +203,28 @@ class SqlNode:
 
         watched: Any = dialect.connect(*positional, **named, async_creator_fn=dial)
         if self.admit is not None:
-            sample = watched.run_async(self.dialect.sample)
-            watched.rollback()  # some drivers have begun a transaction for it
-            refused = self.admit(sample)
-            if refused is not None:
+            try:
+                self._admit(watched, self.admit)
+            except BaseException:
                 self.dialect.cut(watched.driver_connection)
-                raise DatabaseUnavailable(self.database, self.name, refused)
+                raise
         return watched  # type: ignore[no-any-return]
 
-    def _translate_refusals(self, engine: AsyncEngine, *, watched: bool) -> None:
+    def _admit(self, watched: Any, admit: Callable[[Sample], str | None]) -> None:
+        sample = watched.run_async(self.dialect.sample)
+        watched.rollback()  # some drivers have begun a transaction for it
+        refused = admit(sample)
+        if refused is not None:
+            raise DatabaseUnavailable(self.database, self.name, refused)
+
+    def _translate_refusals(self, engine: AsyncEngine) -> None:
         dialect = engine.sync_engine.dialect
         refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, *_driver_errors(dialect))
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
             try:
-                if watched:
+                if self.watched:
                     return self._connect(dialect, positional, named)
                 return dialect.connect(*positional, **named)
             except refusals as error:
@@ -262,20 +261,21 @@ class SqlNode:
 
 
 class Line:
-    """One connection to a server outside of its pools; connects again by itself after it was cut."""
+    """One connection to a server outside of its pools; connects again by itself after it was closed.
+
+    It is the driver's own: SQLAlchemy would ask a new server half a dozen questions first.
+    """
 
     def __init__(self, node: SqlNode) -> None:
         self.node = node
-        self._engine: AsyncEngine | None = None
-        self._connection: AsyncConnection | None = None
         self._driver: Any = None
 
     async def sample(self) -> Sample:
-        """Ask the server for its role and position; raises the driver's errors and our own refusals."""
+        """Ask the server for its role and position; raises the driver's errors."""
         return await self.node.dialect.sample(await self._open())
 
     async def capture(self) -> Position | None:
-        """Ask the primary how far it has got; raises the driver's errors and our own refusals."""
+        """Ask the primary how far it has got; raises the driver's errors."""
         return await self.node.dialect.capture(await self._open())
 
     def cut(self) -> None:
@@ -285,19 +285,19 @@ class Line:
 
     async def close(self) -> None:
         """Close the connection; the next question makes a new one."""
-        engine, connection = self._engine, self._connection
-        self._engine = self._connection = self._driver = None
-        if connection is not None:
-            await connection.invalidate()
-            await connection.close()
-        if engine is not None:
-            await engine.dispose()
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await self.node.dialect.hang_up(driver)
 
     async def _open(self) -> Any:
         if self._driver is None:
-            self._engine = self.node.outside()
-            self._connection = await self._engine.connect()
-            self._driver = (await self._connection.get_raw_connection()).driver_connection
+            node = self.node
+            kind: Any = node.followed.get_dialect()
+            adapter = kind(dbapi=kind.import_dbapi())
+            positional, named = adapter.create_connect_args(node.followed)
+            named |= node.dialect.line_arguments(node.followed, node.settings)
+            adapted: Any = await greenlet_spawn(adapter.connect, *positional, **named)
+            self._driver = adapted.driver_connection
         return self._driver
 
 

@@ -4,6 +4,7 @@ A reader whose very first statement finds its node gone has read nothing yet: it
 later failure is the caller's to hear of, for what was read before belongs to the node that is gone.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,11 +41,16 @@ class SqlRoutes:
         reading = _Reading(router, scope, wish, choice)
         reading.begin()
         try:
-            async with AsyncSession(
+            session = AsyncSession(
                 reading.engine, sync_session_class=_Movable, expire_on_commit=False, info={_READING: reading}
-            ) as session:
+            )
+            try:
                 yield session
-                await session.commit()
+            except BaseException:
+                # Shielded: a cancelled reader must give its connection back all the same.
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+                raise
+            await session.close()  # nothing to commit: there is no transaction, or one that only reads
         except (DBAPIError, PoolTimeout) as error:
             reading.blame(error)
             ours = as_ours(reading.node, error)

@@ -239,6 +239,12 @@ class PostgresPsycopg(Postgres):
     def connector(self) -> Callable[..., Any]:
         return importlib.import_module("psycopg").AsyncConnection.connect  # type: ignore[no-any-return]
 
+    def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        return {**super().line_arguments(url, settings), "autocommit": True}
+
+    async def hang_up(self, driver: Any) -> None:
+        await driver.close()
+
     def cut(self, driver: Any) -> None:
         if driver.closed:
             return

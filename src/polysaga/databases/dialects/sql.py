@@ -118,6 +118,15 @@ class SqlDialect:
         """Return the driver's own coroutine function that connects."""
         raise NotImplementedError
 
+    def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        """Return what the driver needs to connect for questions outside of transactions."""
+        arguments: dict[str, Any] = self.reader_arguments(self.engine_arguments(url, settings))["connect_args"]
+        return arguments
+
+    async def hang_up(self, driver: Any) -> None:
+        """Close the driver's own connection without waiting for the server."""
+        self.cut(driver)
+
     def cut(self, driver: Any) -> None:
         """Break the driver's own connection at once, so that whoever waits for an answer gets an error."""
         raise NotImplementedError

@@ -108,6 +108,12 @@ class SQLite(SqlDialect):
                     connection.invalidate()
                     raise
 
+    def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        return {}
+
+    async def hang_up(self, driver: Any) -> None:
+        await driver.close()
+
     def cut(self, driver: Any) -> None:
         """Do nothing: a file does not fall silent."""
 

@@ -1,0 +1,242 @@
+"""Reads from real replicas that are late, paused, frozen or gone: never stale to whoever wrote, never stuck."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from sqlalchemy import text
+
+from devservers import Replica
+from polysaga.clock import Clock
+from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged
+from tests.fixtures.notes import Browser, Notes, settings_of
+from tests.fixtures.programs import PATIENCE, EventT, Recorder
+from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+
+WRITES = int(os.environ.get("POLYSAGA_TEST_WRITES", "1000"))  # the whole proof is 10,000
+PEOPLE = 16  # at the same time
+SLACK = 1.5  # seconds that a loaded machine may add
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def cluster(request: pytest.FixtureRequest) -> PostgresCluster | MariaDBCluster:
+    found: PostgresCluster | MariaDBCluster = request.getfixturevalue(f"{request.param}_cluster")
+    return found
+
+
+@pytest.fixture
+def urls(cluster: PostgresCluster | MariaDBCluster) -> list[str]:
+    return fresh(cluster)
+
+
+def fresh(cluster: PostgresCluster | MariaDBCluster) -> list[str]:
+    """Return the addresses of a new database that all servers have."""
+    name = f"notes_{time.monotonic_ns()}"
+    cluster.primary.create_database(name)
+    cluster.catch_up()
+    return cluster.urls(name)
+
+
+@pytest.fixture
+async def notes(urls: list[str], cluster: PostgresCluster | MariaDBCluster) -> AsyncIterator[Notes]:
+    async with Notes().open(settings_of(urls)) as app:
+        await asyncio.to_thread(cluster.catch_up)
+        yield app
+
+
+async def write_and_read(notes: Notes, *, keeps: bool, writes: int) -> tuple[int, Counter[str]]:
+    """Let people write and read at once what they wrote; return how often it was stale, and who answered."""
+    stale, went = 0, Counter[str]()
+
+    async def person(note: int) -> None:
+        nonlocal stale
+        browser = notes.browser(keeps=keeps)
+        for value in range(writes // PEOPLE):
+            assert (await browser.put(note, value)).status_code == 204
+            stale += await browser.get(note) != value
+        went.update(answerers(browser))
+
+    await asyncio.gather(*(person(note) for note in range(PEOPLE)))
+    return stale, went
+
+
+TROUBLES: dict[str, Callable[[Replica], None]] = {
+    "natural": lambda _: None,
+    "paused": lambda replica: replica.pause(),
+    "delayed": lambda replica: replica.delay(0.5),
+}
+
+
+async def cause(trouble: str, cluster: PostgresCluster | MariaDBCluster) -> None:
+    for replica in cluster.replicas:
+        await asyncio.to_thread(TROUBLES[trouble], replica)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_nobody_misses_what_they_wrote(
+    notes: Notes, cluster: PostgresCluster | MariaDBCluster, trouble: str, record_property: Callable[..., None]
+) -> None:
+    await cause(trouble, cluster)
+    without, _ = await write_and_read(notes, keeps=False, writes=WRITES // 10)
+    stale, went = await write_and_read(notes, keeps=True, writes=WRITES)
+    record_property("stale_without_bookmarks", without)
+    record_property("answered", dict(went))
+    assert stale == 0
+    assert without > 0 or trouble == "natural"  # a loaded machine can be slower than its replicas
+
+
+async def test_most_reads_go_to_replicas_when_one_in_ten_requests_writes(notes: Notes) -> None:
+    went = Counter[str]()
+
+    async def person(note: int) -> None:
+        browser = notes.browser()
+        for value in range(WRITES // 10 // PEOPLE + 1):
+            await browser.put(note, value)
+            for _ in range(10):
+                assert await browser.get(note) == value
+        went.update(answerers(browser))
+
+    await asyncio.gather(*(person(note) for note in range(PEOPLE)))
+    assert went["replica"] >= 0.9 * went.total(), went
+
+
+async def test_a_frozen_replica_holds_nobody_up(notes: Notes, cluster: PostgresCluster | MariaDBCluster) -> None:
+    browser = notes.browser()
+    await browser.put(1, 1)
+    for replica in cluster.replicas[:1]:
+        replica.freeze()
+    longest = 0.0
+    reads = notes.router.reads
+    stop = asyncio.get_running_loop().time() + 3 * reads.probe_timeout
+
+    async def person() -> None:
+        nonlocal longest
+        while (began := asyncio.get_running_loop().time()) < stop:
+            assert await notes.browser().get(1) == 1
+            longest = max(longest, asyncio.get_running_loop().time() - began)
+
+    await asyncio.gather(*(person() for _ in range(8)))
+    left = await notes.recorder.wait_for(NodeLeft)
+    assert left.node == notes.router.nodes[1].name
+    assert longest <= reads.probe_timeout + reads.wait + SLACK
+    cluster.replicas[0].thaw()
+    await notes.recorder.wait_for(NodeReturned)
+    await until_read_from(notes, "replica-1")
+
+
+async def test_without_replicas_the_primary_answers_a_limited_number_at_a_time(
+    urls: list[str], cluster: PostgresCluster | MariaDBCluster
+) -> None:
+    async with Notes().open(settings_of(urls, primary_read_limit=1, primary_wait=0.2)) as notes:
+        for replica in cluster.replicas:
+            await asyncio.to_thread(replica.kill)
+        for replica in notes.router.nodes[1:]:
+            await notes.recorder.wait_for(NodeLeft, lambda event, name=replica.name: event.node == name)
+        with notes.databases.scope():
+            async with notes.handle.reader() as db:
+                await db.execute(text("SELECT 1"))
+                answer = await notes.browser().get(1)
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        browser = notes.browser()
+        assert (await browser.put(1, 1)).status_code == 204
+        assert await browser.get(1) == 1
+        assert browser.went[-1].startswith("notes=primary;reason=no-replica")
+
+
+async def test_without_a_primary_reads_go_on_and_writes_are_refused_at_once(
+    notes: Notes, cluster: PostgresCluster | MariaDBCluster
+) -> None:
+    browser = notes.browser()
+    assert (await browser.put(1, 1)).status_code == 204
+    await asyncio.to_thread(cluster.catch_up)
+    await asyncio.to_thread(cluster.primary.kill)
+    deadline = asyncio.get_running_loop().time() + 3 * notes.router.reads.max_lag
+    while (began := asyncio.get_running_loop().time()) < deadline:
+        refused = await browser.put(1, 2)
+        assert asyncio.get_running_loop().time() - began <= 1.0 + SLACK
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert await browser.get(1) == 1
+    cluster.primary.start()  # in this thread: the server ends with the one that started it
+    await notes.recorder.wait_for(PrimaryChanged, lambda event: event is not first(notes.recorder, PrimaryChanged))
+    assert (await browser.put(1, 3)).status_code == 204
+    assert await browser.get(1) == 3
+
+
+async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_never_believed(
+    postgres_cluster_to_break: PostgresCluster,
+) -> None:
+    cluster = postgres_cluster_to_break
+    async with Notes().open(settings_of(await asyncio.to_thread(fresh, cluster))) as notes:
+        await asyncio.to_thread(cluster.catch_up)
+        acknowledged: dict[int, int] = {}
+        went = Counter[str]()
+        over = asyncio.Event()
+
+        async def person(note: int) -> None:
+            browser, value = notes.browser(), 0
+            while not over.is_set():
+                value += 1
+                answer = await browser.put(note, value)
+                assert answer.status_code in {204, 503}
+                if answer.status_code == 204:
+                    acknowledged[note] = value
+                    found = await browser.get(note)
+                    assert found == value or getattr(found, "status_code", 0) == 503
+                else:
+                    await Clock().sleep(0.02)
+            went.update(answerers(browser))
+
+        people = [asyncio.create_task(person(note)) for note in range(8)]
+        await until(lambda: len(acknowledged) == 8, people)
+        await asyncio.to_thread(cluster.primary.stop)  # a fast shutdown sends all there is to the replicas first
+        before = dict(acknowledged)
+        await asyncio.to_thread(cluster.replicas[0].promote)
+        promoted = asyncio.get_running_loop().time()
+        await until(lambda: all(acknowledged[note] > value for note, value in before.items()), people)
+        assert asyncio.get_running_loop().time() - promoted <= 5.0 + SLACK
+        assert notes.router.topology.primary == 1
+
+        # In this thread, whose end would be its own; it believes that it is the primary still.
+        cluster.primary.start()
+        await notes.recorder.wait_for(NodeReturned, lambda event: event.node == notes.router.nodes[0].name)
+        seen = dict(acknowledged)
+        await until(lambda: all(acknowledged[note] > value + 5 for note, value in seen.items()), people)
+        over.set()
+        await asyncio.gather(*people)
+        assert notes.router.topology.primary == 1
+        async with notes.handle.reader(consistency="strong") as db:
+            kept: dict[int, int] = dict(
+                [tuple(row) for row in await db.execute(text("SELECT id, value FROM notes"))]
+            )
+        assert all(kept[note] >= value for note, value in acknowledged.items())
+
+
+async def until(condition: Callable[[], bool], tasks: list[asyncio.Task[None]]) -> None:
+    """Return when *condition* holds; fail with the first of *tasks* that does."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            for task in tasks:
+                if task.done():
+                    task.result()
+            await Clock().sleep(0.02)
+
+
+async def until_read_from(notes: Notes, node: str) -> None:
+    """Return when *node* answers a read."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            browser = notes.browser()
+            await browser.get(1)
+            if browser.went[-1].startswith(f"notes={node};"):
+                return
+
+
+def answerers(browser: Browser) -> list[str]:
+    return [told.split(";")[0].removeprefix("notes=").split("-")[0] for told in browser.went]
+
+
+def first(recorder: Recorder, kind: type[EventT]) -> EventT:
+    return recorder.of(kind)[0]
