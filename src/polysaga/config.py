@@ -84,6 +84,9 @@ class DatabaseSettings(_Strict):
         return value
 
 
+_SHORTEST_RETENTION = 25 * 3600.0  # seconds
+
+
 class SagaSettings(_Strict):
     """How this process drives sagas."""
 
@@ -93,6 +96,17 @@ class SagaSettings(_Strict):
     claim_batch: int = Field(default=50, ge=1)  # overdue sagas claimed per tick
     drain: Seconds = 10.0  # seconds that running sagas get when the process is asked to stop
     payload_limit: int = Field(default=256 * 1024, ge=1)  # bytes of one input or result as JSON
+    retention: Seconds = 30 * 24 * 3600.0  # seconds that sagas are kept after they came to rest
+
+    @field_validator("retention")
+    @classmethod
+    def _outlast_late_calls(cls, value: float) -> float:
+        if value < _SHORTEST_RETENTION:
+            raise ValueError(
+                f"{value:g} seconds are too few, give at least {_SHORTEST_RETENTION:g}: a step of a frozen "
+                "process is refused by its ledger row for 24 hours, and clocks may differ by one"
+            )
+        return value
 
 
 class BookmarkSettings(_Strict):

@@ -207,6 +207,13 @@ class WorkerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SagasRemoved(Event):
+    """Sagas that had been at rest for `sagas.retention` were removed, with their ledger rows."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriberFailed(Event):
     """A subscriber raised; the others were served."""
 

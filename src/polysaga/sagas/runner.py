@@ -94,6 +94,11 @@ class LocalRunner:
         self._closing = False
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names of the sagas that this process knows."""
+        return frozenset(definition.name for definition in self._definitions.values())
+
+    @property
     def has_deadlines(self) -> bool:
         """Tell whether any saga that this process knows has a deadline."""
         return any(definition.saga.deadline is not None for definition in self._definitions.values())

@@ -17,6 +17,8 @@ that is longer than two leases is as good as overdue.
 """
 
 import asyncio
+import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
@@ -25,9 +27,11 @@ from polysaga.sagas.claims import Pick
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.journal import NOBODY
+from polysaga.sagas.retention import BATCH, Retention
 from polysaga.sagas.runner import LocalRunner
 
 _TICKS_PER_LEASE = 4
+_BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
 _RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
 
 
@@ -37,18 +41,34 @@ class Worker:
     def __init__(self, engine: Engine, runner: LocalRunner) -> None:
         self._engine, self._runner = engine, runner
         self._rarely_at = 0.0
+        self._retention = Retention(engine, runner.names)
         self._strangers: set[UUID] = set()
 
     async def run(self) -> None:
-        """Tick until cancelled; a tick that fails is announced and followed by the next."""
-        pause = self._engine.settings.lease / _TICKS_PER_LEASE
+        """Tick until cancelled, and remove what is old beside it; a round that fails is followed by the next."""
+        async with asyncio.TaskGroup() as rounds:
+            rounds.create_task(self._repeat(self._tick, self._engine.settings.lease))
+            # Not with the first tick of every process that is started.
+            await self._engine.clock.sleep(_RARELY * random.random())
+            rounds.create_task(self._repeat(self._remove_old, _RARELY))
+
+    async def _repeat(self, work: Callable[[], Awaitable[float]], patience: float) -> None:
+        """Do *work* for ever, each time for at most *patience* seconds, with the pauses that it returns."""
         while True:
+            pause = patience / _TICKS_PER_LEASE
             try:
-                async with asyncio.timeout(self._engine.settings.lease):
-                    await self.tick()
-            except Exception as error:  # noqa: BLE001 - border: one failed tick must not end recovery
+                async with asyncio.timeout(patience):
+                    pause = await work()
+            except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
                 self._engine.emit(WorkerFailed(repr(error)))
             await self._engine.clock.sleep(pause)
+
+    async def _tick(self) -> float:
+        await self.tick()
+        return self._engine.settings.lease / _TICKS_PER_LEASE
+
+    async def _remove_old(self) -> float:
+        return _BETWEEN_BATCHES if await self._retention.sweep() == BATCH else _RARELY
 
     async def tick(self) -> None:
         """Renew, claim, look for strangers: one round."""

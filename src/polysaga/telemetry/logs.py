@@ -37,6 +37,7 @@ from polysaga.events import (
     SagaNotKnown,
     SagaParked,
     SagaRepaired,
+    SagasRemoved,
     SagaStarted,
     StepCompensated,
     StepDone,
@@ -197,6 +198,11 @@ def _(event: WorkerTicked) -> Line:
 @line.register
 def _(event: WorkerFailed) -> Line:
     return ERROR, f"a round of the worker failed, the next one tries again: {event.reason}"
+
+
+@line.register
+def _(event: SagasRemoved) -> Line:
+    return INFO, f"{event.count} sagas that had been at rest for long were removed"
 
 
 @line.register

@@ -10,9 +10,9 @@ Unknown outcomes: finding a row settles what happened, not finding one settles n
 still be on its way. Only a write settles absence: the same insert again, or `blocked`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
@@ -60,6 +60,9 @@ class Participant(Protocol):
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
         """Return the rows of *steps* that exist, as committed on the primary."""
+
+    async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
+        """Remove the rows of *saga_ids* that were written longer than *older* ago; harmless when repeated."""
 
     async def check(self) -> None:
         """Raise `SchemaMissing` if the ledger is not there as it must be."""

@@ -10,8 +10,9 @@ transaction ended by the server long before the fence could have mattered.
 """
 
 import importlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -80,6 +81,13 @@ class MongoParticipant:
         ledger = self.node.documents.get_collection(LEDGER, read_concern=majority)
         found = ledger.find({"_id": {"$in": list(keys)}})
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
+
+    async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
+        for saga_id in saga_ids:
+            # `_id` is "<saga>:<step>", and ";" follows ":".
+            its = {"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"}
+            old = {"$lt": self._clock.now() - older}
+            await self.node.documents[LEDGER].delete_many({"_id": its, "recorded_at": old})
 
     async def check(self) -> None:
         if LEDGER not in await self.node.documents.list_collection_names():

@@ -3,7 +3,8 @@
 `lending.py` guards the session that the user's code is given; this module says what is written and when.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,9 @@ class SqlParticipant:
             "WHERE saga_id = :saga_id AND step = :step AND state = 'done'"
         )
         self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
+        self._remove = render(
+            f"DELETE FROM {LEDGER} WHERE saga_id = :saga_id AND recorded_at < {dialect.ago(':age')}"
+        )
         watch(node)
 
     async def act(self, entry: Entry, work: Work) -> str:
@@ -81,6 +85,12 @@ class SqlParticipant:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             found = result.all()
         return {row.step: LedgerRow(Mark(row.state), row.result) for row in found if row.step in steps}
+
+    async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
+        key, age = self.node.dialect.key, older.total_seconds()
+        rows = [self._remove.bind({"saga_id": key(saga_id), "age": age}) for saga_id in saga_ids]
+        async with self.node.writer.begin() as connection:
+            await connection.exec_driver_sql(self._remove.sql, rows)
 
     async def check(self) -> None:
         statement = self._all

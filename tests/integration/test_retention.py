@@ -1,0 +1,183 @@
+"""Removing old sagas: only what is at rest for long, ledgers first, and never what a reused key has just begun."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from polysaga.config import SagaSettings, parse_settings
+from polysaga.databases import MongoNode, SqlNode
+from polysaga.errors import ConfigurationError, Refused, UnknownSaga
+from polysaga.events import SagaFinished, SagasRemoved
+from polysaga.sagas.retention import Retention
+from polysaga.sagas.tables import JOURNAL, LEDGER
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
+from tests.fixtures.setups import urls as urls
+
+MONTH = 31 * 24 * 3600.0
+
+
+def runner_of(program: Program) -> Any:
+    assert program.sagas._runner is not None
+    return program.sagas._runner
+
+
+def retention_of(program: Program) -> Retention:
+    return Retention(runner_of(program).engine, runner_of(program).names)
+
+
+async def complete(program: Program, **more: Any) -> UUID:
+    handle = await program.sagas.start(program.saga, Order(), **more)
+    await handle.result(30)
+    await program.recorder.wait_for(SagaFinished, lambda event: event.saga_id == handle.id)
+    program.recorder.events.clear()
+    return handle.id
+
+
+async def age(program: Program, saga_id: UUID, seconds: float = MONTH) -> None:
+    """Make everything about a saga older than it is."""
+    then = datetime.now(UTC) - timedelta(seconds=seconds)
+    for handle in program.handles.values():
+        node = handle.primary
+        if isinstance(node, MongoNode):
+            its = {"_id": {"$regex": f"^{saga_id.hex}:"}}
+            await node.documents[LEDGER].update_many(its, {"$set": {"recorded_at": then}})
+            continue
+        await _update(node, f"UPDATE {LEDGER} SET recorded_at = :then WHERE saga_id = :id", saga_id, then)
+        if handle is program.sagas.journal:
+            await _update(node, f"UPDATE {JOURNAL} SET created_at = :then WHERE id = :id", saga_id, then)
+            ended = f"UPDATE {JOURNAL} SET finished_at = :then WHERE id = :id AND wake_at IS NULL"
+            await _update(node, ended, saga_id, then)
+
+
+async def _update(node: SqlNode, sql: str, saga_id: UUID, then: datetime) -> None:
+    statement = node.dialect.render(sql)
+    values = {"then": node.dialect.moment(then), "id": node.dialect.key(saga_id)}
+    async with node.writer.begin() as connection:
+        await connection.exec_driver_sql(statement.sql, statement.bind(values))
+
+
+async def rows(program: Program, saga_id: UUID) -> int:
+    """Return how many ledger rows a saga has in all databases."""
+    found = 0
+    for participant in runner_of(program).engine.participants.values():
+        found += len(await participant.look(saga_id, list(program.steps)))
+    return found
+
+
+async def test_what_is_at_rest_for_long_is_removed_everywhere(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        old, young = await complete(program), await complete(program)
+
+        async def refuse(db: Any, ctx: Any) -> None:
+            raise Refused("no lantern left")
+
+        program.on("credit_points", refuse)
+        undone = await program.sagas.start(program.saga, Order())
+        with pytest.raises(Refused):
+            await undone.result(30)
+        await program.recorder.wait_for(SagaFinished)
+        assert [await rows(program, one) > 0 for one in (old, young, undone.id)] == [True] * 3
+        for one in (old, undone.id):
+            await age(program, one)
+
+        assert await retention_of(program).sweep() == 2
+
+        assert program.recorder.of(SagasRemoved) == [SagasRemoved(2)]
+        for one in (old, undone.id):
+            assert await rows(program, one) == 0
+            with pytest.raises(UnknownSaga):
+                await program.sagas.get(one)
+        assert await rows(program, young) == 3
+        assert (await program.sagas.get(young)).status == "completed"
+        assert await retention_of(program).sweep() == 0
+
+
+async def test_what_is_not_at_rest_is_kept_however_old_it_is(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        gate = Gate()
+        program.on("record_event", gate)
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.arrived.wait()
+        await age(program, handle.id)
+
+        assert await retention_of(program).sweep() == 0
+        gate.open()
+        await handle.result(30)
+        await program.recorder.wait_for(SagaFinished)
+        assert await retention_of(program).sweep() == 0, "it came to rest just now"
+
+
+async def test_a_batch_is_bounded_and_the_oldest_come_first(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        ids = [await complete(program) for _ in range(3)]
+        for number, one in enumerate(ids):
+            await age(program, one, MONTH + number)
+        assert await retention_of(program).sweep(batch=2) == 2
+        assert [saga.id for saga in (await program.sagas.find()).sagas] == [ids[0]]
+
+
+async def test_a_removal_cut_short_after_the_ledgers_is_finished_by_the_next(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        saga_id = await complete(program, key="k-1")
+        await age(program, saga_id)
+        engine = runner_of(program).engine
+        for participant in list(engine.participants.values())[:2]:
+            await participant.remove([saga_id], timedelta(hours=24))
+        # Its key still joins it: the journal row is the last to go.
+        again = await program.sagas.start(program.saga, Order(), key="k-1")
+        assert again.joined
+        assert await retention_of(program).sweep() == 1
+        assert await rows(program, saga_id) == 0
+
+
+async def test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone(urls: Urls) -> None:
+    first, second = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with first.open(), second.open():
+        saga_id = await complete(first, key="k-1")
+        await age(first, saga_id)
+        slow = retention_of(second)
+        found = await slow.expired(10)
+        assert found == [saga_id]
+        assert await retention_of(first).sweep() == 1
+        assert await complete(first, key="k-1") == saga_id
+        assert await rows(first, saga_id) == 3
+
+        await slow.remove(found)
+
+        assert await rows(first, saga_id) == 3
+        assert (await first.sagas.get(saga_id)).status == "completed"
+        assert await first.effects(saga_id) == {step: 2 for step, *_ in PLACE_ORDER}, (
+            "two sagas, one after the other"
+        )
+
+
+async def test_names_that_the_process_does_not_know_are_left_alone(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        saga_id = await complete(program)
+        await age(program, saga_id)
+        assert await Retention(runner_of(program).engine, ["other"]).sweep() == 0
+        assert await Retention(runner_of(program).engine, []).sweep() == 0
+        assert await rows(program, saga_id) == 3
+
+
+def test_a_retention_that_a_late_call_could_outlast_is_refused() -> None:
+    assert SagaSettings(retention=25 * 3600.0).retention == 90_000
+    with pytest.raises(ConfigurationError, match=r"sagas.retention.*at least 90000.*frozen process"):
+        parse_settings({"sagas": {"retention": 24 * 3600.0}})
+
+
+async def test_the_audit_trail_outlives_the_saga(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        saga_id = await complete(program)
+        journal = runner_of(program).engine.journal
+        row = await journal.load(saga_id)
+        line = {"id": saga_id, "actor": "ada", "action": "retry", "why": "x", "details": "{}"}
+        assert await journal.repair(row.claim, row.status, row.status, results=row.results, error=None, audit=line)
+        await age(program, saga_id)
+        assert await retention_of(program).sweep() == 1
+        node = journal.node
+        async with node.writer.connect() as connection:
+            lines = await connection.exec_driver_sql("SELECT actor FROM polysaga_audit")
+            assert [found[0] for found in lines] == ["ada"]
