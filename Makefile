@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/.uv/bin:$(PATH)
 PORT ?= 8000
 DATA ?= data
 REPLICAS ?=
+SECONDS ?= 300
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
@@ -65,6 +66,10 @@ bench-quick: setup-servers ## a few minutes of measurements against the plain wa
 .PHONY: bench-routing
 bench-routing: setup ## what choosing a node and a reader session cost; the last line is JSON
 	$(RUN) python -m benchmarks.routing
+
+.PHONY: soak
+soak: setup-servers ## load while processes, servers and connections die, then a count (SECONDS=300 SEED=)
+	$(RUN) python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: clean
 clean: ## delete what can be made again, and the data of `servers` and `demo`

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +84,7 @@ def test_a_service_killed_three_times_under_load_loses_and_doubles_nothing(
     assert report["orders"]["confirmed"] > 0
     assert report["orders"]["refused"] > 0
     assert sum(report["dirty"].values()) > 0
+    assert verified(service) == 0
 
 
 def test_what_a_killed_service_left_is_at_rest_two_leases_after_its_restart(
@@ -125,6 +128,13 @@ def test_a_service_asked_to_end_finishes_or_hands_over_and_leaves_with_code_0(
         until(lambda: books.count("1 = 1") >= 30, "some sagas are started")
         assert service.terminate() == 0
     assert books.count("status NOT IN ('completed', 'compensated')") == 0
+    assert verified(service) == 0
+
+
+def verified(service: ServiceProcess) -> int:
+    """Return the exit code of `polysaga verify`, as an operator calls it."""
+    command = [str(Path(sys.executable).with_name("polysaga")), "verify", "orders.sagas:sagas"]
+    return subprocess.run(command, env=service.environment, cwd=service.directory, timeout=120).returncode
 
 
 def _made_up() -> list[str]:

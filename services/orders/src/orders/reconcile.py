@@ -76,7 +76,7 @@ async def reconcile(
     pause, longest = _PAUSE
     before: set[Contradiction] | None = None
     while True:
-        books = await _read()
+        books = await read_books()
         found = set(contradictions(books, confirmed))
         certain = not any(one.passing for one in found) and found == before
         if not found or certain or clock.monotonic() >= deadline:
@@ -156,7 +156,8 @@ def _confirmed(books: Books) -> Iterator[Order]:
     return (order for order in books.orders if order.status is OrderStatus.CONFIRMED)
 
 
-async def _read() -> Books:
+async def read_books() -> Books:
+    """Return what the open databases say, each at its own moment."""
     async with orders.reader() as db, points.reader() as point_db, inventory.reader() as session:
         store = inventory_of(session)
         return Books(
