@@ -273,6 +273,7 @@ async def test_a_saga_resolved_as_compensated_runs_no_compensation_any_more(urls
         assert state.finished_at is not None
         assert state.error is not None
         assert state.error["resolved"]["by"] == "ada"
+        assert (await program.sagas.verify()).clean
         assert await program.effects(saga_id) == {"reserve_stock": 1, "open_order": 1}
         with pytest.raises(Refused):
             await program.sagas.run(program.saga, Order(), key="k-1", timeout=30)
@@ -287,6 +288,7 @@ async def test_a_saga_resolved_as_completed_leaves_its_missing_steps_undone_for_
         assert runner is not None
         found = await runner.engine.participants["inventory"].look(saga_id, ["record_event"])
         assert found["record_event"].state == "blocked"
+        assert (await program.sagas.verify()).clean
 
 
 async def test_an_undecided_saga_cannot_be_completed_by_a_persons_word(urls: Urls) -> None:

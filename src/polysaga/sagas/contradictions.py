@@ -57,6 +57,7 @@ class Account:
     status: Status
     results: Mapping[str, str]
     overdue: bool  # unfinished, and its claim ran out many leases ago
+    resolved: bool  # ended by a person's word: what had not happened by then is blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class _Case:
     def of_every_saga(self) -> Iterator[Contradiction]:
         status = self.account.status
         if status is Status.COMPLETED:
-            for record in self._in_state(Mark.BLOCKED, Mark.COMPENSATED):
+            undone = (Mark.COMPENSATED,) if self.account.resolved else (Mark.BLOCKED, Mark.COMPENSATED)
+            for record in self._in_state(*undone):
                 detail = f"the saga is completed, but step '{record.step}' is {record.state}"
                 yield _about_record(ContradictionKind.UNDONE_STEP, self.account, record, detail)
         if status is Status.COMPENSATED:
@@ -123,39 +125,30 @@ class _Case:
                 yield from self._disorder(definition)
 
     def _wrong_results(self, definition: Definition) -> Iterator[Contradiction]:
-        for step in definition.steps:
-            if self._must_be_journaled(definition, step) and step.name not in self.account.results:
-                yield self._about(
-                    ContradictionKind.WRONG_RESULT, step, f"the journal lacks the result of step '{step.name}'"
-                )
-        decision = definition.decision
-        record = None if decision is None else self.records.get(decision.name)
-        if decision is None or record is None or self.account.status is not Status.COMPLETED:
+        decision, status = definition.decision, self.account.status
+        if decision is None:
             return
-        told = self.account.results.get(decision.name)
-        if record.state is Mark.DONE and told is not None and not _same(told, record.result):
+        told, record = self.account.results.get(decision.name), self.records.get(decision.name)
+        at_home = decision.database_name == self.home
+        if told is None:
+            if status is Status.COMPLETED or (status is Status.COMPLETING and at_home):
+                detail = f"the journal lacks the result of step '{decision.name}', which decides the saga"
+                yield self._about(ContradictionKind.WRONG_RESULT, decision, detail)
+        elif record is not None and record.state is Mark.DONE and not _same(told, record.result):
             detail = f"the journal and the ledger have different results of step '{decision.name}'"
             yield _about_record(ContradictionKind.WRONG_RESULT, self.account, record, detail)
 
-    def _must_be_journaled(self, definition: Definition, step: AnyStep) -> bool:
-        """Tell whether the journal row must have the result of *step* at this status."""
-        status = self.account.status
-        if step is definition.decision:
-            at_home = step.database_name == self.home
-            return status is Status.COMPLETED or (status is Status.COMPLETING and at_home)
-        # Compensated without it: the first step refused, and the row was born final.
-        return step.name == fused_first(definition, self.home) and status is not Status.COMPENSATED
-
     def _missing(self, definition: Definition) -> Iterator[Contradiction]:
         for step in definition.steps:
+            # The result of the decision is asked for above.
             if step.name not in self.records and not self._kept_in_journal(definition, step):
-                detail = f"the saga is completed, but step '{step.name}' has no ledger row"
+                detail = f"the saga is completed, but step '{step.name}' has no record"
                 yield self._about(ContradictionKind.MISSING_STEP, step, detail)
 
     def _open(self, definition: Definition) -> Iterator[Contradiction]:
         first = fused_first(definition, self.home)
-        if first is not None and first not in self.account.results:
-            return  # refused in its first step: nothing else ever began
+        if first is not None and first not in self.account.results and not self.records:
+            return  # refused in the step it was to be born with: nothing else ever began
         for step in definition.steps:
             stoppable = step is definition.decision or step.name in definition.undoable
             if stoppable and step.name not in self.records and not self._kept_in_journal(definition, step):
@@ -181,10 +174,13 @@ class _Case:
         return step.name in self.records and self.records[step.name].state is Mark.DONE
 
     def _kept_in_journal(self, definition: Definition, step: AnyStep) -> bool:
-        """Tell whether the journal row is the record of *step*, so that it has no ledger row."""
-        if step.name == fused_first(definition, self.home):
+        """Tell whether the journal row is the record of *step*, so that it has no ledger row.
+
+        The row of a saga that began in a caller's transaction was born without the first step.
+        """
+        if step is definition.decision and step.database_name == self.home:
             return True
-        return step is definition.decision and step.database_name == self.home
+        return step.name == fused_first(definition, self.home) and step.name in self.account.results
 
     def _in_state(self, *states: Mark) -> list[Record]:
         return [record for _, record in sorted(self.records.items()) if record.state in states]

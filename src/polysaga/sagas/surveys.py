@@ -29,7 +29,7 @@ class JournalSurvey:
         dialect = node.dialect
         overdue = f"wake_at < {dialect.later(':ago')} AND status <> 'needs_attention'"
         self._page = dialect.render(
-            "SELECT id, name, version, fingerprint, status, results, "
+            "SELECT id, name, version, fingerprint, status, results, error, "
             f"CASE WHEN {overdue} THEN 1 ELSE 0 END AS late FROM {JOURNAL} "
             "WHERE id > :after AND id <= :upto ORDER BY id LIMIT :most"
         )
@@ -49,6 +49,7 @@ class JournalSurvey:
             status=Status(row["status"]),
             results=json.loads(row["results"]),
             overdue=bool(row["late"]),
+            resolved="resolved" in json.loads(row["error"] or "{}"),
         )
 
 
