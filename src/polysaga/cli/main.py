@@ -6,6 +6,11 @@ database is at fault, said in one line on standard error.
 
 import sys
 
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.config import masked
+from polysaga.databases import Fault
+from polysaga.databases.dialects import fault_of
 from polysaga.errors import PolysagaError
 
 try:
@@ -14,6 +19,7 @@ except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
 from polysaga.cli.migrate import migrate
+from polysaga.cli.sagas import sagas
 from polysaga.cli.verify import verify
 
 app = typer.Typer(
@@ -25,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(migrate)
 app.command()(verify)
+app.add_typer(sagas, name="sagas")
 
 
 @app.callback()
@@ -37,5 +44,12 @@ def main() -> None:
     try:
         app()
     except PolysagaError as error:
-        print(f"polysaga: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _give_up(str(error))
+    except DBAPIError as error:
+        missing = fault_of(error) is Fault.SCHEMA_MISSING
+        _give_up("our tables are missing or out of date; run `polysaga migrate`" if missing else str(error.orig))
+
+
+def _give_up(reason: str) -> None:
+    print(f"polysaga: {masked(' '.join(reason.split()))}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,172 @@
+"""How sagas look in a terminal: a list, one saga with its steps, and what a repair did.
+
+Colours carry no meaning of their own; widths are those of the content, and only the last column may wrap.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from polysaga.sagas import AuditEntry, Repair, SagaPage, SagaState, SagaSummary, Status
+
+_STYLES = {
+    Status.RUNNING: "cyan",
+    Status.COMPLETING: "cyan",
+    Status.COMPENSATING: "yellow",
+    Status.COMPLETED: "green",
+    Status.COMPENSATED: "yellow",
+    Status.NEEDS_ATTENTION: "bold red",
+}
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def print_page(page: SagaPage, now: datetime, console: Console) -> None:
+    """Print one line per saga, and below it why it is undone or parked."""
+    names = max((len(saga.name) for saga in page.sagas), default=0)
+    for saga in page.sagas:
+        line = Text.assemble(
+            f"{saga.id}  ",
+            f"{saga.name:<{names}}  ",
+            (f"{saga.status:<15}", _STYLES[saga.status]),
+            (f"  {ago(now - saga.created_at):>7}", "dim"),
+        )
+        console.print(line, soft_wrap=True)
+        for note in _notes(saga):
+            console.print(Padding(note, (0, 0, 0, 4)))
+
+
+def print_saga(saga: SagaState, now: datetime, console: Console) -> None:
+    """Print everything that is known of one saga."""
+    console.print(Text.assemble((saga.name, "bold"), f" version {saga.version}  ", (str(saga.id), "bold")))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    for name, value in _facts(saga, now):
+        facts.add_row(name, value)
+    console.print(facts)
+    if saga.history:
+        console.print()
+        console.print(_history(saga.history))
+    if saga.audit:
+        console.print()
+        console.print(_audit(saga.audit))
+    traceback = (saga.error or {}).get("parked", saga.error or {}).get("traceback")
+    if traceback:
+        console.print()
+        console.print(Text(str(traceback).rstrip(), style="dim"), soft_wrap=True)
+
+
+def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
+    """Print what was done to each saga, or would be, or why not."""
+    names = max((len(repair.saga) for repair in repairs), default=0)
+    for repair in repairs:
+        head = Text(f"{repair.saga_id}  {repair.saga:<{names}}  ")
+        if repair.after is None:
+            console.print(head.append("refused", style="bold red"), soft_wrap=True)
+            console.print(Padding(Text(repair.problem or ""), (0, 0, 0, 4)))
+        else:
+            arrow = Text.assemble(repair.before.value, " -> ", (repair.after.value, _STYLES[repair.after]))
+            console.print(head.append_text(arrow), soft_wrap=True)
+
+
+def ago(age: timedelta) -> str:
+    """Return *age* in its largest unit: 45 s, 12 min, 3 h, 8 d."""
+    seconds = max(0, round(age.total_seconds()))
+    size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
+    return f"{seconds // size} {unit}"
+
+
+def _notes(saga: SagaSummary) -> Iterator[Text]:
+    if saga.reason is not None:
+        yield Text(_because(saga), style="dim")
+    if not saga.known:
+        yield Text(f"version {saga.version} of it is not the one of this program", style="dim")
+
+
+def _because(saga: SagaSummary) -> str:
+    reason = " ".join((saga.reason or "").split())
+    return reason if saga.step is None else f"{saga.step}: {reason}"
+
+
+def _facts(saga: SagaState, now: datetime) -> Iterator[tuple[str, Text]]:
+    status = Text(saga.status.value, style=_STYLES[saga.status])
+    if saga.parked_from is not None:
+        status.append(f", was {saga.parked_from.value}", style="not bold default")
+    yield "status", status
+    if saga.reason is not None:
+        yield "why", Text(_because(saga))
+    if saga.key is not None:
+        yield "key", Text(saga.key)
+    yield "started", _moment(saga.created_at, now)
+    if saga.finished_at is not None:
+        yield "finished", _moment(saga.finished_at, now)
+    if saga.deadline is not None and not saga.status.final:
+        yield "deadline", _moment(saga.deadline, now)
+    if not saga.status.final:
+        yield "driven by", Text(_driver(saga, now))
+    if not saga.known:
+        yield "known", Text("no: this program has another version of the saga")
+    yield "input", Text(saga.input)
+    for step, result in saga.results.items():
+        yield "result", Text(f"{step}: {result}")
+
+
+def _driver(saga: SagaState, now: datetime) -> str:
+    if saga.status is Status.NEEDS_ATTENTION:
+        return "nobody: it waits for a person"
+    waits = saga.wake_at is not None and saga.wake_at > now
+    when = f"in {ago(saga.wake_at - now)}" if waits and saga.wake_at is not None else "now, by whoever ticks first"
+    if saga.owner is None:
+        return f"nobody; tried again {when}"
+    claim = f"owner {saga.owner}, claim number {saga.epoch}"
+    return f"{claim}, for {when.removeprefix('in ')}" if waits else f"nobody; {claim} ran out, taken over {when}"
+
+
+def _moment(moment: datetime, now: datetime) -> Text:
+    away = f"{ago(now - moment)} ago" if moment <= now else f"in {ago(moment - now)}"
+    return Text.assemble(f"{moment:%Y-%m-%d %H:%M:%S} UTC", (f"  {away}", "dim"))
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(step={}, phase={}, attempt={"justify": "right"}, at={"justify": "right"})
+    table.add_column("took", justify="right", no_wrap=True)
+    table.add_column("outcome")
+    for entry in history:
+        fine = entry["outcome"] in {"done", "found", "null"}
+        table.add_row(
+            entry["step"],
+            entry["phase"],
+            str(entry["attempt"]),
+            _milliseconds(entry["at_ms"]),
+            _milliseconds(entry["ms"]),
+            Text(str(entry["outcome"]), style="green" if fine else "red"),
+        )
+    return table
+
+
+def _audit(audit: Sequence[AuditEntry]) -> Table:
+    table = _table(when={}, who={}, did={})
+    table.add_column("why")
+    for entry in audit:
+        asked = entry.details.get("asked") or {}
+        told = " ".join(f"{name}={json.dumps(value)}" for name, value in asked.items() if value is not None)
+        did = f"{entry.action} {told}".rstrip()
+        table.add_row(f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.by, did, entry.why)
+    return table
+
+
+def _table(**columns: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name, options in columns.items():
+        table.add_column(name, no_wrap=True, **options)
+    return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.1f} ms"
