@@ -116,9 +116,10 @@ async def show_order(db: OrdersRead, order_id: OrderId) -> Order:
 @placing.post("/{order_id}/cancel", summary="Cancel an order", responses=problems(404, 409, 422, 503))
 async def cancel(order_id: OrderId) -> Order:
     """Cancel a confirmed order; stock and points follow. Cancelling twice is cancelling once."""
-    async with orders.reader() as db:
+    # A saga's answer is kept for its key, so ask only for what can be granted for good, and as it is now: whoever
+    # cancels need not be the one who ordered.
+    async with orders.reader(consistency="strong") as db:
         order = await show_order(db, order_id)
-    # A saga's answer is kept for its key, so ask only for what can be granted for good.
     if order.status not in {OrderStatus.CONFIRMED, OrderStatus.CANCELLED}:
         raise OrderNotCancellable(order_id, status=order.status)
     return await sagas.run(cancel_order, OrderCancel(order_id=order_id), key=str(order_id))
