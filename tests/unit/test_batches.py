@@ -157,3 +157,18 @@ async def test_an_error_keeps_its_type() -> None:
     group: GroupCommit[int, int] = GroupCommit(fail)
     with pytest.raises(KeyError, match="exists"):
         await group.add(1)
+
+
+async def test_a_connection_that_goes_silent_fails_its_batch_at_once_and_holds_nobody_behind_it() -> None:
+    disk = Disk()
+    group = GroupCommit(disk.write, timeout=0.05)
+    first = await begin(group, disk, 1)
+    (late,) = await ended(*first, return_exceptions=True)
+    assert isinstance(late, TimeoutError)
+    disk.begun.clear()
+    several = [asyncio.create_task(group.add(item)) for item in (1, 2, 3)]
+    failed = await ended(*several, return_exceptions=True)
+    assert [type(one) for one in failed] == [TimeoutError] * 3
+    assert disk.tried == [[0], [1, 2, 3]], "not item by item: each of them would wait as long"
+    disk.open.set()
+    assert await ended(asyncio.create_task(group.add(4))) == [8]

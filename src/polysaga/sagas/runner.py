@@ -163,12 +163,14 @@ class LocalRunner:
             live = self.executions.get(saga_id)
             if live is not None:
                 await asyncio.wait([live.started])
+                if self.executions.get(saga_id) is not live:
+                    continue  # it has ended meanwhile: nobody would answer
                 try:
-                    if live.started.exception() is None:
-                        await live.be_undone(cancelled(why))
-                        return
+                    await live.be_undone(cancelled(why))
                 except Lost:
                     pass  # another process drives it now
+                else:
+                    return
             if await self._cancel_elsewhere(saga_id, owner, why):
                 return
             await self.engine.clock.sleep(pause)
