@@ -24,6 +24,8 @@
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
     │   ├── WrongStatus                 a repair that the saga's status does not allow
+    │   ├── NotEnlisted                 a session that cannot carry the start of a saga
+    │   ├── NotStarted                  the transaction that starts the saga is open, or was rolled back
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
@@ -223,6 +225,22 @@ class WrongStatus(FixTheProgram):
     def __init__(self, saga_id: UUID, saga: str, action: str, status: str, remedy: str) -> None:
         super().__init__(f"'{action}' does not fit saga '{saga}' {saga_id}, which is {status}: {remedy}")
         self.saga_id, self.saga, self.action, self.status, self.remedy = saga_id, saga, action, status, remedy
+
+
+class NotEnlisted(FixTheProgram):
+    """The session given as `tx=` cannot carry the start of a saga; the message says what it lacks."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"tx= cannot carry the start of a saga: {reason}")
+        self.reason = reason
+
+
+class NotStarted(FixTheProgram):
+    """The saga does not exist: it was to start with a transaction that is still open, or did not commit."""
+
+    def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
+        super().__init__(f"saga '{saga}' {saga_id} has not started: {reason}")
+        self.saga_id, self.saga, self.reason = saga_id, saga, reason
 
 
 class UnknownSaga(FixTheProgram):

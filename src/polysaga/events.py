@@ -105,6 +105,14 @@ class SagaStarted(SagaEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class StartParked(SagaEvent):
+    """A start that was committed in *database* cannot be moved to the journal; it stays in the outbox there."""
+
+    database: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SagaDecided(SagaEvent):
     """The decision is durable: *status* is completing, completed or compensating."""
 

@@ -11,7 +11,7 @@ BORDERS = {
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/attempts.py: Attempts._caught",  # a step
-    "polysaga/sagas/worker.py: Worker._repeat",  # a round of the worker
+    "polysaga/sagas/rounds.py: repeat",  # a round of the worker or of a drain
 }
 BROAD = {"Exception", "BaseException"}
 

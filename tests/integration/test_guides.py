@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from sqlalchemy import text
 
-from polysaga.config import parse_settings
+from polysaga.config import Settings, parse_settings
 from polysaga.migrations import migrate
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -33,10 +33,34 @@ def guide(tmp_path: Path) -> Callable[[str], ModuleType]:
     return load
 
 
+def on_sqlite(directory: Path, *names: str) -> Settings:
+    """Return settings with a file for each database."""
+    urls = {name: {"url": f"sqlite+aiosqlite:///{directory}/{name}.db"} for name in names}
+    return parse_settings({"databases": urls})
+
+
+async def test_start_in_a_transaction(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    shop = guide("start-in-a-transaction")
+    async with shop.databases.open(on_sqlite(tmp_path, "orders", "points")):
+        await migrate(shop.sagas)
+        async with shop.orders.writer() as db:
+            await db.execute(text("CREATE TABLE invoices (number TEXT PRIMARY KEY, cents INT, booked INT)"))
+        async with shop.points.writer() as db:
+            await db.execute(text("CREATE TABLE entries (number TEXT PRIMARY KEY, points INT)"))
+        async with shop.sagas.open():
+            invoices = [shop.Invoice(number=f"i-{n}", cents=n) for n in range(3)]
+            handles = await shop.take_in(invoices)
+            assert [await handle.result(30) for handle in handles] == ["i-0", "i-1", "i-2"]
+            with pytest.raises(Exception, match="UNIQUE"):  # i-2 is there: nothing of this is taken in
+                await shop.take_in([shop.Invoice(number="i-3", cents=3), invoices[2]])
+        async with shop.orders.reader() as db:
+            assert await db.scalar(text("SELECT count(*) FROM invoices WHERE booked = 1")) == 3
+            assert await db.scalar(text("SELECT count(*) FROM polysaga_journal")) == 3
+
+
 async def test_steps_without_a_database(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
     shop = guide("steps-without-a-database")
-    settings = parse_settings({"databases": {"orders": {"url": f"sqlite+aiosqlite:///{tmp_path}/orders.db"}}})
-    async with shop.databases.open(settings):
+    async with shop.databases.open(on_sqlite(tmp_path, "orders")):
         await migrate(shop.sagas)
         async with shop.orders.writer() as db:
             await db.execute(text("CREATE TABLE orders (item TEXT PRIMARY KEY, charge TEXT)"))

@@ -18,7 +18,7 @@ from polysaga.databases import AnyDatabase
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Event
 from polysaga.migrations import Migration, locks, migrate, pending
-from polysaga.sagas.tables import LEDGER
+from polysaga.sagas.tables import LEDGER, OUTBOX
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program, saga_of, settings_for, sqlite_url
 
 FIRST = "0001"
@@ -145,7 +145,7 @@ async def test_on_mongo_the_ledger_is_a_collection(sql_url: str, mongo_database:
 
     assert made == behind
     assert behind[-1] == Migration("stock", "ledger", None, FIRST)
-    assert LEDGER in names
+    assert {LEDGER, OUTBOX} <= set(names)
     assert left == []
 
 

@@ -93,14 +93,15 @@ class World:
         planted: str = "",
         forgetful: bool = True,
         cancels: bool = False,
+        alone: bool = False,
     ) -> None:
         self.definition, self.owners, self.late, self.planted = definition, owners, late, planted
-        self.forgetful, self.cancels = forgetful, cancels
+        self.forgetful, self.cancels, self.alone = forgetful, cancels, alone
         self.calls = frozenset(number for number, step in enumerate(definition.steps) if step.database is None)
         self.steps = definition.steps
         self.number = {step.name: number for number, step in enumerate(self.steps)}
         fused, decision = fused_first(definition, HOME), definition.decision
-        self.first = None if fused is None else self.number[fused]
+        self.first = None if fused is None or alone else self.number[fused]
         self.pivot = None if decision is None else self.number[decision.name]
         self.home_pivot = self.pivot if decision is not None and decision.database_name == HOME else None
         self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
@@ -244,7 +245,7 @@ class World:
             named = {
                 step.name: _MARKS[mark] for step, mark in zip(self.steps, marks, strict=True) if mark in _MARKS
             }
-            known = Known(Status(owner.status), named, failed=owner.failed)
+            known = Known(Status(owner.status), named, failed=owner.failed, alone=self.alone)
             return decide(self.definition, known, journal=HOME)
 
         decision = asked(marks)
@@ -441,10 +442,15 @@ class Found(NamedTuple):
 
 @cache
 def search(
-    steps: tuple[Planned, ...], planted: str = "", *, forgetful: bool = True, cancels: bool = False
+    steps: tuple[Planned, ...],
+    planted: str = "",
+    *,
+    forgetful: bool = True,
+    cancels: bool = False,
+    alone: bool = False,
 ) -> Found:
     """Visit every state that can be reached, breadth first; stop at the first that breaks a promise."""
-    world = World(definition_of(*steps), planted=planted, forgetful=forgetful, cancels=cancels)
+    world = World(definition_of(*steps), planted=planted, forgetful=forgetful, cancels=cancels, alone=alone)
     start = world.born()
     came: dict[State, Move | None] = {start: None}
     queue, labels = deque([start]), set[str]()
@@ -609,6 +615,16 @@ def test_a_pivot_in_the_journal_carries_the_promise_also_if_the_finish_asks_for_
     """Its commit has asked already; nobody who has not seen it done gets as far as the finish."""
     found = search(PLACE_ORDER, "the finish asks for nothing")
     assert (found.wrong, found.path) == (None, ())
+
+
+@pytest.mark.parametrize("shape", [LAST_STEP_DECIDES, SEVERAL_LEAVES, CALLS_AROUND_A_PIVOT_AT_HOME])
+def test_a_saga_that_was_born_in_somebody_elses_transaction_keeps_the_promises_too(
+    shape: tuple[Planned, ...],
+) -> None:
+    """Its journal row was born without the first step, which has a ledger row like the others."""
+    found = search(shape, alone=True)
+    assert (found.wrong, found.path) == (None, ())
+    assert f"1 does {shape[0].name}" in found.seen
 
 
 @pytest.mark.parametrize("shape", [CALL_BEFORE_A_LEDGER_PIVOT, CALLS_AROUND_A_PIVOT_AT_HOME, TWO_CALLS])

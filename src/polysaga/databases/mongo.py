@@ -36,6 +36,17 @@ class MongoSession:
     def __getitem__(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
         return self.database[collection]
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["MongoSession"]:
+        """Lend the session with a transaction: committed at the end of the block, rolled back after an error."""
+        pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
+        # Concerns of its own would be sent with each operation: a bound session does not take them off.
+        plain = self.database.with_options(
+            write_concern=pymongo.WriteConcern(), read_concern=concerns.ReadConcern()
+        )
+        async with await self.client_session.start_transaction(write_concern=pymongo.WriteConcern("majority")):
+            yield MongoSession(plain, self.client_session)
+
 
 class MongoNode:
     """A replica set or a sharded cluster, seen through one client."""

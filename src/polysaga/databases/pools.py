@@ -30,6 +30,8 @@ from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 
+# The option of every engine, and so of every connection, that names its database and tells whether it only reads.
+BOUND_TO = "polysaga_bound_to"
 _TRUSTED = 1.0  # seconds a connection may lie idle and still be trusted
 
 
@@ -148,6 +150,7 @@ class SqlNode:
             pool_timeout=pool.acquire_timeout,
             pool_recycle=pool.recycle,
             pool_use_lifo=not one,
+            execution_options={BOUND_TO: (self.database, read_only)},
             hide_parameters=True,  # errors end up in logs and in the journal, values do not
             pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
             **arguments,

@@ -1,6 +1,6 @@
-"""The ledger on MongoDB: a collection whose `_id` is all the index it needs.
+"""The ledger and the outbox on MongoDB: collections whose `_id` is all the index they need.
 
-It must exist before the first step: a transaction that creates a collection conflicts with every other one.
+They must exist before the first step: a transaction that creates a collection conflicts with every other one.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from polysaga.config import masked
 from polysaga.databases import MongoNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.sagas.tables import LEDGER
+from polysaga.sagas.tables import LEDGER, OUTBOX
 
 HEAD = "0001"
 
@@ -18,23 +18,29 @@ _EXISTS_ALREADY = 48
 
 
 async def exists(node: MongoNode) -> bool:
-    """Tell whether the collection is there."""
+    """Tell whether the collections are there."""
     with _explained(node):
-        return LEDGER in await node.documents.list_collection_names(filter={"name": LEDGER})
+        wanted = {"name": {"$in": [LEDGER, OUTBOX]}}
+        return {LEDGER, OUTBOX} <= set(await node.documents.list_collection_names(filter=wanted))
 
 
 async def create(node: MongoNode) -> bool:
-    """Create the collection; False if it was there, or if another process was faster."""
+    """Create what is missing; False if all was there, or if another process was faster."""
     if await exists(node):
         return False
-    errors = importlib.import_module("pymongo.errors")
     with _explained(node):
-        try:
-            await node.documents.create_collection(LEDGER, check_exists=False)
-        except errors.OperationFailure as error:
-            if error.code != _EXISTS_ALREADY:
-                raise
-            return False
+        await _create(node, LEDGER)
+        return await _create(node, OUTBOX)  # the last one: of several processes exactly one creates it
+
+
+async def _create(node: MongoNode, name: str) -> bool:
+    errors = importlib.import_module("pymongo.errors")
+    try:
+        await node.documents.create_collection(name, check_exists=False)
+    except errors.OperationFailure as error:
+        if error.code != _EXISTS_ALREADY:
+            raise
+        return False
     return True
 
 

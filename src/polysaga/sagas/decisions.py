@@ -5,7 +5,7 @@ two. `decide` never looks at a clock, a database or a task: the executor asks it
 what it says, and a dashboard can ask the same question to tell what happens next.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -80,6 +80,7 @@ class Known:
     status: Status
     marks: Mapping[str, Mark]
     failed: bool = False  # some step gave a reason to compensate
+    alone: bool = False  # the journal row was born in somebody else's transaction, without the first step
 
     @property
     def undone(self) -> bool:
@@ -185,7 +186,8 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
             case Mark.STUCK:
                 return Rest()
     pending = [name for name in definition.undoable if known.marks.get(name) not in _SETTLED]
-    if not pending or pending == [fused_first(definition, journal)]:
+    fused = None if known.alone else fused_first(definition, journal)
+    if not pending or pending == [fused]:
         if any(known.marks.get(name) is Mark.STUCK for name in pending):
             return Rest()
         return Finish(Status.COMPENSATED)  # the fused first step is undone with the final status
@@ -193,7 +195,7 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
         name
         for name in pending
         if known.marks.get(name) not in {Mark.ACTIVE, Mark.STUCK}
-        and name != fused_first(definition, journal)
+        and name != fused
         and not any(later in pending for later in definition.following[name])
     )
     if ready:
@@ -210,6 +212,16 @@ def fused_first(definition: Definition, journal: str) -> str | None:
     """Return the name of the step that is born with the journal row, if there is one."""
     first = definition.steps[0]
     return first.name if first.database_name == journal else None
+
+
+def fused_in(definition: Definition, journal: str, results: Collection[str]) -> str | None:
+    """Return the name of the step that was born with a row that has *results*, if there is one.
+
+    A row that was born in somebody else's transaction (`Sagas.start(tx=...)`) was born without it; its first step
+    is recorded like all others.
+    """
+    first = fused_first(definition, journal)
+    return first if first in results else None
 
 
 def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:

@@ -128,6 +128,7 @@ class Execution:
         try:
             saga = progress.definition.saga
             progress.input = decode(saga.input, row.input, what=f"the input of saga {progress.saga_id}")
+            progress.found_with(row.results)
             found = await self._take_stock(row.results)
             for step in (row.error or {}).get("undone_by_hand", ()):
                 progress.marks[step] = Mark.COMPENSATED

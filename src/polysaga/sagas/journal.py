@@ -130,6 +130,22 @@ class Journal:
             for birth in births:
                 await send(self._sql["insert"], self._birth_values(birth))
 
+    async def enlist(self, send: Send, birth: Birth) -> tuple[bool, str]:
+        """Insert a row that is due at once, in a transaction of the caller's, unless it exists.
+
+        Return whether it was inserted, and the hash of the input that stands there.
+        """
+        key = self._dialect.key
+        await send(self._sql["enlist"], self._birth_values(birth))
+        answer = await send(self._sql["born"], {"id": key(birth.claim.saga_id)})
+        owner, digest = answer.rows[0]
+        return owner is not None and self._dialect.key_from(owner) == birth.claim.owner, digest
+
+    async def enlist_all(self, births: Sequence[Birth]) -> list[tuple[bool, str]]:
+        """Enlist *births* in one commit."""
+        async with _Transaction(self.node.writer) as send:
+            return [await self.enlist(send, birth) for birth in births]
+
     async def finish(self, endings: Sequence[Ending]) -> set[UUID]:
         """Write all endings in one commit; return the ids of those whose claim still held."""
         rows = json.dumps(

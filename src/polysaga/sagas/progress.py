@@ -1,12 +1,12 @@
 """Everything this process knows about one saga: may be lost at any moment, the databases know the same."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from polysaga.sagas.context import StepContext
-from polysaga.sagas.decisions import Known, Mark, Status, fused_first
+from polysaga.sagas.decisions import Known, Mark, Status, fused_first, fused_in
 from polysaga.sagas.definition import AnyStep, Definition
 from polysaga.sagas.journal import Birth, Claim, Ending
 from polysaga.sagas.outcomes import Failure
@@ -26,6 +26,7 @@ class Progress:
         self.failure: Failure | None = None
         self.reason: Mapping[str, Any] | None = birth.error  # the failure as the journal keeps it
         self.fused = fused_first(definition, home)
+        self.alone = False  # the row was born without the fused first step
         self.home = home  # the name of the journal's database
         self.marks: dict[str, Mark] = {}
         self.renewed_at = 0.0  # the clock's reading from before the claim was made or last prolonged
@@ -42,7 +43,7 @@ class Progress:
     @property
     def known(self) -> Known:
         """What `decide` looks at."""
-        return Known(self.status, self.marks, failed=self.failure is not None)
+        return Known(self.status, self.marks, failed=self.failure is not None, alone=self.alone)
 
     @property
     def decision_known(self) -> bool:
@@ -89,6 +90,11 @@ class Progress:
         """Note that *step* was done just now by this process."""
         self._texts[step.name] = text
         self.marks[step.name] = Mark.DONE
+
+    def found_with(self, results: Collection[str]) -> None:
+        """Take in whether the journal row that was found was born with the first step."""
+        self.fused = fused_in(self.definition, self.home, results)
+        self.alone = self.fused is None
 
     def only_done(self) -> None:
         """Forget everything but the steps that are done."""

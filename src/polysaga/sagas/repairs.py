@@ -38,7 +38,7 @@ from polysaga.errors import (
 from polysaga.events import SagaRepaired
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.catalogue import Catalogue, SagaFilter
-from polysaga.sagas.decisions import Mark, Status, Verdict, fused_first
+from polysaga.sagas.decisions import Mark, Status, Verdict, fused_in
 from polysaga.sagas.definition import AnyStep, Definition
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import FENCE
@@ -197,7 +197,7 @@ class _Work:
         self._going = direction(row)
         self._owner = uuid4()
         home = engine.journal.node.database
-        self._fused = None if definition is None else fused_first(definition, home)
+        self._fused = None if definition is None else fused_in(definition, home, row.results)
 
     async def check(self) -> None:
         """Raise if the order cannot be carried out on this saga's steps; writes nothing."""

@@ -110,7 +110,7 @@ class LocalRunner:
 
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
-        birth = self._birth(definition, value, key)
+        birth = self.birth(definition, value, key)
         if birth.claim.saga_id not in self.executions:
             await self._wait_for_place()
         if self._closing:
@@ -178,7 +178,7 @@ class LocalRunner:
 
     async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
         """Tell whether a saga that others drive is certain to be undone; if it is running, take it and begin."""
-        row = await self._load(saga_id)
+        row = await self.load(saga_id)
         if row is None:
             raise UnknownSaga(saga_id)
         definition = self._definitions.get(row.fingerprint)
@@ -241,7 +241,8 @@ class LocalRunner:
                     WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {error!r}")
                 )
 
-    def _birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
+    def birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
+        """Return what the row of a new saga says; raise `PayloadError` for what does not fit."""
         saga, limit = definition.saga, self.engine.settings.payload_limit
         text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
         saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
@@ -312,7 +313,7 @@ class LocalRunner:
                 live = None
             elif error is not None:
                 raise error
-        row = None if live is not None else await self._load(saga_id)
+        row = None if live is not None else await self.load(saga_id)
         if live is not None:
             digest = live.progress.birth.input_hash
         elif row is not None:
@@ -348,7 +349,7 @@ class LocalRunner:
         """Wait for the outcome of a saga that somebody else drives."""
         pause, longest = _LOOK_AGAIN
         while True:
-            row = await self._load(saga_id)
+            row = await self.load(saga_id)
             if row is None:
                 raise UnknownSaga(saga_id)
             if row.fingerprint != definition.fingerprint:
@@ -360,7 +361,8 @@ class LocalRunner:
             await self.engine.clock.sleep(pause)
             pause = min(pause * 2, longest)
 
-    async def _load(self, saga_id: UUID) -> Row | None:
+    async def load(self, saga_id: UUID) -> Row | None:
+        """Return the journal row; the caller's own patience ends the waiting for a database that is down."""
         return await self._patiently(lambda: self.engine.journal.load(saga_id))
 
     async def _patiently(self, ask: Callable[[], Awaitable[Row | None]]) -> Row | None:

@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
-from polysaga.databases import AnyDatabase, AnyHandle, Registry, SqlDatabase
+from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
 from polysaga.sagas.assembly import assemble, check_tables, journal_node
@@ -16,6 +18,8 @@ from polysaga.sagas.catalogue import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition, Saga
 from polysaga.sagas.engine import Engine
+from polysaga.sagas.enlisting import Enlisting
+from polysaga.sagas.outbox import Drain
 from polysaga.sagas.repairs import Action, Order, Repair, Repairs
 from polysaga.sagas.runner import LocalRunner, SagaHandle
 from polysaga.sagas.surveys import JournalSurvey, ledger_survey
@@ -42,6 +46,7 @@ class Sagas:
             if names.count((name, version)) > 1:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
         self._runner: LocalRunner | None = None
+        self._enlisting: Enlisting | None = None
 
     @property
     def participants(self) -> tuple[AnyHandle, ...]:
@@ -62,14 +67,18 @@ class Sagas:
         engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
         await check_tables(engine)
         runner = LocalRunner(engine, self._known())
-        worker = asyncio.create_task(Worker(engine, runner).run())
-        self._runner = runner
+        due = asyncio.Event()
+        enlisting = Enlisting(runner, due)
+        drains = [Drain(engine, outbox, due).run() for outbox in enlisting.outboxes.values()]
+        rounds = [asyncio.create_task(one) for one in (Worker(engine, runner, due).run(), *drains)]
+        self._runner, self._enlisting = runner, enlisting
         try:
             yield self
         finally:
-            self._runner = None
-            worker.cancel()
-            await asyncio.wait([worker])
+            self._runner = self._enlisting = None
+            for task in rounds:
+                task.cancel()
+            await asyncio.wait(rounds)
             await runner.drain(engine.settings.drain)
             await engine.starts.close()
             await engine.finishes.close()
@@ -91,10 +100,26 @@ class Sagas:
         return await handle.result(timeout)
 
     async def start(
-        self, saga: Saga[InputT, OutputT], value: InputT, *, key: str | None = None
+        self,
+        saga: Saga[InputT, OutputT],
+        value: InputT,
+        *,
+        key: str | None = None,
+        tx: AsyncSession | MongoSession | None = None,
     ) -> SagaHandle[OutputT]:
-        """Start *saga*, or join the one that *key* started; return as soon as the start is durable."""
-        return await self._open_runner().start(self._definition(saga), value, key)
+        """Start *saga*, or join the one that *key* started; return as soon as the start is durable.
+
+        With *tx*, a session with an open transaction on the journal's database or any that takes part in sagas,
+        the start is part of that transaction: there is a saga if and only if it commits, and nothing of it runs
+        before. The handle has the saga's id at once; `result` raises `NotStarted` until the commit and after a
+        rollback. Raises `NotEnlisted` for a session that cannot carry a start.
+        """
+        definition = self._definition(saga)
+        runner = self._open_runner()
+        if tx is None:
+            return await runner.start(definition, value, key)
+        assert self._enlisting is not None
+        return await self._enlisting.start(definition, value, key, tx)
 
     async def get(self, saga_id: UUID) -> SagaState:
         """Return everything known of a saga, with what people did to it; raise `UnknownSaga`.

@@ -25,10 +25,14 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         f"{dialect.later(':deadline')}, {dialect.later(':lease')}, {dialect.clock}, "
         f"CASE WHEN :final = 1 THEN {dialect.clock} END"
     )
+    due = f"{dialect.later(':deadline')}, {dialect.clock}, {dialect.clock}, NULL"
     update = f"UPDATE {JOURNAL} SET"
     texts = {
         # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
         "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
+        # Due at once: whoever ticks first drives it. The row, found or new, tells by its owner whose it is.
+        "enlist": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {due}) {unless_it_exists(dialect)}",
+        "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
         "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
@@ -94,6 +98,12 @@ def columns_of_row(dialect: SqlDialect) -> str:
         "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, "
         f"progress, {dialect.seconds_until('deadline')} AS remaining"
     )
+
+
+def unless_it_exists(dialect: SqlDialect) -> str:
+    """Return the end of an INSERT that leaves a row with the same id alone."""
+    # Not INSERT IGNORE, which would ignore everything else as well.
+    return "ON CONFLICT (id) DO NOTHING" if dialect.returns_rows else "ON DUPLICATE KEY UPDATE id = id"
 
 
 def _batch_texts(dialect: SqlDialect) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""The tables we own: one journal with its audit trail, and a ledger in every participating SQL database.
+"""The tables we own: one journal with its audit trail, and in every participating SQL database a
+ledger and an outbox.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
 and MariaDB, text on SQLite. Step names are kept in a binary collation: `ascii_bin` and the rule for names in
@@ -24,6 +25,7 @@ from sqlalchemy.dialects import mysql, postgresql
 JOURNAL = "polysaga_journal"
 AUDIT = "polysaga_audit"
 LEDGER = "polysaga_ledger"
+OUTBOX = "polysaga_outbox"
 
 KEY = (
     String(36)
@@ -122,4 +124,19 @@ ledger = Table(
     mariadb_engine="InnoDB",
     mariadb_charset="utf8mb4",
     sqlite_with_rowid=False,
+)
+
+# Starts that were committed with a transaction of this database and are on their way to the journal.
+outbox = Table(
+    OUTBOX,
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("birth", PAYLOAD, nullable=False),
+    Column("error", PAYLOAD),
+    Column("created_at", MOMENT, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
 )

@@ -18,16 +18,16 @@ that is longer than two leases is as good as overdue.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
-from polysaga.events import SagaNotKnown, WorkerFailed, WorkerTicked
+from polysaga.events import SagaNotKnown, WorkerTicked
 from polysaga.sagas.claims import Pick
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.journal import NOBODY
 from polysaga.sagas.retention import BATCH, Retention
+from polysaga.sagas.rounds import repeat
 from polysaga.sagas.runner import LocalRunner
 
 _TICKS_PER_LEASE = 4
@@ -38,30 +38,21 @@ _RARELY = 60.0  # seconds between two looks for what seldom is: unknown definiti
 class Worker:
     """One per process."""
 
-    def __init__(self, engine: Engine, runner: LocalRunner) -> None:
-        self._engine, self._runner = engine, runner
+    def __init__(self, engine: Engine, runner: LocalRunner, due: asyncio.Event) -> None:
+        """*due* asks for the next tick at once."""
+        self._engine, self._runner, self._due = engine, runner, due
         self._rarely_at = 0.0
         self._retention = Retention(engine, runner.names)
         self._strangers: set[UUID] = set()
 
     async def run(self) -> None:
         """Tick until cancelled, and remove what is old beside it; a round that fails is followed by the next."""
+        engine = self._engine
         async with asyncio.TaskGroup() as rounds:
-            rounds.create_task(self._repeat(self._tick, self._engine.settings.lease))
+            rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._due))
             # Not with the first tick of every process that is started.
-            await self._engine.clock.sleep(_RARELY * random.random())
-            rounds.create_task(self._repeat(self._remove_old, _RARELY))
-
-    async def _repeat(self, work: Callable[[], Awaitable[float]], patience: float) -> None:
-        """Do *work* for ever, each time for at most *patience* seconds, with the pauses that it returns."""
-        while True:
-            pause = patience / _TICKS_PER_LEASE
-            try:
-                async with asyncio.timeout(patience):
-                    pause = await work()
-            except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
-                self._engine.emit(WorkerFailed(repr(error)))
-            await self._engine.clock.sleep(pause)
+            await engine.clock.sleep(_RARELY * random.random())
+            rounds.create_task(repeat(engine, self._remove_old, patience=_RARELY))
 
     async def _tick(self) -> float:
         await self.tick()
@@ -116,6 +107,8 @@ class Worker:
         rows = await self._engine.journal.claim(batch, pick)
         for row in rows:
             self._runner.take_over(row)
+        if len(rows) == batch:
+            self._due.set()  # there may be more
         return len(rows)
 
     async def _report_strangers(self) -> None:

@@ -39,6 +39,7 @@ from polysaga.events import (
     SagaRepaired,
     SagasRemoved,
     SagaStarted,
+    StartParked,
     StepCompensated,
     StepDone,
     StepEvent,
@@ -130,6 +131,11 @@ def _(event: MonitorFailed) -> Line:
 @line.register
 def _(event: SagaStarted) -> Line:
     return DEBUG, f"{_saga(event)} {'joined' if event.joined else 'started'}"
+
+
+@line.register
+def _(event: StartParked) -> Line:
+    return ERROR, f"{_saga(event)} stays in the outbox of {event.database} and needs a person: {event.reason}"
 
 
 @line.register

@@ -1,4 +1,4 @@
-"""The ledger: one row per step. A snapshot; `sagas/tables.py` moves on, this file does not."""
+"""The ledger, one row per step, and the outbox. A snapshot; `sagas/tables.py` moves on, this file does not."""
 
 from alembic.operations import Operations
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Integer, String, Text
@@ -27,7 +27,7 @@ _LONG = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def upgrade(op: Operations) -> None:
-    """Create the table if it is missing: on MySQL a crash may have left it without its version."""
+    """Create what is missing: on MySQL a crash may have left the tables without their version."""
     op.create_table(
         "polysaga_ledger",
         Column("saga_id", _KEY, primary_key=True),
@@ -42,5 +42,18 @@ def upgrade(op: Operations) -> None:
         mariadb_engine="InnoDB",
         mariadb_charset="utf8mb4",
         sqlite_with_rowid=False,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "polysaga_outbox",
+        Column("id", _KEY, primary_key=True),
+        Column("name", String(64), nullable=False),
+        Column("birth", _PAYLOAD, nullable=False),
+        Column("error", _PAYLOAD),
+        Column("created_at", _MOMENT, nullable=False),
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mariadb_engine="InnoDB",
+        mariadb_charset="utf8mb4",
         if_not_exists=True,
     )

@@ -65,7 +65,7 @@ class Participant(Protocol):
         """Remove the rows of *saga_ids* that were written longer than *older* ago; harmless when repeated."""
 
     async def check(self) -> None:
-        """Raise `SchemaMissing` if the ledger is not there as it must be."""
+        """Raise `SchemaMissing` if the ledger and the outbox are not there as they must be."""
 
     def fault(self, error: BaseException) -> Fault | None:
         """Recognise *error*; None if it is not the database's."""

@@ -22,7 +22,7 @@ from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.signals import Fenced
-from polysaga.sagas.tables import LEDGER
+from polysaga.sagas.tables import LEDGER, OUTBOX
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -90,7 +90,7 @@ class MongoParticipant:
             await self.node.documents[LEDGER].delete_many({"_id": its, "recorded_at": old})
 
     async def check(self) -> None:
-        if LEDGER not in await self.node.documents.list_collection_names():
+        if not {LEDGER, OUTBOX} <= set(await self.node.documents.list_collection_names()):
             raise SchemaMissing(self.node.database, "ledger")
 
     def fault(self, error: BaseException) -> Fault | None:

@@ -17,7 +17,7 @@ from polysaga.sagas.decisions import Mark
 from polysaga.sagas.journal import Seal, Send, sender
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
-from polysaga.sagas.tables import LEDGER
+from polysaga.sagas.tables import LEDGER, OUTBOX
 
 
 class SqlParticipant:
@@ -38,6 +38,7 @@ class SqlParticipant:
             f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
             "WHERE saga_id = :saga_id AND step = :step AND state = 'done'"
         )
+        self._outbox = render(f"SELECT birth, error FROM {OUTBOX} WHERE id = :saga_id")
         self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
         self._remove = render(
             f"DELETE FROM {LEDGER} WHERE saga_id = :saga_id AND recorded_at < {dialect.ago(':age')}"
@@ -93,11 +94,11 @@ class SqlParticipant:
             await connection.exec_driver_sql(self._remove.sql, rows)
 
     async def check(self) -> None:
-        statement = self._all
         values = {"saga_id": self.node.dialect.key(UUID(int=0))}
         try:
             async with self.node.writer.connect() as connection:
-                await connection.exec_driver_sql(statement.sql, statement.bind(values))
+                for statement in (self._all, self._outbox):
+                    await connection.exec_driver_sql(statement.sql, statement.bind(values))
         except DBAPIError as error:
             if self.fault(error) is Fault.SCHEMA_MISSING:
                 raise SchemaMissing(self.node.database, "ledger") from error

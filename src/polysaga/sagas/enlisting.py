@@ -1,0 +1,208 @@
+"""Starting a saga in a transaction of the caller's: there is a saga if and only if that transaction commits.
+
+In the journal's database the journal row itself is written there, due at once. In another participant's it is a
+row of the outbox, which a drain moves to the journal (`outbox.py`). Either way nobody drives the saga before the
+commit, and afterwards any process does: this one is told by the session at the commit (SQL) and looks at once,
+all others, and this one for MongoDB, at their next tick. Such a saga begins without its first step, whichever
+database that is in, for the journal row is born by itself.
+
+A key is checked where its row stands. What the caller can be told at once it is told at once: `KeyReused` if the
+journal or this outbox knows the key with another input. Two databases that take one key with different inputs at
+the same moment both commit; the second to be moved is parked in its outbox.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+
+from polysaga.databases import MongoSession
+from polysaga.databases.pools import BOUND_TO
+from polysaga.errors import DatabaseUnavailable, KeyReused, NotEnlisted, NotStarted
+from polysaga.events import SagaStarted
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.journal import Birth, Row, sender
+from polysaga.sagas.outbox import MongoOutbox, Outbox, SqlOutbox, birth_of, waiting_of
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.runner import LocalRunner, SagaHandle
+
+Transaction: TypeAlias = AsyncSession | MongoSession
+
+_OPEN = "its transaction is not committed yet; commit it first"
+_GONE = "its transaction was rolled back"
+_FATES = "polysaga.fates"
+_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks for a start that is on its way: first, at most
+
+
+@dataclass(slots=True)
+class Fate:
+    """What is known of the transaction that carries a start."""
+
+    committed: Callable[[], None]
+    open: bool = True
+
+
+class Enlisting:
+    """Writes starts into callers' transactions."""
+
+    def __init__(self, runner: LocalRunner, due: asyncio.Event) -> None:
+        """*due* is set when there is something for the worker."""
+        self._runner, self._engine, self._due = runner, runner.engine, due
+        self.outboxes: Mapping[str, Outbox] = {
+            name: _outbox(participant, self._engine.clock)
+            for name, participant in self._engine.participants.items()
+            if name != self._engine.journal.node.database
+        }
+
+    async def start(self, definition: Definition, value: Any, key: str | None, tx: Transaction) -> SagaHandle[Any]:
+        """Start a saga with the commit of *tx*, or join the one that *key* started."""
+        birth = self._runner.birth(definition, value, key)
+        saga_id = birth.claim.saga_id
+        database = await self._database_of(tx)
+        outbox = self.outboxes.get(database)
+        fate = None
+        if outbox is None:
+            assert isinstance(tx, AsyncSession), "the journal is in an SQL database"
+            send = sender(await tx.connection())
+            new, digest = await self._engine.journal.enlist(send, birth)
+        else:
+            row = None if key is None else await self._known(saga_id)
+            if row is None:
+                found = await outbox.put(tx, waiting_of(birth))
+                new, digest = True, birth_of(found).input_hash
+            else:
+                new, digest = False, row.input_hash
+        if digest != birth.input_hash:
+            raise KeyReused(definition.name, key or "")
+        if new and isinstance(tx, AsyncSession):
+            fate = _follow(tx.sync_session, lambda: self._committed(birth, outbox))
+
+        async def wait() -> Any:
+            await self._appears(birth, fate, tx, outbox)
+            return await self._runner.handle(definition, saga_id).result()
+
+        async def cancel(why: str) -> None:
+            await self._appears(birth, fate, tx, outbox)
+            await self._runner.cancel(saga_id, why)
+
+        return SagaHandle(saga_id, definition.name, wait, cancel, joined=not new)
+
+    def _committed(self, birth: Birth, outbox: Outbox | None) -> None:
+        if outbox is None:
+            self._engine.emit(SagaStarted(birth.claim.saga_id, birth.name, joined=False))
+            self._due.set()
+        else:
+            outbox.news.set()
+
+    async def _appears(self, birth: Birth, fate: Fate | None, tx: Transaction, outbox: Outbox | None) -> None:
+        """Return when the journal has the saga; raise if it will not."""
+        saga_id, (pause, longest) = birth.claim.saga_id, _LOOK_AGAIN
+        while True:
+            if fate is not None and fate.open:
+                raise NotStarted(saga_id, birth.name, _OPEN)
+            live = self._runner.executions.get(saga_id)
+            digest = None if live is None else live.progress.birth.input_hash
+            # First the outbox: what is in neither of them now was never committed. A MongoDB session that is in a
+            # transaction would look with its own eyes, and see what nobody else does.
+            asked = None if live is not None or _in_transaction(tx) else outbox
+            waiting = None if asked is None else await asked.find(saga_id)
+            if digest is None:
+                row = await self._runner.load(saga_id)
+                digest = None if row is None else row.input_hash
+            if digest == birth.input_hash:
+                return
+            if digest is not None:
+                raise KeyReused(birth.name, birth.key or "")
+            if waiting is None:
+                raise NotStarted(saga_id, birth.name, _OPEN if _in_transaction(tx) else _GONE)
+            if waiting.error is not None:
+                raise NotStarted(saga_id, birth.name, waiting.error)
+            assert outbox is not None
+            outbox.news.set()
+            await self._engine.clock.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _known(self, saga_id: UUID) -> Row | None:
+        """Return the journal row, if the journal can be asked now; the drain asks it in any case."""
+        try:
+            return await self._engine.journal.load(saga_id)
+        except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+            fault = self._engine.home.fault(error)
+            if fault is None or not fault.transient:
+                raise
+            return None
+
+    async def _database_of(self, tx: Transaction) -> str:
+        """Return the name of the participant that *tx* is a transaction of; raise `NotEnlisted` if of none."""
+        database = await _bound_to(tx) if isinstance(tx, AsyncSession) else self._owner_of(tx)
+        if database not in self._engine.participants:
+            known = ", ".join(self._engine.participants)
+            raise NotEnlisted(f"it is no session of a database that takes part in sagas (these do: {known})")
+        return database
+
+    def _owner_of(self, tx: MongoSession) -> str:
+        if not tx.client_session.in_transaction:
+            raise NotEnlisted("this MongoDB session has no transaction; begin one: `async with db.transaction()`")
+        for name, participant in self._engine.participants.items():
+            if isinstance(participant, MongoParticipant) and participant.node.client is tx.client_session.client:
+                return name
+        return ""
+
+
+def _outbox(participant: object, clock: Any) -> Outbox:
+    if isinstance(participant, MongoParticipant):
+        return MongoOutbox(participant.node, clock)
+    assert isinstance(participant, SqlParticipant)
+    return SqlOutbox(participant.node)
+
+
+async def _bound_to(session: AsyncSession) -> str:
+    """Return the name of the database that *session* writes to; raise `NotEnlisted` if it has no transaction."""
+    connection = await session.connection()
+    assert connection.sync_connection is not None
+    known = connection.sync_connection.get_execution_options()
+    database, reads = known.get(BOUND_TO, ("", False))
+    if reads:
+        raise NotEnlisted(f"this session of '{database}' only reads: take one from {database}.writer()")
+    if known.get("isolation_level") == "AUTOCOMMIT":
+        raise NotEnlisted(f"this session of '{database}' has no transaction, it commits every statement")
+    return str(database)
+
+
+def _in_transaction(tx: Transaction) -> bool:
+    return isinstance(tx, MongoSession) and bool(tx.client_session.in_transaction)
+
+
+def _follow(session: Session, committed: Callable[[], None]) -> Fate:
+    """Return the fate of what *session* has open; *committed* is called when that is committed."""
+    fates = session.info.get(_FATES)
+    if fates is None:
+        fates = session.info[_FATES] = []
+        event.listen(session, "after_commit", _after_commit)
+        event.listen(session, "after_transaction_end", _after_end)
+    fate = Fate(committed)
+    fates.append(fate)
+    return fate
+
+
+def _after_commit(session: Session) -> None:
+    if not session.in_nested_transaction():  # else a savepoint was released
+        for fate in session.info[_FATES]:
+            fate.open = False
+            fate.committed()
+        session.info[_FATES].clear()
+
+
+def _after_end(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        for fate in session.info[_FATES]:
+            fate.open = False
+        session.info[_FATES].clear()

@@ -1,0 +1,37 @@
+"""Work that is repeated for ever: after the pauses that it asks for, and at once when there is news."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from polysaga.events import WorkerFailed
+from polysaga.sagas.engine import Engine
+
+
+async def repeat(
+    engine: Engine, work: Callable[[], Awaitable[float]], *, patience: float, news: asyncio.Event | None = None
+) -> None:
+    """Do *work* until cancelled, each time for at most *patience* seconds; it returns the seconds to the next.
+
+    Whenever *news* is set the next round begins at once. A round that fails is announced and followed by another
+    after a quarter of *patience*.
+    """
+    heard = news or asyncio.Event()
+    while True:
+        heard.clear()
+        pause = patience / 4
+        try:
+            async with asyncio.timeout(patience):
+                pause = await work()
+        except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
+            engine.emit(WorkerFailed(repr(error)))
+        await _pause(engine, pause, heard)
+
+
+async def _pause(engine: Engine, seconds: float, news: asyncio.Event) -> None:
+    rest, wake = asyncio.ensure_future(engine.clock.sleep(seconds)), asyncio.ensure_future(news.wait())
+    try:
+        await asyncio.wait({rest, wake}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        rest.cancel()
+        wake.cancel()
+        await asyncio.gather(rest, wake, return_exceptions=True)

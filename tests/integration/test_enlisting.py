@@ -1,0 +1,390 @@
+"""Sagas that start with a transaction of the caller's, from every database that takes part."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from polysaga import MongoSession, Refused, StepContext
+from polysaga.errors import KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
+from polysaga.events import SagaFinished, SagaNotKnown, SagaStarted, StartParked
+from polysaga.sagas import Status
+from polysaga.sagas.enlisting import Enlisting
+from polysaga.sagas.outbox import Outbox, Waiting, waiting_of
+from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Urls
+
+ALONE = 3600.0  # seconds of a lease whose rounds come once; what wakes them is under test
+ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
+PLACES = ["orders", "inventory", "points"]  # the journal's database, and two outboxes
+
+
+class RolledBack(Exception):
+    """What the caller's transaction fails with."""
+
+
+@asynccontextmanager
+async def transaction(program: Program, place: str) -> AsyncIterator[Any]:
+    """Lend a transaction of the database; it commits at the end."""
+    async with program.handles[place].writer() as db:
+        if isinstance(db, MongoSession):
+            async with db.transaction() as within:
+                yield within
+        else:
+            yield db
+
+
+async def note(db: Any, item: str) -> None:
+    """Write something of the caller's own."""
+    if isinstance(db, MongoSession):
+        await db["effects"].insert_one({"saga": item, "step": "caller", "sign": 1})
+    else:
+        row = {"saga": item, "step": "caller", "sign": 1}
+        await db.execute(text("INSERT INTO effects (saga, step, sign) VALUES (:saga, :step, :sign)"), row)
+
+
+async def noted(program: Program, item: str) -> int:
+    """Count what the caller wrote."""
+    found = 0
+    for handle in program.handles.values():
+        async with handle.reader() as db:
+            if isinstance(db, MongoSession):
+                found += await db["effects"].count_documents({"saga": item})
+            else:
+                sql = text("SELECT count(*) FROM effects WHERE saga = :saga")
+                found += await db.scalar(sql, {"saga": item}) or 0
+    return found
+
+
+def enlisting(program: Program) -> Enlisting:
+    assert program.sagas._enlisting is not None
+    return program.sagas._enlisting
+
+
+async def waiting(program: Program) -> list[Waiting]:
+    """Return what stands in the outboxes, parked or not."""
+    rows: list[Waiting] = []
+    for outbox in enlisting(program).outboxes.values():
+        rows += await outbox.page(100)
+    return rows
+
+
+async def put(program: Program, place: str, row: Waiting) -> Outbox:
+    outbox = enlisting(program).outboxes[place]
+    async with transaction(program, place) as db:
+        await outbox.put(db, row)
+    return outbox
+
+
+async def completed(program: Program, saga_id: UUID) -> None:
+    finished = await program.recorder.wait_for(SagaFinished, lambda event: event.saga_id == saga_id)
+    assert finished.status == "completed"
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_start_is_nothing_before_the_commit_and_a_saga_after_it(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=2.0) as program:
+        item = uuid4().hex
+        async with transaction(program, place) as db:
+            await note(db, item)
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+            assert not handle.joined
+            with pytest.raises(NotStarted, match="not committed yet"):
+                await handle.result(5)
+        assert await handle.result(30) is not None
+        await completed(program, handle.id)
+        assert await program.effects(handle.id) == ALL_DONE
+        assert await noted(program, item) == 1
+        assert await waiting(program) == []
+        assert not (await program.sagas.verify()).contradictions
+
+
+@pytest.mark.parametrize("place", ["orders", "points"])
+async def test_the_process_that_committed_begins_at_once(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as program:
+        async with transaction(program, place) as db:
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+        await completed(program, handle.id)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_transaction_that_is_rolled_back_leaves_nothing(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        item = uuid4().hex
+        with contextlib.suppress(RolledBack):
+            async with transaction(program, place) as db:
+                await note(db, item)
+                handle = await program.sagas.start(program.saga, Order(), key="k-1", tx=db)
+                raise RolledBack
+        with pytest.raises(NotStarted, match="rolled back"):
+            await handle.result(5)
+        with pytest.raises(UnknownSaga):
+            await program.sagas.get(handle.id)
+        assert await noted(program, item) == 0
+        assert await waiting(program) == []
+        # The key is free: nothing was started with it.
+        again = await program.sagas.start(program.saga, Order(item="candle"), key="k-1")
+        assert again.id == handle.id
+        assert not again.joined
+        await again.result(30)
+
+
+@pytest.mark.parametrize("place", ["orders", "points"])
+async def test_a_savepoint_that_is_rolled_back_takes_the_start_with_it(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as program:
+        item = uuid4().hex
+        async with transaction(program, place) as db:
+            with contextlib.suppress(RolledBack):
+                async with db.begin_nested():
+                    gone = await program.sagas.start(program.saga, Order(), tx=db)
+                    raise RolledBack
+            async with db.begin_nested():
+                kept = await program.sagas.start(program.saga, Order(), tx=db)
+            with pytest.raises(NotStarted, match="not committed yet"):
+                await kept.result(5)  # a savepoint that is released commits nothing
+            await note(db, item)
+        await completed(program, kept.id)
+        with pytest.raises(NotStarted, match="rolled back"):
+            await gone.result(5)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_if_the_process_dies_after_the_commit_another_one_begins(
+    urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with dying.open(lease=ALONE):
+        monkeypatch.setattr(enlisting(dying), "_committed", lambda *_: None)
+        async with transaction(dying, place) as db:
+            handle = await dying.sagas.start(dying.saga, Order(), tx=db)
+    async with other.open(lease=1.0):
+        await completed(other, handle.id)
+        assert await other.effects(handle.id) == ALL_DONE
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_a_crash_between_journal_and_outbox_starts_nothing_twice(
+    urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        outbox = enlisting(program).outboxes[place]
+        remove, dies = outbox.remove, iter([True, True])
+
+        async def die(saga_ids: Any) -> None:
+            if next(dies, False):
+                raise ConnectionResetError
+            await remove(saga_ids)
+
+        monkeypatch.setattr(outbox, "remove", die)
+        async with transaction(program, place) as db:
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+        await completed(program, handle.id)
+        await program.recorder.wait_for(SagaStarted, lambda event: event.joined)
+        while await waiting(program):
+            await program.recorder.wait_for(SagaFinished)
+        assert await program.effects(handle.id) == ALL_DONE
+        assert len(program.recorder.of(SagaFinished)) == 1
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_two_processes_that_move_one_row_at_the_same_time_start_one_saga(
+    urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with slow.open(lease=ALONE), quick.open(lease=ALONE):
+        journal, read, go = enlisting(slow)._engine.journal, asyncio.Event(), asyncio.Event()
+        enlist = journal.enlist_all
+
+        async def wait(births: Any) -> Any:
+            read.set()
+            await go.wait()
+            return await enlist(births)
+
+        monkeypatch.setattr(journal, "enlist_all", wait)
+        async with transaction(slow, place) as db:
+            handle = await slow.sagas.start(slow.saga, Order(), tx=db)
+        enlisting(slow).outboxes[place].news.set()
+        await asyncio.wait_for(read.wait(), 30)
+        enlisting(quick).outboxes[place].news.set()
+        await completed(quick, handle.id)
+        go.set()
+        moved = await slow.recorder.wait_for(SagaStarted)
+        assert moved.joined
+        assert await waiting(slow) == []
+        assert await quick.effects(handle.id) == ALL_DONE
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_rows_that_cannot_be_moved_are_parked_visibly_and_hold_up_nobody(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        await program.sagas.run(program.saga, Order(), key="taken", timeout=30)
+        birth = program.sagas._open_runner().birth(
+            program.sagas._definition(program.saga), Order(item="candle"), "taken"
+        )
+        bad = [
+            Waiting(uuid4(), "place-order", "{"),
+            Waiting(uuid4(), "place-order", '{"name": "place-order"}'),
+            Waiting(uuid4(), "place-order", "[]"),
+            waiting_of(birth),
+        ]
+        for row in bad:
+            outbox = await put(program, place, row)
+        async with transaction(program, place) as db:
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+        assert await handle.result(30) is not None
+        for row in bad:
+            parked = await program.recorder.wait_for(
+                StartParked, lambda event, row=row: event.saga_id == row.saga_id
+            )
+            assert parked.database == place
+            found = await outbox.find(row.saga_id)
+            assert found is not None
+            assert found.error == parked.reason
+        assert "was used for another input" in parked.reason
+        assert await waiting(program) == []  # they are not looked at again
+
+
+async def test_a_start_of_a_saga_that_nobody_here_knows_goes_to_the_journal_and_waits_there(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        birth = program.sagas._open_runner().birth(program.sagas._definition(program.saga), Order(), None)
+        await put(program, "points", waiting_of(replace(birth, fingerprint="f" * 32, version=2)))
+        enlisting(program).outboxes["points"].news.set()
+        await program.recorder.wait_for(SagaStarted)
+        assert (await program.sagas.get(birth.claim.saga_id)).status is Status.RUNNING
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as later:
+        reported = await later.recorder.wait_for(SagaNotKnown)
+        assert (reported.saga_id, reported.version) == (birth.claim.saga_id, 2)
+
+
+async def test_an_input_that_no_longer_fits_parks_its_saga(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        runner = program.sagas._open_runner()
+        birth = runner.birth(program.sagas._definition(program.saga), Order(), None)
+        await put(program, "points", waiting_of(replace(birth, input='{"item": 7}')))
+        enlisting(program).outboxes["points"].news.set()
+        await program.recorder.wait_for(SagaStarted)
+        with pytest.raises(NeedsAttention, match="does not fit its type"):
+            await runner.handle(program.sagas._definition(program.saga), birth.claim.saga_id).result(30)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_key_is_one_saga_also_across_transactions(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        async with transaction(program, place) as db:
+            first = await program.sagas.start(program.saga, Order(), key="k-2", tx=db)
+            twice = await program.sagas.start(program.saga, Order(), key="k-2", tx=db)
+            assert twice.id == first.id
+            with pytest.raises(KeyReused):
+                await program.sagas.start(program.saga, Order(item="candle"), key="k-2", tx=db)
+        outputs = [await handle.result(30) for handle in (first, twice)]
+        assert outputs[0] == outputs[1]
+        await completed(program, first.id)
+        async with transaction(program, place) as db:
+            later = await program.sagas.start(program.saga, Order(), key="k-2", tx=db)
+            assert later.joined
+            with pytest.raises(KeyReused):
+                await program.sagas.start(program.saga, Order(item="candle"), key="k-2", tx=db)
+        assert await later.result(30) == outputs[0]
+        assert await program.effects(first.id) == ALL_DONE
+
+
+async def test_one_key_in_two_databases_at_the_same_moment_is_one_saga_and_one_parked_start(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
+        async with transaction(program, "inventory") as one, transaction(program, "points") as other:
+            handles = [
+                await program.sagas.start(program.saga, Order(item=item), key="k-3", tx=db)
+                for item, db in (("lantern", one), ("candle", other))
+            ]
+        outcomes = await asyncio.gather(*(handle.result(30) for handle in handles), return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert len(refused) == 1
+        assert isinstance(refused[0], KeyReused | NotStarted)
+        await program.recorder.wait_for(StartParked)
+        await program.recorder.wait_for(SagaFinished)
+        assert len(program.recorder.of(SagaStarted)) == 1
+
+
+@pytest.mark.parametrize("place", ["orders", "points"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+async def test_every_shape_completes_and_is_undone_without_a_fused_start(
+    urls: Urls, shape: Any, place: str
+) -> None:
+    async def refuse(db: Any, ctx: StepContext) -> None:
+        raise Refused("no lantern left")
+
+    if place not in {database for _, database, *_ in shape} | {"orders"}:
+        pytest.skip("no saga of this shape takes place there")
+    async with Program(urls, shape).open() as program:
+        async with transaction(program, place) as db:
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+        await completed(program, handle.id)
+        assert await program.effects(handle.id) == {name: 1 for name, *_ in shape}
+        program.on([name for name, _, kind, _ in shape if kind != "retriable"][-1], refuse)
+        async with transaction(program, place) as db:
+            handle = await program.sagas.start(program.saga, Order(), tx=db)
+        with pytest.raises(Refused):
+            await handle.result(30)
+        assert await program.effects(handle.id) == {}
+        assert (await program.sagas.get(handle.id)).status is Status.COMPENSATED
+        assert not (await program.sagas.verify()).contradictions
+
+
+async def test_an_owner_of_a_saga_born_by_itself_that_dies_is_followed_by_one_that_goes_on(urls: Urls) -> None:
+    first, second = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    gate = Gate()
+    first.on("reserve_stock", gate)
+    async with first.open(lease=ALONE, drain=0.01):
+        async with transaction(first, "orders") as db:
+            handle = await first.sagas.start(first.saga, Order(), tx=db)
+        await gate.arrived.wait()
+    async with second.open(lease=1.0):
+        await completed(second, handle.id)
+        assert await second.effects(handle.id) == ALL_DONE
+
+
+async def test_a_step_can_start_a_saga_with_its_own_commit(urls: Urls) -> None:
+    async with Program(urls, LEDGER_PIVOT).open() as program:
+        started: list[UUID] = []
+
+        async def start_another(db: Any, ctx: StepContext) -> None:
+            if not started:
+                handle = await program.sagas.start(program.saga, Order(item="candle"), key="child", tx=db)
+                started.append(handle.id)
+                await program.hooks.get("then", _nothing)(db, ctx)
+
+        program.on("take", start_another)
+        await program.sagas.run(program.saga, Order(), timeout=30)
+        await completed(program, started[0])
+
+
+async def test_sessions_that_cannot_carry_a_start_are_refused(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as program:
+        async with program.handles["orders"].reader() as db:
+            with pytest.raises(NotEnlisted, match=r"only reads: take one from orders\.writer"):
+                await program.sagas.start(program.saga, Order(), tx=db)
+        async with program.handles["inventory"].writer() as db:
+            if isinstance(db, MongoSession):
+                with pytest.raises(NotEnlisted, match="no transaction; begin one"):
+                    await program.sagas.start(program.saga, Order(), tx=db)
+        engine = create_async_engine("sqlite+aiosqlite://")
+        try:
+            async with AsyncSession(engine) as foreign:
+                with pytest.raises(NotEnlisted, match="no session of a database that takes part"):
+                    await program.sagas.start(program.saga, Order(), tx=foreign)
+        finally:
+            await engine.dispose()
+        async with program.handles["points"].writer() as db:
+            assert isinstance(db, AsyncSession)
+            await db.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            with pytest.raises(NotEnlisted, match="commits every statement"):
+                await program.sagas.start(program.saga, Order(), tx=db)
+
+
+async def _nothing(db: Any, ctx: StepContext) -> None:
+    """Do nothing."""
