@@ -29,6 +29,7 @@ from polysaga.routing.verdicts import takes_state, verdict
 
 _KEPT = 1_000  # verdicts on texts, per engine; a text that comes back after that many others is judged again
 _LONGEST_KEPT = 16 * 1024  # characters
+_NEW: Final = "?"  # not judged yet
 _TEXTUAL: Final = ""  # what stands in the construct's text, only the text can tell
 
 
@@ -63,10 +64,10 @@ def _guard(engine: AsyncEngine, refusal: Callable[[str], Exception]) -> None:
         compiled = None if context is None else context.compiled
         if compiled is None:
             what = judge.text(statement)
-        elif compiled in constructs:
-            what = constructs[compiled]
         else:
-            what = judge.construct(context, statement)
+            what = constructs.get(compiled, _NEW)
+            if what is _NEW:
+                what = judge.construct(context, statement)
         if what is not None:
             raise refusal(what)
         return statement, parameters
