@@ -1,20 +1,28 @@
 """Limits on waiting with one timer for all: what `asyncio.timeout` promises, for every order of ends."""
 
 import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import pytest
 
 from polysaga.sagas.deadlines import Deadlines
 
+T = TypeVar("T")
 LONG = 30.0
 SHORT = 0.01
+
+
+async def within(deadlines: Deadlines, seconds: float, work: Awaitable[T]) -> T:
+    with deadlines.within(seconds):
+        return await work
 
 
 async def test_what_ends_in_time_gives_its_result() -> None:
     async def work() -> int:
         return 7
 
-    assert await Deadlines().within(LONG, work()) == 7
+    assert await within(Deadlines(), LONG, work()) == 7
 
 
 async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
@@ -29,7 +37,7 @@ async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
     task = asyncio.current_task()
     assert task is not None
     with pytest.raises(TimeoutError):
-        await Deadlines().within(SHORT, work())
+        await within(Deadlines(), SHORT, work())
     assert ended == ["cancelled"]
     assert task.cancelling() == 0
 
@@ -37,7 +45,7 @@ async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
 @pytest.mark.parametrize(("first", "second"), [(LONG, SHORT), (SHORT, LONG), (SHORT, SHORT)])
 async def test_every_deadline_counts_whatever_the_order_they_were_set_in(first: float, second: float) -> None:
     deadlines, hold = Deadlines(), asyncio.Event()
-    waiting = [asyncio.create_task(deadlines.within(seconds, hold.wait())) for seconds in (first, second)]
+    waiting = [asyncio.create_task(within(deadlines, seconds, hold.wait())) for seconds in (first, second)]
     late = [task for task, seconds in zip(waiting, (first, second), strict=True) if seconds == SHORT]
     await asyncio.wait(late, timeout=LONG)
     assert all(isinstance(task.exception(), TimeoutError) for task in late)
@@ -49,7 +57,7 @@ async def test_a_later_use_is_timed_although_the_timer_went_off_before() -> None
     deadlines = Deadlines()
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await deadlines.within(SHORT, asyncio.Event().wait())
+            await within(deadlines, SHORT, asyncio.Event().wait())
 
 
 async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
@@ -57,16 +65,16 @@ async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
 
     async def outer() -> str:
         try:
-            await deadlines.within(SHORT, asyncio.Event().wait())
+            await within(deadlines, SHORT, asyncio.Event().wait())
         except TimeoutError:
             return "inner"
         return "none"
 
-    assert await deadlines.within(LONG, outer()) == "inner"
+    assert await within(deadlines, LONG, outer()) == "inner"
 
 
 async def test_being_cancelled_is_not_being_late() -> None:
-    task = asyncio.create_task(Deadlines().within(LONG, asyncio.Event().wait()))
+    task = asyncio.create_task(within(Deadlines(), LONG, asyncio.Event().wait()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -85,7 +93,7 @@ async def test_being_cancelled_goes_before_being_late() -> None:
             await let_go.wait()
             raise
 
-    task = asyncio.create_task(Deadlines().within(SHORT, stubborn()))
+    task = asyncio.create_task(within(Deadlines(), SHORT, stubborn()))
     await ending.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -98,6 +106,6 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
 
     deadlines = Deadlines()
     with pytest.raises(ValueError, match="own"):
-        await deadlines.within(SHORT, work())
+        await within(deadlines, SHORT, work())
     with pytest.raises(TimeoutError):
-        await deadlines.within(2 * SHORT, asyncio.Event().wait())
+        await within(deadlines, 2 * SHORT, asyncio.Event().wait())

@@ -56,6 +56,9 @@ class Settled:
         return self.verdict is Mark.DONE
 
 
+_DONE = Settled(Mark.DONE)
+
+
 class Attempts:
     """The attempts of one saga in this process, and their history."""
 
@@ -70,7 +73,12 @@ class Attempts:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
         started, uncertain = self._clock.monotonic(), False
         for attempt in itertools.count(1):
-            settled = await self._attempt(step, once, attempt)
+            began = self._note_begun(step, once, attempt)
+            outcome, error = await self._caught(once.act(attempt), step.timeout)
+            if error is None:
+                self._note_done(step, once, attempt, began, outcome or "done")
+                return _DONE
+            settled = await self._judged(step, once, attempt, began, error)
             uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
                 return settled
@@ -102,27 +110,26 @@ class Attempts:
         """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
         now = self._clock.monotonic()
         entry = self._current[step]
-        ms = round((now - self._began) * 1000 - entry["at_ms"], 1)
-        return [*self.history, {**entry, "ms": ms, "outcome": "done"}]
+        seconds = now - self._began - entry["at_ms"] / 1000
+        return [*self.history, {**entry, "ms": _ms(seconds), "outcome": "done"}]
 
-    async def _attempt(self, step: AnyStep, once: Once, attempt: int) -> Settled:
-        began = self._clock.monotonic()
-        at = round((began - self._began) * 1000, 1)
-        self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
-        outcome, error = await self._caught(once.act(attempt), step.timeout)
-        if error is None:
-            self._note_done(step, once, attempt, began, outcome or "done")
-            return Settled(Mark.DONE)
+    async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
         row, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
         verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
         if verdict is Mark.DONE:
             self._note_done(step, once, attempt, began, "found")
-            return Settled(verdict)
+            return _DONE
         self._note_failed(step, once, attempt, began, error)
         if once.insist and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
         unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
         return Settled(verdict, error, unknown and row is None)
+
+    def _note_begun(self, step: AnyStep, once: Once, attempt: int) -> float:
+        began = self._clock.monotonic()
+        at = _ms(began - self._began)
+        self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
+        return began
 
     def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
         seconds = self._note(step, once, attempt, began, outcome)
@@ -141,13 +148,14 @@ class Attempts:
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began
         if once.phase != "start":
-            self.history.append({**self._current[step.name], "ms": round(seconds * 1000, 1), "outcome": outcome})
+            self.history.append({**self._current[step.name], "ms": _ms(seconds), "outcome": outcome})
         return seconds
 
     async def _caught(self, work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
         """Await *work* for at most *timeout* seconds and return its result or its error."""
         try:
-            return await self._deadlines.within(timeout, work), None
+            with self._deadlines.within(timeout):
+                return await work, None
         except (Lost, Joined):
             raise
         except asyncio.CancelledError:
@@ -156,6 +164,10 @@ class Attempts:
             return None, RuntimeError("a step awaited something that was cancelled")
         except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
             return None, error
+
+
+def _ms(seconds: float) -> float:
+    return int(seconds * 10_000) / 10  # `round` takes ten times as long
 
 
 def _cancelled() -> bool:

@@ -101,7 +101,8 @@ class Calls:
         self._made.setdefault(step.name, None)
         try:
             work = self._progress.work(step, attempt)
-            text = await self._engine.deadlines.within(step.timeout, work(None))
+            with self._engine.deadlines.within(step.timeout):
+                text = await work(None)
         except Refused:
             if not made_before:
                 del self._made[step.name]  # the outside said no to the only call: there is nothing to undo

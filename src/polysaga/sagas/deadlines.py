@@ -7,40 +7,32 @@ was in time has left nothing behind.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
-
-T = TypeVar("T")
+from types import TracebackType
 
 
 class Deadlines:
     """The deadlines of everything that is under way."""
 
     def __init__(self) -> None:
-        self._open: set[_Deadline] = set()
+        self._open: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def within(self, seconds: float, work: Awaitable[T]) -> T:
-        """Await *work*; raise `TimeoutError`, once it has been cancelled, if it takes longer than *seconds*."""
-        task = asyncio.current_task()
-        assert task is not None
-        loop = task.get_loop()
-        deadline = _Deadline(task, loop.time() + seconds)
+    def within(self, seconds: float) -> "Deadline":
+        """Return a `with` block for what the current task awaits.
+
+        If it takes longer than *seconds* it is cancelled, and the block raises `TimeoutError` once it has ended.
+        """
+        return Deadline(self, seconds)
+
+    def open(self, deadline: "Deadline") -> None:
+        """Watch *deadline* until it is closed."""
         self._open.add(deadline)
         if self._timer is None or deadline.at < self._timer.when():
-            self._set(loop, deadline.at)
-        cancelling = task.cancelling()
-        try:
-            return await work
-        except asyncio.CancelledError as error:
-            # Somebody else may have cancelled the task besides: that goes before being late.
-            if deadline.passed and task.cancelling() - 1 <= cancelling:
-                raise TimeoutError from error
-            raise
-        finally:
-            self._open.discard(deadline)
-            if deadline.passed:
-                task.uncancel()
+            self._set(deadline.loop, deadline.at)
+
+    def close(self, deadline: "Deadline") -> None:
+        """Watch *deadline* no longer."""
+        self._open.discard(deadline)
 
     def _set(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._timer is not None:
@@ -52,16 +44,36 @@ class Deadlines:
         now = loop.time()
         for deadline in [one for one in self._open if one.at <= now]:
             self._open.discard(deadline)
-            deadline.passed = True
-            deadline.task.cancel()
+            deadline.pass_()
         if self._open:
             self._set(loop, min(one.at for one in self._open))
 
 
-class _Deadline:
-    """One use of `within`."""
+class Deadline:
+    """One limit, for one use; `Deadlines.within` makes it."""
 
-    __slots__ = ("at", "passed", "task")
+    __slots__ = ("_cancelling", "_deadlines", "_passed", "_task", "at", "loop")
 
-    def __init__(self, task: "asyncio.Task[object]", at: float) -> None:
-        self.task, self.at, self.passed = task, at, False
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._deadlines, self._task, self._passed = deadlines, task, False
+        self._cancelling = task.cancelling()
+        self.loop = task.get_loop()
+        self.at = self.loop.time() + seconds
+
+    def pass_(self) -> None:
+        """Cancel what takes too long."""
+        self._passed = True
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._deadlines.open(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._deadlines.close(self)
+        # Somebody else may have cancelled the task besides: that goes before being late.
+        if self._passed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error

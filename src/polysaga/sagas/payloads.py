@@ -18,6 +18,8 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
 
     Raises `PayloadError` if it is not of its type, does not survive the way, or is larger than *limit* bytes.
     """
+    if value is None and adapter.core_schema["type"] == "none":
+        return "null"
     try:
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
         adapter.validate_json(text)  # a takeover is too late to find out

@@ -3,7 +3,7 @@
 `lending.py` guards the session that the user's code is given; this module says what is written and when.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,8 +45,8 @@ class SqlParticipant:
         )
         watch(node)
 
-    async def act(self, entry: Entry, work: Work) -> str:
-        return await self.transact(work, self.seal_done(entry))
+    def act(self, entry: Entry, work: Work) -> Coroutine[Any, Any, str]:
+        return self.transact(work, self.seal_done(entry))
 
     async def transact(self, work: Work, seal: Seal) -> str:
         """Run *work* as one transaction that ends with the writes of *seal*, whatever they are.
