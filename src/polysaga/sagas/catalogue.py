@@ -129,8 +129,10 @@ class Catalogue:
         values: dict[str, Any] = {"limit": limit + 1}
         conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        # Sagas that are not at rest are few: sorting them must not lead through the age of all others.
+        age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
         statement = dialect.render(
-            f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"
+            f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY {age} DESC, id DESC LIMIT :limit"
         )
         async with self._node.writer.connect() as connection:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
@@ -174,7 +176,7 @@ class Catalogue:
         if wanted.statuses:
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
-            if not any(status.final for status in wanted.statuses):
+            if _awake(wanted):
                 conditions.append("wake_at IS NOT NULL")  # names the index of what wakes
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
@@ -232,6 +234,10 @@ class Catalogue:
             "created_at": moment("created_at"),
             "finished_at": moment("finished_at"),
         }
+
+
+def _awake(wanted: SagaFilter) -> bool:
+    return bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
 
 
 def _cursor(saga: SagaSummary) -> str:
