@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import polysaga.fastapi
-
 LIST = Path(__file__).with_name("public_api.txt")
-FACADES = ["polysaga", "polysaga.databases", "polysaga.sagas"]
+FACADES = ["polysaga", "polysaga.databases", "polysaga.fastapi", "polysaga.sagas"]
 
 
 def exported(module: str) -> list[str]:
@@ -17,15 +15,8 @@ def exported(module: str) -> list[str]:
     return names
 
 
-def edge() -> list[str]:
-    """The functions and classes that `polysaga.fastapi` defines and does not hide."""
-    members = inspect.getmembers(polysaga.fastapi, lambda one: inspect.isfunction(one) or inspect.isclass(one))
-    return [name for name, one in members if one.__module__ == "polysaga.fastapi" and not name.startswith("_")]
-
-
 def test_the_public_names_are_those_of_the_list() -> None:
     public = [f"{module}.{name}" for module in FACADES for name in exported(module)]
-    public += [f"polysaga.fastapi.{name}" for name in edge()]
     assert LIST.read_text().splitlines() == sorted(public), (
         f"a public name came or went: change {LIST.name} as well"
     )
@@ -48,6 +39,5 @@ def test_a_facade_shows_nothing_that_it_does_not_list(module: str) -> None:
 
 def test_everything_public_is_explained() -> None:
     found = [getattr(importlib.import_module(module), name) for module in FACADES for name in exported(module)]
-    found += [getattr(polysaga.fastapi, name) for name in edge()]
     silent = [one for one in found if inspect.isclass(one) or inspect.isfunction(one) if not one.__doc__]
     assert silent == []

@@ -1,29 +1,17 @@
-"""Polysaga in a FastAPI application: sessions as dependencies, one call for everything else.
+"""Errors as problem details (RFC 9457): a stable `type`, a status, and a sentence that says what to do.
 
-    OrdersRead = Annotated[AsyncSession, reader(orders)]
-    OrdersWrite = Annotated[AsyncSession, writer(orders)]
-    app = FastAPI()
-    install(app, databases, sagas=sagas, settings=load_settings)
-
-The dependencies have FastAPI's function scope: their transaction ends before the response starts, so a commit
-that fails is never a 200 (`docs/decisions/0001-dependencies-commit-before-the-response.md`). Streams outlive
-them and open short sessions of their own with `orders.reader()`.
-
-Errors become problem details (RFC 9457) with a stable `type`, a status, and a sentence that says what to do;
-internals and SQL stay in the process.
+Internals and SQL stay in the process.
 """
 
-import asyncio
 import importlib
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
@@ -31,13 +19,9 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound, PendingRollbackError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from polysaga.asgi import BookmarkMiddleware
-from polysaga.config import Settings
-from polysaga.databases import AnyHandle, Consistency, Database, Fault
+from polysaga.databases import Fault
 from polysaga.databases.dialects import fault_of
 from polysaga.errors import (
-    ConfigurationError,
-    DatabaseUnavailable,
     DeadlineExceeded,
     KeyReused,
     NeedsAttention,
@@ -53,17 +37,12 @@ from polysaga.errors import (
     WriteOnReader,
     WrongStatus,
 )
-from polysaga.events import Emit
-from polysaga.migrations import migrate as migrate_tables
-from polysaga.routing import Databases
-from polysaga.routing.scopes import current
-from polysaga.sagas import Sagas
-from polysaga.telemetry.logs import LogSubscriber
 
-SessionT = TypeVar("SessionT")
-
-_READS = {"GET", "HEAD", "OPTIONS", "QUERY"}  # QUERY: RFC 10008, safe and with a body
+_MEDIA = "application/problem+json"
 _ABOUT = "urn:polysaga:problem:"
+_AGAIN = "A database is busy or out of reach. Please try again."
+_INTERNAL = "Something went wrong inside the service; nothing was left half-done."
+_log = logging.getLogger("polysaga")
 
 
 class Problem(BaseModel):
@@ -76,110 +55,6 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str  # the path that was asked for
-
-
-def reader(
-    database: Database[Any, SessionT],
-    *,
-    consistency: Consistency | None = None,
-    max_lag: float | None = None,
-    allow_stale: bool = False,
-    snapshot: bool = False,
-) -> Any:
-    """Return a dependency that lends a session which only reads; see `Database.reader`."""
-
-    async def lend() -> AsyncIterator[SessionT]:
-        async with database.reader(
-            consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot
-        ) as session:
-            yield session
-
-    return Depends(lend, scope="function")
-
-
-def writer(database: Database[Any, SessionT]) -> Any:
-    """Return a dependency that lends a session on the primary and commits before the response starts.
-
-    It holds a connection while the handler runs. A handler that also waits for a saga reads in a short block of
-    its own instead, `async with database.reader() as session`: a saga that needs the connection which its own
-    caller holds would wait for it in vain; on SQLite there is one for all writers.
-    """
-
-    async def lend() -> AsyncIterator[SessionT]:
-        async with database.writer() as session:
-            yield session
-
-    return Depends(lend, scope="function")
-
-
-def auto(database: Database[Any, SessionT], *, consistency: Consistency | None = None) -> Any:
-    """Return a dependency that reads for GET, HEAD, OPTIONS and QUERY, and writes for every other method."""
-
-    async def lend(request: Request) -> AsyncIterator[SessionT]:
-        reads = request.method in _READS
-        lent: AbstractAsyncContextManager[SessionT] = (
-            database.reader(consistency=consistency) if reads else database.writer()
-        )
-        async with lent as session:
-            yield session
-
-    return Depends(lend, scope="function")
-
-
-def consistency(level: Consistency) -> Any:
-    """Return a dependency that makes *level* what readers of the request get that do not ask for another.
-
-    For a route, a router or the application: `APIRouter(dependencies=[consistency("strong")])`.
-    """
-
-    async def ask() -> None:
-        scope = current()
-        if scope is not None:
-            scope.consistency = level
-
-    return Depends(ask)
-
-
-def install(
-    app: FastAPI,
-    databases: Databases,
-    *,
-    settings: Settings | Callable[[], Settings],
-    sagas: Sagas | None = None,
-    emit: Emit | None = None,
-    migrate: bool = True,
-    ready: Callable[[], Awaitable[None]] | None = None,
-    refusals: Mapping[str, int] | None = None,
-) -> None:
-    """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers,
-    and what a client wrote it reads (`polysaga.asgi`).
-
-    *settings* may be a function, called when the application starts. *migrate* brings our tables up to date at
-    the start. *ready* runs when the databases are open, before any saga is driven: a place for the program's
-    own tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the
-    HTTP status of a `Refused` by its code; others are 409.
-    """
-    inner = app.router.lifespan_context
-    told = emit or LogSubscriber()
-
-    @asynccontextmanager
-    async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
-        known = settings() if callable(settings) else settings
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(databases.open(known, emit=told))
-            databases.check_secret()
-            if migrate and sagas is not None:
-                await migrate_tables(sagas, emit=told)
-            if ready is not None:
-                await ready()
-            if sagas is not None:
-                await stack.enter_async_context(sagas.open(known.sagas, emit=told))
-            yield await stack.enter_async_context(inner(running))
-
-    app.router.lifespan_context = lifespan
-    app.add_middleware(BookmarkMiddleware, databases=databases)
-    app.include_router(_health(databases))
-    _install_handlers(app, dict(refusals or {}))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -222,42 +97,9 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
 
 
-_MEDIA = "application/problem+json"
-_log = logging.getLogger("polysaga")
-_AGAIN = "A database is busy or out of reach. Please try again."
-_INTERNAL = "Something went wrong inside the service; nothing was left half-done."
+def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> None:
+    """Turn errors into problem details; *refusals* gives the status of a `Refused` by its code."""
 
-
-def _health(databases: Databases) -> APIRouter:
-    router = APIRouter(prefix="/health", tags=["operations"])
-
-    @router.get("/live", summary="Is the process alive?")
-    async def live() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @router.get("/ready", summary="Do all primaries answer?")
-    async def ready(response: Response) -> dict[str, Any]:
-        handles = list(databases)
-        answers = await asyncio.gather(*(_answer(handle) for handle in handles))
-        fine = all(answer == "ok" for answer in answers)
-        response.status_code = HTTPStatus.OK if fine else HTTPStatus.SERVICE_UNAVAILABLE
-        found = {handle.name: answer for handle, answer in zip(handles, answers, strict=True)}
-        return {"status": "ready" if fine else "not ready", "databases": found}
-
-    return router
-
-
-async def _answer(handle: AnyHandle) -> str:
-    try:
-        await handle.primary.ping()
-    except (DatabaseUnavailable, ConfigurationError):
-        return "unreachable"
-    except SQLAlchemyError:  # the pool's timeout among them
-        return "busy"
-    return "ok"
-
-
-def _install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> None:
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolysagaError)
         return _of_ours(request, error, refusals)
