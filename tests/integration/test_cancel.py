@@ -90,6 +90,8 @@ async def test_another_process_cancels_in_one_write_and_undoes_the_saga_itself(u
         before = await other.sagas.get(handle.id)
         cancelling = asyncio.ensure_future(other.sagas.cancel(handle.id))
         await _decided_to_undo(other, handle.id)
+        if shape is LEDGER_PIVOT:
+            await _blocked(other, handle.id, "decide_there", "inventory")
         gate.open()
         await cancelling
 
@@ -104,6 +106,13 @@ async def test_another_process_cancels_in_one_write_and_undoes_the_saga_itself(u
 async def _decided_to_undo(program: Program, saga_id: UUID) -> None:
     async with asyncio.timeout(30):
         while (await program.sagas.get(saga_id)).status is Status.RUNNING:
+            await runner_of(program).engine.clock.sleep(0.01)
+
+
+async def _blocked(program: Program, saga_id: UUID, pivot: str, database: str) -> None:
+    participant = runner_of(program).engine.participants[database]
+    async with asyncio.timeout(30):
+        while pivot not in await participant.look(saga_id, [pivot]):
             await runner_of(program).engine.clock.sleep(0.01)
 
 

@@ -382,8 +382,9 @@ class Execution:
         if progress.status is Status.NEEDS_ATTENTION:
             self.turned.set_exception(self._error())
         elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
-            late = TooLate(progress.saga_id, progress.definition.name, progress.status.value)
-            self.turned.set_exception(late)
+            # A pivot in another database has decided before the journal says so.
+            status = Status.COMPLETED if progress.status is Status.COMPLETED else Status.COMPLETING
+            self.turned.set_exception(TooLate(progress.saga_id, progress.definition.name, status.value))
         elif progress.status is Status.COMPENSATED:
             self.turned.set_result(None)
         elif progress.status is Status.COMPENSATING:
