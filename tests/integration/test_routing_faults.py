@@ -1,0 +1,229 @@
+"""What routing sessions of other libraries get wrong, each shown right on a real primary with two replicas."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from polysaga import Databases, Scope, SqlDatabase
+from polysaga.config import parse_settings
+from polysaga.errors import ReadOnlyNode, WriteOnReader
+from polysaga.routing.guard import guard_readers
+from tests.fixtures.servers import PostgresCluster
+
+PORT = text("SELECT inet_server_port()")
+VALUE = text("SELECT value FROM notes WHERE id = 1")
+SET = text("UPDATE notes SET value = value + 1 WHERE id = 1")
+
+
+class Two:
+    """Two databases on the same servers."""
+
+    def __init__(self, cluster: PostgresCluster) -> None:
+        self.orders, self.points = SqlDatabase("orders"), SqlDatabase("points")
+        self.databases = Databases(self.orders, self.points)
+        self.primary = cluster.primary.port
+        self.replicas = {replica.port for replica in cluster.replicas}
+
+    async def caught_up(self, scope: Scope) -> None:
+        """Return when a replica of `orders` has all that *scope* must see."""
+        async with asyncio.timeout(30):
+            while await self.port() == self.primary:
+                await self.databases.routers["orders"].monitor.news(1.0)
+                scope.pinned = {}
+
+    async def port(self, database: SqlDatabase | None = None, **wish: str) -> int:
+        """Return the port of the server that answers a read."""
+        async with (database or self.orders).reader(**wish) as db:  # type: ignore[arg-type]
+            found: int = (await db.execute(PORT)).scalar_one()
+            return found
+
+    async def write(self) -> None:
+        async with self.orders.writer() as db:
+            await db.execute(SET)
+
+
+@pytest.fixture
+async def two(postgres_cluster: PostgresCluster) -> AsyncIterator[Two]:
+    name = f"faults_{time.monotonic_ns()}"
+    postgres_cluster.primary.create_database(name)
+    postgres_cluster.catch_up()
+    primary, *replicas = postgres_cluster.urls(name)
+    one = {"url": primary, "replicas": replicas, "reads": {"wait": 0.0}}
+    program = Two(postgres_cluster)
+    async with program.databases.open(parse_settings({"databases": {"orders": one, "points": one}})):
+        guard_readers(program.databases)
+        async with program.orders.writer() as db:
+            await db.execute(text("CREATE TABLE notes (id INT PRIMARY KEY, value INT NOT NULL)"))
+            await db.execute(text("CREATE SEQUENCE numbers"))
+            await db.execute(text("INSERT INTO notes VALUES (1, 0)"))
+        postgres_cluster.catch_up()
+        yield program
+
+
+@asynccontextmanager
+async def paused(cluster: PostgresCluster) -> AsyncIterator[None]:
+    for replica in cluster.replicas:
+        await asyncio.to_thread(replica.pause)
+    yield
+
+
+async def test_all_statements_of_a_session_go_to_one_node_over_one_connection(two: Two) -> None:
+    with two.databases.scope():
+        async with two.orders.reader() as db:
+            backend = text("SELECT inet_server_port(), pg_backend_pid()")
+            answers = {tuple((await db.execute(backend)).one()) for _ in range(4)}
+    assert len(answers) == 1
+
+
+async def test_all_readers_of_a_scope_go_to_one_node(two: Two) -> None:
+    for _ in range(5):
+        with two.databases.scope() as scope:
+            await two.caught_up(scope)
+            assert len({await two.port() for _ in range(4)}) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO notes VALUES (2, 0)",
+        "WITH made AS (INSERT INTO notes VALUES (2, 0) RETURNING id) SELECT id FROM made",
+        "SELECT id FROM (SELECT id FROM notes FOR UPDATE) AS locked",
+        "SELECT nextval('numbers')",
+        "SELECT pg_advisory_lock(1)",
+    ],
+)
+async def test_what_is_no_plain_read_is_refused_and_goes_nowhere(two: Two, statement: str) -> None:
+    with pytest.raises(WriteOnReader):
+        async with two.orders.reader() as db:
+            await db.execute(text(statement))
+    async with two.orders.writer() as db:
+        assert (await db.execute(text("SELECT count(*) FROM notes"))).scalar() == 1
+
+
+async def test_the_server_refuses_too_what_no_guard_can_see(two: Two) -> None:
+    two.databases.routers["orders"].nodes[1].on_reader(lambda engine: None)
+    async with two.orders.writer() as db:
+        await db.execute(
+            text(
+                "CREATE FUNCTION sneak() RETURNS int LANGUAGE sql AS "
+                "'INSERT INTO notes VALUES (3, 0) RETURNING id'"
+            )
+        )
+    with two.databases.scope() as scope:
+        await two.caught_up(scope)
+        for consistency in ("session", "strong"):
+            with pytest.raises(ReadOnlyNode):
+                async with two.orders.reader(consistency=consistency) as db:  # type: ignore[arg-type]
+                    await db.execute(text("SELECT sneak()"))
+
+
+async def test_what_was_committed_is_read_back(two: Two, postgres_cluster: PostgresCluster) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            await two.write()
+            async with two.orders.reader() as db:
+                assert (await db.execute(VALUE)).scalar() == 1
+
+
+async def test_it_is_read_back_also_outside_of_any_scope(two: Two, postgres_cluster: PostgresCluster) -> None:
+    async with paused(postgres_cluster):
+        await two.write()
+        async with two.orders.reader() as db:
+            assert (await db.execute(VALUE)).scalar() == 1
+
+
+async def test_a_transaction_of_ones_own_leaves_nothing_behind(two: Two) -> None:
+    async def work() -> None:
+        async with two.orders.primary.writer.begin() as connection:
+            await connection.execute(SET)
+        async with AsyncSession(two.orders.primary.writer) as session, session.begin():
+            await session.execute(SET)
+
+    with two.databases.scope():
+        await work()
+    with two.databases.scope():
+        assert await two.port() in two.replicas
+
+
+async def test_a_scope_that_asks_for_the_primary_keeps_it_after_a_commit(two: Two) -> None:
+    with two.databases.scope(consistency="strong"):
+        before = await two.port()
+        await two.write()
+        assert {before, await two.port()} == {two.primary}
+    with two.databases.scope():
+        assert await two.port() in two.replicas
+
+
+async def test_what_a_task_of_the_scope_wrote_its_parent_reads(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            await asyncio.gather(two.write(), two.write())
+            async with two.orders.reader() as db:
+                assert (await db.execute(VALUE)).scalar() == 2
+
+
+async def test_a_write_in_one_database_does_not_move_the_reads_of_another(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            await two.write()
+            assert await two.port() == two.primary
+            assert await two.port(two.points) in two.replicas
+
+
+async def test_a_snapshot_sees_one_moment_and_plain_readers_see_each_their_own(two: Two) -> None:
+    for snapshot in (True, False):
+        with two.databases.scope(consistency="strong"):
+            async with two.orders.reader(snapshot=snapshot) as db:
+                before = (await db.execute(VALUE)).scalar()
+                await two.write()
+                assert ((await db.execute(VALUE)).scalar() == before) is snapshot
+
+
+async def test_a_job_sees_what_the_request_that_queued_it_wrote(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope() as request:
+            await two.write()
+            await request.settle()
+        with two.databases.scope(request.required):
+            async with two.orders.reader() as db:
+                assert (await db.execute(VALUE)).scalar() == 1
+        with two.databases.scope():
+            async with two.orders.reader() as db:
+                assert (await db.execute(VALUE)).scalar() == 0
+
+
+async def test_concurrent_commits_share_the_question_where_the_primary_stands(two: Two) -> None:
+    capture = two.databases.routers["orders"].capture
+    asked = capture.asked
+
+    async def person() -> None:
+        with two.databases.scope() as scope:
+            await two.write()
+            await scope.settle()
+
+    await asyncio.gather(*(person() for _ in range(5)))
+    assert 1 <= capture.asked - asked <= 5
+    several = [asyncio.create_task(capture.position()) for _ in range(50)]
+    asked = capture.asked
+    await asyncio.gather(*several)
+    assert capture.asked - asked <= 2
+
+
+async def test_nothing_is_asked_about_writes_that_nobody_follows_up(two: Two) -> None:
+    capture = two.databases.routers["orders"].capture
+    asked = capture.asked
+    with two.databases.scope():
+        for _ in range(3):
+            await two.write()
+    assert capture.asked == asked
