@@ -22,7 +22,6 @@ from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
 from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse
-from polysaga.routing.guard import guard_readers
 from polysaga.routing.policy import Limits, pick
 from polysaga.routing.topology import Seat, answered, unknown
 
@@ -73,7 +72,6 @@ async def sessions(urls: list[str], clock: Clock) -> tuple[float, float]:
             await session.execute(_ONE)
 
     async with databases.open(settings):
-        guard_readers(databases)
         router = databases.routers["orders"]
         async with orders.writer() as session:
             await session.execute(_ONE)

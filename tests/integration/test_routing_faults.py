@@ -10,9 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga import Databases, Scope, SqlDatabase
+from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.errors import ReadOnlyNode, WriteOnReader
-from polysaga.routing.guard import guard_readers
 from tests.fixtures.servers import PostgresCluster
 
 PORT = text("SELECT inet_server_port()")
@@ -56,7 +56,6 @@ async def two(postgres_cluster: PostgresCluster) -> AsyncIterator[Two]:
     one = {"url": primary, "replicas": replicas, "reads": {"wait": 0.0}}
     program = Two(postgres_cluster)
     async with program.databases.open(parse_settings({"databases": {"orders": one, "points": one}})):
-        guard_readers(program.databases)
         async with program.orders.writer() as db:
             await db.execute(text("CREATE TABLE notes (id INT PRIMARY KEY, value INT NOT NULL)"))
             await db.execute(text("CREATE SEQUENCE numbers"))
@@ -135,6 +134,21 @@ async def test_it_is_read_back_also_outside_of_any_scope(two: Two, postgres_clus
         await two.write()
         async with two.orders.reader() as db:
             assert (await db.execute(VALUE)).scalar() == 1
+
+
+async def test_it_is_read_back_though_the_primary_was_asked_after_the_scope_began_and_before_the_commit(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    monitor, began = two.databases.routers["orders"].monitor, Clock().monotonic()
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            async with asyncio.timeout(30):
+                while monitor.topology.nodes[0].asked_at < began:
+                    await monitor.news(1.0)
+            for value in range(1, 4):
+                await two.write()
+                async with two.orders.reader() as db:
+                    assert (await db.execute(VALUE)).scalar() == value
 
 
 async def test_a_transaction_of_ones_own_leaves_nothing_behind(two: Two) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from polysaga import Databases, SqlDatabase
+from polysaga.clock import Clock
 from polysaga.config import BookmarkSettings, parse_settings
 from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, Role, parse_gtids
 from polysaga.errors import ConfigurationError
@@ -135,7 +136,7 @@ def topology(primary: Lsn, replayed: Lsn, asked_at: float = 10.0) -> Topology:
 @given(positions)
 def test_no_bookmark_asks_for_more_than_the_primary_has(required: Position) -> None:
     primary = Lsn(2**40, HERE)
-    seen = clamped(topology(primary, primary), required, received_at=5.0)
+    seen = clamped(topology(primary, primary), required, known_since=5.0)
     assert primary.reached(seen)
 
 
@@ -143,7 +144,7 @@ def test_no_bookmark_asks_for_more_than_the_primary_has(required: Position) -> N
 def test_a_replica_that_has_all_serves_whoever_comes_with_whatever(required: Position) -> None:
     primary = Lsn(2**40, HERE)
     known = topology(primary, primary)
-    asked = clamped(known, required, received_at=5.0)
+    asked = clamped(known, required, known_since=5.0)
     choice = pick(known, asked, Limits(2.0, 1.0), 10.0, score=lambda _: 0.0, random=Random(1))
     assert choice is not None
     assert choice.index == 1
@@ -151,7 +152,7 @@ def test_a_replica_that_has_all_serves_whoever_comes_with_whatever(required: Pos
 
 @given(st.lists(positions, max_size=6))
 def test_a_scope_keeps_the_greatest_of_one_cluster(found: list[Position]) -> None:
-    scope = Scope(received_at=0.0)
+    scope = Scope(clock=Clock())
     for position in found:
         scope.require("orders", position)
     if found:

@@ -157,11 +157,11 @@ def test_whoever_may_be_stale_gets_the_replica_that_is_the_least_behind() -> Non
 
 def test_a_bookmark_that_no_server_reached_is_clamped_by_an_answer_younger_than_itself() -> None:
     known = topology(100)
-    assert clamped(known, at(500), received_at=NOW - 1) == at(100)
-    assert clamped(known, at(500), received_at=NOW + 1) == at(500)
-    assert clamped(known, at(50), received_at=NOW - 1) == at(50)
-    assert clamped(known, at(50, cluster="b"), received_at=NOW - 1) == at(100)
-    assert clamped(failed(known, 0, "gone"), at(500), received_at=NOW - 1) == at(500)
+    assert clamped(known, at(500), known_since=NOW - 1) == at(100)
+    assert clamped(known, at(500), known_since=NOW + 1) == at(500)
+    assert clamped(known, at(50), known_since=NOW - 1) == at(50)
+    assert clamped(known, at(50, cluster="b"), known_since=NOW - 1) == at(100)
+    assert clamped(failed(known, 0, "gone"), at(500), known_since=NOW - 1) == at(500)
 
 
 def test_of_two_that_claim_to_be_the_primary_the_later_epoch_wins_for_good() -> None:

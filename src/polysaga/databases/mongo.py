@@ -11,6 +11,7 @@ from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.faults import Fault
 from polysaga.databases.pools import require_driver
+from polysaga.databases.positions import ClusterTime
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class MongoNode:
                 f"databases.{database}.url: {named}; write mongodb://host/{database}?replicaSet=NAME"
             )
         require_driver(database, "pymongo", Mongo.extra)
+        self.members = 1  # servers that hold the data; known after `ping`
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
         self._reading: Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]] | None = None
 
@@ -110,15 +112,39 @@ class MongoNode:
                 f"database '{self.database}' at {self.name} is a standalone MongoDB server, which has no "
                 "transactions; start it as a replica set (mongod --replSet rs0, then rs.initiate())"
             )
+        # A router of a sharded cluster does not tell; there is a replica set behind every shard.
+        self.members = len(hello.get("hosts", ())) + len(hello.get("passives", ())) if "setName" in hello else 2
 
     @asynccontextmanager
-    async def session(self, *, read_only: bool = False) -> AsyncIterator[MongoSession]:
-        """Lend a session without a transaction: causally consistent reads, single-document writes."""
+    async def session(
+        self, *, read_only: bool = False, secondaries: bool = False, after: ClusterTime | None = None
+    ) -> AsyncIterator[MongoSession]:
+        """Lend a session without a transaction: causally consistent reads, single-document writes.
+
+        With *secondaries* its reads prefer them; a server waits until it has all of *after* before it answers.
+        """
         documents = self.documents
+        if secondaries:
+            documents = documents.with_options(
+                read_preference=importlib.import_module("pymongo").ReadPreference.SECONDARY_PREFERRED,
+                # Less could be rolled back in a failover, and then read again in its old state.
+                read_concern=importlib.import_module("pymongo.read_concern").ReadConcern("majority"),
+            )
         if read_only and self._reading is not None:
             documents = self._reading(documents)
         async with self.client.start_session() as client_session, client_session.bind(end_session=False):
+            if after is not None:
+                timestamp = importlib.import_module("bson.timestamp").Timestamp(after.seconds, after.increment)
+                client_session.advance_operation_time(timestamp)
             yield MongoSession(documents, client_session)
+
+    async def position(self) -> ClusterTime | None:
+        """Return a time past every write that a majority had confirmed before the call; None if nobody tells."""
+        errors = importlib.import_module("pymongo.errors")
+        try:
+            return await self.dialect.capture(self.client)
+        except errors.PyMongoError:
+            return None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -108,14 +108,14 @@ def stalest_allowed(topology: Topology, shut: Collection[int] = ()) -> int | Non
     return min(found, key=lambda index: topology.nodes[index].lag, default=None)
 
 
-def clamped(topology: Topology, required: Position, received_at: float) -> Position:
+def clamped(topology: Topology, required: Position, known_since: float) -> Position:
     """Return *required*, or where the primary stands if that was asked for later and is less.
 
     A bookmark that no server ever reached is left over from a failover that lost writes, or was made up. The
-    primary must have been asked after the bookmark was received: an older answer may be behind an honest one.
+    primary must have been asked after *known_since*: an older answer may be behind an honest position.
     """
     primary = topology.primary_state
-    if primary is None or primary.position is None or primary.asked_at < received_at:
+    if primary is None or primary.position is None or primary.asked_at < known_since:
         return required
     if not primary.position.comparable(required) or not primary.position.reached(required):
         return primary.position

@@ -10,13 +10,15 @@ from typing import Any, Self, cast
 from polysaga.clock import Clock
 from polysaga.config import BookmarkSettings, Settings
 from polysaga.databases.handles import AnyHandle, Consistency, Node
+from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
-from polysaga.databases.positions import Position
+from polysaga.databases.positions import ClusterTime, Position
 from polysaga.databases.registry import Registry
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
 from polysaga.routing.bookmarks import sign, verify
 from polysaga.routing.guard import guard
+from polysaga.routing.replica_sets import MongoRoutes
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, entered
 from polysaga.routing.sessions import SqlRoutes
@@ -31,6 +33,7 @@ class Databases(Registry):
     def __init__(self, *handles: AnyHandle) -> None:
         super().__init__(*handles)
         self._routers: dict[str, Router] = {}
+        self._replica_sets: set[str] = set()
         self.bookmarks = BookmarkSettings()  # the settings for them
         self._clock = Clock()
 
@@ -42,7 +45,7 @@ class Databases(Registry):
     @property
     def replicated(self) -> bool:
         """Whether any database has replicas, so that bookmarks matter."""
-        return bool(self._routers)
+        return bool(self._routers or self._replica_sets)
 
     @asynccontextmanager
     async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
@@ -67,9 +70,9 @@ class Databases(Registry):
         today's had written.
         """
         if isinstance(bookmark, str):
-            bookmark = verify(bookmark, self._secrets()) if bookmark and self._routers else {}
+            bookmark = verify(bookmark, self._secrets()) if bookmark and self.replicated else {}
         known = {name: position for name, position in bookmark.items() if self._concerns(name, position)}
-        with entered(Scope(known, received_at=self._clock.monotonic(), consistency=consistency)) as scope:
+        with entered(Scope(known, clock=self._clock, consistency=consistency)) as scope:
             yield scope
 
     async def bookmark(self) -> str:
@@ -78,7 +81,7 @@ class Databases(Registry):
         Empty without replicas. Raises `ConfigurationError` if `bookmarks.secret` is not set.
         """
         scope = current()
-        if scope is None or not self._routers:
+        if scope is None or not self.replicated:
             return ""
         await scope.settle()
         return self.written(scope)
@@ -89,28 +92,29 @@ class Databases(Registry):
         return sign(news, self._secrets()[0]) if news else ""
 
     def everywhere(self, bookmark: Mapping[str, Position]) -> bool:
-        """Tell whether all replicas are known to have reached *bookmark*."""
+        """Tell whether all replicas are known to have reached *bookmark*; of MongoDB's members nobody knows."""
         return all(
-            name not in self._routers or self._routers[name].topology.everywhere(position)
+            name in self._routers and self._routers[name].topology.everywhere(position)
             for name, position in bookmark.items()
         )
 
     def check_secret(self) -> None:
         """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""
-        if self._routers:
+        if self.replicated:
             self._secrets()
 
     def _concerns(self, name: str, position: Position) -> bool:
         if name not in self._routers:
-            return False
+            return name in self._replica_sets and isinstance(position, ClusterTime)
         primary = self._routers[name].topology.primary_state
         return primary is None or primary.position is None or primary.position.comparable(position)
 
     def _secrets(self) -> list[bytes]:
         given = (self.bookmarks.secret, *self.bookmarks.former_secrets)
         if self.bookmarks.secret is None:
+            name = next(iter((*self._routers, *self._replica_sets)))
             raise ConfigurationError(
-                f"database '{next(iter(self._routers))}' has replicas, so clients carry bookmarks, and these are "
+                f"database '{name}' has replicas, so clients carry bookmarks, and these are "
                 "signed: set bookmarks.secret (POLYSAGA_BOOKMARKS__SECRET) to a long random text, one for all"
             )
         return [secret.get_secret_value().encode() for secret in given if secret is not None]
@@ -121,6 +125,11 @@ class Databases(Registry):
         servers = [node for node in nodes if isinstance(node, SqlNode)]
         if len(servers) < 2:
             await super()._attach(handle, nodes, emit, stack)
+            alone = nodes[0]
+            if isinstance(alone, MongoNode) and alone.members > 1:
+                self._replica_sets.add(handle.name)
+                stack.callback(self._replica_sets.discard, handle.name)
+                cast(Any, handle).attach(nodes, MongoRoutes(alone, alone.settings.reads, self._clock))
             return
         router = _router(handle.name, servers, emit, self._clock)
         stack.push_async_callback(router.primary.close)

@@ -201,7 +201,7 @@ class Router:
         if scope is None or self.name not in scope.required:
             return None
         required = scope.required[self.name]
-        honest = clamped(self.topology, required, scope.received_at)
+        honest = clamped(self.topology, required, scope.known_since(self.name))
         if honest is required:
             return None
         scope.required[self.name] = honest

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from polysaga.clock import Clock
 from polysaga.databases.handles import Consistency
 from polysaga.databases.positions import Position
 
@@ -34,13 +35,14 @@ class Scope:
         self,
         bookmark: Mapping[str, Position] | None = None,
         *,
-        received_at: float,
+        clock: Clock,
         consistency: Consistency | None = None,
         pins: bool = True,
     ) -> None:
         self.received: Mapping[str, Position] = dict(bookmark or {})
         self.required = dict(self.received)
-        self.received_at = received_at  # seconds on the monotonic clock
+        self._clock, self._began = clock, clock.monotonic()
+        self._raised: dict[str, float] = {}
         self.consistency = consistency  # for readers that do not say
         self.pinned: dict[str, int] | None = {} if pins else None
         self.written: dict[str, Source] = {}
@@ -54,10 +56,15 @@ class Scope:
 
     def require(self, database: str, position: Position) -> None:
         """Raise what must be seen of *database*; what is known of another cluster by that name is dropped."""
+        self._raised[database] = self._clock.monotonic()
         known = self.required.get(database)
         if known is not None and known.comparable(position):
             position = known.merged(position)
         self.required[database] = position
+
+    def known_since(self, database: str) -> float:
+        """Return when the scope learnt what it must see of *database*, in seconds on the monotonic clock."""
+        return self._raised.get(database, self._began)
 
     async def changed(self) -> bool:
         """Settle, and tell whether there is anything to see that was not in the bookmark."""
@@ -87,11 +94,11 @@ def current() -> Scope | None:
     return _current.get()
 
 
-def current_or_own(now: float) -> Scope:
+def current_or_own(clock: Clock) -> Scope:
     """Return the scope that this task works in; give it one of its own if there is none."""
     scope = _current.get()
     if scope is None:
-        scope = Scope(received_at=now, pins=False)
+        scope = Scope(clock=clock, pins=False)
         _current.set(scope)
     return scope
 

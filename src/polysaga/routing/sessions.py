@@ -83,7 +83,7 @@ class SqlRoutes:
 
     def wrote(self) -> None:
         """See `Database.wrote`."""
-        current_or_own(self.router.clock.monotonic()).wrote(self.router.name, self.router.capture)
+        current_or_own(self.router.clock).wrote(self.router.name, self.router.capture)
 
 
 class _Reading:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.faults import Fault
-from polysaga.databases.positions import ClusterTime, Position, Role, Sample
+from polysaga.databases.positions import ClusterTime, Role, Sample
 
 _CODES = {
     18: Fault.REJECTED,
@@ -55,7 +55,7 @@ class Mongo:
         role = Role.PRIMARY if hello.get("isWritablePrimary") else Role.REPLICA
         return Sample(role, _position(hello.get("operationTime")))
 
-    async def capture(self, driver: Any) -> Position | None:
+    async def capture(self, driver: Any) -> ClusterTime | None:
         """Return a time past every write with majority concern that was answered before."""
         return _position((await driver.admin.command("ping")).get("operationTime"))
 
