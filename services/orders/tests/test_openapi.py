@@ -17,11 +17,17 @@ async def test_every_call_has_a_summary_a_tag_and_its_problems(shop: Client) -> 
         "get /orders",
         "get /orders/{order_id}",
         "get /products/{product_id}",
+        "get /sagas",
         "get /sagas/{saga_id}",
         "get /users/{user_id}/events",
         "get /users/{user_id}/points",
         "post /orders",
         "post /orders/{order_id}/cancel",
+        "post /sagas/repairs",
+        "post /sagas/{saga_id}/compensate",
+        "post /sagas/{saga_id}/resolve",
+        "post /sagas/{saga_id}/retry",
+        "post /sagas/{saga_id}/skip",
         "put /products/{product_id}",
     ]
     for call in calls.values():

@@ -14,7 +14,20 @@ internals and SQL stay in the process.
 """
 
 from polysaga.fastapi.installing import install
+from polysaga.fastapi.operators import Person, Role, operator_routes
 from polysaga.fastapi.problems import Problem, problem, problems
 from polysaga.fastapi.sessions import auto, consistency, reader, writer
 
-__all__ = ["Problem", "auto", "consistency", "install", "problem", "problems", "reader", "writer"]
+__all__ = [
+    "Person",
+    "Problem",
+    "Role",
+    "auto",
+    "consistency",
+    "install",
+    "operator_routes",
+    "problem",
+    "problems",
+    "reader",
+    "writer",
+]

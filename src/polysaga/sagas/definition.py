@@ -159,6 +159,7 @@ class Saga(Generic[InputT, OutputT]):
         kind: Kind = "compensatable",
         retry: Retry | None = None,
         timeout: float | None = None,
+        undo_retry: Retry | None = None,
     ) -> "Callable[[Call[InputT, ResultT]], Step[None, InputT, ResultT]]": ...
 
     @overload
@@ -170,6 +171,7 @@ class Saga(Generic[InputT, OutputT]):
         kind: Kind = "compensatable",
         retry: Retry | None = None,
         timeout: float | None = None,
+        undo_retry: Retry | None = None,
     ) -> "Callable[[Action[SessionT, InputT, ResultT]], Step[SessionT, InputT, ResultT]]": ...
 
     def step(
@@ -180,10 +182,13 @@ class Saga(Generic[InputT, OutputT]):
         kind: Kind = "compensatable",
         retry: Retry | None = None,
         timeout: float | None = None,
+        undo_retry: Retry | None = None,
     ) -> "Callable[[Any], Step[Any, InputT, Any]]":
         """Declare the decorated function as a step that runs on *database*, after the steps in *after*.
 
         Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
+
+        *undo_retry* tells how long the compensation is tried; then the saga is parked for a person.
 
         With None for a database the function takes `(input, ctx)` and calls the outside world, at least once:
         hand `ctx.idempotency_key` on, raise `TryAgain` for what time heals. Its result is kept in the journal
@@ -206,6 +211,7 @@ class Saga(Generic[InputT, OutputT]):
             )
             step.retry = retry or step.retry
             step.timeout = timeout or step.timeout
+            step.undo_retry = undo_retry or step.undo_retry
             self._steps[name] = step
             return step
 

@@ -6,19 +6,29 @@ from fastapi import FastAPI
 
 from orders.databases import databases
 from orders.errors import STATUSES
+from orders.operators import by_token
 from orders.routes import routers
 from orders.sagas import sagas
 from orders.settings import load, prepare
 from orders.tables import create_tables
 from polysaga.config import Settings
 from polysaga.events import Emit, ignore
-from polysaga.fastapi import install
+from polysaga.fastapi import install, operator_routes
 
 PATIENCE = 10.0  # seconds a caller waits for an order's outcome before the answer is 202
 
 
-def create_app(settings: Settings | None = None, *, patience: float = PATIENCE, emit: Emit = ignore) -> FastAPI:
-    """Return the service; without *settings* they are read when it starts. *emit* hears what the library does."""
+def create_app(
+    settings: Settings | None = None,
+    *,
+    patience: float = PATIENCE,
+    emit: Emit = ignore,
+    operator_token: str | None = None,
+) -> FastAPI:
+    """Return the service; without *settings* they are read when it starts. *emit* hears what the library does.
+
+    *operator_token* opens the routes that list and repair sagas; without it they answer to this machine only.
+    """
     app = FastAPI(
         title="Orders",
         summary="A shop's order service over three databases: each order is placed everywhere or nowhere.",
@@ -27,6 +37,9 @@ def create_app(settings: Settings | None = None, *, patience: float = PATIENCE, 
     app.state.patience = patience
     for router in routers:
         app.include_router(router)
+    authorize = None if operator_token is None else by_token(operator_token)
+    # `GET /sagas/{id}` stays the customers'.
+    app.include_router(operator_routes(sagas, authorize=authorize, details=False), prefix="/sagas")
     install(
         app,
         databases,

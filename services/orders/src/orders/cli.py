@@ -19,7 +19,7 @@ from orders.demo import Traffic
 from orders.reconcile import PATIENCE, Reconciliation, reconcile
 from orders.replay import Replay, Tally
 from orders.serving import PortTaken, serve
-from orders.settings import DATA, files, load
+from orders.settings import DATA, files, load, operator_token
 from orders.trace import NotATrace, read
 from polysaga.config import Settings
 from polysaga.errors import PolysagaError
@@ -133,7 +133,7 @@ def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = 
 def _app(data: Path) -> FastAPI:
     """Return the service, whose troubles go to standard error, one line each."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    return create_app(load(data), emit=LogSubscriber())
+    return create_app(load(data), emit=LogSubscriber(), operator_token=operator_token())
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -1,5 +1,6 @@
 """Where the three databases are: three SQLite files in a directory, unless the settings name servers."""
 
+import os
 from pathlib import Path
 
 from sqlalchemy import make_url
@@ -8,6 +9,7 @@ from orders.databases import databases
 from polysaga.config import Settings, load_settings
 
 DATA = Path("data")
+OPERATOR_TOKEN = "ORDERS_OPERATOR_TOKEN"  # noqa: S105 - the name of the variable, not its value
 _PATIENCE = 15.0  # seconds: writers of one SQLite file queue for a single connection
 
 
@@ -24,6 +26,11 @@ def load(data: Path = DATA) -> Settings:
         for handle in databases
     }
     return load_settings(defaults={"databases": defaults})
+
+
+def operator_token() -> str | None:
+    """Return what operators show to repair sagas; None if nobody set it, and then only this machine may."""
+    return os.environ.get(OPERATOR_TOKEN) or None
 
 
 def files(settings: Settings) -> list[Path]:
