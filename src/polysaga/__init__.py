@@ -4,7 +4,17 @@ from polysaga.config import Settings, load_settings
 from polysaga.databases import AnyDatabase, MongoDatabase, MongoSession, SqlDatabase
 from polysaga.errors import Refused
 from polysaga.routing import Databases, Scope
-from polysaga.sagas import Retry, Saga, SagaFilter, SagaHandle, Sagas, SagaState, Status, StepContext
+from polysaga.sagas import (
+    Retry,
+    Saga,
+    SagaFilter,
+    SagaHandle,
+    Sagas,
+    SagaState,
+    SemanticLock,
+    Status,
+    StepContext,
+)
 
 __all__ = [
     "AnyDatabase",
@@ -19,6 +29,7 @@ __all__ = [
     "SagaState",
     "Sagas",
     "Scope",
+    "SemanticLock",
     "Settings",
     "SqlDatabase",
     "Status",

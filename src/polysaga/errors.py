@@ -7,6 +7,7 @@
     │   ├── NoPrimary                   a database takes no writes at the moment
     │   ├── NoReplica                   nobody fresh enough may answer a read at the moment
     │   ├── PoolExhausted               no connection became free in time
+    │   ├── StillLocked                 another saga is at work on the row
     │   ├── OutcomePending              the saga goes on, its outcome is not known yet
     │   └── SagaUndone                  undone because a database kept failing
     │       ├── SagaCancelled           undone because somebody cancelled it
@@ -29,6 +30,7 @@
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
+    │   └── RowLocked                   another saga is at work on the row
     └── NeedsAttention                  a person must look
 
 Every leaf carries its facts as attributes; the message says what to do.
@@ -93,6 +95,14 @@ class PoolExhausted(TryAgain):
             f"raise databases.{database}.pool.size or hold sessions for a shorter time"
         )
         self.database, self.size, self.waited = database, size, waited
+
+
+class StillLocked(TryAgain):
+    """A row that a step wants to lock is locked by another saga; raised in steps, which are then tried again."""
+
+    def __init__(self, rows: str, key: str, locked_by: UUID | None) -> None:
+        super().__init__(f"'{key}' in {rows} is still locked by saga {locked_by}; try again when that has ended")
+        self.rows, self.key, self.locked_by = rows, key, locked_by
 
 
 class OutcomePending(TryAgain):
@@ -280,6 +290,10 @@ class Refused(PolysagaError):
         if "code" not in cls.__dict__:
             words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", cls.__name__)
             cls.code = "-".join(words).lower()
+
+
+class RowLocked(Refused):
+    """Another saga has locked the row (`SemanticLock`); *facts* name the row and that saga."""
 
 
 class NeedsAttention(PolysagaError):

@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from polysaga.config import Settings, parse_settings
+from polysaga.errors import RowLocked
 from polysaga.migrations import migrate
 
+OTHER = {"other": "01a203a2-56e0-78f1-b4e2-8e65590dde21"}
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 
@@ -56,6 +58,31 @@ async def test_start_in_a_transaction(guide: Callable[[str], ModuleType], tmp_pa
         async with shop.orders.reader() as db:
             assert await db.scalar(text("SELECT count(*) FROM invoices WHERE booked = 1")) == 3
             assert await db.scalar(text("SELECT count(*) FROM polysaga_journal")) == 3
+
+
+async def test_semantic_locks(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    hall = guide("semantic-locks")
+    async with hall.databases.open(on_sqlite(tmp_path, "theatre", "till")):
+        await migrate(hall.sagas)
+        async with hall.theatre.writer() as db:
+            await db.execute(text("CREATE TABLE seats (id TEXT PRIMARY KEY, guest TEXT, locked_by TEXT)"))
+            await db.execute(
+                text("INSERT INTO seats (id, locked_by) VALUES ('1A', NULL), ('1B', :other)"), [OTHER]
+            )
+        async with hall.till.writer() as db:
+            await db.execute(text("CREATE TABLE payments (seat TEXT PRIMARY KEY, guest TEXT)"))
+        async with hall.sagas.open():
+            handle = await hall.sagas.start(hall.book, hall.Booking(seat="1A", guest="Ada"))
+            await handle.result(30)
+            with pytest.raises(RowLocked, match="locked by saga"):
+                await hall.sagas.run(hall.book, hall.Booking(seat="1B", guest="Ada"), timeout=30)
+            with pytest.raises(hall.NoSuchSeat):
+                await hall.sagas.run(hall.book, hall.Booking(seat="9Z", guest="Ada"), timeout=30)
+            with pytest.raises(Exception, match="undone"):  # 1A is paid for
+                await hall.sagas.run(hall.book, hall.Booking(seat="1A", guest="Bob"), timeout=30)
+        async with hall.theatre.reader() as db:
+            rows = (await db.execute(text("SELECT id, guest, locked_by FROM seats ORDER BY id"))).all()
+            assert [tuple(row) for row in rows] == [("1A", "Ada", None), ("1B", None, OTHER["other"])]
 
 
 async def test_steps_without_a_database(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:

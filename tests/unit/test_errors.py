@@ -27,6 +27,8 @@ FACTS = {
     "action": "retry",
     "status": "completing",
     "remedy": "look at it again",
+    "rows": "seats",
+    "locked_by": "the-saga",
 }
 
 

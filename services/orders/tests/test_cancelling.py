@@ -3,8 +3,15 @@
 import asyncio
 from uuid import UUID
 
-from orders.cancel_order import cancel_order
+import pytest
+from sqlalchemy import update
+
+from orders import order_book
+from orders.cancel_order import cancel_order, mark_cancelled
+from orders.databases import orders
 from orders.sagas import sagas
+from orders.tables import order_table
+from polysaga import Retry
 
 from .conftest import Client
 
@@ -40,6 +47,53 @@ async def test_cancelling_twice_is_cancelling_once(shop: Client) -> None:
     assert {answer.text for answer in answers} == {later.text}
     await _cancelled(shop, order_id)
     assert (await shop.get("/products/tea")).json()["stock"] == 10
+
+
+async def _lock(order_id: str, saga_id: UUID | None) -> None:
+    """Let another saga be at work on the order, or have ended."""
+    async with orders.writer() as db:
+        await db.execute(update(order_table).where(order_table.c.id == order_id).values(locked_by=saga_id))
+
+
+async def test_a_cancellation_waits_for_another_saga_that_is_at_work_on_the_order(shop: Client) -> None:
+    await shop.stock(stock=10)
+    order_id = (await shop.order(quantity=4)).json()["id"]
+    await _lock(order_id, UUID(int=7))
+    cancelling = asyncio.ensure_future(shop.post(f"/orders/{order_id}/cancel"))
+    async with asyncio.timeout(20):
+        while not sagas._open_runner().executions:
+            await shop.get("/health/live")
+    assert (await shop.get(f"/orders/{order_id}")).json()["status"] == "confirmed"
+    await _lock(order_id, None)
+    assert (await cancelling).status_code == 200
+    await _cancelled(shop, order_id)
+
+
+async def test_a_cancellation_that_waits_in_vain_can_be_asked_for_again(
+    shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mark_cancelled, "retry", Retry(within=0.2))
+    await shop.stock(stock=10)
+    order_id = (await shop.order(quantity=4)).json()["id"]
+    await _lock(order_id, UUID(int=7))
+    answer = await shop.post(f"/orders/{order_id}/cancel")
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:polysaga:problem:still-locked"
+    await _lock(order_id, None)
+    assert (await shop.post(f"/orders/{order_id}/cancel")).json()["status"] == "cancelled"
+    await _cancelled(shop, order_id)
+
+
+async def test_a_cancelled_order_is_free_in_the_end(shop: Client) -> None:
+    await shop.stock(stock=10)
+    order_id = (await shop.order(quantity=4)).json()["id"]
+    await shop.post(f"/orders/{order_id}/cancel")
+    async with asyncio.timeout(20):
+        while True:
+            async with orders.reader() as db:
+                held = await order_book.at_work.holder(db, order_id)
+            if held is None:
+                return
 
 
 async def test_a_rejected_order_cannot_be_cancelled(shop: Client) -> None:

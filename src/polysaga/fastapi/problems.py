@@ -31,6 +31,7 @@ from polysaga.errors import (
     Refused,
     SagaCancelled,
     SagaUndone,
+    StillLocked,
     TooLate,
     TryAgain,
     UnknownSaga,
@@ -132,6 +133,10 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
         case SagaUndone():
             detail = "A database kept failing and everything was undone. Please try again, with a new key."
             return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", members=saga)
+        case StillLocked():
+            detail = "Another change of the same thing is under way. Please try again."
+            again = error.retry_after
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="still-locked", retry_after=again)
         case TryAgain():
             return answer(
                 HTTPStatus.SERVICE_UNAVAILABLE,

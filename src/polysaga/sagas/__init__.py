@@ -5,6 +5,7 @@ from polysaga.sagas.context import StepContext
 from polysaga.sagas.contradictions import Contradiction, ContradictionKind
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Saga, Step
+from polysaga.sagas.locks import SemanticLock
 from polysaga.sagas.repairs import Repair
 from polysaga.sagas.retries import Retry
 from polysaga.sagas.runner import SagaHandle
@@ -24,6 +25,7 @@ __all__ = [
     "SagaState",
     "SagaSummary",
     "Sagas",
+    "SemanticLock",
     "Status",
     "Step",
     "StepContext",

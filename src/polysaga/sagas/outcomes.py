@@ -14,6 +14,7 @@ from polysaga.errors import (
     NeedsAttention,
     PolysagaError,
     Refused,
+    RowLocked,
     SagaCancelled,
     SagaFailed,
     SagaUndone,
@@ -76,7 +77,8 @@ def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mappin
 
 def _rebuilt(definition: Definition, data: Mapping[str, Any]) -> Refused:
     # Not by calling it: a subclass may have a constructor of its own.
-    kind = definition.saga.refusals.get(data["code"], Refused)
+    ours = RowLocked if data["code"] == RowLocked.code else Refused
+    kind = definition.saga.refusals.get(data["code"], ours)
     refusal = kind.__new__(kind)
     Refused.__init__(refusal, data["message"], **data["facts"])
     refusal.code = data["code"]

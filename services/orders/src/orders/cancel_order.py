@@ -1,9 +1,10 @@
 """The saga `cancel-order`: decided first, then carried out; nothing in it is ever undone.
 
     mark_cancelled (pivot) -> return_stock     ┐
-                              take_back_points ┴> record_cancellation
+                              take_back_points ┴> record_cancellation -> let_go
 
-The event comes last: where it stands, stock and points are back.
+Where the event stands, stock and points are back. The order is locked from the first step to the last: another
+saga that wants to change it waits, or is told so.
 """
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,22 +14,26 @@ from orders.databases import inventory, orders, points
 from orders.errors import OrderNotCancellable, UnknownOrder
 from orders.inventory import Session, inventory_of
 from orders.schemas import EventKind, Order, OrderCancel, OrderStatus, UserEvent
-from polysaga import Saga, StepContext
+from polysaga import Retry, Saga, StepContext
 from polysaga.clock import Clock
+from polysaga.errors import StillLocked
 
 cancel_order = Saga("cancel-order", input=OrderCancel, output=Order, refusals=[OrderNotCancellable, UnknownOrder])
 
 
-@cancel_order.step(orders, kind="pivot")
+@cancel_order.step(orders, kind="pivot", retry=Retry(within=5.0))
 async def mark_cancelled(db: AsyncSession, cancel: OrderCancel, ctx: StepContext) -> Order:
-    """Cancel a confirmed order, or refuse."""
-    moved = await order_book.move(db, cancel.order_id, OrderStatus.CONFIRMED, OrderStatus.CANCELLED)
+    """Cancel a confirmed order, or refuse; wait a moment for another saga that is at work on it."""
     order = await order_book.find(db, cancel.order_id)
     if order is None:
         raise UnknownOrder(cancel.order_id)
-    if not moved:
+    if order.status is not OrderStatus.CONFIRMED:
         raise OrderNotCancellable(order.id, status=order.status)
-    return order
+    await order_book.at_work.acquire(db, order.id, ctx, wait=True)
+    moved = await order_book.move(db, order.id, OrderStatus.CONFIRMED, OrderStatus.CANCELLED)
+    if not moved:  # since we looked
+        raise StillLocked(order_book.at_work.name, str(order.id), None)
+    return order.model_copy(update={"status": OrderStatus.CANCELLED})
 
 
 @cancel_order.step(inventory, after=[mark_cancelled], kind="retriable")
@@ -57,3 +62,9 @@ async def record_cancellation(db: Session, cancel: OrderCancel, ctx: StepContext
         at=Clock().now(),
     )
     await inventory_of(db).record(event)
+
+
+@cancel_order.step(orders, after=[record_cancellation], kind="retriable")
+async def let_go(db: AsyncSession, cancel: OrderCancel, ctx: StepContext) -> None:
+    """Free the order for other sagas."""
+    await order_book.at_work.release(db, cancel.order_id, ctx)

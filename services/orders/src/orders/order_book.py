@@ -9,6 +9,10 @@ from orders.cursors import Place, from_cursor, to_cursor
 from orders.schemas import Order, OrderFilter, OrderPage, OrderStatus
 from orders.tables import changed_one
 from orders.tables import order_table as table
+from polysaga import SemanticLock
+
+# Says which saga is changing an order that exists: seen by every other saga, freed when that one ends.
+at_work = SemanticLock(table)
 
 
 async def add(db: AsyncSession, order: Order) -> None:

@@ -95,6 +95,7 @@ order_table = Table(
     Column("unit_price", Cents, nullable=False),
     Column("status", _WORD, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("locked_by", OrderId),  # the saga that is at work on the order; see `order_book.at_work`
     # One index for each way to page through the orders, newest first.
     Index("orders_by_time", "created_at", "id"),
     Index("orders_by_user", "user_id", "created_at", "id"),
