@@ -59,6 +59,10 @@ demo: setup ## the order service on SQLite, no servers needed (PORT=8000 DATA=da
 demo-servers: setup-servers ## the order service on PostgreSQL and MariaDB with replicas, and MongoDB (PORT=8000)
 	@trap : INT; $(RUN) python -m devservers --replicas run -- orders demo --port $(PORT) || $(LEAVE)
 
+.PHONY: crash-kit
+crash-kit: setup-servers ## crash the order service's sagas everywhere, on SQLite and on the servers; minutes
+	$(RUN) python -m tests.crash_kit
+
 .PHONY: bench-quick
 bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it
 	$(RUN) python -m benchmarks.quick

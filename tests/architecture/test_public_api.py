@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("public_api.txt")
-FACADES = ["polysaga", "polysaga.databases", "polysaga.fastapi", "polysaga.sagas"]
+FACADES = ["polysaga", "polysaga.databases", "polysaga.fastapi", "polysaga.sagas", "polysaga.testing"]
 
 
 def exported(module: str) -> list[str]:

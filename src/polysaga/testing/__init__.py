@@ -1,0 +1,7 @@
+"""Tools for the tests of programs that use Polysaga: a crash kit for sagas, and a clock that is moved by hand."""
+
+from polysaga.testing.clock import HandClock
+from polysaga.testing.judges import Run
+from polysaga.testing.kit import CrashKit, CrashReport, PromiseBroken
+
+__all__ = ["CrashKit", "CrashReport", "HandClock", "PromiseBroken", "Run"]

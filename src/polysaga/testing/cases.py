@@ -1,0 +1,115 @@
+"""Which cases there are, told from what was seen in undisturbed runs. Nothing is listed by hand."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from polysaga.sagas.definition import Definition
+from polysaga.testing.points import Case, Disconnect, Fail, Freeze, Hold, Kill, Kind, Plot, Point, Stage, Until
+
+_ORDER = [Stage.BEFORE, Stage.AT, Stage.AFTER]
+
+
+class Cases:
+    """The cases of one saga. *single_writers* are the databases where an open transaction stops all others."""
+
+    def __init__(
+        self, definition: Definition, turned: Definition, *, home: str, single_writers: Collection[str]
+    ) -> None:
+        self._definition, self._turned, self._home = definition, turned, home
+        self._single_writers = single_writers
+        self._databases = {step.name: step.database_name or home for step in definition.steps}
+
+    def plots(self) -> Iterator[Plot]:
+        """Yield every undisturbed run: all goes well, or one step refuses; with branches in both orders."""
+        orders = [False]
+        if [step.name for step in self._definition.steps] != [step.name for step in self._turned.steps]:
+            orders.append(True)
+        refusing = [step.name for step in self._definition.steps if step.kind != "retriable"]
+        for turned in orders:
+            yield Plot(turned=turned)
+            for step in refusing:
+                yield Plot(step, turned)
+
+    def single(self, plot: Plot, trace: Iterable[Point]) -> Iterator[Case]:
+        """Yield every case with one disturbance of the run that left *trace*."""
+        points = list(dict.fromkeys(trace))
+        for point in points:
+            yield from (Case(plot, (act,)) for act in self._kills(point))
+            if point.stage is Stage.BEFORE:
+                yield Case(plot, (Disconnect(point, happened=True),))
+                yield Case(plot, (Disconnect(point, happened=False),))
+            yield from (Case(plot, (act,)) for act in self._zombies(plot, point))
+        yield from (Case(plot, (act,)) for act in self._failures(plot, points))
+        yield from (Case(plot, (act,)) for act in self._holds(plot, points))
+
+    def double(self, first: Case, trace: Iterable[Point]) -> Iterator[Case]:
+        """Yield *first*, a crash, with a second crash at every point of the recovery that *trace* shows."""
+        (kill,) = first.acts
+        if not isinstance(kill, Kill):
+            return
+        for point in dict.fromkeys(trace):
+            if point.owner != kill.point.owner:
+                yield from (Case(first.plot, (kill, act)) for act in self._kills(point))
+
+    def _kills(self, point: Point) -> Iterator[Kill]:
+        if point.stage in _ORDER:
+            yield Kill(point)
+
+    def _zombies(self, plot: Plot, point: Point) -> Iterator[Freeze]:
+        database = self._databases.get(point.work.removeprefix("undo "))
+        forward = plot.refused is None and database is not None
+        match point.stage:
+            case Stage.BEGIN:
+                yield Freeze(point, Until.REST)
+                yield Freeze(point, Until.TOGETHER)
+                yield Freeze(point, Until.OVERTAKEN)
+                if forward:
+                    yield Freeze(point, Until.REST, refused=True)
+                    yield Freeze(point, Until.TOGETHER, refused=True)
+            case Stage.BEFORE if database is None:
+                yield Freeze(point, Until.REST)
+            case Stage.BEFORE if database not in self._single_writers:
+                yield Freeze(point, Until.REST, ended=True)
+                yield Freeze(point, Until.TOGETHER)
+                if forward:
+                    yield Freeze(point, Until.REST, ended=True, refused=True)
+            case Stage.BEFORE if database != self._home:
+                yield Freeze(point, Until.TOUCHED)
+            case Stage.AT:
+                yield Freeze(point, Until.REST)
+                if forward:
+                    yield Freeze(point, Until.REST, refused=True)
+
+    def _failures(self, plot: Plot, points: Iterable[Point]) -> Iterator[Fail]:
+        if plot.refused is None:
+            for step in self._definition.steps:
+                for kind in Kind:
+                    yield Fail(step.name, kind, once=True)
+                    yield Fail(step.name, kind, once=False)
+        for work in dict.fromkeys(point.work for point in points if point.work.startswith("undo ")):
+            for kind in Kind:
+                yield Fail(work, kind, once=True)
+                yield Fail(work, kind, once=False)
+
+    def _holds(self, plot: Plot, points: Iterable[Point]) -> Iterator[Hold]:
+        """Yield where a branch can stand when the step beside it refuses."""
+        if plot.refused is None:
+            return
+        for point in points:
+            if point.work == plot.refused:
+                return
+            if point.work in self._beside(plot.refused) and point.stage is not Stage.AFTER:
+                if point.stage is Stage.BEFORE and not self._apart(point.work, plot.refused):
+                    continue
+                yield Hold(point)
+
+    def _beside(self, step: str) -> set[str]:
+        ancestors: Mapping[str, Collection[str]] = self._definition.ancestors
+        return {
+            other
+            for other in ancestors
+            if other != step and other not in ancestors[step] and step not in ancestors[other]
+        }
+
+    def _apart(self, work: str, other: str) -> bool:
+        database = self._databases[work]
+        return database != self._databases[other] or database not in self._single_writers

@@ -1,0 +1,63 @@
+"""How a connection looks from the client's side when the other end is gone, driver by driver."""
+
+import importlib
+from typing import Any
+
+from polysaga.databases import Fault
+
+_LOST: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    "asyncpg": (
+        "asyncpg.exceptions",
+        "ConnectionDoesNotExistError",
+        ("connection was closed in the middle of operation",),
+    ),
+    "psycopg": ("psycopg", "OperationalError", ("server closed the connection unexpectedly",)),
+    "asyncmy": ("asyncmy.errors", "OperationalError", (2013, "Lost connection to MySQL server during query")),
+}
+
+
+class Disturbed(Exception):
+    """What the crash kit raises where no driver has an error for it; *fault* is what a dialect makes of it."""
+
+    def __init__(self, message: str, fault: Fault | None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def lost_connection(driver: str) -> Exception:
+    """Return the error that *driver* raises when the connection breaks during a statement."""
+    if driver not in _LOST:
+        return Disturbed("the connection was lost", Fault.DISCONNECTED)
+    module, name, arguments = _LOST[driver]
+    error: Exception = getattr(importlib.import_module(module), name)(*arguments)
+    return error
+
+
+def lost_mongo_commit() -> Exception:
+    """Return the error of PyMongo's commit when the connection broke and its own second attempt did, too."""
+    errors = importlib.import_module("pymongo.errors")
+    lost: Exception = errors.AutoReconnect(
+        "connection closed", {"errorLabels": ["UnknownTransactionCommitResult"]}
+    )
+    return lost
+
+
+def no_mongo_transaction() -> Exception:
+    """Return the error of PyMongo's commit when the server has forgotten the transaction."""
+    errors = importlib.import_module("pymongo.errors")
+    details = {"ok": 0, "code": 251, "errorLabels": ["TransientTransactionError"]}
+    forgotten: Exception = errors.OperationFailure("transaction has been aborted", 251, details)
+    return forgotten
+
+
+def cut(connection: Any) -> None:
+    """Break *connection*, a driver's own, without a word to the server: no ROLLBACK, no goodbye."""
+    match type(connection).__module__.partition(".")[0]:
+        case "asyncpg" | "polysaga":  # our dialect has a subclass of asyncpg's connection
+            connection.terminate()
+        case "psycopg":
+            connection.pgconn.finish()
+        case "aiosqlite":
+            connection._tx.cut()  # `inline.AtOnce`
+        case _:
+            connection.close()  # asyncmy closes the socket at once

@@ -1,0 +1,85 @@
+"""SQLite without a change of threads for every statement: that is most of what a run on files costs.
+
+aiosqlite hands each call to a thread of the connection's own. A statement that finds its lock free is carried out
+at once here; only waiting for a lock still happens in the thread, where it stops nobody.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from polysaga.databases import Node, SqlNode
+
+_Call = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
+
+
+class _Queue(Protocol):
+    def put_nowait(self, call: _Call) -> None: ...
+
+
+def quicken(node: Node) -> None:
+    """Let connections of *node* that are opened from now on run their statements at once; SQLite only."""
+    if isinstance(node, SqlNode) and node.url.drivername == "sqlite+aiosqlite":
+        for engine in (node.writer, node.reader):
+            _quicken(engine)
+
+
+def _quicken(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "do_connect", insert=True)
+    def allow_threads(dialect: Any, record: Any, positional: Any, named: dict[str, Any]) -> None:
+        named["check_same_thread"] = False
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def replace_queue(adapted: Any, record: Any) -> None:
+        connection = adapted.driver_connection
+        connection._tx = AtOnce(connection._tx, connection._conn)
+
+
+class AtOnce:
+    """Takes the place of a connection's queue."""
+
+    def __init__(self, queue: _Queue, connection: sqlite3.Connection) -> None:
+        self._queue, self._connection = queue, connection
+        self._thread_is_busy = False
+        # Processes die here, machines do not: nothing is lost without waiting for the disk.
+        connection.execute("PRAGMA synchronous = OFF")
+        (self._patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        self._wait_for(0)
+
+    def put_nowait(self, call: _Call) -> None:
+        """Carry out *call*, or leave it to the thread if it has to wait, or ends the thread."""
+        future, function = call
+        if future is None or getattr(function, "func", None) is None:
+            self._queue.put_nowait(call)
+            return
+        try:
+            result = function()  # what else it raises goes to its caller, who has not begun to wait
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            self._thread_is_busy = True
+            self._queue.put_nowait((future, lambda: self._patiently(function)))
+        else:
+            future.set_result(result)
+
+    def cut(self) -> None:
+        """Close the connection without a word; what is open in the file is void then, as after a process's end."""
+        if self._thread_is_busy:
+            self._queue.put_nowait((None, self._connection.close))
+        else:
+            self._connection.close()
+
+    def _patiently(self, function: Callable[[], Any]) -> Any:
+        self._wait_for(self._patience)
+        try:
+            return function()
+        finally:
+            self._wait_for(0)
+            self._thread_is_busy = False
+
+    def _wait_for(self, milliseconds: int) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {milliseconds:d}")

@@ -1,0 +1,91 @@
+"""The pytest plugin: the fixture `crash_kit`, its options, and a line in the summary for every proof.
+
+    def test_an_order_is_everywhere_or_nowhere(crash_kit):
+        crash_kit(sagas, setup=create_tables).prove(place_order, order, invariant=books_add_up)
+
+Without settings every SQL database of the program is an SQLite file in the test's own folder.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from polysaga.config import Settings, parse_settings
+from polysaga.databases import MongoDatabase
+from polysaga.errors import ConfigurationError
+from polysaga.sagas import Sagas
+from polysaga.testing.kit import CrashKit, CrashReport
+
+NewCrashKit: TypeAlias = Callable[..., CrashKit]
+
+_reports = pytest.StashKey[list[CrashReport]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the crash kit."""
+    group = parser.getgroup("polysaga", "crash kit of Polysaga")
+    group.addoption("--crash-sample", type=int, metavar="N", help="run about N cases instead of all")
+    group.addoption("--crash-seed", type=int, default=0, metavar="N", help="which sample (default: 0)")
+    group.addoption("--crash-case", metavar="NAME", help="repeat the one case of this name")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for the reports."""
+    config.stash[_reports] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell what was proved."""
+    for report in config.stash[_reports]:
+        broken = len(report.violations)
+        terminalreporter.write_line(
+            f"crash kit: {report.saga}: {report.runs} runs, {broken} broke the promise, "
+            f"{report.seconds:.0f} s, seed {report.seed}",
+            red=broken > 0,
+        )
+
+
+@pytest.fixture
+def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
+    """Return what makes a `CrashKit` that obeys the options of the command line.
+
+    It takes the program's `Sagas`, `settings=` and what else `CrashKit` takes.
+    """
+    options = request.config.option
+    asked = {
+        name: given
+        for name, given in (
+            ("sample", options.crash_sample),
+            ("seed", options.crash_seed or None),
+            ("only", options.crash_case),
+        )
+        if given is not None
+    }
+
+    def create(
+        sagas: Sagas,
+        settings: Settings | None = None,
+        *,
+        setup: Callable[[], Awaitable[None]] | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+    ) -> CrashKit:
+        known = settings or _embedded(sagas, tmp_path)
+        chosen = {"sample": sample, "seed": seed, **asked}
+        return CrashKit(sagas, known, setup=setup, report=request.config.stash[_reports].append, **chosen)
+
+    return create
+
+
+def _embedded(sagas: Sagas, directory: Path) -> Settings:
+    for handle in sagas.databases:
+        if isinstance(handle, MongoDatabase):
+            raise ConfigurationError(
+                f"database '{handle.name}' is MongoDB: give crash_kit(sagas, settings) the URL of a test server"
+            )
+    names = [handle.name for handle in sagas.databases]
+    return parse_settings(
+        {"databases": {name: {"url": f"sqlite+aiosqlite:///{directory}/{name}.db"} for name in names}}
+    )

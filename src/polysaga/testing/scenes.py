@@ -1,0 +1,206 @@
+"""One run: the script, what has happened so far, and what the databases have really committed.
+
+Owners report every stage of every work here (`reach`) and wait until they may go on: that is where they are
+killed, frozen or held. What a transaction has done to the user's data counts from the moment when its commit
+has returned, whatever its owner gets to know (`committed`).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import TypeVar
+
+from polysaga.databases import Fault
+from polysaga.errors import Refused
+from polysaga.testing.drivers import Disturbed, cut
+from polysaga.testing.owners import Owner
+from polysaga.testing.points import Act, Case, Disconnect, Fail, Freeze, Hold, Kill, Kind, Point, Stage, Until
+
+T = TypeVar("T")
+Effects = Sequence[tuple[str, int]]  # step, +1 for done or -1 for undone
+
+WORK: ContextVar[str | None] = ContextVar("polysaga.testing.work", default=None)
+RAN: ContextVar[list[tuple[str, int]] | None] = ContextVar("polysaga.testing.ran", default=None)
+
+
+class Bell:
+    """Wakes everybody who waits for something to happen."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+    async def wait(self) -> None:
+        """Return at the next ring."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+
+class Scene:
+    """The run of one case."""
+
+    def __init__(self, case: Case, retriable: frozenset[str], databases: dict[str, str]) -> None:
+        self.case = case
+        self.script: dict[Point, Act] = {act.point: act for act in case.acts if not isinstance(act, Fail)}
+        self.failures = {act.work: act for act in case.acts if isinstance(act, Fail)}
+        self.trace: list[Point] = []
+        self.story: list[str] = []
+        self.effects: Counter[str] = Counter()
+        self.maybe: list[tuple[str, int]] = []  # effects of commits that nobody saw return
+        self.bell = Bell()
+        self._retriable, self._databases = retriable, databases
+        self._frozen: dict[str, tuple[Owner, Freeze]] = {}
+
+    @property
+    def played(self) -> bool:
+        """Tell whether every act of the case took place."""
+        return not self.script
+
+    def tell(self, sentence: str) -> None:
+        """Add to the story; what happens again and again is told twice."""
+        if self.story[-2:] != [sentence] * 2:
+            self.story.append(sentence)
+
+    async def reach(self, owner: Owner, stage: Stage, work: str) -> None:
+        """Return when *owner* may go on from this point, which may be never."""
+        await owner.thawed.wait()
+        if owner.dead:
+            await _for_ever()
+        point = owner.point(stage, work)
+        self.trace.append(point)
+        self._thaw_at(point)
+        act = self.script.get(point)
+        if act is not None and not isinstance(act, Disconnect):
+            del self.script[point]
+        match act:
+            case Kill():
+                self._kill(owner, point)
+                await _for_ever()
+            case Freeze() as freeze:
+                await self._freeze(owner, freeze)
+            case Hold():
+                self.tell(f"{owner.name} stands at {_said(point)} until it is cancelled")
+                owner.yield_turn()
+                await _for_ever()
+
+    def reply(self, owner: Owner, work: str) -> bool | None:
+        """Return None if the reply to this commit arrives, else whether the commit happens."""
+        point = owner.last_point(Stage.BEFORE, work)
+        act = self.script.get(point)
+        if not isinstance(act, Disconnect):
+            return None
+        del self.script[point]
+        happened = "the commit happened, its reply is lost" if act.happened else "the commit never arrives"
+        self.tell(f"{owner.name} loses its connection at the commit of {work}: {happened}")
+        return act.happened
+
+    def committed(self, owner: Owner, work: str, effects: Effects) -> None:
+        """Note what a commit that returned has done."""
+        self.tell(f"{owner.name} commits {work}")
+        for step, sign in effects:
+            self.effects[step] += sign
+
+    def uncertain(self, effects: Effects) -> None:
+        """Note what a commit whose owner was cancelled may have done."""
+        self.maybe += effects
+
+    def touch(self, owner: Owner, database: str) -> None:
+        """Note that *owner* needs *database*: whoever stands still on it may be waited for."""
+        for frozen, act in list(self._frozen.values()):
+            work = act.point.work.removeprefix("undo ")
+            if act.until is Until.TOUCHED and frozen is not owner and self._databases.get(work) == database:
+                self.thaw(frozen)
+
+    async def perform(self, owner: Owner, step: str, sign: int, code: Callable[[], Awaitable[T]]) -> T:
+        """Run the user's *code* of *step*, or of its compensation, and make it fail if it shall."""
+        work = step if sign > 0 else f"undo {step}"
+        if WORK.get() != work:
+            await owner.take_turn()
+            WORK.set(work)
+            self.touch(owner, self._databases[step])
+            await self.reach(owner, Stage.BEGIN, work)
+        result = await code()
+        ran = RAN.get()
+        if ran is not None:
+            ran.append((step, sign))
+        self._fail(owner, step, work)
+        return result
+
+    def thaw(self, owner: Owner) -> None:
+        """Let a frozen owner go on."""
+        if self._frozen.pop(owner.name, None) is not None:
+            self.tell(f"{owner.name} goes on, believing that the saga is its own")
+            owner.thawed.set()
+            self.bell.ring()
+
+    def heal(self) -> None:
+        """Let everything succeed from now on."""
+        self.failures.clear()
+
+    def _fail(self, owner: Owner, step: str, work: str) -> None:
+        undoing = work != step
+        refuses = self.case.plot.refused == step or (owner.refusing and step not in self._retriable)
+        if refuses and not undoing:
+            self.tell(f"{work} refuses in {owner.name}")
+            raise Refused("the crash kit says no")
+        act = self.failures.get(work)
+        if act is None:
+            return
+        if act.once:
+            del self.failures[work]
+        self.tell(f"{work} fails in {owner.name}: {act.kind}")
+        match act.kind:
+            case Kind.REFUSED:
+                raise Refused("the crash kit says no")
+            case Kind.TRANSIENT:
+                raise Disturbed("the crash kit's passing error", Fault.SERIALIZATION)
+            case Kind.BUG:
+                raise Disturbed("the crash kit's bug", None)
+
+    def _kill(self, owner: Owner, point: Point) -> None:
+        self.tell(f"{owner.name} is killed {_said(point)}")
+        owner.dead = True
+        for connection in list(owner.connections.values()):
+            owner.cut_off.add(id(connection))
+            cut(connection)
+        self.bell.ring()
+
+    async def _freeze(self, owner: Owner, act: Freeze) -> None:
+        self.tell(f"{owner.name} stands still {_said(act.point)}")
+        if act.ended:
+            self.tell(f"the server ends the transaction of {owner.name}, which has been idle for too long")
+            await owner.end_transactions()
+        self._frozen[owner.name] = (owner, act)
+        owner.thawed.clear()
+        self.bell.ring()
+        await owner.thawed.wait()
+
+    def _thaw_at(self, point: Point) -> None:
+        stages = {Until.TOGETHER: {Stage.BEGIN}, Until.OVERTAKEN: {Stage.AT, Stage.AFTER}}
+        for owner, act in list(self._frozen.values()):
+            if point.work == act.point.work and point.stage in stages.get(act.until, ()):
+                self.thaw(owner)
+
+
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def _said(point: Point) -> str:
+    match point.stage:
+        case Stage.BEGIN:
+            return f"before {point.work}"
+        case Stage.BEFORE:
+            return f"before the commit of {point.work}"
+        case Stage.AT:
+            return f"at the commit of {point.work}, which happened"
+        case _:
+            return f"after {point.work}"

@@ -1,0 +1,243 @@
+"""Plays one case after the other on the user's databases, and lets recovery end each of them.
+
+A client asks owner A to run the saga, with a key. Whenever nothing moves any more, time passes: leases end and
+the next owner's worker ticks; a client that was told nothing asks again; a frozen owner wakes up when the saga
+is at rest; a person lets a parked saga be retried after the cause is removed. Then the judges look.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from polysaga.clock import Clock
+from polysaga.config import SagaSettings, Settings
+from polysaga.events import ignore
+from polysaga.migrations import migrate
+from polysaga.sagas import Saga, Sagas
+from polysaga.sagas.assembly import assemble
+from polysaga.sagas.decisions import Status
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.identity import id_from_key
+from polysaga.sagas.journal import Row
+from polysaga.testing.inline import quicken
+from polysaga.testing.judges import Effects, Run, Told, findings
+from polysaga.testing.owners import OwnedTasks
+from polysaga.testing.points import Case, Freeze, Point
+from polysaga.testing.processes import Process, new_nodes, staged
+from polysaga.testing.records import Observer
+from polysaga.testing.scenes import Scene
+
+Invariant = Callable[[Run], Awaitable[None]]
+
+_NAMES = "ABCDE"
+_ROUNDS = 30  # of recovery until a saga counts as one that never rests
+_PATIENCE = 60.0  # seconds of real time until a run counts as one that hangs
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one case."""
+
+    case: Case
+    problems: list[str]
+    story: list[str]
+    trace: list[Point]
+    played: bool  # every act took place
+
+    def text(self) -> str:
+        """Return the story of a violation."""
+        lines = [f"case {self.case}", *(f"  {line}" for line in self.story)]
+        return "\n".join([*lines, *(f"  => {problem}" for problem in self.problems)])
+
+
+class Theatre:
+    """The databases of *sagas*, open, and the processes that play on them."""
+
+    def __init__(self, sagas: Sagas, processes: list[Process], observer: Observer) -> None:
+        self._sagas, self._processes, self._observer = sagas, processes, observer
+        self._definitions: dict[tuple[Saga[Any, Any], bool], Definition] = {}
+        self._run_number = 0
+
+    def definition(self, saga: Saga[Any, Any], *, turned: bool = False) -> Definition:
+        """Return the definition of *saga* whose steps report to the scene."""
+        if (saga, turned) not in self._definitions:
+            self._definitions[saga, turned] = staged(saga.definition(), turned=turned)
+        return self._definitions[saga, turned]
+
+    async def play(
+        self,
+        saga: Saga[Any, Any],
+        given: Callable[[], Awaitable[Any]],
+        invariant: Invariant,
+        case: Case,
+        prefix: str,
+    ) -> Outcome:
+        """Play *case* on the input that *given* returns, and judge it."""
+        definition = self.definition(saga, turned=case.plot.turned)
+        self._run_number += 1
+        performance = _Performance(self._processes, self._observer, definition, case)
+        value = await given()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await performance.play(value, f"{prefix}-{self._run_number}")
+        except TimeoutError:
+            performance.scene.tell(f"nothing has moved for {_PATIENCE:g} s")
+        finally:
+            await performance.close()
+        problems = await performance.judge(value, invariant)
+        return Outcome(case, problems, performance.scene.story, performance.scene.trace, performance.scene.played)
+
+
+class _Performance:
+    """One case while it is played."""
+
+    def __init__(self, processes: list[Process], observer: Observer, definition: Definition, case: Case) -> None:
+        retriable = frozenset(step.name for step in definition.steps if step.kind == "retriable")
+        databases = {step.name: step.database_name or observer.home for step in definition.steps}
+        self.scene = Scene(case, retriable, databases)
+        self._definition, self._observer, self._case = definition, observer, case
+        self._waiting, self._on_stage = list(processes), list[Process]()
+        self._told: list[Told] = []
+        self._saga_id = UUID(int=0)
+
+    async def play(self, value: Any, key: str) -> None:
+        """Return when the saga is at rest and nobody stands still any more, or when it never rests."""
+        self._saga_id = id_from_key(self._definition.name, key)
+        self._ask(self._enlist(), value, key)
+        before: Row | None = None
+        for _ in range(_ROUNDS):
+            await self._quiet()
+            row = await self._observer.row(self._saga_id)
+            frozen = [owner for owner in self._on_stage if owner.frozen]
+            if row is not None and row.status.final:
+                if not frozen:
+                    await self._answered()
+                    return
+                self._thaw(frozen)
+            elif row is None:
+                if frozen and len(self._on_stage) > len(frozen):
+                    self._thaw(frozen)
+                else:
+                    self.scene.heal()
+                    self._ask(self._next_owner(), value, key)
+            elif frozen and before is not None and before.claim.epoch == row.claim.epoch:
+                self._thaw(frozen)  # nobody gets at the saga while they hold its row
+            else:
+                await self._let_time_pass(row)
+            before = row
+
+    async def close(self) -> None:
+        """End what is left of all processes."""
+        for owner in self._on_stage:
+            owner.thawed.set()
+            await owner.bury()
+
+    async def judge(self, value: Any, invariant: Invariant) -> list[str]:
+        """Return everything that is wrong; forget a saga that never came to rest."""
+        records = await self._observer.records(self._saga_id, self._definition)
+        effects = Effects(self.scene.effects, self.scene.maybe)
+        problems = list(findings(self._definition, self._case, records, effects, self._told))
+        if records.row is not None and records.row.status.final:
+            run = Run(self._saga_id, records.row.status, value, str(self._case))
+            try:
+                await invariant(run)
+            except AssertionError as broken:
+                problems.append(f"the invariant does not hold: {broken}")
+        elif records.row is not None:
+            await self._observer.forget(self._saga_id)
+        if problems:
+            for line in records.lines():
+                self.scene.tell(line)
+        return problems
+
+    def _enlist(self) -> Process:
+        owner = self._waiting.pop(0)
+        owner.scene = self.scene
+        owner.begin_with([self._definition])
+        owner.refusing = bool(self._on_stage) and any(
+            isinstance(act, Freeze) and act.refused for act in self._case.acts
+        )
+        self._on_stage.append(owner)
+        return owner
+
+    def _next_owner(self) -> Process:
+        """Return a process that can do something: the newest, or a new one."""
+        newest = self._on_stage[-1]
+        return self._enlist() if newest.dead or newest.frozen else newest
+
+    def _ask(self, owner: Process, value: Any, key: str) -> None:
+        self.scene.tell(f"a client asks {owner.name}")
+        client = owner.spawn(self._request(owner, value, key))
+        client.add_done_callback(self._note_answer)
+
+    async def _request(self, owner: Process, value: Any, key: str) -> Any:
+        handle = await owner.runner.start(self._definition, value, key)
+        owner.wait_as_client()
+        return await handle.result()
+
+    def _note_answer(self, client: "asyncio.Task[Any]") -> None:
+        if client.cancelled():
+            return
+        error = client.exception()
+        told = Told(error=error) if error is not None else Told(output=client.result())
+        self._told.append(told)
+        self.scene.tell(f"its client is told {'the output' if error is None else repr(error)}")
+
+    async def _let_time_pass(self, row: Row) -> None:
+        self.scene.heal()
+        if row.status is Status.NEEDS_ATTENTION:
+            self.scene.tell("a person lets the parked saga be retried")
+            await self._observer.resume(self._saga_id)
+        await self._observer.end_lease(self._saga_id)
+        owner = self._next_owner()
+        self.scene.tell(f"the lease ends and {owner.name} looks for overdue sagas")
+        owner.spawn(owner.worker.tick())
+
+    def _thaw(self, owners: list[Process]) -> None:
+        for owner in owners:
+            self.scene.thaw(owner)
+
+    async def _quiet(self) -> None:
+        """Return when nothing will happen by itself in any process."""
+        while True:
+            for owner in self._on_stage:
+                if owner.dead:
+                    await owner.bury()
+            if all(owner.at_rest for owner in self._on_stage):
+                return
+            await self.scene.bell.wait()
+
+    async def _answered(self) -> None:
+        """Return when every client that still waits has its answer."""
+        while any(owner.tasks for owner in self._on_stage):
+            await self.scene.bell.wait()
+
+
+@asynccontextmanager
+async def theatre(
+    sagas: Sagas, settings: Settings, setup: Callable[[], Awaitable[None]] | None
+) -> AsyncIterator[Theatre]:
+    """Open the databases, create the journal, the ledgers and what *setup* creates, and hire the processes."""
+    alone = Settings(
+        databases={name: one.model_copy(update={"replicas": ()}) for name, one in settings.databases.items()}
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(sagas.databases.open(alone))
+        await migrate(sagas)
+        for handle in sagas.databases:
+            quicken(handle.primary)
+        if setup is not None:
+            await setup()
+        handles = {handle.name: handle for handle in (sagas.journal, *sagas.participants)}.values()
+        home = sagas.journal.name
+        observing = assemble(
+            new_nodes(handles, alone, stack), home, (), SagaSettings(), emit=ignore, clock=Clock()
+        )
+        processes = [
+            Process(name, new_nodes(handles, alone, stack), home, number) for number, name in enumerate(_NAMES)
+        ]
+        stack.enter_context(OwnedTasks())
+        yield Theatre(sagas, processes, Observer(observing))

@@ -1,0 +1,146 @@
+"""The crash kit finds what is broken, and nothing in what is not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orders.cancel_order import cancel_order
+from orders.place_order import place_order
+from orders.sagas import sagas
+from orders.tables import create_tables
+from polysaga import Databases, MongoDatabase, Sagas, SqlDatabase
+from polysaga.config import parse_settings
+from polysaga.databases.dialects import SqlDialect
+from polysaga.errors import ConfigurationError
+from polysaga.sagas import decisions, executor
+from polysaga.sagas.decisions import Decision, Finish, Known, Mark, Run, Status
+from polysaga.sagas.definition import Definition
+from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants.lending import commit, lend
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.testing import CrashKit, PromiseBroken
+from tests.fixtures.order_books import a_cancellation, an_order, books_add_up
+from tests.fixtures.setups import embedded_urls
+
+pytestmark = pytest.mark.usefixtures("no_settings_from_outside")
+
+
+@pytest.fixture
+def no_settings_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def kit(tmp_path: Path, **options: Any) -> CrashKit:
+    databases = {name: {"url": url} for name, url in embedded_urls(tmp_path).items()}
+    return CrashKit(sagas, parse_settings({"databases": databases}), setup=create_tables, **options)
+
+
+def broken(tmp_path: Path, **options: Any) -> PromiseBroken:
+    with pytest.raises(PromiseBroken) as found:
+        kit(tmp_path, **options).prove(place_order, an_order, invariant=books_add_up)
+    return found.value
+
+
+@pytest.mark.parametrize(
+    ("saga", "given"), [(place_order, an_order), (cancel_order, a_cancellation)], ids=["place", "cancel"]
+)
+def test_a_sample_of_disturbances_leaves_the_shop_in_order(saga: Any, given: Any, crash_kit: Any) -> None:
+    report = crash_kit(sagas, setup=create_tables, sample=60).prove(saga, given, invariant=books_add_up)
+    assert report.runs >= 60
+    assert {"undisturbed", "kill", "kill in recovery", "zombie", "lost reply", "failure"} <= set(report.kinds)
+
+
+def test_a_ledger_row_in_a_second_transaction_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transact = SqlParticipant.transact
+
+    async def in_two(self: SqlParticipant, work: Work, seal: Any) -> str:
+        async with lend(self.node) as session:
+            result = await work(session)
+            await session.run_sync(commit)
+
+        async def nothing(_: Any) -> str:
+            return result
+
+        return await transact(self, nothing, seal)
+
+    monkeypatch.setattr(SqlParticipant, "transact", in_two)
+    assert "took effect 1 times instead of 0" in str(broken(tmp_path))
+
+
+def test_a_compensation_that_blocks_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undo = SqlParticipant.undo
+
+    async def only_what_is_there(self: SqlParticipant, entry: Entry, work: UndoWork | None) -> LedgerRow:
+        if entry.step not in await self.look(entry.saga_id, [entry.step]):
+            return LedgerRow(Mark.BLOCKED, None)
+        return await undo(self, entry, work)
+
+    monkeypatch.setattr(SqlParticipant, "undo", only_what_is_there)
+    found = broken(tmp_path)
+    assert "the saga is compensated, but 'reserve_stock' took effect 1 times instead of 0" in str(found)
+    assert "freeze@" in found.report.cases[0], "only a zombie shows it"
+
+
+def test_an_epoch_that_is_not_checked_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render = SqlDialect.render
+
+    def careless(self: SqlDialect, sql: str) -> Any:
+        return render(self, sql.replace(" AND epoch = :epoch AND owner = :owner", ""))
+
+    monkeypatch.setattr(SqlDialect, "render", careless)
+    assert "freeze@" in broken(tmp_path).report.cases[0], "only a zombie shows it"
+
+
+def test_a_saga_that_finishes_before_its_last_step_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hasty(definition: Definition, known: Known, *, journal: str) -> Decision:
+        decision = decisions.decide(definition, known, journal=journal)
+        if isinstance(decision, Run) and decision.steps == ("record_event",):
+            return Finish(Status.COMPLETED)
+        return decision
+
+    monkeypatch.setattr(executor, "decide", hasty)
+    found = broken(tmp_path)
+    assert found.report.cases[0] == "forward", "the shortest story comes first"
+    assert "the record of 'record_event' says None" in str(found)
+    assert "has no event 'order-placed'" in str(found)
+
+
+def test_an_invariant_that_does_not_hold_is_told_with_the_story(tmp_path: Path) -> None:
+    async def nothing_is_ever_sold(run: Any) -> None:
+        assert run.status is not Status.COMPLETED, "something was sold"
+
+    with pytest.raises(PromiseBroken, match="the invariant does not hold: something was sold") as found:
+        kit(tmp_path, only="forward/kill@A:at:confirm_order").prove(
+            place_order, an_order, invariant=nothing_is_ever_sold
+        )
+    assert found.value.report.runs == 1
+    told = str(found.value)
+    assert "A is killed at the commit of confirm_order, which happened" in told
+    assert "journal: completed, epoch 2" in told
+    assert "--crash-case 'forward/kill@A:at:confirm_order'" in told
+
+
+def test_the_same_seed_runs_the_same_cases(tmp_path: Path) -> None:
+    played: list[list[str]] = [[], [], []]
+
+    def note(where: list[str]) -> Callable[[Any], Any]:
+        async def note_case(run: Any) -> None:
+            where.append(run.case)
+
+        return note_case
+
+    for where, seed in zip(played, (1, 1, 2), strict=True):
+        kit(tmp_path, sample=12, seed=seed).prove(place_order, an_order, invariant=note(where))
+    assert played[0] == played[1]
+    assert played[0] != played[2]
+
+
+def test_a_program_on_mongodb_needs_settings(crash_kit: Any, tmp_path: Path) -> None:
+    documents, books = MongoDatabase("documents"), SqlDatabase("books")
+    program = Sagas(Databases(documents, books), journal=books)
+    with pytest.raises(ConfigurationError, match="'documents' is MongoDB"):
+        crash_kit(program)

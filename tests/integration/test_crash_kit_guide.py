@@ -1,0 +1,38 @@
+"""The guide to the crash kit is true: its example runs, as a user would run it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "crash-kit.md"
+PROGRAM, TEST = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(directory: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    (directory / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_tickets.py"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
+
+
+def save(directory: Path, program: str) -> None:
+    (directory / "tickets.py").write_text(program)
+    (directory / "test_tickets.py").write_text(TEST)
+
+
+def test_the_example_holds(tmp_path: Path) -> None:
+    save(tmp_path, PROGRAM)
+    told = run(tmp_path)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert re.search(r"crash kit: sell-ticket: \d{3,} runs, 0 broke the promise, \d+ s, seed 0", told.stdout)
+
+
+@pytest.mark.parametrize("case", [[], ["--crash-case", "refused-in-charge"]], ids=["all", "one"])
+def test_a_mistake_in_the_example_is_told(tmp_path: Path, case: list[str]) -> None:
+    save(tmp_path, PROGRAM.replace("free = free + 1", "free = free + 2"))
+    told = run(tmp_path, *case)
+    assert told.returncode == 1
+    assert "case refused-in-charge" in told.stdout
+    assert "the invariant does not hold" in told.stdout
