@@ -23,7 +23,7 @@ from polysaga.testing.theatre import Invariant, Outcome, Theatre, theatre
 
 InputT = TypeVar("InputT")
 
-_MOST_TOLD = 20  # violations after which the kit stops: they have one cause, or few
+_MOST_TOLD = 5  # violations after which the kit stops: they have one cause, or few
 
 
 @dataclass(slots=True)

@@ -55,6 +55,8 @@ class Scene:
         self.story: list[str] = []
         self.effects: Counter[str] = Counter()
         self.maybe: list[tuple[str, int]] = []  # effects of commits that nobody saw return
+        self.claimant: Owner | None = None  # who claimed the saga last; None: who started it
+        self.offences: list[str] = []  # what an owner did that must not have been possible
         self.bell = Bell()
         self._retriable, self._databases = retriable, databases
         self._frozen: dict[str, tuple[Owner, Freeze]] = {}

@@ -26,6 +26,7 @@ from polysaga.testing.points import Stage
 from polysaga.testing.scenes import RAN, WORK
 
 _READS = {"load", "strangers"}
+_CONDITIONAL = {"compensate", "go_forward", "park", "postpone", "note_progress", "finish", "renew"}
 _JOURNAL = "journal."
 
 
@@ -121,7 +122,14 @@ def _write(
             happens = scene.reply(owner, name)
             if happens is False:
                 raise lost_connection(driver)
+            late = scene.claimant not in {None, owner}
             result = await method(*arguments, **named)
+            if result and name == f"{_JOURNAL}claim":
+                scene.claimant = owner
+            elif result and late and name.removeprefix(_JOURNAL) in _CONDITIONAL:
+                scene.offences.append(
+                    f"{owner.name} carried out {name} although another owner had claimed the saga"
+                )
             scene.committed(owner, name, ())
             if happens:
                 raise lost_connection(driver)

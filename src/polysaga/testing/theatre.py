@@ -34,7 +34,7 @@ Invariant = Callable[[Run], Awaitable[None]]
 
 _NAMES = "ABCDE"
 _ROUNDS = 30  # of recovery until a saga counts as one that never rests
-_PATIENCE = 60.0  # seconds of real time until a run counts as one that hangs
+_PATIENCE = 30.0  # seconds of real time until a run counts as one that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ class _Performance:
         records = await self._observer.records(self._saga_id, self._definition)
         effects = Effects(self.scene.effects, self.scene.maybe)
         problems = list(findings(self._definition, self._case, records, effects, self._told))
+        problems += self.scene.offences
         if records.row is not None and records.row.status.final:
             run = Run(self._saga_id, records.row.status, value, str(self._case))
             try:
