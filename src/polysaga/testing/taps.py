@@ -127,9 +127,7 @@ def _write(
             if result and name == f"{_JOURNAL}claim":
                 scene.claimant = owner
             elif result and late and name.removeprefix(_JOURNAL) in _CONDITIONAL:
-                scene.offences.append(
-                    f"{owner.name} carried out {name} although another owner had claimed the saga"
-                )
+                scene.offences.append(f"{owner.name} wrote {name} although another owner had claimed the saga")
             scene.committed(owner, name, ())
             if happens:
                 raise lost_connection(driver)
