@@ -71,7 +71,7 @@ def test_a_ledger_row_in_a_second_transaction_is_found(tmp_path: Path, monkeypat
         return await transact(self, nothing, seal)
 
     monkeypatch.setattr(SqlParticipant, "transact", in_two)
-    assert "took effect 1 times instead of 0" in str(broken(tmp_path))
+    assert "took effect 2 times instead of 1" in str(broken(tmp_path))
 
 
 def test_a_compensation_that_blocks_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
