@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from polysaga import Refused, Status, StepContext
+from polysaga.config import SagaSettings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import SchemaMissing
 from polysaga.events import SagaFinished
@@ -259,6 +260,21 @@ async def test_a_saga_under_way_that_lost_a_row_it_builds_on_is_found(
     await books.journal(handle.id, "status = 'running', results = :results", results='{"open_order": "{}"}')
     assert await verified(program) == {("out-of-order", handle.id, "record_event", "inventory")}
     gate.open()
+
+
+async def test_a_saga_that_is_being_removed_for_its_age_is_no_contradiction(
+    program: Program, books: Books
+) -> None:
+    done, undone = await completed(program), await compensated(program)
+    await books.drop("inventory", done, "reserve_stock")
+    await books.drop("points", undone, "credit_points")
+    node = program.handles["orders"].primary
+    assert isinstance(node, SqlNode)
+    for saga_id in (done, undone):
+        await books.journal(saga_id, f"finished_at = {node.dialect.ago(':age')}", age=2 * 86400.0)
+    assert told(await program.sagas.verify(SagaSettings(retention=86400.0 * 1.5))) == set()
+    kept = await program.sagas.verify(SagaSettings(retention=86400.0 * 3))
+    assert {one.kind for one in kept.contradictions} == {"missing-step", "open-step"}
 
 
 async def test_sagas_of_another_version_are_compared_as_far_as_possible(program: Program, books: Books) -> None:

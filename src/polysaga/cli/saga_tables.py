@@ -38,7 +38,7 @@ def print_page(page: SagaPage, now: datetime, console: Console) -> None:
         )
         console.print(line, soft_wrap=True)
         for note in _notes(saga):
-            console.print(Padding(note, (0, 0, 0, 4)))
+            console.print(Padding(note, (0, 0, 0, 4), expand=False))
 
 
 def print_saga(saga: SagaState, now: datetime, console: Console) -> None:
@@ -69,7 +69,7 @@ def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
         head = Text(f"{repair.saga_id}  {repair.saga:<{names}}  ")
         if repair.after is None:
             console.print(head.append("refused", style="bold red"), soft_wrap=True)
-            console.print(Padding(Text(repair.problem or ""), (0, 0, 0, 4)))
+            console.print(Padding(Text(repair.problem or ""), (0, 0, 0, 4), expand=False))
         else:
             arrow = Text.assemble(repair.before.value, " -> ", (repair.after.value, _STYLES[repair.after]))
             console.print(head.append_text(arrow), soft_wrap=True)

@@ -58,6 +58,7 @@ class Account:
     results: Mapping[str, str]
     overdue: bool  # unfinished, and its claim ran out many leases ago
     resolved: bool  # ended by a person's word: what had not happened by then is blocked
+    expired: bool  # being removed, ledger rows first
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,8 @@ class _Case:
             yield _about_record(ContradictionKind.UNKNOWN_STEP, self.account, self.records[step], detail)
         yield from self._wrong_results(definition)
         match self.account.status:
+            case Status.COMPLETED | Status.COMPENSATED if self.account.expired:
+                return
             case Status.COMPLETED:
                 yield from self._missing(definition)
             case Status.COMPENSATED:

@@ -150,7 +150,8 @@ class Sagas:
         compared. Raises `SchemaMissing`, or `DatabaseUnavailable` if a primary does not answer.
         """
         home = journal_node(self.journal.primary)
-        journal = JournalSurvey(home, patience=LATE * (settings or SagaSettings()).lease)
+        known = settings or SagaSettings()
+        journal = JournalSurvey(home, patience=LATE * known.lease, retention=known.retention)
         handles = dict.fromkeys((self.journal, *self.participants))
         ledgers = [ledger_survey(handle.primary) for handle in handles]
         return await Verifier(journal, ledgers, self._known()).verify(limit=limit, watch=watch)

@@ -22,22 +22,33 @@ from polysaga.sagas.tables import JOURNAL, LEDGER
 
 
 class JournalSurvey:
-    """What the journal says. A saga is overdue if its claim ran out more than *patience* seconds ago."""
+    """What the journal says.
 
-    def __init__(self, node: SqlNode, *, patience: float) -> None:
-        self.node, self._patience = node, patience
+    A saga is overdue if its claim ran out more than *patience* seconds ago, and expired if it has been at rest for
+    more than *retention* seconds.
+    """
+
+    def __init__(self, node: SqlNode, *, patience: float, retention: float) -> None:
+        self.node, self._patience, self._retention = node, patience, retention
         dialect = node.dialect
-        overdue = f"wake_at < {dialect.later(':ago')} AND status <> 'needs_attention'"
+        overdue = f"wake_at < {dialect.ago(':patience')} AND status <> 'needs_attention'"
         self._page = dialect.render(
             "SELECT id, name, version, fingerprint, status, results, error, "
-            f"CASE WHEN {overdue} THEN 1 ELSE 0 END AS late FROM {JOURNAL} "
+            f"CASE WHEN {overdue} THEN 1 ELSE 0 END AS late, "
+            f"CASE WHEN finished_at <= {dialect.ago(':age')} THEN 1 ELSE 0 END AS old FROM {JOURNAL} "
             "WHERE id > :after AND id <= :upto ORDER BY id LIMIT :most"
         )
 
     async def page(self, after: UUID, upto: UUID, most: int) -> list[Account]:
         """Return the first *most* sagas whose ids are above *after* and not above *upto*."""
         key = self.node.dialect.key
-        values = {"ago": -self._patience, "after": key(after), "upto": key(upto), "most": most}
+        values = {
+            "patience": self._patience,
+            "age": self._retention,
+            "after": key(after),
+            "upto": key(upto),
+            "most": most,
+        }
         return [self._account(row) for row in await _rows(self.node, self._page, values, "journal")]
 
     def _account(self, row: Mapping[str, Any]) -> Account:
@@ -50,6 +61,7 @@ class JournalSurvey:
             results=json.loads(row["results"]),
             overdue=bool(row["late"]),
             resolved="resolved" in json.loads(row["error"] or "{}"),
+            expired=bool(row["old"]),
         )
 
 

@@ -1,0 +1,166 @@
+"""`polysaga sagas`, called in a project's directory."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.fixtures.projects import Project
+
+PARKED, OTHER, DONE = UUID(int=1), UUID(int=2), UUID(int=3)
+WHY = json.dumps({"parked": {"kind": "failed", "step": "credit", "message": "no account", "from": "running"}})
+ATTEMPT = {"step": "credit", "phase": "do", "attempt": 2, "at_ms": 5.0, "ms": 1200.0, "outcome": "KeyError"}
+LATER = "9999-01-01T00:00:00.000"
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    """A project with two parked sagas of another version and a completed one."""
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    add(project.directory, PARKED, "needs_attention", "2026-01-01T00:00:01.000", WHY)
+    add(project.directory, OTHER, "needs_attention", "2026-01-01T00:00:02.000", WHY)
+    add(project.directory, DONE, "completed", "2026-01-01T00:00:03.000", None)
+    return project
+
+
+def add(directory: Path, saga_id: UUID, status: str, born: str, error: str | None) -> None:
+    final = status == "completed"
+    row: dict[str, Any] = {
+        "id": str(saga_id),
+        "name": "buy",
+        "version": 1,
+        "fingerprint": "another",
+        "saga_key": f"key-{saga_id.int}",
+        "input": "7",
+        "input_hash": "hash",
+        "status": status,
+        "epoch": 1,
+        "results": "{}",
+        "error": error,
+        "history": json.dumps([ATTEMPT]),
+        "created_at": born,
+        "wake_at": None if final else LATER,
+        "finished_at": born if final else None,
+    }
+    with sqlite3.connect(directory / "orders.sqlite") as connection:
+        marks = ", ".join("?" * len(row))
+        connection.execute(
+            f"INSERT INTO polysaga_journal ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
+        )
+    connection.close()
+
+
+def call(project: Project, *words: str) -> Any:
+    """Return the JSON that a command prints; it must end well."""
+    verb, *rest = words
+    ended = project.polysaga("sagas", verb, "shop:everything", *rest, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    return json.loads(ended.out)
+
+
+def ids(project: Project, *options: str) -> list[int]:
+    return [UUID(saga["id"]).int for saga in call(project, "list", *options)["sagas"]]
+
+
+def test_sagas_are_listed_newest_first_and_filtered(shop: Project) -> None:
+    assert ids(shop) == [3, 2, 1]
+    assert ids(shop, "--status", "needs_attention") == [2, 1]
+    assert ids(shop, "--status", "completed", "--status", "running") == [3]
+    assert ids(shop, "--error", "NO ACCOUNT", "--older-than", "15m") == [2, 1]
+    assert ids(shop, "--error", "something else") == []
+    assert ids(shop, "--unknown") == [3, 2, 1]
+    page = call(shop, "list", "--limit", "2")
+    assert ids(shop, "--after", page["next"]) == [1]
+
+
+def test_people_see_a_line_for_each_saga_and_below_it_why(shop: Project) -> None:
+    shown = shop.polysaga("sagas", "list", "shop:everything", "--limit", "2")
+    lines = shown.out.splitlines()
+    assert lines[0].startswith(f"{DONE}  buy  completed")
+    assert lines[2].startswith(f"{OTHER}  buy  needs_attention")
+    assert lines[3] == "    credit: no account"
+    assert lines[-1].startswith("There are more: --after '")
+    none = shop.polysaga("sagas", "list", "shop:everything", "--status", "running")
+    assert (none.code, none.out) == (0, "No such saga.\n")
+
+
+def test_one_saga_is_shown_with_its_attempts(shop: Project) -> None:
+    shown = shop.polysaga("sagas", "show", "shop:everything", str(PARKED))
+    said = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert f"buy version 1 {PARKED}" in said
+    assert "status needs_attention, was running" in said
+    assert "why credit: no account" in said
+    assert "key key-1" in said
+    assert "driven by nobody: it waits for a person" in said
+    assert "credit do 2 5.0 ms 1.2 s KeyError" in said
+    data = call(shop, "show", str(PARKED))
+    assert (data["input"], data["parked_from"], data["audit"]) == (7, "running", [])
+
+
+def test_a_repair_is_done_at_once_and_written_down(shop: Project) -> None:
+    done = shop.polysaga(
+        "sagas", "retry", "shop:everything", str(PARKED), "--by", "ada", "--why", "account is back"
+    )
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[:2] == [f"{PARKED}  buy  needs_attention -> running", "1 changed"]
+    (entry,) = call(shop, "show", str(PARKED))["audit"]
+    assert (entry["by"], entry["action"], entry["why"]) == ("ada", "retry", "account is back")
+    shown = shop.polysaga("sagas", "show", "shop:everything", str(PARKED))
+    assert "account is back" in shown.out
+
+
+def test_a_dry_run_changes_nothing(shop: Project) -> None:
+    told = call(shop, "retry", str(PARKED), "--why", "look", "--dry-run")
+    assert (told["dry_run"], told["repairs"][0]["after"]) == (True, "running")
+    assert ids(shop, "--status", "needs_attention") == [2, 1]
+
+
+def test_many_are_repaired_only_with_yes(shop: Project) -> None:
+    every = ("sagas", "retry", "shop:everything", "--error", "no account", "--why", "accounts are back")
+    unsure = shop.polysaga(*every)
+    assert (unsure.code, unsure.err) == (2, "Nothing was changed: add --yes to do it.\n")
+    assert "2 would be changed" in unsure.out
+    assert ids(shop, "--status", "needs_attention") == [2, 1]
+    done = shop.polysaga(*every, "--yes")
+    assert done.code == 0
+    assert "2 changed" in done.out
+    assert ids(shop, "--status", "needs_attention") == []
+
+
+def test_what_is_refused_says_why_and_is_code_1(shop: Project) -> None:
+    ended = shop.polysaga("sagas", "retry", "shop:everything", str(PARKED), str(DONE), "--why", "both")
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    assert lines[0].endswith("needs_attention -> running")
+    assert lines[1] == f"{DONE}  buy  refused"
+    assert "it is at rest for good" in " ".join(ended.out.split())
+    assert "1 changed, 1 refused" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("show", str(UUID(int=9))), "there is no saga"),
+        (("retry", str(UUID(int=9)), "--why", "x"), "there is no saga"),
+        (("retry", "--why", "x"), "by their ids, or by a filter"),
+        (("retry", str(PARKED), "--status", "running", "--why", "x"), "not by both"),
+        (("retry", str(PARKED)), "--why"),
+        (("retry", str(PARKED), "--why", " "), "why= says why"),
+        (("list", "--older-than", "soon"), "write e.g. 90s, 15m, 2h or 3d"),
+        (("list", "--after", "x"), "is no cursor"),
+        (("skip", str(PARKED), "--step", "credit", "--result", "{", "--why", "x"), "--result is not JSON"),
+        (("resolve", str(PARKED), "--as", "running", "--why", "x"), "completed"),
+    ],
+)
+def test_a_call_at_fault_is_told_its_remedy(shop: Project, words: tuple[str, ...], remedy: str) -> None:
+    verb, *rest = words
+    ended = shop.polysaga("sagas", verb, "shop:everything", *rest)
+    assert ended.code == 2
+    assert remedy in " ".join(ended.err.replace("│", " ").split())
+
+
+def test_missing_tables_are_one_line_with_the_remedy(project: Project) -> None:
+    assert "run `polysaga migrate`" in project.refusal("sagas", "list", "shop:everything")
