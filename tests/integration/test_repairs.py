@@ -330,6 +330,12 @@ async def test_orders_that_make_no_sense_are_refused_before_anything_is_written(
             await sagas.retry(saga_id, by="", why="x")
         with pytest.raises(PayloadError, match="why="):
             await sagas.retry(saga_id, by="ada", why=" ")
+        with pytest.raises(PayloadError, match="without NUL"):
+            await sagas.retry(saga_id, by="ada\0", why="x")
+        with pytest.raises(PayloadError, match="older_than"):
+            await sagas.find(SagaFilter(older_than=-1.0))
+        with pytest.raises(PayloadError, match="a name"):
+            await sagas.find(SagaFilter(name="\0"))
         with pytest.raises(DefinitionError, match="no step 'nowhere'; its steps are open_order"):
             await sagas.skip(saga_id, "nowhere", **ME)
         with pytest.raises(WrongStatus, match="the step that decides"):

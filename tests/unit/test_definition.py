@@ -617,3 +617,14 @@ def test_a_context_gives_results_of_earlier_steps_and_a_key_that_never_changes()
     assert first.idempotency_key == again.idempotency_key == "an-id:ship"
     with pytest.raises(DefinitionError, match=r"'ship' asks for the result of 'credit', which it does not follow"):
         first.result(credit)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf"), 1e12])
+def test_a_deadline_that_makes_no_sense_is_a_mistake(seconds: float) -> None:
+    with pytest.raises(DefinitionError, match="deadline of saga 'buy'"):
+        Saga("buy", input=int, deadline=seconds)
+
+
+def test_a_deadline_is_kept_in_seconds() -> None:
+    assert Saga("buy", input=int, deadline=5).deadline == 5
+    assert Saga("buy", input=int).deadline is None

@@ -6,10 +6,18 @@ from uuid import uuid4
 import pytest
 
 from polysaga import Saga, SqlDatabase
-from polysaga.errors import NeedsAttention, PolysagaError, Refused, SagaFailed, SagaUndone
+from polysaga.errors import (
+    DeadlineExceeded,
+    NeedsAttention,
+    PolysagaError,
+    Refused,
+    SagaCancelled,
+    SagaFailed,
+    SagaUndone,
+)
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
-from polysaga.sagas.outcomes import Failure, error_of
+from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue
 
 ID = uuid4()
 
@@ -88,6 +96,31 @@ def test_what_is_nobodys_fault_invites_to_try_again(verdict: Verdict) -> None:
     error = told(Failure(verdict, "reserve", TimeoutError("no answer")))
     assert isinstance(error, SagaUndone)
     assert (error.step, error.reason) == ("reserve", "TimeoutError: no answer")
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "says"),
+    [
+        (cancelled("the customer left"), SagaCancelled, "cancelled and undone: the customer left"),
+        (overdue(), DeadlineExceeded, "not decided before its deadline"),
+    ],
+)
+def test_a_saga_that_was_stopped_says_why_and_blames_no_step(
+    failure: Failure, kind: type[SagaUndone], says: str
+) -> None:
+    error = told(failure)
+    assert type(error) is kind
+    assert says in str(error)
+    assert (error.saga_id, error.step) == (ID, None)
+    assert failure.as_data().keys() == {"kind", "step", "message"}
+
+
+def test_a_parked_saga_tells_what_it_is_parked_for_and_not_what_it_was_undone_for() -> None:
+    data = {"kind": "refused", "message": "sold out", "code": "sold-out", "facts": {}}
+    parked = {**data, "parked": {"from": "compensating", "message": "cannot undo"}}
+    error = error_of(definition(), ID, Status.NEEDS_ATTENTION, parked)
+    assert isinstance(error, NeedsAttention)
+    assert error.reason == "cannot undo"
 
 
 def test_a_database_that_kept_failing_leaves_no_traceback_in_the_journal() -> None:

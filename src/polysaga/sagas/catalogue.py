@@ -18,6 +18,7 @@ from polysaga.sagas.decisions import Status
 from polysaga.sagas.identity import id_from_key
 from polysaga.sagas.tables import AUDIT, JOURNAL
 
+_LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
 _SUMMARY = (
     "id, name, version, fingerprint, saga_key, status, error, epoch, owner, wake_at, deadline, expiries, "
@@ -125,6 +126,10 @@ class Catalogue:
         """Return at most *limit* sagas behind the cursor *after*."""
         if not 1 <= limit <= _MOST:
             raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
+        if wanted.older_than is not None and not 0 <= wanted.older_than <= _LONG_AGO:
+            raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
+        if wanted.name is not None and not writable(wanted.name):
+            raise PayloadError("a name must be text that can be written as UTF-8, without NUL")
         dialect = self._node.dialect
         values: dict[str, Any] = {"limit": limit + 1}
         conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
@@ -234,6 +239,11 @@ class Catalogue:
             "created_at": moment("created_at"),
             "finished_at": moment("finished_at"),
         }
+
+
+def writable(text: str) -> bool:
+    """Tell whether every database can store *text*."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 
 def _awake(wanted: SagaFilter) -> bool:

@@ -49,6 +49,7 @@ Undo: TypeAlias = "Callable[[SessionT, InputT, ResultT, StepContext], Awaitable[
 Call: TypeAlias = "Callable[[InputT, StepContext], Awaitable[ResultT]]"
 CallUndo: TypeAlias = "Callable[[InputT, ResultT | None, StepContext], Awaitable[None]]"
 
+_LONGEST_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds
 _SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -135,8 +136,10 @@ class Saga(Generic[InputT, OutputT]):
     ) -> None:
         if not _SAGA_NAME.fullmatch(name):
             raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
-        if deadline is not None and not deadline > 0:
-            raise DefinitionError(f"the deadline of saga '{name}' is {deadline} seconds; give it more than none")
+        if deadline is not None and not 0 < deadline <= _LONGEST_DEADLINE:
+            raise DefinitionError(
+                f"the deadline of saga '{name}' is {deadline} seconds; give it more than none, at most ten years"
+            )
         self.name, self.version, self.deadline = name, version, deadline
         self.input: TypeAdapter[InputT] = payload_type(input, f"the input of saga '{name}'")
         self.output_type = output

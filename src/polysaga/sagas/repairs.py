@@ -37,7 +37,7 @@ from polysaga.errors import (
 )
 from polysaga.events import SagaRepaired
 from polysaga.sagas.attempts import Attempts
-from polysaga.sagas.catalogue import Catalogue, SagaFilter
+from polysaga.sagas.catalogue import Catalogue, SagaFilter, writable
 from polysaga.sagas.decisions import Mark, Status, Verdict, fused_in
 from polysaga.sagas.definition import AnyStep, Definition
 from polysaga.sagas.engine import Engine
@@ -422,6 +422,8 @@ class _Work:
 def _check(order: Order) -> None:
     if not 1 <= len(order.by) <= 255:
         raise PayloadError("by= names who repairs the saga, in 1 to 255 characters")
+    if not (writable(order.by) and writable(order.why)):
+        raise PayloadError("by= and why= must be text that can be written as UTF-8, without NUL")
     if not order.why.strip():
         raise PayloadError("why= says why the saga is repaired; it is kept in the audit trail")
     if order.outcome is not None and not order.outcome.final:
