@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import event
@@ -142,9 +142,10 @@ def _write(
 class _SqlTap:
     """One owner's connections to one SQL database."""
 
+    _sends_commit: ClassVar[set[type]] = set()  # dialects seen to send COMMIT with the seal
+
     def __init__(self, node: SqlNode, owner: Owner) -> None:
         self._owner, self._dialect = owner, node.dialect
-        self._seals_with_commit = False  # until it has been seen
         self._sealed: set[int] = set()  # connections whose COMMIT went out with the seal
         engine = node.writer.sync_engine
         event.listen(engine, "checkout", self._lend)
@@ -171,12 +172,13 @@ class _SqlTap:
         self._cut(connection)
 
     async def _report_seal(self, connection: Any, writes: Any) -> bool:
-        if not self._seals_with_commit:
+        if type(self._dialect) not in self._sends_commit:
             sealed = await self._seal(connection, writes)
             # A driver whose adapter begins and ends transactions by itself tells what it has sent.
-            self._seals_with_commit = sealed and not self._dialect.begun(connection)
-            if self._seals_with_commit:
+            if sealed and not self._dialect.begun(connection):
+                self._sends_commit.add(type(self._dialect))
                 self._note_seal(connection)
+                self._owner.scene.committed(self._owner, WORK.get() or "?", RAN.get() or ())
             return sealed
         happens = await self._before(connection)
         try:
@@ -244,7 +246,10 @@ class _MongoTap:
 
     def _start_session(self, *arguments: Any, **options: Any) -> Any:
         session: Any = self._start(*arguments, **options)
-        _replace(session, "commit_transaction", _MongoCommit(self._node, self._owner, session))
+        commit = _MongoCommit(self._node, self._owner, session)
+        # In a class of its own: the participant shadows the method while a step runs, then takes the shadow off.
+        tapped = {"commit_transaction": lambda _: commit()}
+        session.__class__ = type(type(session).__name__, (type(session),), tapped)
         return session
 
 
