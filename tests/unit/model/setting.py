@@ -1,0 +1,110 @@
+"""One saga to be searched: its steps by number, what may befall it, and the mistake that is planted."""
+
+from collections.abc import Collection
+
+from polysaga.sagas.decisions import (
+    BlockPivot,
+    Decision,
+    Finish,
+    Known,
+    Mark,
+    Run,
+    Status,
+    Undo,
+    Wait,
+    decide,
+    fused_first,
+)
+from polysaga.sagas.definition import Definition
+from tests.unit.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, changed
+from tests.unit.shapes import HOME
+
+_MARKS = {
+    ACTIVE: Mark.ACTIVE,
+    DONE: Mark.DONE,
+    COMPENSATED: Mark.COMPENSATED,
+    BLOCKED: Mark.BLOCKED,
+    STUCK: Mark.STUCK,
+}
+POWERS = {
+    "impatience": "retriable steps and compensations may use up their patience: postponed, parked",
+    "cancel": "the owner or a stranger cancels, or a deadline passes",
+    "person": "a person repairs what is parked or put aside",
+    "starts": "two processes start the saga under one key",
+    "failover": "the journal falls back once to what an asynchronous replica had",
+    "retention": "what is at rest grows old and is removed",
+    "born alone": "the journal row is born in somebody else's transaction, without the first step",
+    "lost replies": "also the replies to writes of the journal and to compensations get lost",
+}
+
+
+class Setting:
+    """A definition as numbers, and the answers of the real `decide`."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        *,
+        powers: Collection[str] = (),
+        claims: int = 3,
+        late: int = 1,
+        planted: str = "",
+        forgetful: bool = True,
+    ) -> None:
+        """*forgetful*: the outside does not remember which keys were undone."""
+        assert set(powers) <= set(POWERS)
+        self.definition, self.planted, self.forgetful = definition, planted, forgetful
+        self.powers, self.claims, self.late = frozenset(powers), claims, late
+        self.steps = definition.steps
+        self.names = [step.name for step in self.steps]
+        self.number = {name: number for number, name in enumerate(self.names)}
+        self.kinds = [step.kind for step in self.steps]
+        self.calls = frozenset(number for number, step in enumerate(self.steps) if step.database is None)
+        self.before = [[self.number[one] for one in definition.before[name]] for name in self.names]
+        fused, decision = fused_first(definition, HOME), definition.decision
+        self.alone = "born alone" in powers
+        self.first = None if fused is None or self.alone else self.number[fused]
+        self.pivot = None if decision is None else self.number[decision.name]
+        self.pivot_at_home = decision is not None and decision.database_name == HOME
+        self.decided = self._decided()
+        self.undoable = [self.number[name] for name in definition.undoable]
+        self.undoes_first = self.first is not None and self.first in self.undoable
+        self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
+
+    def next(self, status: str, marks: str, failed: bool) -> tuple[str, Decision]:
+        """Ask the real `decide` until it names something that leaves the process; return the marks by then."""
+        asked = (status, marks, failed)
+        if asked not in self._decisions:
+            while isinstance(decision := self._ask(status, marks, failed), Run | Undo):
+                begun = {self.number[name] for name in decision.steps}
+                marks = "".join(ACTIVE if number in begun else mark for number, mark in enumerate(marks))
+            self._decisions[asked] = marks, decision
+        return self._decisions[asked]
+
+    def ends_with(self, marks: str, step: int) -> bool:
+        """Tell whether *step*, in the journal's database, is all that is missing."""
+        at_home = self.steps[step].database_name == HOME and not (step == self.pivot and self.pivot_at_home)
+        return at_home and all(mark == DONE for number, mark in enumerate(marks) if number != step)
+
+    def _decided(self) -> str:
+        """Return the status that comes with the commit of a pivot in the journal's database."""
+        behind = self.pivot is not None and self.definition.following[self.names[self.pivot]]
+        return "completing" if behind else "completed"
+
+    def _ask(self, status: str, marks: str, failed: bool) -> Decision:
+        decision = self._decide(status, marks, failed)
+        if self.planted == "pivot blocked last" and isinstance(decision, BlockPivot):
+            others = self._decide(status, changed(marks, self.number[decision.step], BLOCKED), failed)
+            return decision if isinstance(others, Finish) else others
+        if self.planted == "finish before the last step" and decision == Wait() and status != "compensating":
+            last = marks.count(ACTIVE) == 1 and set(marks) <= {ACTIVE, DONE}
+            return Finish(Status.COMPLETED) if last else decision
+        if self.planted == "undone in the order of doing" and isinstance(decision, Undo):
+            pending = [number for number in self.undoable if marks[number] == NOTHING and number != self.first]
+            return Undo((self.names[pending[0]],))
+        return decision
+
+    def _decide(self, status: str, marks: str, failed: bool) -> Decision:
+        named = {name: _MARKS[mark] for name, mark in zip(self.names, marks, strict=True) if mark in _MARKS}
+        known = Known(Status(status), named, failed=failed, alone=self.alone)
+        return decide(self.definition, known, journal=HOME)
