@@ -12,6 +12,7 @@ import signal
 import subprocess
 from abc import abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,12 +24,12 @@ _PATIENCE = 60.0  # seconds for a server to come up; a loaded machine replays a 
 _STOP_PATIENCE = 30.0  # seconds for a clean shutdown, then SIGKILL
 
 
-class LocalServer(Server):
-    """A database server in a process of our own; a product says how to set it up and what to run.
+# The kernel ends a server with the thread that started it; this one lives as long as the process.
+_LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devservers")
 
-    Start it in a thread that lives as long as the server shall: the kernel ends the server with the
-    thread that started it.
-    """
+
+class LocalServer(Server):
+    """A database server in a process of our own; a product says how to set it up and what to run."""
 
     product: ClassVar[str]
     account: ClassVar[str | None]  # who runs it when root starts it
@@ -52,7 +53,8 @@ class LocalServer(Server):
             return
         self._set_up_once()
         with self.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own command
+            process = _LAUNCHER.submit(
+                subprocess.Popen,
                 self._launched(self._command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -60,7 +62,7 @@ class LocalServer(Server):
                 cwd=self.data,
                 # Ctrl-C in a terminal goes to the whole session; tests still need their servers then.
                 start_new_session=True,
-            )
+            ).result()
         self._process = process
         try:
             self._wait_until_it_answers(process)

@@ -19,6 +19,7 @@ except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
 from polysaga.cli.migrate import migrate
+from polysaga.cli.nodes import nodes
 from polysaga.cli.sagas import sagas
 from polysaga.cli.verify import verify
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(migrate)
+app.command()(nodes)
 app.command()(verify)
 app.add_typer(sagas, name="sagas")
 

@@ -1,0 +1,224 @@
+"""`polysaga nodes`: every server of every database, what it is, and how far it has got.
+
+The servers are asked here and now, by this command alone; the settings say where they are, no program is needed.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from polysaga.clock import Clock
+from polysaga.config import DatabaseSettings, Settings, load_settings, masked
+from polysaga.databases import MongoNode, Node, SqlNode
+from polysaga.databases.dialects import fault_of
+from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position, Role, Sample
+from polysaga.errors import PolysagaError
+
+_PAUSE = 1.0  # seconds between two looks
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one server said; *failure* says why it said nothing."""
+
+    database: str
+    node: str
+    role: Role | None = None
+    position: Position | None = None
+    behind: str = ""
+    milliseconds: float | None = None
+    failure: str = ""
+
+
+def nodes(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line per look.")] = False,
+) -> None:
+    """Ask every server of every database for its role and position; exit with 1 if something is wrong.
+
+    Wrong is a server that does not answer, and a database without a primary or with two. Settings come from
+    polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
+    """
+    settings = load_settings()
+    if watch:
+        asyncio.run(_watch(settings, as_json=as_json))
+        return
+    seen = asyncio.run(_look_once(settings))
+    if as_json:
+        typer.echo(json.dumps([_row(one) for one in seen]))
+    else:
+        Console().print(_table(seen))
+    wrong = faults(seen)
+    for fault in wrong:
+        typer.echo(fault, err=True)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def faults(seen: Sequence[Seen]) -> list[str]:
+    """Return in one sentence each what is wrong."""
+    found = [f"{one.database}: {one.node} does not answer: {one.failure}" for one in seen if one.failure]
+    for database in dict.fromkeys(one.database for one in seen):
+        primaries = [one.node for one in seen if one.database == database and one.role is Role.PRIMARY]
+        if not primaries:
+            found.append(f"{database}: there is no primary; writes are refused until one is promoted")
+        if len(primaries) > 1:
+            found.append(f"{database}: {' and '.join(primaries)} both take writes; stop the one that was demoted")
+    return found
+
+
+def behind(primary: Position | None, replica: Position | None) -> str:
+    """Return in words how far *replica* has to go to where *primary* was when both were asked."""
+    if primary is None or replica is None or not primary.comparable(replica):
+        return ""
+    if replica.reached(primary):
+        return "nothing"
+    if isinstance(primary, Lsn) and isinstance(replica, Lsn):
+        missing = primary.value - replica.value
+        return f"{missing:,} bytes" if missing > 0 else "an epoch"
+    if isinstance(primary, MariaGtid) and isinstance(replica, MariaGtid):
+        here = replica.domains
+        return (
+            f"{sum(n - here.get(domain, (0, 0))[1] for domain, (_, n) in primary.domains.items()):,} transactions"
+        )
+    if isinstance(primary, Gtids) and isinstance(replica, Gtids):
+        return f"{_transactions(primary) - _transactions(replica):,} transactions"
+    return "something"
+
+
+def _transactions(position: Gtids) -> int:
+    return sum(high - low + 1 for intervals in position.sources.values() for low, high in intervals)
+
+
+async def _watch(settings: Settings, *, as_json: bool) -> None:
+    clock, servers = Clock(), servers_of(settings)
+    try:
+        with Live(console=Console(stderr=as_json), auto_refresh=False, transient=as_json) as live:
+            while True:
+                seen = await look(servers, clock)
+                if as_json:
+                    typer.echo(json.dumps([_row(one) for one in seen]))
+                else:
+                    live.update(_table(seen), refresh=True)
+                await clock.sleep(_PAUSE)
+    finally:
+        await asyncio.gather(*(server.close() for server in servers))
+
+
+async def _look_once(settings: Settings) -> list[Seen]:
+    servers = servers_of(settings)
+    try:
+        return await look(servers, Clock())
+    finally:
+        await asyncio.gather(*(server.close() for server in servers))
+
+
+class Server:
+    """One address of the settings and the connection that asks it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._line = node.line() if isinstance(node, SqlNode) else None
+
+    async def sample(self) -> Sample:
+        """Ask; raises the driver's errors and our own."""
+        if self._line is not None:
+            return await self._line.sample()
+        assert isinstance(self.node, MongoNode)
+        await self.node.ping()  # tells in our words what is wrong
+        return await self.node.dialect.sample(self.node.client)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._line is not None:
+            await self._line.close()
+        await self.node.close()
+
+    async def cut(self) -> None:
+        """Give the connection up at once; the next question makes a new one."""
+        if self._line is not None:
+            self._line.cut()
+            await self._line.close()
+
+
+def servers_of(settings: Settings) -> list[Server]:
+    """Return one for every address in *settings*; each must be closed."""
+    return [Server(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
+
+
+def _nodes(name: str, settings: DatabaseSettings) -> list[Node]:
+    urls = [secret.get_secret_value() for secret in (settings.url, *(one.url for one in settings.replicas))]
+    kind = MongoNode if urls[0].startswith("mongodb") else SqlNode
+    return [kind(name, "any", url, settings) for url in urls]
+
+
+async def look(servers: Sequence[Server], clock: Clock) -> list[Seen]:
+    """Ask every server once."""
+    seen = await asyncio.gather(*(_ask(server, clock) for server in servers))
+    primaries = {one.database: one.position for one in seen if one.role is Role.PRIMARY}
+    return [
+        Seen(
+            one.database,
+            one.node,
+            one.role,
+            one.position,
+            behind(primaries.get(one.database), one.position) if one.role is Role.REPLICA else "",
+            one.milliseconds,
+            one.failure,
+        )
+        for one in seen
+    ]
+
+
+async def _ask(server: Server, clock: Clock) -> Seen:
+    node = server.node
+    patience = node.settings.pool.connect_timeout
+    try:
+        async with asyncio.timeout(patience):
+            await server.sample()  # connects
+            asked_at = clock.monotonic()
+            sample = await server.sample()
+    except TimeoutError:
+        await server.cut()
+        return Seen(node.database, node.name, failure=f"no answer in {patience:g} s")
+    except Exception as error:
+        if isinstance(error, PolysagaError) or fault_of(error) is not None:
+            await server.cut()
+            return Seen(node.database, node.name, failure=masked(" ".join(str(error).split())))
+        raise
+    took = (clock.monotonic() - asked_at) * 1000
+    return Seen(node.database, node.name, sample.role, sample.position, milliseconds=took)
+
+
+def _row(one: Seen) -> dict[str, Any]:
+    return {
+        "database": one.database,
+        "node": one.node,
+        "role": one.role.value if one.role is not None else None,
+        "position": one.position.literal if one.position is not None else None,
+        "epoch": one.position.epoch.text if one.position is not None else None,
+        "behind": one.behind or None,
+        "milliseconds": None if one.milliseconds is None else round(one.milliseconds, 1),
+        "failure": one.failure or None,
+    }
+
+
+def _table(seen: Sequence[Seen]) -> Table:
+    table = Table()
+    for column in ("database", "node", "role", "position", "behind", "answered in"):
+        table.add_column(column, overflow="fold")
+    for one in seen:
+        if one.failure:
+            table.add_row(one.database, one.node, "silent", "-", "-", one.failure, style="red")
+            continue
+        place = one.position.literal if one.position is not None else "-"
+        role = one.role.value if one.role is not None else "-"
+        table.add_row(one.database, one.node, role, place, one.behind or "-", f"{one.milliseconds or 0:.1f} ms")
+    return table
