@@ -261,6 +261,26 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Ur
         assert again.step == "decide_there"
 
 
+async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation(urls: Urls) -> None:
+    program = Program(urls, LEDGER_PIVOT)
+    program.steps["tell"].retry = QUICK
+    program.on("tell", stumble)
+    # A lease so long that no worker comes before the person.
+    async with program.open(lease=600.0) as program:
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result(30)
+        await at_rest(program)
+        await program.sagas.compensate(handle.id, **ME)
+
+        with pytest.raises(TooLate):
+            await program.sagas.skip(handle.id, "take", **ME)
+
+        runner = program.sagas._runner
+        assert runner is not None
+        found = await runner.engine.participants["points"].look(handle.id, ["take"])
+        assert found["take"].state == "done"
+
+
 async def test_a_saga_resolved_as_compensated_runs_no_compensation_any_more(urls: Urls) -> None:
     async with stuck_going_back(urls).open(lease=QUICK_LEASE) as program:
         saga_id = await parked(program, key="k-1")

@@ -293,7 +293,9 @@ class _Work:
         step, epoch = self._step, claim.epoch
         if self._going is not Status.COMPENSATING:
             await self._do_nothing(step, epoch)
-        elif step.name == self._fused:  # its record is the journal row
+            return
+        await self._block_decision(epoch)
+        if step.name == self._fused:  # its record is the journal row
             self._error["undone_by_hand"] = [*self._error.get("undone_by_hand", ()), step.name]
         else:
             await self._undo_nothing(step, claim)
@@ -302,9 +304,7 @@ class _Work:
         definition, epoch = self._definition, claim.epoch
         decision, home = definition.decision, self._engine.journal.node.database
         if after is Status.COMPENSATED:
-            elsewhere = decision if decision is not None and decision.database_name != home else None
-            if elsewhere is not None and (await self._block(elsewhere, epoch)).state is Mark.DONE:
-                raise TooLate(claim.saga_id, self._row.name, self._row.status.value)
+            await self._block_decision(epoch)
             for name in definition.undoable:
                 if name != self._fused:
                     await self._undo_nothing(definition.by_name[name], claim)
@@ -316,6 +316,14 @@ class _Work:
             found = await self._block(step, epoch)
             if step is decision and found.state is Mark.DONE:
                 self._results[step.name] = found.result or "null"
+
+    async def _block_decision(self, epoch: int) -> None:
+        """Make sure that the saga is not decided and never will be; raise `TooLate` if it is."""
+        # A pivot in the journal's database asks the journal, whose claim is ours.
+        decision, home = self._definition.decision, self._engine.journal.node.database
+        elsewhere = decision is not None and decision.database_name != home
+        if decision is not None and elsewhere and (await self._block(decision, epoch)).state is Mark.DONE:
+            raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
     async def _do_nothing(self, step: AnyStep, epoch: int) -> None:
         """Write that *step* is done, with a person's result, unless it is."""
