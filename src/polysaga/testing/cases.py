@@ -3,7 +3,20 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from polysaga.sagas.definition import Definition
-from polysaga.testing.points import Case, Disconnect, Fail, Freeze, Hold, Kill, Kind, Plot, Point, Stage, Until
+from polysaga.testing.points import (
+    Cancel,
+    Case,
+    Disconnect,
+    Fail,
+    Freeze,
+    Hold,
+    Kill,
+    Kind,
+    Plot,
+    Point,
+    Stage,
+    Until,
+)
 
 _ORDER = [Stage.BEFORE, Stage.AT, Stage.AFTER]
 
@@ -38,6 +51,7 @@ class Cases:
                 yield Case(plot, (Disconnect(point, happened=True),))
                 yield Case(plot, (Disconnect(point, happened=False),))
             yield from (Case(plot, (act,)) for act in self._zombies(plot, point))
+            yield Case(plot, (Cancel(point),))
         yield from (Case(plot, (act,)) for act in self._failures(plot, points))
         yield from (Case(plot, (act,)) for act in self._holds(plot, points))
 
@@ -62,6 +76,7 @@ class Cases:
                 yield Freeze(point, Until.REST)
                 yield Freeze(point, Until.TOGETHER)
                 yield Freeze(point, Until.OVERTAKEN)
+                yield Freeze(point, Until.REST, cancelled=True)
                 if forward:
                     yield Freeze(point, Until.REST, refused=True)
                     yield Freeze(point, Until.TOGETHER, refused=True)
@@ -76,6 +91,7 @@ class Cases:
                 yield Freeze(point, Until.TOUCHED)
             case Stage.AT:
                 yield Freeze(point, Until.REST)
+                yield Freeze(point, Until.REST, cancelled=True)
                 if forward:
                     yield Freeze(point, Until.REST, refused=True)
 

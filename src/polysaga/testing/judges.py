@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from polysaga.errors import NeedsAttention, OutcomePending, Refused, SagaFailed, SagaUndone
+from polysaga.errors import NeedsAttention, OutcomePending, Refused, SagaFailed, SagaUndone, TooLate
 from polysaga.sagas.decisions import Mark, Status
 from polysaga.sagas.definition import Definition
 from polysaga.testing.points import Case, Disconnect, Kill
@@ -87,5 +87,7 @@ def _broken_words(status: Status, told: list[Told]) -> Iterator[str]:
                 yield f"a caller was told that the saga is decided, and it is {status.value}"
             case SagaUndone() | SagaFailed() | Refused() if status is not Status.COMPENSATED:
                 yield f"a caller was told {type(one.error).__name__}, and the saga is {status.value}"
+            case TooLate() if status is not Status.COMPLETED:
+                yield f"a caller was told that it is too late to cancel, and the saga is {status.value}"
             case None | SagaUndone() | SagaFailed() | Refused() | NeedsAttention() | OutcomePending():
                 pass

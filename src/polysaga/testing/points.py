@@ -74,16 +74,18 @@ class Freeze:
     """The owner's process stands still, believing that the saga is its own; another one takes over.
 
     *ended*: the server has ended its open transaction meanwhile. *refused*: the step that the next owner runs
-    first refuses, so that it compensates.
+    first refuses, so that it compensates. *cancelled*: somebody cancels the saga through the next owner.
     """
 
     point: Point
     until: Until
     ended: bool = False
     refused: bool = False
+    cancelled: bool = False
 
     def __str__(self) -> str:
-        options = f"{',ended' if self.ended else ''}{',refused' if self.refused else ''}"
+        named = {"ended": self.ended, "refused": self.refused, "cancelled": self.cancelled}
+        options = "".join(f",{name}" for name, chosen in named.items() if chosen)
         return f"freeze@{self.point}:{self.until}{options}"
 
 
@@ -95,6 +97,16 @@ class Hold:
 
     def __str__(self) -> str:
         return f"hold@{self.point}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody cancels the saga in the process that drives it."""
+
+    point: Point
+
+    def __str__(self) -> str:
+        return f"cancel@{self.point}"
 
 
 class Kind(StrEnum):
@@ -117,7 +129,7 @@ class Fail:
         return f"fail@{self.work.replace(' ', '_')}:{self.kind}{',once' if self.once else ''}"
 
 
-Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Fail
+Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,7 @@ class Case:
             Kill: "kill",
             Disconnect: "lost reply",
             Freeze: "zombie",
+            Cancel: "cancel",
             Hold: "cancelled branch",
             Fail: "failure",
         }

@@ -11,14 +11,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
+from polysaga.clock import Clock
 from polysaga.databases import Fault
 from polysaga.errors import Refused
 from polysaga.testing.drivers import Disturbed, cut
 from polysaga.testing.owners import Owner
-from polysaga.testing.points import Act, Case, Disconnect, Fail, Freeze, Hold, Kill, Kind, Point, Stage, Until
+from polysaga.testing.points import (
+    Act,
+    Cancel,
+    Case,
+    Disconnect,
+    Fail,
+    Freeze,
+    Hold,
+    Kill,
+    Kind,
+    Point,
+    Stage,
+    Until,
+)
 
 T = TypeVar("T")
 Effects = Sequence[tuple[str, int]]  # step, +1 for done or -1 for undone
+
+_HOPS = 20  # of the event loop, in which a cancellation arrives where it goes
+_REAL = Clock()
 
 WORK: ContextVar[str | None] = ContextVar("polysaga.testing.work", default=None)
 RAN: ContextVar[list[tuple[str, int]] | None] = ContextVar("polysaga.testing.ran", default=None)
@@ -57,6 +74,7 @@ class Scene:
         self.maybe: list[tuple[str, int]] = []  # effects of commits that nobody saw return
         self.claimant: Owner | None = None  # who claimed the saga last; None: who started it
         self.offences: list[str] = []  # what an owner did that must not have been possible
+        self.cancel: Callable[[Owner], None] = lambda _: None  # what a client does who cancels
         self.bell = Bell()
         self._retriable, self._databases = retriable, databases
         self._frozen: dict[str, tuple[Owner, Freeze]] = {}
@@ -88,6 +106,9 @@ class Scene:
                 await _for_ever()
             case Freeze() as freeze:
                 await self._freeze(owner, freeze)
+            case Cancel():
+                self.cancel(owner)
+                await _turns(_HOPS)
             case Hold():
                 self.tell(f"{owner.name} stands at {_said(point)} until it is cancelled")
                 owner.yield_turn()
@@ -190,6 +211,12 @@ class Scene:
         for owner, act in list(self._frozen.values()):
             if point.work == act.point.work and point.stage in stages.get(act.until, ()):
                 self.thaw(owner)
+
+
+async def _turns(hops: int) -> None:
+    """Let the event loop go round *hops* times."""
+    for _ in range(hops):
+        await _REAL.sleep(0)
 
 
 async def _for_ever() -> None:

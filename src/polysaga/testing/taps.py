@@ -26,6 +26,7 @@ from polysaga.testing.points import Stage
 from polysaga.testing.scenes import RAN, WORK
 
 _READS = {"load", "strangers"}
+_CLAIMS = {"claim", "cancel"}
 _CONDITIONAL = {"compensate", "go_forward", "park", "postpone", "note_progress", "finish", "renew"}
 _JOURNAL = "journal."
 
@@ -124,11 +125,14 @@ def _write(
                 raise lost_connection(driver)
             late = scene.claimant not in {None, owner}
             result = await method(*arguments, **named)
-            if result and name == f"{_JOURNAL}claim":
+            if result and name.removeprefix(_JOURNAL) in _CLAIMS:
                 scene.claimant = owner
             elif result and late and name.removeprefix(_JOURNAL) in _CONDITIONAL:
                 scene.offences.append(f"{owner.name} wrote {name} although another owner had claimed the saga")
-            scene.committed(owner, name, ())
+            if result is False or result == set():
+                scene.tell(f"{owner.name} tries {name}, which changes no row")
+            else:
+                scene.committed(owner, name, ())
             if happens:
                 raise lost_connection(driver)
             await scene.reach(owner, Stage.AT, name)

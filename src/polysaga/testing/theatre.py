@@ -14,6 +14,7 @@ from uuid import UUID
 
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings, Settings
+from polysaga.errors import SagaCancelled
 from polysaga.events import ignore
 from polysaga.migrations import migrate
 from polysaga.sagas import Saga, Sagas
@@ -24,7 +25,7 @@ from polysaga.sagas.identity import id_from_key
 from polysaga.sagas.journal import Row
 from polysaga.testing.inline import quicken
 from polysaga.testing.judges import Effects, Run, Told, findings
-from polysaga.testing.owners import OwnedTasks
+from polysaga.testing.owners import OwnedTasks, Owner
 from polysaga.testing.points import Case, Freeze, Point
 from polysaga.testing.processes import Process, new_nodes, staged
 from polysaga.testing.records import Observer
@@ -101,6 +102,8 @@ class _Performance:
         self._definition, self._observer, self._case = definition, observer, case
         self._waiting, self._on_stage = list(processes), list[Process]()
         self._told: list[Told] = []
+        self.scene.cancel = self._cancel
+        self._cancels = any(isinstance(act, Freeze) and act.cancelled for act in case.acts)
         self._saga_id = UUID(int=0)
 
     async def play(self, value: Any, key: str) -> None:
@@ -179,6 +182,19 @@ class _Performance:
         owner.wait_as_client()
         return await handle.result()
 
+    def _cancel(self, owner: Owner) -> None:
+        process = next(one for one in self._on_stage if one is owner)
+        self.scene.tell(f"a client cancels the saga in {owner.name}")
+        client = process.spawn(process.runner.cancel(self._saga_id, "the crash kit cancels"))
+        client.add_done_callback(self._note_cancellation)
+
+    def _note_cancellation(self, client: "asyncio.Task[None]") -> None:
+        if client.cancelled():
+            return
+        error = client.exception() or SagaCancelled(self._saga_id, self._definition.name, "accepted")
+        self._told.append(Told(error=error))
+        self.scene.tell(f"who cancelled is told {error!r}")
+
     def _note_answer(self, client: "asyncio.Task[Any]") -> None:
         if client.cancelled():
             return
@@ -192,8 +208,12 @@ class _Performance:
         if row.status is Status.NEEDS_ATTENTION:
             self.scene.tell("a person lets the parked saga be retried")
             await self._observer.resume(self._saga_id)
-        await self._observer.end_lease(self._saga_id)
         owner = self._next_owner()
+        if self._cancels:
+            self._cancels = False
+            self._cancel(owner)
+            return
+        await self._observer.end_lease(self._saga_id)
         self.scene.tell(f"the lease ends and {owner.name} looks for overdue sagas")
         owner.spawn(owner.worker.tick())
 
