@@ -6,8 +6,9 @@ is at rest; a person lets a parked saga be retried after the cause is removed. T
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -237,6 +238,18 @@ class _Performance:
             await self.scene.bell.wait()
 
 
+@contextmanager
+def _connections_may_break() -> Iterator[None]:
+    """Keep pools from logging every connection that was cut on purpose."""
+    logger = logging.getLogger("sqlalchemy.pool")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 @asynccontextmanager
 async def theatre(
     sagas: Sagas, settings: Settings, setup: Callable[[], Awaitable[None]] | None
@@ -261,4 +274,5 @@ async def theatre(
             Process(name, new_nodes(handles, alone, stack), home, number) for number, name in enumerate(_NAMES)
         ]
         stack.enter_context(OwnedTasks())
+        stack.enter_context(_connections_may_break())
         yield Theatre(sagas, processes, Observer(observing))
