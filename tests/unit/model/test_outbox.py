@@ -2,8 +2,8 @@
 
 The transaction that carries the start commits or not. A drain reads the outbox, inserts the journal row unless it
 exists, and deletes the outbox row; it may stop after each. The saga comes to rest at any time after its birth;
-much later retention removes it. That every outbox is drained, and no drain sleeps, for as long as sagas are kept is taken
-for granted.
+much later retention removes it. It is taken for granted, and nothing in the engine enforces it,
+that an outbox is drained, and that no drain sleeps, for longer than sagas are kept.
 """
 
 from collections.abc import Iterator
