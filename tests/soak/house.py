@@ -55,12 +55,22 @@ class Supervisor:
             self._process = process = self.service.spawn()
             if self._closed.is_set():
                 process.kill()
+            served = self._serves(process)
             code = process.wait()
             known = process.pid in self._blamed and code in {0, -signal.SIGKILL, -signal.SIGTERM}
-            # 2: a database was not there when it started
-            if not known and code != 2 and not self._closed.is_set():
-                self.deaths.append(f"the service on port {self.service.port} ended with code {code}")
+            # One that cannot start because a database is down tries again, as under any init system.
+            if served and not known and not self._closed.is_set():
+                said = self.service.log.read_text(errors="replace").strip().splitlines()[-1:]
+                self.deaths.append(f"the service on port {self.service.port} ended with code {code}: {said}")
             self._closed.wait(_PAUSE)
+
+    def _serves(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Return True once *process* answers, False if it ends before."""
+        while process.poll() is None:
+            if self.service.answers():
+                return True
+            self._closed.wait(_PAUSE)
+        return False
 
 
 class House:

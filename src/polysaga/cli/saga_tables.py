@@ -101,6 +101,9 @@ def _facts(saga: SagaState, now: datetime) -> Iterator[tuple[str, Text]]:
     yield "status", status
     if saga.reason is not None:
         yield "why", Text(_because(saga))
+    undone_for = (saga.error or {}).get("message")
+    if saga.parked_from is not None and undone_for is not None:
+        yield "undone for", Text(f"{(saga.error or {}).get('step') or saga.name}: {undone_for}")
     if saga.key is not None:
         yield "key", Text(saga.key)
     yield "started", _moment(saga.created_at, now)
