@@ -323,7 +323,7 @@ async def test_verify_raises_no_false_alarm_while_sagas_run(program: Program) ->
         if next(turns) % 3 == 0:
             raise Refused("every third")
 
-    program.on("credit_points", sometimes)
+    program.on("confirm_order", sometimes)
     stop = asyncio.Event()
 
     async def customer() -> None:
