@@ -45,11 +45,13 @@ from polysaga.errors import (
     PolysagaError,
     PoolExhausted,
     ReadOnlyNode,
+    RowLocked,
     SagaCancelled,
     SagaFailed,
     SagaUndone,
     SchemaMissing,
     StepMisused,
+    StillLocked,
     TooLate,
     UnknownSaga,
     WriteOnReader,
@@ -360,6 +362,8 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (UnknownSaga(SAGA_ID), 404, "unknown-saga"),
     (Refused("we do not do that"), 409, "refused"),
     (SoldOut("none left", left=0), 409, "sold-out"),
+    (RowLocked("somebody cancels this order"), 409, "row-locked"),
+    (StillLocked("orders", "o-1", SAGA_ID), 503, "still-locked"),
     (NeedsAttention(SAGA_ID, "buy", SECRET), 500, "needs-attention"),
 ]
 

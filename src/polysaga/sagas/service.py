@@ -114,8 +114,8 @@ class Sagas:
         before. The handle has the saga's id at once; `result` raises `NotStarted` until the commit and after a
         rollback. Raises `NotEnlisted` for a session that cannot carry a start.
         """
-        definition = self._definition(saga)
         runner = self._open_runner()
+        definition = self._definition(saga)
         if tx is None:
             return await runner.start(definition, value, key)
         assert self._enlisting is not None
