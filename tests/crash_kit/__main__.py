@@ -1,28 +1,28 @@
 """Proves the two sagas of the order service on SQLite and on real servers; the last line is one JSON object.
 
 python -m tests.crash_kit [--sample N] [--seed N] [--set-up embedded|servers]
+
+Two processes share the cases of each set-up, on databases of their own.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from devservers import MARIADB, MONGO, POSTGRES
-from orders.cancel_order import cancel_order
-from orders.place_order import place_order
-from orders.sagas import sagas
-from orders.tables import create_tables
 from polysaga.clock import Clock
-from polysaga.config import parse_settings
-from polysaga.testing import CrashKit, CrashReport
-from tests.fixtures.order_books import a_cancellation, an_order, books_add_up
+from tests.crash_kit.proofs import Urls, prove
 
-Urls = Mapping[str, str]
+_DATABASES = ("orders", "points", "inventory")
+_PARTS = (1, 2)
 
 
 def main() -> int:
@@ -35,13 +35,21 @@ def main() -> int:
     clock, told = Clock(), dict[str, Any]()
     began = clock.monotonic()
     for name in asked.set_up or SET_UPS:
-        with SET_UPS[name]() as urls:
-            reports = list(_proofs(urls, asked.sample, asked.seed))
+        set_up_began = clock.monotonic()
+        with SET_UPS[name]() as places, ProcessPoolExecutor(len(places), get_context("spawn")) as processes:
+            work = [
+                processes.submit(prove, urls, asked.sample, asked.seed, (number, len(places)))
+                for number, urls in enumerate(places, 1)
+            ]
+            reports = [report for one in work for report in one.result()]
+        kinds: dict[str, Counter[str]] = {}
+        for report in reports:
+            kinds.setdefault(report.saga, Counter()).update(report.kinds)
         told[name] = {
             "runs": sum(report.runs for report in reports),
             "violations": sum(len(report.violations) for report in reports),
-            "seconds": round(sum(report.seconds for report in reports), 1),
-            "sagas": {report.saga: dict(sorted(report.kinds.items())) for report in reports},
+            "seconds": round(clock.monotonic() - set_up_began, 1),
+            "sagas": {saga: dict(sorted(found.items())) for saga, found in kinds.items()},
         }
     totals = {key: sum(one[key] for one in told.values()) for key in ("runs", "violations")}
     seconds = round(clock.monotonic() - began, 1)
@@ -49,43 +57,29 @@ def main() -> int:
     return 1 if totals["violations"] else 0
 
 
-def _proofs(urls: Urls, sample: int | None, seed: int) -> Iterator[CrashReport]:
-    settings = parse_settings({"databases": {name: {"url": url} for name, url in urls.items()}})
-    found: list[CrashReport] = []
-    kit = CrashKit(sagas, settings, setup=create_tables, sample=sample, seed=seed, report=found.append)
-    for saga, given in ((place_order, an_order), (cancel_order, a_cancellation)):
-        try:
-            kit.prove(saga, given, invariant=books_add_up)  # type: ignore[arg-type]
-        except AssertionError as broken:
-            print(broken, flush=True)
-        report = found[-1]
-        print(
-            f"{report.saga}: {report.runs} runs, {len(report.violations)} broken, {report.seconds:.0f} s",
-            flush=True,
-        )
-        yield report
-
-
 @contextmanager
-def _embedded() -> Iterator[Urls]:
+def _embedded() -> Iterator[list[Urls]]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield {name: f"sqlite+aiosqlite:///{directory}/{name}.db" for name in ("orders", "points", "inventory")}
+        yield [
+            {name: f"sqlite+aiosqlite:///{directory}/{name}-{part}.db" for name in _DATABASES} for part in _PARTS
+        ]
 
 
 @contextmanager
-def _servers() -> Iterator[Urls]:
+def _servers() -> Iterator[list[Urls]]:
     products = {"orders": POSTGRES, "points": MARIADB, "inventory": MONGO}
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         Path(directory).chmod(0o711)  # servers run under accounts of their own
-        urls = {}
+        places: list[dict[str, str]] = [{} for _ in _PARTS]
         for name, product in products.items():
             server = stack.enter_context(product.server(Path(directory) / product.key))
-            database = f"crash_kit_{name}"
-            server.create_database(database)
-            stack.callback(server.drop_database, database)
-            urls[name] = server.url(database)
-        yield urls
+            for part, urls in zip(_PARTS, places, strict=True):
+                database = f"crash_kit_{name}_{part}"
+                server.create_database(database)
+                stack.callback(server.drop_database, database)
+                urls[name] = server.url(database)
+        yield places
 
 
 SET_UPS: dict[str, Callable[[], Any]] = {"embedded": _embedded, "servers": _servers}

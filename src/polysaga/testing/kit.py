@@ -57,7 +57,9 @@ class CrashKit:
 
     *setup* creates the program's own tables; the journal's and the ledgers' are created here. The databases must
     be for tests only: runs leave records behind. *sample* runs about that many cases, chosen by *seed*, instead of
-    all; *only* repeats the case of that name. *report* is handed every report, also of proofs that fail.
+    all; *only* repeats the case of that name. *part* is (1, 2) or (2, 2) for half of the cases each, which two
+    processes can then run at once on databases of their own. *report* is handed every report, also of proofs that
+    fail.
     """
 
     def __init__(
@@ -69,10 +71,11 @@ class CrashKit:
         sample: int | None = None,
         seed: int = 0,
         only: str | None = None,
+        part: tuple[int, int] = (1, 1),
         report: Callable[[CrashReport], None] | None = None,
     ) -> None:
         self._sagas, self._settings, self._setup = sagas, settings, setup
-        self._sample, self._seed, self._only, self._report = sample, seed, only, report
+        self._sample, self._seed, self._only, self._part, self._report = sample, seed, only, part, report
 
     def prove(
         self,
@@ -112,7 +115,8 @@ class CrashKit:
             async def play(case: Case) -> Outcome:
                 return await stage.play(saga, given, invariant, case, prefix)
 
-            exploration = _Exploration(self._cases(stage, saga), play, self._sample, chance, self._only)
+            cases = self._cases(stage, saga)
+            exploration = _Exploration(cases, play, self._sample, chance, self._only, self._part)
             async for outcome in exploration.outcomes():
                 report.runs += 1
                 report.kinds[outcome.case.group] += 1
@@ -145,8 +149,10 @@ class _Exploration:
         sample: int | None,
         chance: random.Random,
         only: str | None,
+        part: tuple[int, int],
     ) -> None:
         self._cases, self._play, self._sample, self._chance, self._only = cases, play, sample, chance, only
+        self._first, self._parts = part[0] - 1, part[1]
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
         """Yield what comes of every case; one whose acts found no place is not counted."""
@@ -155,11 +161,11 @@ class _Exploration:
         singles: list[Case] = []
         for plot in plots:
             outcome = await self._play(Case(plot))
-            if self._only in {None, str(outcome.case)}:
-                yield outcome
+            if self._first == 0 and self._only in {None, str(outcome.case)}:
+                yield outcome  # the other parts run it too, for its points
             singles += self._cases.single(plot, outcome.trace)
         kills: list[tuple[Case, list[Point]]] = []
-        for case in self._chosen(singles, share=2):
+        for case in self._chosen(singles, share=2)[self._first :: self._parts]:
             outcome = await self._play(case)
             if outcome.played and self._only in {None, str(case)}:
                 yield outcome
