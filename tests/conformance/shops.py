@@ -28,7 +28,7 @@ from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
-from polysaga.sagas.tables import LEDGER, ledger, metadata
+from polysaga.sagas.tables import LEDGER, OUTBOX, ledger, metadata
 from tests.conformance.kinds import Kind
 
 PARTICIPANTS: dict[str, type[SqlParticipant]] = {
@@ -292,7 +292,7 @@ async def furnish(kind: Kind, url: str) -> None:
     if not kind.sql:
         async with AsyncExitStack() as stack:
             shop = MongoShop(kind, url, stack)
-            for name in (LEDGER, "sales", "refunds", "shelves"):
+            for name in (LEDGER, OUTBOX, "sales", "refunds", "shelves"):
                 await shop.observer.documents.create_collection(name)
         return
     node = SqlNode("shop", "primary", url, settings(url))

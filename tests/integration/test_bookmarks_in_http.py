@@ -28,6 +28,8 @@ async def notes(postgres_cluster: PostgresCluster) -> AsyncIterator[Notes]:
     async with Notes().open(settings_of(postgres_cluster.urls(name), wait=0.0)) as app:
         for replica in postgres_cluster.replicas:
             await asyncio.to_thread(replica.catch_up)
+        await app.until_replicas_are_known()
+        for replica in postgres_cluster.replicas:
             await asyncio.to_thread(replica.pause)
         yield app
 

@@ -295,7 +295,7 @@ class Line:
     async def _open(self) -> Any:
         if self._driver is None:
             node = self.node
-            kind: Any = node.followed.get_dialect()
+            kind: Any = node.followed.get_dialect().get_async_dialect_cls(node.followed)
             adapter = kind(dbapi=kind.import_dbapi())
             positional, named = adapter.create_connect_args(node.followed)
             named |= node.dialect.line_arguments(node.followed, node.settings)
