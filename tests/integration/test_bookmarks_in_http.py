@@ -14,7 +14,7 @@ from sqlalchemy import text
 from polysaga.asgi import HEADER, ROUTE, BookmarkMiddleware
 from polysaga.config import parse_settings
 from polysaga.errors import ConfigurationError
-from tests.fixtures.notes import Notes, settings_of
+from tests.fixtures.notes import Notes, settings_of, until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "reading-from-replicas.md"
@@ -28,7 +28,7 @@ async def notes(postgres_cluster: PostgresCluster) -> AsyncIterator[Notes]:
     async with Notes().open(settings_of(postgres_cluster.urls(name), wait=0.0)) as app:
         for replica in postgres_cluster.replicas:
             await asyncio.to_thread(replica.catch_up)
-        await app.until_replicas_are_known()
+        await until_replicas_are_known(app.router)
         for replica in postgres_cluster.replicas:
             await asyncio.to_thread(replica.pause)
         yield app

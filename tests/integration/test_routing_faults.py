@@ -13,6 +13,7 @@ from polysaga import Databases, Scope, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.errors import ReadOnlyNode, WriteOnReader
+from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
 
 PORT = text("SELECT inet_server_port()")
@@ -61,6 +62,8 @@ async def two(postgres_cluster: PostgresCluster) -> AsyncIterator[Two]:
             await db.execute(text("CREATE SEQUENCE numbers"))
             await db.execute(text("INSERT INTO notes VALUES (1, 0)"))
         postgres_cluster.catch_up()
+        for router in program.databases.routers.values():
+            await until_replicas_are_known(router)
         yield program
 
 
