@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -11,7 +10,16 @@ from polysaga import Refused, StepContext
 from polysaga.errors import TryAgain
 from polysaga.events import ClaimLost, SagaFinished, StepCompensated, StepDone
 from polysaga.sagas import Status
-from tests.fixtures.programs import WITH_CALLS, Gate, Note, Order, Outside, Program, Urls
+from tests.fixtures.programs import (
+    WITH_CALLS,
+    Gate,
+    Note,
+    Order,
+    Outside,
+    Program,
+    Urls,
+    take_over,
+)
 
 ALONE = 3600.0  # seconds of a lease whose worker ticks once; tests move claims by hand
 DONE = {name: 1 for name, *_ in WITH_CALLS}
@@ -22,17 +30,6 @@ def owners(urls: Urls, shape: Shape = WITH_CALLS) -> tuple[Program, Program]:
     """Two processes on the same databases that call the same world outside."""
     outside = Outside()
     return Program(urls, shape, outside=outside), Program(urls, shape, outside=outside)
-
-
-async def take_over(program: Program, saga_id: UUID) -> None:
-    """Make the saga overdue and let *program* claim it."""
-    runner = program.sagas._runner
-    assert runner is not None
-    row = await runner.engine.journal.load(saga_id)
-    assert row is not None
-    await runner.engine.journal.hand_back([row.claim])
-    for row in await runner.engine.journal.claim(10):
-        runner.take_over(row)
 
 
 async def refuse(db: Any, ctx: StepContext) -> None:

@@ -29,6 +29,7 @@ from tests.fixtures.programs import (
     Order,
     Program,
     Urls,
+    make_due,
 )
 from tests.fixtures.setups import urls as urls
 
@@ -187,7 +188,7 @@ async def test_a_late_run_of_a_skipped_step_changes_nothing(urls: Urls) -> None:
     async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
         handle = await slow.sagas.start(slow.saga, Order())
         await gate.arrived.wait()
-        await steal(slow, handle.id)
+        await make_due(slow, handle.id)
         await other.recorder.wait_for(StepFailed)
         await at_rest(other)
 
@@ -198,15 +199,6 @@ async def test_a_late_run_of_a_skipped_step_changes_nothing(urls: Urls) -> None:
 
         assert gate.passed == {"record_event": 1}
         assert await slow.effects(handle.id) == {step: 1 for step in EVERYTHING if step != "record_event"}
-
-
-async def steal(program: Program, saga_id: UUID) -> None:
-    """Make the saga due for others although its owner is alive."""
-    runner = program.sagas._runner
-    assert runner is not None
-    row = await runner.engine.journal.load(saga_id)
-    assert row is not None
-    await runner.engine.journal.hand_back([row.claim])
 
 
 @pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT], ids=["pivot in the journal", "pivot in a ledger"])

@@ -11,7 +11,19 @@ from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, S
 from polysaga.sagas import Retry, Status
 from polysaga.sagas.executor import MOST_EXPIRIES
 from polysaga.sagas.journal import Journal
-from tests.fixtures.programs import PLACE_ORDER, QUICK, SHAPES, SINGLE, TWO_LAST_STEPS, Gate, Order, Program, Urls
+from tests.fixtures.programs import (
+    PLACE_ORDER,
+    QUICK,
+    SHAPES,
+    SINGLE,
+    TWO_LAST_STEPS,
+    Gate,
+    Order,
+    Program,
+    Urls,
+    make_due,
+    take_over,
+)
 
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
 
@@ -281,7 +293,7 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
     async with other.open(lease=3600.0), frozen.open(lease=3600.0):
         handle = await frozen.sagas.start(frozen.saga, Order())
         await gate.arrived.wait()
-        await _take_over(other, handle.id)
+        await take_over(other, handle.id)
         finished = await other.recorder.wait_for(SagaFinished)
         assert finished.status == "completed"
         gate.open()
@@ -330,7 +342,7 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
         first.on("credit_points", Gate())
         handle = await first.sagas.start(first.saga, Order())
         await first.recorder.wait_for(StepDone, lambda done: done.step == "reserve_stock")
-        await _take_over(second, handle.id)
+        await take_over(second, handle.id)
         await frozen.arrived.wait()
         await _lose_owners(second, handle.id, lost)
         async with last.open(lease=3600.0):
@@ -341,26 +353,10 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
 
 async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:
     """Let *count* owners claim the saga one after the other, each with a lease that runs out at once."""
-    runner = program.sagas._runner
-    assert runner is not None
-    journal = runner.engine.journal
-    row = await journal.load(saga_id)
-    assert row is not None
-    await journal.hand_back([row.claim])
+    journal = (await make_due(program, saga_id)).engine.journal
     dying = Journal(journal.node, [program.saga.definition().fingerprint], lease=0.0)
     for _ in range(count):
         assert [row.claim.saga_id for row in await dying.claim(1)] == [saga_id]
-
-
-async def _take_over(program: Program, saga_id: Any) -> None:
-    """Make the saga overdue and let *program* claim it."""
-    runner = program.sagas._runner
-    assert runner is not None
-    row = await runner.engine.journal.load(saga_id)
-    assert row is not None
-    await runner.engine.journal.hand_back([row.claim])
-    for row in await runner.engine.journal.claim(10):
-        runner.take_over(row)
 
 
 async def _until_nobody_drives(program: Program) -> None:
