@@ -3,6 +3,8 @@
 Time is not waited for: what the pool notes at checkin is set back.
 """
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -140,3 +142,35 @@ async def test_a_mongodb_that_nobody_answers_for_is_unavailable() -> None:
     await node.close()
 
     assert "secret-7" not in str(raised.value)
+
+
+async def test_a_task_that_is_cancelled_while_it_connects_ends(
+    server_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the very moment when there is a connection, which Python 3.11's `wait_for` returns regardless."""
+    node = server_shop.node(connections=1)
+    really_wait_for, cancelled, connected = asyncio.wait_for, list[Any](), list[Any]()
+
+    async def cancel_when_done(work: Awaitable[Any], connecting: "asyncio.Task[Any]") -> Any:
+        done = await work
+        connecting.cancel()
+        cancelled.append(connecting)
+        return done
+
+    def wait_for(work: Awaitable[Any], timeout: float | None) -> Awaitable[Any]:
+        connecting = asyncio.current_task()
+        assert connecting is not None
+        return really_wait_for(cancel_when_done(work, connecting), timeout)
+
+    async def connect() -> None:
+        async with node.writer.connect():
+            connected.append(asyncio.current_task())
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    task = asyncio.ensure_future(connect())
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled() == bool(cancelled)
+    assert connected == [] if cancelled else [task]  # not every driver uses `wait_for`
+    monkeypatch.undo()
+    async with AsyncSession(node.writer) as session:
+        assert await backend(server_shop, session)

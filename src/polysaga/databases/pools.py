@@ -226,12 +226,18 @@ class SqlNode:
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
+            before = _cancellations()
             try:
                 if self.watched:
-                    return self._connect(dialect, positional, named)
-                return dialect.connect(*positional, **named)
+                    connection = self._connect(dialect, positional, named)
+                else:
+                    connection = dialect.connect(*positional, **named)
             except refusals as error:
                 raise self._refusal(error) from error
+            if _cancellations() > before:
+                self.dialect.cut(connection.driver_connection)
+                raise asyncio.CancelledError
+            return connection
 
     def _ask_the_idle(self, engine: AsyncEngine) -> None:
         clock = Clock()
@@ -305,6 +311,16 @@ class Line:
 
 
 _ADDRESS = {"host", "port", "user", "username", "password", "passwd", "db", "dbname", "database"}
+
+
+def _cancellations() -> int:
+    """Return how often the current task was asked to end.
+
+    `asyncio.wait_for` of Python 3.11, by which drivers connect, forgets a cancellation that comes in the moment
+    when there is a connection (bpo-37658): the task would live on, and who waits for its end would wait for ever.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _driver_errors(dialect: Any) -> tuple[type[Exception], ...]:

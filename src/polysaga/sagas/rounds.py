@@ -15,8 +15,9 @@ async def repeat(
     Whenever *news* is set the next round begins at once. A round that fails is announced and followed by another
     after a quarter of *patience*.
     """
-    heard = news or asyncio.Event()
-    while True:
+    heard, task = news or asyncio.Event(), asyncio.current_task()
+    # Drivers can swallow a cancellation, and the next round would not be told again.
+    while task is None or not task.cancelling():
         heard.clear()
         pause = patience / 4
         try:

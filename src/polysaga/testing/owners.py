@@ -6,7 +6,8 @@ inherits from the one that created it.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class Owner:
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.clients: set[asyncio.Task[Any]] = set()
+        self.clients: set[asyncio.Task[Any]] = set()  # that only wait for an answer
+        self.pollers: set[asyncio.Task[Any]] = set()  # that only wait while they pause between two looks
         self._turn = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
         self._reached: Counter[tuple[Stage, str]] = Counter()
@@ -67,6 +69,20 @@ class Owner:
     def last_point(self, stage: Stage, work: str) -> Point:
         """Return the point that it came to last, of this stage and work."""
         return Point(self.name, stage, work, self._reached[stage, work])
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Let a poller that pauses between two looks count as one that waits."""
+        task = asyncio.current_task()
+        if task not in self.pollers:
+            yield
+            return
+        self.clients.add(task)
+        self.scene.bell.ring()
+        try:
+            yield
+        finally:
+            self.clients.discard(task)
 
     def wait_as_client(self) -> None:
         """Note that this task only waits from now on."""

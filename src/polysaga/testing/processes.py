@@ -65,8 +65,9 @@ class _OwnClock(HandClock):
 
     async def sleep(self, seconds: float) -> None:
         await self._owner.thawed.wait()
-        # One turn of the loop is not enough for a database to answer others.
-        await _REAL.sleep(0.001)
+        with self._owner.pause():
+            # One turn of the loop is not enough for a database to answer others.
+            await _REAL.sleep(0.001)
         # While something fails for good, all patience is used up in a few steps.
         self.move(seconds * (_HASTE if self._owner.scene.failures else 1))
 

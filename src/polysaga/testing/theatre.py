@@ -187,6 +187,7 @@ class _Performance:
         process = next(one for one in self._on_stage if one is owner)
         self.scene.tell(f"a client cancels the saga in {owner.name}")
         client = process.spawn(process.runner.cancel(self._saga_id, "the crash kit cancels"))
+        process.pollers.add(client)
         client.add_done_callback(self._note_cancellation)
 
     def _note_cancellation(self, client: "asyncio.Task[None]") -> None:
