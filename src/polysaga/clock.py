@@ -16,9 +16,7 @@ class Clock:
         """Return wall time, aware, in UTC."""
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        """Return seconds on a scale that never goes back."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)  # seconds on a scale that never goes back
 
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds*, or earlier by cancellation."""

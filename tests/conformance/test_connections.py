@@ -1,6 +1,6 @@
 """Connections that died while they lay idle are replaced before anybody notices, without a question per use.
 
-Time is not waited for: what the pool notes at checkin is set back.
+Time is not waited for: what the pool notes when it lends is set back.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
+from polysaga.databases.pools import LENT_AT
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
@@ -25,7 +26,7 @@ def lies_idle_for(node: SqlNode, seconds: float) -> None:
 
         @event.listens_for(engine.sync_engine, "checkin")
         def rewind(_: Any, record: Any) -> None:
-            record.info["idle_since"] = Clock().monotonic() - seconds
+            record.info[LENT_AT] = Clock().monotonic() - seconds
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["writer", "reader"])

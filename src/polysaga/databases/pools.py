@@ -1,7 +1,7 @@
 """Nodes: one server each, with its pool. The only place where engines and clients are made.
 
 A connection that a server, proxy or failover cut while it lay idle is found and replaced at checkout. There
-is no ping per checkout: only a connection that nobody used for `_TRUSTED` seconds is asked first, so under
+is no ping per checkout: only a connection that was not lent for `_TRUSTED` seconds is asked first, so under
 load the question is never put (HikariCP's bypass window does the same).
 
 A node of a database with replicas is *watched*: it knows its connections in use, so that they can be cut when it
@@ -32,7 +32,8 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable
 
 # The option of every engine, and so of every connection, that names its database and tells whether it only reads.
 BOUND_TO = "polysaga_bound_to"
-_TRUSTED = 1.0  # seconds a connection may lie idle and still be trusted
+LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: the clock's reading when it was lent last
+_TRUSTED = 1.0  # seconds after it was lent in which a connection is lent again without a question
 
 
 class SqlNode:
@@ -61,7 +62,7 @@ class SqlNode:
     @property
     def writer(self) -> AsyncEngine:
         """The engine for transactions that may write."""
-        return self._engine(read_only=False)
+        return self._engines.get(False) or self._engine(read_only=False)
 
     @property
     def single(self) -> AsyncEngine:
@@ -75,7 +76,7 @@ class SqlNode:
     @property
     def reader(self) -> AsyncEngine:
         """The engine for plain reads: autocommit, and the server itself refuses writes."""
-        return self._engine(read_only=True)
+        return self._engines.get(True) or self._engine(read_only=True)
 
     def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
         """Have *prepare* see the engine for plain reads once, when it is made; at once if it exists."""
@@ -243,14 +244,11 @@ class SqlNode:
         clock = Clock()
         dialect = engine.sync_engine.dialect
 
-        @event.listens_for(engine.sync_engine, "checkin")
-        def remember(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-            record.info["idle_since"] = clock.monotonic()
-
         @event.listens_for(engine.sync_engine, "checkout")
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
-            idle_since = record.info.get("idle_since")
-            if idle_since is None or clock.monotonic() - idle_since < _TRUSTED:
+            now, info = clock.monotonic(), record.info
+            lent_at, info[LENT_AT] = info.get(LENT_AT, now), now
+            if now - lent_at < _TRUSTED:
                 return
             try:
                 alive = dialect.do_ping(connection)

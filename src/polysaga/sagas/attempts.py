@@ -71,9 +71,10 @@ class Attempts:
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
-        started, uncertain = self._clock.monotonic(), False
+        began = started = self._clock.monotonic()
+        uncertain = False
         for attempt in itertools.count(1):
-            began = self._note_begun(step, once, attempt)
+            self._note_begun(step, once, attempt, began)
             outcome, error = await self._caught(once.act(attempt), step.timeout)
             if error is None:
                 self._note_done(step, once, attempt, began, outcome or "done")
@@ -89,6 +90,7 @@ class Attempts:
             if wait is None or refuse:
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
+            began = self._clock.monotonic()
         raise AssertionError("unreachable")
 
     async def persist(self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None]) -> T:
@@ -125,11 +127,9 @@ class Attempts:
         unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
         return Settled(verdict, error, unknown and row is None)
 
-    def _note_begun(self, step: AnyStep, once: Once, attempt: int) -> float:
-        began = self._clock.monotonic()
+    def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
         at = _ms(began - self._began)
         self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
-        return began
 
     def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
         seconds = self._note(step, once, attempt, began, outcome)

@@ -7,14 +7,18 @@ was in time has left nothing behind.
 """
 
 import asyncio
+import math
 from types import TracebackType
+
+_NEVER = math.inf
 
 
 class Deadlines:
     """The deadlines of everything that is under way."""
 
     def __init__(self) -> None:
-        self._open: set[Deadline] = set()
+        self.open: set[Deadline] = set()
+        self.next_look = _NEVER  # the time of the event loop when somebody may be late
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float) -> "Deadline":
@@ -24,29 +28,20 @@ class Deadlines:
         """
         return Deadline(self, seconds)
 
-    def open(self, deadline: "Deadline") -> None:
-        """Watch *deadline* until it is closed."""
-        self._open.add(deadline)
-        if self._timer is None or deadline.at < self._timer.when():
-            self._set(deadline.loop, deadline.at)
-
-    def close(self, deadline: "Deadline") -> None:
-        """Watch *deadline* no longer."""
-        self._open.discard(deadline)
-
-    def _set(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+    def look_at(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Look who is late at the loop's time *at*, which is earlier than `next_look`."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._look, loop)
+        self._timer, self.next_look = loop.call_at(at, self._look, loop), at
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._timer, self.next_look = None, _NEVER
         now = loop.time()
-        for deadline in [one for one in self._open if one.at <= now]:
-            self._open.discard(deadline)
+        for deadline in [one for one in self.open if one.at <= now]:
+            self.open.discard(deadline)
             deadline.pass_()
-        if self._open:
-            self._set(loop, min(one.at for one in self._open))
+        if self.open:
+            self.look_at(min(one.at for one in self.open), loop)
 
 
 class Deadline:
@@ -68,12 +63,15 @@ class Deadline:
         self._task.cancel()
 
     def __enter__(self) -> None:
-        self._deadlines.open(self)
+        deadlines = self._deadlines
+        deadlines.open.add(self)
+        if self.at < deadlines.next_look:
+            deadlines.look_at(self.at, self.loop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._deadlines.close(self)
+        self._deadlines.open.discard(self)
         # Somebody else may have cancelled the task besides: that goes before being late.
         if self._passed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -26,10 +26,8 @@ class Status(StrEnum):
     COMPENSATED = "compensated"
     NEEDS_ATTENTION = "needs_attention"
 
-    @property
-    def final(self) -> bool:
-        """Tell whether the saga is at rest for good."""
-        return self is Status.COMPLETED or self is Status.COMPENSATED
+    def __init__(self, text: str) -> None:
+        self.final = text in {"completed", "compensated"}  # at rest for good
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {

@@ -71,14 +71,10 @@ class Step(Generic[SessionT, InputT, ResultT]):
         self.retry = RETRIABLE if kind == "retriable" else STEP
         self.undo_retry = COMPENSATION
         self.timeout = 30.0  # seconds for one attempt
+        self.database_name = None if database is None else database.name
 
     def __repr__(self) -> str:
         return f"Step({self.name!r}, {self.kind})"
-
-    @property
-    def database_name(self) -> str | None:
-        """The name of the step's database; None for a step without one."""
-        return None if self.database is None else self.database.name
 
     @overload
     def compensation(
@@ -269,6 +265,7 @@ class Definition:
         for step in steps:  # declared in a topological order
             direct = self.before[step.name]
             self.ancestors[step.name] = direct.union(*(self.ancestors[name] for name in direct))
+        self.databases = tuple({step.database: None for step in steps if step.database is not None})
         self.decision = self._find_decision()
         check_kinds(self)
         check_output(self)

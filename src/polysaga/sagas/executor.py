@@ -240,7 +240,8 @@ class Execution:
         progress = self.progress
         settled = await self._steps.run(step)
         if settled.done:
-            self._announce()
+            if step is progress.definition.decision or progress.status.final:
+                self._announce()
         elif isinstance(settled.verdict, Verdict) and settled.error is not None:
             if settled.verdict is Verdict.LOST:
                 raise Lost from settled.error

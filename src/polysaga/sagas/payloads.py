@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from polysaga.errors import PayloadError, PayloadUnreadable
 
@@ -39,6 +39,11 @@ def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
         return adapter.validate_json(text)
     except ValidationError as error:
         raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {error}") from error
+
+
+def as_json(value: Any) -> str:
+    """Return JSON text of a *value* of ours, made of plain types; faster than `json.dumps`."""
+    return to_json(value).decode()
 
 
 def fingerprint(text: str, fields: Collection[str] | None) -> str:

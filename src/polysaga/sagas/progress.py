@@ -22,6 +22,7 @@ class Progress:
     def __init__(self, definition: Definition, birth: Birth, value: Any, *, home: str, limit: int) -> None:
         self.definition, self.birth, self.input = definition, birth, value
         self.claim: Claim = birth.claim
+        self.saga_id: UUID = birth.claim.saga_id
         self.status: Status = birth.status
         self.failure: Failure | None = None
         self.reason: Mapping[str, Any] | None = birth.error  # the failure as the journal keeps it
@@ -34,11 +35,6 @@ class Progress:
         self._values: dict[str, Any] = {}
         self._texts: dict[str, str] = {}  # results as JSON
         self._limit = limit
-
-    @property
-    def saga_id(self) -> UUID:
-        """The saga's id."""
-        return self.claim.saga_id
 
     @property
     def known(self) -> Known:

@@ -65,10 +65,11 @@ class SagaHandle(Generic[OutputT]):
         Raises `Refused` (or the subclass that the step raised), `SagaUndone` or `SagaFailed` when everything
         was undone, `NeedsAttention` when it is parked, `OutcomePending` when the time is up; the saga goes on.
         """
+        if timeout is None:
+            return await self._wait()  # type: ignore[no-any-return]
         try:
             async with asyncio.timeout(timeout):
-                output: OutputT = await self._wait()
-                return output
+                return await self._wait()  # type: ignore[no-any-return]
         except TimeoutError:
             raise OutcomePending(self.id, self.saga) from None
 
@@ -111,11 +112,12 @@ class LocalRunner:
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
         birth = self.birth(definition, value, key)
-        if birth.claim.saga_id not in self.executions:
+        known = self.executions.get(birth.claim.saga_id)
+        if known is None and self.free <= 0:
             await self._wait_for_place()
+            known = self.executions.get(birth.claim.saga_id)
         if self._closing:
             raise Busy(0, 0.0)
-        known = self.executions.get(birth.claim.saga_id)
         if known is not None:
             return await self._join(definition, birth, known)
         execution = self._execution(definition, birth, value)
@@ -264,8 +266,6 @@ class LocalRunner:
         return Execution(self.engine, Progress(definition, birth, value, home=home, limit=limit))
 
     async def _wait_for_place(self) -> None:
-        if self.free > 0:
-            return
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
         try:
             async with asyncio.timeout(patience):
@@ -379,9 +379,8 @@ class LocalRunner:
 
 def _let_see(definition: Definition) -> None:
     """Let whoever waits for the saga read from replicas what it has written so far, wherever it ran."""
-    for database in {step.database for step in definition.steps}:
-        if database is not None:
-            database.wrote()
+    for database in definition.databases:
+        database.wrote()
 
 
 def _output(definition: Definition, row: Row) -> Any:

@@ -146,7 +146,7 @@ class Steps:
 
         def birth(result: str) -> Birth:
             history = self._attempts.with_last(step.name) if status.final else ()
-            return replace(progress.birth, status=status, results={step.name: result}, history=tuple(history))
+            return progress.birth.as_row(status, {step.name: result}, history)
 
         async def act(attempt: int) -> None:
             result = await home.transact(progress.work(step, attempt), self._engine.journal.seal_start(birth))

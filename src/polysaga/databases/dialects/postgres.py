@@ -193,7 +193,7 @@ class PostgresAsyncpg(Postgres):
         no parameters, so the values are written out, in alphabets that cannot end a literal.
         """
         try:
-            await driver.execute("".join(f"{_checked(write)}; " for write in writes) + "COMMIT")
+            await driver.execute("; ".join([*map(_checked, writes), "COMMIT"]))
         except Exception as error:
             if _divided_by_zero(error):
                 return False
@@ -271,14 +271,15 @@ def _divided_by_zero(error: Exception) -> bool:
     return getattr(error, "sqlstate", None) == "22012"
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*").fullmatch
+_PLAIN = re.compile(r"[ -&(-\[\]-~]*").fullmatch  # printable ASCII, without quote and backslash
 _SURE = re.compile(r"INSERT INTO \w+ \([^)]*\) VALUES ").match  # inserts one row or fails
 
 
 def _checked(write: Write) -> str:
     """Return *write* with its values in it; the server refuses to go on if it changes no row."""
     template, names = _template(write.statement)
-    return template % tuple([_literal(write.values[name]) for name in names])
+    values = write.values
+    return template % tuple([_LITERALS.get(type(values[name]), _literal)(values[name]) for name in names])
 
 
 @lru_cache
@@ -293,9 +294,6 @@ def _template(statement: Rendered) -> tuple[str, list[str]]:
 
 
 def _literal(value: Any) -> str:
-    render = _LITERALS.get(type(value))
-    if render is not None:
-        return render(value)
     if isinstance(value, str):  # such as a member of an enumeration, given as a key
         return _text(str.__str__(value))
     raise TypeError(f"{type(value).__name__} cannot be written into a statement")

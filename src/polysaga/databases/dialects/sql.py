@@ -27,7 +27,7 @@ _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rendered:
     """A statement in the driver's own placeholders."""
 
@@ -37,7 +37,7 @@ class Rendered:
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return *values* in the order of the placeholders."""
-        return tuple(values[name] for name in self.order)
+        return tuple([values[name] for name in self.order])
 
 
 @dataclass(frozen=True, slots=True)

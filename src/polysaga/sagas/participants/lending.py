@@ -39,7 +39,8 @@ class lend:  # noqa: N801 - reads as a verb where it is used
         self._session = AsyncSession(
             node.writer, sync_session_class=_LentSession, expire_on_commit=False, close_resets_only=False
         )
-        self._loan = self._session.sync_session.info[_LOAN] = _Loan()
+        lent: Any = self._session.sync_session
+        self._loan = lent.loan = _Loan()
 
     async def __aenter__(self) -> AsyncSession:
         return self._session
@@ -64,7 +65,7 @@ def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) ->
     Raises `Fenced` if one of the writes does not change exactly one row.
     """
     session.flush()
-    loan: _Loan = session.info[_LOAN]
+    loan: _Loan = session.loan  # type: ignore[attr-defined]
     adapted = loan.verify(node, session)
     try:
         sealed = adapted.run_async(lambda driver: node.dialect.seal(driver, writes))
@@ -80,24 +81,22 @@ def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) ->
 def check_whole(session: Session, node: SqlNode) -> None:
     """Write what is pending and raise if the transaction is not whole; runs in the session's greenlet."""
     session.flush()
-    loan: _Loan = session.info[_LOAN]
+    loan: _Loan = session.loan  # type: ignore[attr-defined]
     loan.verify(node, session)
 
 
 def commit(session: Session) -> None:
     """Commit and close a lent session; runs in its greenlet."""
-    loan: _Loan = session.info[_LOAN]
-    loan.end()
-    if loan.connection is not None:
-        loan.connection.info[COMMITTED] = True
+    loan: _Loan = session.loan  # type: ignore[attr-defined]
+    loan.end(committed=True)
     try:
-        session.commit()
+        Session.commit(session)
     except BaseException:
         # Whatever the server made of it, nobody else may find a transaction open on this connection.
         loan.drop()
         raise
     finally:
-        session.close()
+        Session.close(session)
 
 
 def watch(node: SqlNode) -> None:
@@ -133,9 +132,11 @@ class _Loan:
             self._info = connection.info
             self._info[_LOAN] = self
 
-    def end(self) -> None:
+    def end(self, *, committed: bool = False) -> None:
         self.lent = False
         self._info.pop(_LOAN, None)
+        if committed:
+            self._info[COMMITTED] = True
 
     def drop(self) -> None:
         """Take the connection out of the pool: its server ends what is open on it."""
@@ -166,6 +167,8 @@ class _Loan:
 class _LentSession(Session):
     """A session whose transaction belongs to the participant."""
 
+    loan: _Loan
+
     def commit(self) -> None:
         self._refuse("commit")
         super().commit()
@@ -179,7 +182,7 @@ class _LentSession(Session):
         super().close()
 
     def _refuse(self, what: str) -> None:
-        if self.info[_LOAN].lent:
+        if self.loan.lent:
             raise StepMisused(
                 f"a step called {what}() on its session: the transaction ends with the step; "
                 "use begin_nested() for a part that may fail"
@@ -187,10 +190,10 @@ class _LentSession(Session):
 
 
 @event.listens_for(_LentSession, "after_begin")
-def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+def _begin(session: _LentSession, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         raise StepMisused("a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction")
-    session.info[_LOAN].begin(connection)
+    session.loan.begin(connection)
 
 
 def _doom(context: ExceptionContext) -> None:

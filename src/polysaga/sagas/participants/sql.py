@@ -62,7 +62,7 @@ class SqlParticipant:
         """Return the seal that writes the ledger row."""
         values = {
             **self._values(entry),
-            "state": Mark.DONE.value,
+            "state": str(Mark.DONE),
             "not_after": self.node.dialect.moment(entry.not_after),
         }
         return lambda result: [Write(self._done, {**values, "result": result})]
