@@ -63,6 +63,9 @@ demo-servers: setup-servers ## the order service on PostgreSQL and MariaDB with 
 crash-kit: setup-servers ## crash the order service's sagas everywhere, on SQLite and on the servers; minutes
 	$(RUN) python -m tests.crash_kit
 
+.PHONY: bench
+bench: bench-quick bench-routing ## all measurements, one after the other
+
 .PHONY: bench-quick
 bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it
 	$(RUN) python -m benchmarks.quick
