@@ -217,6 +217,23 @@ async def test_an_action_from_another_age_is_refused_and_writes_nothing(shop: Sh
     assert await row_of(participant, step) is None
 
 
+async def test_an_undo_from_another_age_is_refused_and_writes_nothing(shop: Shop, item: str) -> None:
+    """Its saga may be removed by then; a row that it would meet is that of another saga with the same key."""
+    participant, absent, done = shop.participant(), entry("absent"), entry("done")
+    await participant.act(done, selling(shop, item))
+    before, late = await row_of(participant, done), datetime.now(UTC) - timedelta(seconds=1)
+
+    for step in (absent, done):
+        for work in (refunding(shop, item), None):
+            with pytest.raises(Fenced):
+                await participant.undo(replace(step, not_after=late), work)
+
+    assert await shop.sold(item) == 1
+    assert [await row_of(participant, step) for step in (absent, done)] == [None, before]
+    await nothing_open(shop)
+    assert await participant.undo(done, refunding(shop, item)) == before
+
+
 async def test_the_fence_does_not_depend_on_the_zone_in_which_it_is_written(shop: Shop, item: str) -> None:
     participant = shop.participant()
     east, west = (datetime.now(UTC).astimezone(_zone(hours)) for hours in (14, -12))

@@ -1,5 +1,7 @@
 """Removing old sagas: only what is at rest for long, ledgers first, and never what a reused key has just begun."""
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,10 +11,10 @@ import pytest
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import ConfigurationError, Refused, UnknownSaga
-from polysaga.events import SagaFinished, SagasRemoved
+from polysaga.events import ClaimLost, SagaFinished, SagasRemoved
 from polysaga.sagas.retention import Retention
 from polysaga.sagas.tables import JOURNAL, LEDGER
-from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
 
 MONTH = 31 * 24 * 3600.0
@@ -151,6 +153,46 @@ async def test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone(urls:
         assert await first.effects(saga_id) == {step: 2 for step, *_ in PLACE_ORDER}, (
             "two sagas, one after the other"
         )
+
+
+async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_next_saga_of_its_key(
+    urls: Urls,
+) -> None:
+    """A compensator sleeps; another ends the saga; it is removed; its key begins a new one; the first wakes up.
+
+    Without a fence it would undo a step of the new saga, which completes, and block another.
+    """
+    slow, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+
+    async def refuse(db: Any, ctx: Any) -> None:
+        raise Refused("no lantern left")
+
+    slow.on("confirm_order", refuse)
+    async with other.open(lease=1.0), slow.open(lease=3600.0):
+        inventory = runner_of(slow).engine.participants["inventory"]
+        undo, asleep, wake = inventory.undo, asyncio.Event(), asyncio.Event()
+
+        async def sleep(entry: Any, work: Any) -> Any:
+            asleep.set()
+            await wake.wait()
+            return await undo(replace(entry, not_after=entry.not_after - timedelta(seconds=MONTH)), work)
+
+        inventory.undo = sleep
+        handle = await slow.sagas.start(slow.saga, Order(), key="k-1")
+        await asyncio.wait_for(asleep.wait(), 30)
+        await make_due(slow, handle.id)
+        await other.recorder.wait_for(SagaFinished)
+        await age(other, handle.id)
+        assert await retention_of(other).sweep() == 1
+        other.recorder.events.clear()
+        assert await complete(other, key="k-1") == handle.id
+
+        wake.set()
+        await slow.recorder.wait_for(ClaimLost)
+
+        assert (await other.sagas.get(handle.id)).status == "completed"
+        assert await other.effects(handle.id) == {step: 1 for step, *_ in PLACE_ORDER}
+        assert (await other.sagas.verify()).clean
 
 
 async def test_names_that_the_process_does_not_know_are_left_alone(urls: Urls) -> None:

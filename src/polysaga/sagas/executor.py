@@ -253,6 +253,8 @@ class Execution:
 
     async def _undo(self, step: AnyStep) -> None:
         settled = await self._steps.undo(step)
+        if settled.verdict is Verdict.LOST:
+            raise Lost from settled.error
         if not settled.done:
             self._stuck(step, settled.error)
 

@@ -1,7 +1,8 @@
 """Removing sagas that have been at rest for long: ledger rows first, in every database, the journal row last.
 
 A ledger row may go when nothing can come any more that it would have to refuse: its saga is at rest for good, and
-no owner's action is accepted later than a day after the last renewal of its claim (`FENCE`). The journal row goes
+nothing that an owner does or undoes is accepted later than a day after the last renewal of its claim (`FENCE`): a
+late `blocked` would stop the next saga with the same key, and a late compensation undo it. The journal row goes
 last, because it is what finds the others again after a crash.
 
 Any number of workers may remove at once. One of them may be slow: meanwhile another has removed the saga, and its

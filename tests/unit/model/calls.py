@@ -63,7 +63,8 @@ class Calls:
         name, row, planted = self.setting.names[step], state.ledger[step], self.setting.planted
         undone = owner._replace(marks=changed(owner.marks, step, COMPENSATED), called=owner.called - {step})
         if row == NOTHING and planted != "a call is undone before it is blocked":
-            yield f"blocks {name}", owner, state.with_row(step, BLOCKED)
+            blocked = land(self.setting, state, Commit("block", owner.epoch, owner.token, step))
+            yield f"blocks {name}", owner if blocked else None, blocked or state
             return
         unmade = owner.epoch == 1 and step not in owner.called
         if row == COMPENSATED:

@@ -82,10 +82,11 @@ def _birth(setting: Setting, state: State, commit: Commit) -> State | None:
 
 def _ledger(setting: Setting, state: State, commit: Commit) -> State | None:
     row, step = state.ledger[commit.step], commit.step
+    unfenced = {"actions have no fence": {"do"}, "compensations have no fence": {"undo", "block"}}
+    if state.flags & AGED and commit.kind not in unfenced.get(setting.planted, {"note"}):
+        return None
     match commit.kind:
         case "do":
-            if state.flags & AGED and setting.planted != "actions have no fence":
-                return None
             late = row in {BLOCKED, COMPENSATED} and setting.planted == "a late action overwrites what is there"
             if row != NOTHING and not late:
                 return None

@@ -22,7 +22,6 @@ from tests.unit.model.setting import Setting
 from tests.unit.model.states import (
     ABSENT,
     ACTIVE,
-    AGED,
     BLOCKED,
     COMPENSATED,
     COMPENSATING,
@@ -151,7 +150,10 @@ class Owners:
         else:
             never_ran = state.ledger[step] == NOTHING
             commit = self._commit(owner, "undo", step)
-            landed = land(self.setting, state, commit) or state
+            landed = land(self.setting, state, commit)
+            if landed is None:
+                yield f"is fenced from undoing {name}", None, state
+                return
             if never_ran and self.setting.planted == "no row for what never ran":
                 landed = state
             yield f"undoes {name}", _marked(owner, step, BLOCKED if never_ran else COMPENSATED), landed
@@ -165,11 +167,13 @@ class Owners:
             yield f"finds {name}", _marked(owner, step, DONE), state
             return
         commit = self._commit(owner, "block", step)
-        landed = land(self.setting, state, commit) or state
+        landed = land(self.setting, state, commit)
+        if landed is None:
+            yield f"is fenced from blocking {name}", None, state
+            return
         if self.setting.planted == "the pivot is not blocked":
             landed = state
-        told = 0 if state.flags & AGED else TOLD_UNDONE  # nobody waits for a day
-        yield f"blocks {name}", _marked(owner, step, BLOCKED), landed.flagged(told)
+        yield f"blocks {name}", _marked(owner, step, BLOCKED), landed.flagged(TOLD_UNDONE)
         yield from self._unheard(state, owner, commit, landed)
         if "impatience" in self.setting.powers:
             yield f"cannot block {name}", _marked(owner, step, STUCK), state

@@ -27,6 +27,7 @@ LEFT = "compensated with an effect left"
 UNDONE = "a caller was told 'completed' and the saga was undone"
 STRANDED = "no fresh owner can finish"
 ORDER = "an effect stands without one that it follows"
+KNOWN_STILL = "the saga is gone and a ledger still knows it"
 
 
 class Mistake(NamedTuple):
@@ -103,13 +104,10 @@ MISTAKES = [
     Mistake("the status is not checked", HOME_PIVOT, TWICE),
     Mistake("the finish asks for nothing", SEVERAL_LEAVES, UNDONE, ignoring=USURPER),
     Mistake("actions have no fence", PIVOT_ELSEWHERE, TWICE, ("retention",)),
+    Mistake("compensations have no fence", PIVOT_ELSEWHERE, KNOWN_STILL, ("retention",)),
+    Mistake("compensations have no fence", HOME_PIVOT, KNOWN_STILL, ("retention",)),
     Mistake("retention does not wait for the fence", PIVOT_ELSEWHERE, TWICE, ("retention",)),
-    Mistake(
-        "the journal row goes before the ledgers",
-        HOME_PIVOT,
-        "the saga is gone and a ledger still knows it",
-        ("retention",),
-    ),
+    Mistake("the journal row goes before the ledgers", HOME_PIVOT, KNOWN_STILL, ("retention",)),
     *(
         Mistake(planted, CALL_BEFORE_A_LEDGER_PIVOT, LEFT)
         for planted in (

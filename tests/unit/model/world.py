@@ -83,7 +83,7 @@ class World:
         stands = [effect == 1 and step not in unsettled for step, effect in enumerate(state.effects)]
         if status == "compensated" and any(stands):
             return "compensated with an effect left"
-        if row.status == GONE and not set(state.ledger) <= {NOTHING, "B"}:
+        if row.status == GONE and state.ledger.strip(NOTHING):
             return "the saga is gone and a ledger still knows it"
         wrong = self._wrong_word(status, flags) or self._wrong_order(state, stands) or self._wrong_end(state)
         return USURPER if wrong is None and flags & USURPED else wrong
@@ -147,7 +147,7 @@ class World:
             return
         if self.setting.planted == "cancel without a claim":
             cancelled = state._replace(row=state.row._replace(status=COMPENSATING)).flagged(USURPED)
-        elif self.setting.planted == "cancel ends what has no row" and state.ledger.strip(NOTHING) == "":
+        elif self.setting.planted == "cancel ends what has no row" and state.ledger.strip(NOTHING):
             ended = self._taken(state, "compensated")._replace(owners=state.owners)
             cancelled = ended if self.setting.first is None else ended.with_effect(self.setting.first, -1)
         else:

@@ -55,7 +55,8 @@ class Participant(Protocol):
         """Make sure that the step is undone or never happens, as one transaction.
 
         Return the row as it was found before, or a `blocked` one if there was none. *work* None leaves a
-        step that is `done` alone: that is how a pivot is blocked, or found committed.
+        step that is `done` alone: that is how a pivot is blocked, or found committed. Raises `Fenced` past the
+        fence: by then the rows may be removed, and those found belong to a saga that has taken the same key.
         """
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:

@@ -50,8 +50,7 @@ class MongoParticipant:
                     "recorded_at": self._clock.now(),
                 }
             )
-            if self._clock.now() >= entry.not_after:
-                raise Fenced(f"the claim on step '{entry.step}' is from another age")
+            self._be_in_time(entry)
         return result
 
     async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
@@ -72,6 +71,7 @@ class MongoParticipant:
                 )
                 if changed.matched_count != 1:
                     raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")
+            self._be_in_time(entry)
         return found
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
@@ -95,6 +95,10 @@ class MongoParticipant:
 
     def fault(self, error: BaseException) -> Fault | None:
         return self.node.dialect.fault(error)
+
+    def _be_in_time(self, entry: Entry) -> None:
+        if self._clock.now() >= entry.not_after:
+            raise Fenced(f"the claim on step '{entry.step}' is from another age")
 
     async def _claim_row(self, session: MongoSession, entry: Entry) -> LedgerRow:
         before = await session[LEDGER].find_one_and_update(

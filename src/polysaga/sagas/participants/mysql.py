@@ -21,10 +21,9 @@ class MySQLParticipant(SqlParticipant):
         return f"INSERT INTO {LEDGER} ({columns}) SELECT {values} FROM dual WHERE {clock} < :not_after"
 
     def _block_text(self, columns: str, values: str) -> str:
-        return f"INSERT INTO {LEDGER} ({columns}) VALUES ({values}) ON DUPLICATE KEY UPDATE state = state"
+        fenced = f"SELECT {values} FROM dual WHERE {self.node.dialect.clock} < :not_after"
+        return f"INSERT INTO {LEDGER} ({columns}) {fenced} ON DUPLICATE KEY UPDATE {LEDGER}.state = {LEDGER}.state"
 
     async def _claim_row(self, send: Send, entry: Entry) -> LedgerRow:
         await send(self._block, {**self._values(entry), "state": Mark.BLOCKED.value})
-        answer = await send(self._lock, self._values(entry))
-        state, result = answer.rows[0]
-        return LedgerRow(Mark(state), result)
+        return await self._locked(send, entry)

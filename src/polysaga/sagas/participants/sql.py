@@ -17,6 +17,7 @@ from polysaga.sagas.decisions import Mark
 from polysaga.sagas.journal import Seal, Send, sender
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
+from polysaga.sagas.signals import Fenced
 from polysaga.sagas.tables import LEDGER, OUTBOX
 
 
@@ -32,8 +33,8 @@ class SqlParticipant:
         self._done = render(self._done_text(columns, given.format(":result")))
         self._block = render(self._block_text(columns, given.format("NULL")))
         lock = " FOR UPDATE" if dialect.locks_rows else ""
-        found = f"SELECT state, result FROM {LEDGER} WHERE saga_id = :saga_id AND step = :step"
-        self._lock = render(found + lock)
+        ours = f"saga_id = :saga_id AND step = :step AND {dialect.clock} < :not_after"
+        self._lock = render(f"SELECT state, result FROM {LEDGER} WHERE {ours}{lock}")
         self._compensated = render(
             f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
             "WHERE saga_id = :saga_id AND step = :step AND state = 'done'"
@@ -60,11 +61,7 @@ class SqlParticipant:
 
     def seal_done(self, entry: Entry) -> Seal:
         """Return the seal that writes the ledger row."""
-        values = {
-            **self._values(entry),
-            "state": str(Mark.DONE),
-            "not_after": self.node.dialect.moment(entry.not_after),
-        }
+        values = {**self._values(entry), "state": str(Mark.DONE)}
         return lambda result: [Write(self._done, {**values, "result": result})]
 
     async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
@@ -108,11 +105,19 @@ class SqlParticipant:
         return self.node.dialect.fault(error)
 
     async def _claim_row(self, send: Send, entry: Entry) -> LedgerRow:
-        """Insert `blocked`, or lock and return the row that exists."""
+        """Insert `blocked`, or lock and return the row that exists; raise `Fenced` past the fence.
+
+        A row found and locked before the fence is that of this saga and stays until the transaction ends.
+        """
         blocked = await send(self._block, {**self._values(entry), "state": Mark.BLOCKED.value})
         if blocked.rows:
             return LedgerRow(Mark.BLOCKED, None)
+        return await self._locked(send, entry)
+
+    async def _locked(self, send: Send, entry: Entry) -> LedgerRow:
         answer = await send(self._lock, self._values(entry))
+        if not answer.rows:
+            raise Fenced(f"the claim on step '{entry.step}' is from another age")
         state, result = answer.rows[0]
         return LedgerRow(Mark(state), result)
 
@@ -121,10 +126,12 @@ class SqlParticipant:
             "saga_id": self.node.dialect.key(entry.saga_id),
             "step": entry.step,
             "epoch": entry.epoch,
+            "not_after": self.node.dialect.moment(entry.not_after),
         }
 
     def _done_text(self, columns: str, values: str) -> str:
         return f"INSERT INTO {LEDGER} ({columns}) SELECT {values} WHERE {self.node.dialect.clock} < :not_after"
 
     def _block_text(self, columns: str, values: str) -> str:
-        return f"INSERT INTO {LEDGER} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING state"
+        fenced = f"SELECT {values} WHERE {self.node.dialect.clock} < :not_after"
+        return f"INSERT INTO {LEDGER} ({columns}) {fenced} ON CONFLICT DO NOTHING RETURNING state"
