@@ -1,16 +1,26 @@
 """MongoDB with several members: what the driver is told, as the server hears it."""
 
+import json
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from pymongo import ReadPreference, monitoring
 
-from polysaga import Databases, MongoDatabase
-from polysaga.config import parse_settings
+from polysaga import Databases, MongoDatabase, MongoSession
+from polysaga.clock import Clock
+from polysaga.config import DatabaseSettings, parse_settings
 from polysaga.databases import MongoNode
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.positions import ClusterTime
+from polysaga.sagas.outbox import MongoOutbox
+from polysaga.sagas.participants import Entry
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.surveys import ledger_survey
 
 
 class Heard(monitoring.CommandListener):
@@ -106,3 +116,36 @@ async def test_a_strong_reader_goes_to_the_primary(program: Program) -> None:
     async with program.stock.reader(consistency="strong") as db:
         await db["items"].find_one({"_id": 1})
         assert db["items"].read_preference == ReadPreference.PRIMARY
+
+
+async def test_sagas_read_from_the_primary_whatever_the_url_prefers(
+    mongo_database: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ledger row that a secondary does not have yet would be taken for a step that never happened."""
+    address = mongo_database()
+    url = f"{address}{'&' if '?' in address else '?'}readPreference=secondaryPreferred&maxStalenessSeconds=90"
+    node = MongoNode("stock", "primary", url, DatabaseSettings(url=url))
+    ledger, outbox = MongoParticipant(node, Clock()), MongoOutbox(node, Clock())
+    step = Entry(uuid4(), "reserve", 1, datetime.now(UTC) + timedelta(hours=1))
+
+    async def reserve(session: MongoSession) -> str:
+        return str(await session["items"].count_documents({}))
+
+    async def free(session: MongoSession, result: str | None) -> None:
+        await session["items"].find_one({})
+
+    try:
+        with caplog.at_level(logging.DEBUG, "pymongo.serverSelection"):
+            await ledger.act(step, reserve)
+            await ledger.look(step.saga_id, [step.step])
+            await ledger.undo(step, free)
+            await outbox.find(step.saga_id)
+            await outbox.page(1)
+            await ledger_survey(node).page(UUID(int=0), UUID(int=1), 1)
+            async with node.session() as session, session.transaction() as within:
+                await within["items"].find_one({})
+        asked = Counter(json.loads(record.getMessage())["operation"] for record in caplog.records)
+        assert {"find", "count", "insert", "findAndModify"} <= asked.keys()
+        assert not [record for record in caplog.records if "SecondaryPreferred(" in record.getMessage()]
+    finally:
+        await node.close()

@@ -45,7 +45,9 @@ class MongoSession:
         plain = self.database.with_options(
             write_concern=pymongo.WriteConcern(), read_concern=concerns.ReadConcern()
         )
-        async with await self.client_session.start_transaction(write_concern=pymongo.WriteConcern("majority")):
+        async with await self.client_session.start_transaction(
+            write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
+        ):
             yield MongoSession(plain, self.client_session)
 
 
@@ -88,9 +90,14 @@ class MongoNode:
         """The driver's database: the one the URL names, or else the handle's name; a majority confirms its writes.
 
         The write concern is the database's and not the client's, as operations inside a transaction may have none.
+        It reads from the primary, whatever the URL prefers; readers ask for secondaries (`session`).
         """
-        majority = importlib.import_module("pymongo").WriteConcern("majority")
-        return self.client.get_default_database(self.database, write_concern=majority)
+        pymongo = importlib.import_module("pymongo")
+        return self.client.get_default_database(
+            self.database,
+            write_concern=pymongo.WriteConcern("majority"),
+            read_preference=pymongo.ReadPreference.PRIMARY,
+        )
 
     def on_reader(
         self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"

@@ -94,8 +94,7 @@ class MongoLedgerSurvey:
     async def page(self, after: UUID, upto: UUID, most: int) -> list[Record]:
         """Return the first *most* rows of the sagas whose ids are above *after* and not above *upto*."""
         pymongo = importlib.import_module("pymongo")
-        # The URL may prefer secondaries, which may lack what the journal has known for a while.
-        ledger = self.node.documents[LEDGER].with_options(read_preference=pymongo.ReadPreference.PRIMARY)
+        ledger = self.node.documents[LEDGER]
         # `_id` is "<saga>:<step>", and ";" follows ":".
         between = {"$gt": f"{after.hex};", "$lt": f"{upto.hex};"}
         try:

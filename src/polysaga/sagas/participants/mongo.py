@@ -123,7 +123,11 @@ class MongoParticipant:
     async def _transaction(self) -> AsyncIterator[MongoSession]:
         async with self.node.client.start_session() as client_session:
             # A coroutine in asynchronous PyMongo: without the await everything would run outside.
-            await client_session.start_transaction(write_concern=_majority())
+            # The client's read preference would be that of the transaction, which may have no other than this.
+            pymongo = importlib.import_module("pymongo")
+            await client_session.start_transaction(
+                write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
+            )
             async with client_session.bind(end_session=False):
                 session = MongoSession(self._within_transaction(), client_session)
                 self._still_begun(session)
@@ -173,7 +177,3 @@ def _ending_refused(session: "AsyncClientSession") -> Iterator[None]:
 
 def _key(saga_id: UUID, step: str) -> str:
     return f"{saga_id.hex}:{step}"
-
-
-def _majority() -> Any:
-    return importlib.import_module("pymongo").WriteConcern("majority")
