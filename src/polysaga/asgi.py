@@ -5,8 +5,12 @@ in a cookie, and is shared by all tasks of the request. When the response starts
 committed by then go out the same ways, so a commit belongs before the response (`docs/decisions/0001`): what a
 stream or a background task commits later no header can tell any more.
 
-A response tells a bookmark only if there is news: most responses carry none, and stay cacheable. Once every
-replica has all that a client carries, its cookie is taken back. Without replicas a request passes untouched.
+Clients send requests in parallel, and keep what is told last. So each database has a cookie of its own; what is
+told is where it stands when the response starts, not when the request wrote; and no response takes a cookie back,
+for it cannot know what another one has just told. A client with headers may send several, joined by commas.
+
+A response tells a bookmark only if there is news: most responses carry none, and stay cacheable. Without replicas
+a request passes untouched.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -56,27 +60,26 @@ class BookmarkMiddleware:
             told = ", ".join(f"{name}={how}" for name, how in scope.answered.items())
             headers.append((_ROUTE, told.encode()))
         secure = "; Secure" if settings.secure else ""
-        rest = f"; Path=/; HttpOnly; SameSite=Lax{secure}"
-        changed = await scope.changed()
-        text = databases.written(scope) if changed else ""
-        if text:
-            headers.append((_HEADER, text.encode()))
-            headers.append((b"set-cookie", f"{settings.cookie}={text}; Max-Age={_AGE}{rest}".encode()))
-        elif scope.received and (changed or databases.everywhere(scope.received)):
-            headers.append((_HEADER, b""))
-            headers.append((b"set-cookie", f"{settings.cookie}=; Max-Age=0{rest}".encode()))
+        rest = f"; Max-Age={_AGE}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        news = await scope.news()
+        whole = databases.written(scope) if news else ""
+        if whole:
+            headers.append((_HEADER, whole.encode()))
+        for name in news:
+            text = databases.written(scope, {name})
+            if text:
+                headers.append((b"set-cookie", f"{settings.cookie}_{name}={text}{rest}".encode()))
         return headers
 
 
 def _carried(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> str:
-    """Return the bookmark that a request carries, unverified; the header wins over the cookie."""
-    found = ""
-    wanted = f"{cookie}="
+    """Return the bookmarks that a request carries, unverified; headers win over cookies."""
+    told: list[str] = []
+    kept: list[str] = []
     for name, value in headers:
         if name == _HEADER:
-            return value.decode("latin-1")
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                if part.strip().startswith(wanted):
-                    found = part.strip().removeprefix(wanted)
-    return found
+            told.append(value.decode("latin-1"))
+        elif name == b"cookie":
+            pairs = (part.strip().partition("=") for part in value.decode("latin-1").split(";"))
+            kept += [text for named, _, text in pairs if named.startswith(f"{cookie}_")]
+    return ",".join(told or kept)

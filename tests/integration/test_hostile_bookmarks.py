@@ -15,7 +15,7 @@ from tests.fixtures.notes import Notes, settings_of
 from tests.fixtures.servers import PostgresCluster
 
 KEY = b"a secret of the tests"
-COOKIE = "polysaga_bookmark"
+COOKIE = "polysaga_bookmark_notes"
 FAR = 2**63  # no server will ever get there
 
 

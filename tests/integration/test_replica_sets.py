@@ -98,7 +98,7 @@ async def test_the_next_request_or_job_has_seen_it_too(program: Program) -> None
         async with program.stock.reader() as db:
             await db["items"].find_one({"_id": 1})
         assert "afterClusterTime" in program.heard.last("find")["readConcern"]
-        assert not await scope.changed()
+        assert not await scope.news()
     with program.databases.scope():
         async with program.stock.reader() as db:
             await db["items"].find_one({"_id": 1})

@@ -183,12 +183,6 @@ def test_a_replica_left_writable_is_not_taken_for_the_primary_while_there_is_one
     assert failed(known, 0, "gone").primary == 1
 
 
-def test_a_position_counts_as_everywhere_when_all_replicas_have_it() -> None:
-    assert topology(100, 95).everywhere(at(95))
-    assert not topology(100, 94).everywhere(at(95))
-    assert not unknown([Seat("0"), Seat("1")]).everywhere(at(1))
-
-
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_session_try() -> None:
     breaker = Breaker()
     assert [breaker.failed(0.0), breaker.failed(0.0), breaker.failed(0.0)] == [False, False, True]

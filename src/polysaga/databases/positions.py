@@ -71,6 +71,10 @@ class Lsn:
         """Tell whether the two belong to the same cluster."""
         return type(other) is Lsn and self.epoch.lineage == other.epoch.lineage
 
+    def beyond(self) -> "Lsn":
+        """Return a place of this epoch that no server ever reaches."""
+        return Lsn(_LARGEST, self.epoch)
+
     def merged(self, other: "Position") -> "Lsn":
         """Return the smallest position past both; raise ValueError if they are not comparable."""
         if not isinstance(other, Lsn) or not self.comparable(other):
@@ -113,6 +117,10 @@ class Gtids:
     def comparable(self, other: "Position") -> bool:
         """Tell whether the two belong to the same cluster."""
         return type(other) is Gtids and self.epoch.lineage == other.epoch.lineage
+
+    def beyond(self) -> "Gtids":
+        """Return a set of this epoch that no server ever executes."""
+        return Gtids(dict.fromkeys(self.sources, ((1, _LARGEST),)), self.epoch)
 
     def merged(self, other: "Position") -> "Gtids":
         """Return the union; raise ValueError if they are not comparable."""
@@ -161,6 +169,10 @@ class MariaGtid:
         """Tell whether the two belong to the same cluster."""
         return type(other) is MariaGtid and self.epoch.lineage == other.epoch.lineage
 
+    def beyond(self) -> "MariaGtid":
+        """Return a position of this epoch that no server ever reaches."""
+        return MariaGtid({d: (server, _LARGEST) for d, (server, _) in self.domains.items()}, self.epoch)
+
     def merged(self, other: "Position") -> "MariaGtid":
         """Return the later one of every domain; raise ValueError if they are not comparable."""
         if not isinstance(other, MariaGtid) or not self.comparable(other):
@@ -201,6 +213,10 @@ class ClusterTime:
     def comparable(self, other: "Position") -> bool:
         """Tell whether the two belong to the same cluster."""
         return type(other) is ClusterTime and self.epoch.lineage == other.epoch.lineage
+
+    def beyond(self) -> "ClusterTime":
+        """Return a time of this epoch that no server ever reaches."""
+        return ClusterTime(2**32 - 1, 2**32 - 1, self.epoch)
 
     def merged(self, other: "Position") -> "ClusterTime":
         """Return the later of the two; raise ValueError if they are not comparable."""

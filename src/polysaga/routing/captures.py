@@ -5,13 +5,9 @@ way waits for the next one. At most two are ever needed, however many wait.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
-from sqlalchemy.exc import DBAPIError
-
 from polysaga.databases.positions import Position
-from polysaga.errors import PolysagaError
 from polysaga.events import BookmarkUnknown, Emit
 
 
@@ -29,7 +25,7 @@ class Asked(Protocol):
 
 
 class Capture:
-    """Asks the primary of one database; *faulty* recognises the driver's errors."""
+    """Asks the primary of one database; whatever goes wrong there, nobody waits for an answer that never comes."""
 
     def __init__(
         self,
@@ -37,12 +33,11 @@ class Capture:
         line: Asked,
         *,
         timeout: float,
-        faulty: Callable[[BaseException], bool],
         emit: Emit,
     ) -> None:
         self.asked = 0  # questions sent
         self._database, self._line, self._timeout = database, line, timeout
-        self._faulty, self._emit = faulty, emit
+        self._emit = emit
         self._next: asyncio.Future[Position | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -90,10 +85,6 @@ class Capture:
                 self._emit(BookmarkUnknown(self._database, "the server does not tell how far it has got"))
             return position
         await self._line.close()
-        if error is not None and not self._expected(error):
-            raise error
-        self._emit(BookmarkUnknown(self._database, "no answer in time" if error is None else str(error)))
+        reason = "no answer in time" if error is None else f"{type(error).__name__}: {error}"
+        self._emit(BookmarkUnknown(self._database, reason))
         return None
-
-    def _expected(self, error: BaseException) -> bool:
-        return isinstance(error, PolysagaError | DBAPIError | OSError) or self._faulty(error)

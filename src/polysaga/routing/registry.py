@@ -3,7 +3,7 @@
 A database without replicas gets its node and nothing else: no task, no question after a commit, no cookie.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self, cast
 
@@ -22,6 +22,8 @@ from polysaga.routing.replica_sets import MongoRoutes
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, entered
 from polysaga.routing.sessions import SqlRoutes
+
+_MOST = 32  # bookmarks that are worth looking at in one text
 
 
 class Databases(Registry):
@@ -66,12 +68,16 @@ class Databases(Registry):
 
         Reads inside see what *bookmark* (see `bookmark`) names and what is committed inside. A request has a scope
         of its own already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a
-        new one. A bookmark that none of our processes signed counts as none, and so does what another cluster than
-        today's had written.
+        new one. Several bookmarks may be joined by commas. One that none of our processes signed counts as none,
+        and so does what another cluster than today's had written.
         """
-        if isinstance(bookmark, str):
-            bookmark = verify(bookmark, self._secrets()) if bookmark and self.replicated else {}
-        known = {name: position for name, position in bookmark.items() if self._concerns(name, position)}
+        known: dict[str, Position] = {}
+        for one in self._bookmarks(bookmark) if isinstance(bookmark, str) else (bookmark,):
+            for name, position in one.items():
+                if self._concerns(name, position):
+                    before = known.get(name)
+                    both = before is not None and before.comparable(position)
+                    known[name] = position.merged(before) if both and before is not None else position
         with entered(Scope(known, clock=self._clock, consistency=consistency)) as scope:
             yield scope
 
@@ -86,22 +92,30 @@ class Databases(Registry):
         await scope.settle()
         return self.written(scope)
 
-    def written(self, scope: Scope) -> str:
-        """Return what *scope* must see, in writing, without what every replica has already."""
-        news = {name: place for name, place in scope.required.items() if not self.everywhere({name: place})}
-        return sign(news, self._secrets()[0]) if news else ""
+    def written(self, scope: Scope, names: Collection[str] | None = None) -> str:
+        """Return what *scope* must see, in writing; with *names* of these databases only.
 
-    def everywhere(self, bookmark: Mapping[str, Position]) -> bool:
-        """Tell whether all replicas are known to have reached *bookmark*; of MongoDB's members nobody knows."""
-        return all(
-            name in self._routers and self._routers[name].topology.everywhere(position)
-            for name, position in bookmark.items()
-        )
+        Where nobody could tell how far the primary got, it is a place that no server reaches: whoever reads next
+        asks the primary again (`policy.clamped`).
+        """
+        must = dict(scope.required)
+        for name in scope.unsure & self._routers.keys():
+            place = self._routers[name].topology.latest_position
+            if place is not None:
+                must[name] = place.beyond()
+        if names is not None:
+            must = {name: place for name, place in must.items() if name in names}
+        return sign(must, self._secrets()[0]) if must else ""
 
     def check_secret(self) -> None:
         """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""
         if self.replicated:
             self._secrets()
+
+    def _bookmarks(self, text: str) -> Iterator[Mapping[str, Position]]:
+        if text and self.replicated:
+            for one in text.split(",", _MOST)[:_MOST]:
+                yield verify(one.strip(), self._secrets())
 
     def _concerns(self, name: str, position: Position) -> bool:
         if name not in self._routers:

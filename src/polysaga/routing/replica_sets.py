@@ -2,7 +2,7 @@
 
 Readers prefer secondaries, in a causally consistent session that begins at the scope's operation time: a member
 that is behind waits by itself. Writes are majority writes, and the time of the last one is in every reply, so
-nothing has to be asked after a writer.
+no later reader has to ask after a writer; only what the client is told is asked for (`Scope.news`).
 """
 
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ class MongoRoutes:
                 self.wrote()
             else:
                 scope = current_or_own(self._clock)
-                scope.require(self._node.database, ClusterTime(time.time, time.inc))
+                scope.require(self._node.database, ClusterTime(time.time, time.inc), self._node)
 
     def wrote(self) -> None:
         """See `Database.wrote`."""

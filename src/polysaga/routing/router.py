@@ -80,14 +80,7 @@ class Router:
             emit=emit,
             clock=clock,
         )
-        fault = primary.dialect.fault
-        self.capture = Capture(
-            name,
-            primary.line(),
-            timeout=reads.probe_timeout,
-            faulty=lambda error: fault(error) is not None,
-            emit=emit,
-        )
+        self.capture = Capture(name, primary.line(), timeout=reads.probe_timeout, emit=emit)
         primary.admit = self._admit
 
     @property
@@ -204,7 +197,7 @@ class Router:
         honest = clamped(self.topology, required, scope.known_since(self.name))
         if honest is required:
             return None
-        scope.required[self.name] = honest
+        scope.correct(self.name, honest, self.capture)
         return self.choose(scope, wish)
 
     async def _enter(self) -> bool:

@@ -2,6 +2,9 @@
 
 A reader whose very first statement finds its node gone has read nothing yet: it moves to another node, once. Any
 later failure is the caller's to hear of, for what was read before belongs to the node that is gone.
+
+A reader that lives on while its scope writes, such as a dependency of a handler that runs a saga, would not see
+the write: before its next statement it moves to a node that does. A snapshot that has begun stays what it is.
 """
 
 import asyncio
@@ -92,7 +95,8 @@ class _Reading:
     def __init__(self, router: Router, scope: Scope | None, wish: Wish, choice: Choice) -> None:
         self._router, self._scope, self._wish, self.choice = router, scope, wish, choice
         self.node: SqlNode = router.node(choice)
-        self._blamed = self._counted = False
+        self._blamed = self._counted = self._read = False
+        self._commits = 0 if scope is None else scope.commits(router.name)
 
     @property
     def engine(self) -> Any:
@@ -125,12 +129,28 @@ class _Reading:
         self._blamed = True
         return True
 
+    def reads(self) -> bool:
+        """Note that a statement follows; tell whether it is the first."""
+        first, self._read = not self._read, True
+        return first
+
+    def overtaken(self) -> bool:
+        """Tell whether the scope has written since the node was chosen, which may not know of it."""
+        scope = self._scope = self._scope or current()
+        if scope is None or scope.commits(self._router.name) == self._commits:
+            return False
+        asked = self._wish.consistency or scope.consistency or self._router.reads.consistency
+        began = self._wish.snapshot and self._read
+        return asked == "session" and not began and self.choice.index != self._router.topology.primary
+
     async def move(self) -> Any:
-        """Return the engine of another node."""
+        """Return the engine of a node that has all that the scope must see; another one than one that failed."""
         self.end()
+        left = self.choice.index if self._blamed else None
         self._blamed = False
-        left = self.choice.index
-        if self._scope is not None and self._scope.pinned is not None:
+        if self._scope is not None:
+            self._commits = self._scope.commits(self._router.name)
+        if left is not None and self._scope is not None and self._scope.pinned is not None:
             self._scope.pinned.pop(self._router.name, None)
         router, wish = self._router, self._wish
         choice = router.choose(self._scope, wish)
@@ -142,7 +162,7 @@ class _Reading:
 
 
 class _Movable(Session):
-    """A session that goes to another node if its first statement finds the first one gone."""
+    """A session that goes to another node if its own is gone at first, or has been overtaken by a write."""
 
     def execute(self, *given: Any, **named: Any) -> Any:
         return self._first(super().execute, given, named)
@@ -154,8 +174,11 @@ class _Movable(Session):
         return self._first(super().scalars, given, named)
 
     def _first(self, run: Callable[..., Any], given: Any, named: Any) -> Any:
-        reading: _Reading | None = self.info.pop(_READING, None)
-        if reading is None:
+        reading: _Reading = self.info[_READING]
+        if reading.overtaken():
+            self.commit()  # gives the connection back; there is nothing to commit, and what was read stays usable
+            self.bind = await_only(reading.move()).sync_engine
+        if not reading.reads():
             return run(*given, **named)
         try:
             return run(*given, **named)

@@ -57,10 +57,14 @@ class Topology:
         """The node that takes writes, if there is one."""
         return None if self.primary is None else self.nodes[self.primary]
 
-    def everywhere(self, position: Position) -> bool:
-        """Tell whether every node but the primary is known to have reached *position*."""
-        others = (node for index, node in enumerate(self.nodes) if index != self.primary)
-        return all(node.position is not None and node.position.reached(position) for node in others)
+    @property
+    def latest_position(self) -> Position | None:
+        """The last known position of the primary, or else of a node of the latest epoch; None without any."""
+        primary = self.primary_state
+        if primary is not None and primary.position is not None:
+            return primary.position
+        known = (node.position for node in self.nodes if node.position is not None)
+        return max(known, key=lambda place: place.epoch.number, default=None)
 
 
 def unknown(seats: Sequence[Seat]) -> Topology:
