@@ -1,6 +1,7 @@
 """The crash kit finds what is broken, and nothing in what is not."""
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from polysaga.config import parse_settings
 from polysaga.databases.dialects import SqlDialect
 from polysaga.errors import ConfigurationError
 from polysaga.sagas import decisions, executor
-from polysaga.sagas.decisions import Decision, Finish, Known, Mark, Run, Status
+from polysaga.sagas.decisions import Decision, Finish, Known, Mark, Status
+from polysaga.sagas.decisions import Run as RunSteps
 from polysaga.sagas.definition import Definition
+from polysaga.sagas.journal import Row
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.testing import CrashKit, PromiseBroken
+from polysaga.testing import CrashKit, PromiseBroken, Run
 from tests.fixtures.order_books import a_cancellation, an_order, books_add_up
 from tests.fixtures.setups import embedded_urls
 
@@ -54,7 +57,7 @@ def broken(tmp_path: Path, **options: Any) -> PromiseBroken:
 def test_a_sample_of_disturbances_leaves_the_shop_in_order(saga: Any, given: Any, crash_kit: Any) -> None:
     report = crash_kit(sagas, setup=create_tables, sample=60).prove(saga, given, invariant=books_add_up)
     assert report.runs >= 40
-    assert {"undisturbed", "kill", "kill in recovery", "zombie", "lost reply"} <= set(report.kinds)
+    assert {"undisturbed", "kill", "kill in recovery", "zombie", "lost reply", "deadline"} <= set(report.kinds)
 
 
 def test_a_ledger_row_in_a_second_transaction_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +109,7 @@ def test_a_saga_that_finishes_before_its_last_step_is_found(
 ) -> None:
     def hasty(definition: Definition, known: Known, *, journal: str) -> Decision:
         decision = decisions.decide(definition, known, journal=journal)
-        if isinstance(decision, Run) and decision.steps == ("record_event",):
+        if isinstance(decision, RunSteps) and decision.steps == ("record_event",):
             return Finish(Status.COMPLETED)
         return decision
 
@@ -115,6 +118,46 @@ def test_a_saga_that_finishes_before_its_last_step_is_found(
     assert found.report.cases[0] == "forward", "the shortest story comes first"
     assert "the record of 'record_event' says None" in str(found)
     assert "has no event 'order_placed'" in str(found)
+
+
+def test_a_deadline_that_undoes_a_decided_saga_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render = SqlDialect.render
+
+    def whatever_its_status(self: SqlDialect, sql: str) -> Any:
+        return render(self, sql.replace("WHEN status = 'running' AND deadline", "WHEN deadline"))
+
+    monkeypatch.setattr(SqlDialect, "render", whatever_its_status)
+    found = broken(tmp_path)
+    assert "the saga is compensated, but 'confirm_order' took effect 1 times instead of 0" in str(found)
+    assert "overdue" in found.report.cases[0], "only a takeover past the deadline shows it"
+
+
+def test_a_deadline_that_is_forgotten_in_a_takeover_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume = executor.Execution.resume
+
+    async def forgetful(self: executor.Execution, row: Row) -> None:
+        await resume(self, row)
+        self._time_left = None
+
+    monkeypatch.setattr(executor.Execution, "resume", forgetful)
+    # All cases would do; this crash is the one whose recovery the deadline ends.
+    found = broken(tmp_path, only="forward/kill@A:at:open_order/deadline@B:begin:reserve_stock")
+    assert "although its deadline had passed before it was decided" in str(found)
+
+
+def test_a_deadline_of_the_sagas_own_passes_only_where_the_kit_lets_it(tmp_path: Path) -> None:
+    limited, statuses = copy(place_order), dict[str, Status]()
+    limited.deadline = 1.0
+
+    async def note_status(run: Run) -> None:
+        statuses[run.case] = run.status
+        await books_add_up(run)
+
+    report = kit(tmp_path, sample=60).prove(limited, an_order, invariant=note_status)
+    assert report.kinds["deadline"] > 0
+    assert statuses["forward"] is Status.COMPLETED
 
 
 def test_an_invariant_that_does_not_hold_is_told_with_the_story(tmp_path: Path) -> None:

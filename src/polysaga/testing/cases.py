@@ -1,11 +1,13 @@
 """Which cases there are, told from what was seen in undisturbed runs. Nothing is listed by hand."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import dropwhile
 
 from polysaga.sagas.definition import Definition
 from polysaga.testing.points import (
     Cancel,
     Case,
+    Deadline,
     Disconnect,
     Fail,
     Freeze,
@@ -52,17 +54,20 @@ class Cases:
                 yield Case(plot, (Disconnect(point, happened=False),))
             yield from (Case(plot, (act,)) for act in self._zombies(plot, point))
             yield Case(plot, (Cancel(point),))
+        yield from (Case(plot, (act,)) for act in self._deadlines(points))
         yield from (Case(plot, (act,)) for act in self._failures(plot, points))
         yield from (Case(plot, (act,)) for act in self._holds(plot, points))
 
     def double(self, first: Case, trace: Iterable[Point]) -> Iterator[Case]:
         """Yield *first*, a crash, with a second crash at every point of the recovery that *trace* shows."""
         (kill,) = first.acts
-        if not isinstance(kill, Kill):
+        if not isinstance(kill, Kill) or kill.overdue:
             return
-        for point in dict.fromkeys(trace):
-            if point.owner != kill.point.owner:
-                yield from (Case(first.plot, (kill, act)) for act in self._kills(point))
+        recovery = [point for point in dict.fromkeys(trace) if point.owner != kill.point.owner]
+        for point in recovery:
+            yield from (Case(first.plot, (kill, act)) for act in self._kills(point))
+        if kill.point.stage is Stage.AT and kill.point == next(iter(_since_birth(trace))):
+            yield from (Case(first.plot, (kill, Deadline(point))) for point in recovery)
 
     def _kills(self, point: Point) -> Iterator[Kill]:
         if point.stage in _ORDER:
@@ -94,6 +99,15 @@ class Cases:
                 yield Freeze(point, Until.REST, cancelled=True)
                 if forward:
                     yield Freeze(point, Until.REST, refused=True)
+
+    def _deadlines(self, points: Iterable[Point]) -> Iterator[Deadline | Kill | Freeze]:
+        """Yield how the deadline passes: in the hands of the owner, and when it has died or stands still."""
+        for point in _since_birth(points):
+            yield Deadline(point)
+            if point.stage is Stage.AT:
+                yield Kill(point, overdue=True)
+            if point.stage in {Stage.BEGIN, Stage.AT}:
+                yield Freeze(point, Until.REST, overdue=True)
 
     def _failures(self, plot: Plot, points: Iterable[Point]) -> Iterator[Fail]:
         if plot.refused is None:
@@ -129,3 +143,8 @@ class Cases:
     def _apart(self, work: str, other: str) -> bool:
         database = self._databases[work]
         return database != self._databases[other] or database not in self._single_writers
+
+
+def _since_birth(points: Iterable[Point]) -> Iterator[Point]:
+    """Yield the points from where the saga is in the journal."""
+    return dropwhile(lambda point: point.stage is not Stage.AT, points)

@@ -52,7 +52,7 @@ def findings(
     yield from _wrong_effects(definition, status, effects)
     yield from _wrong_records(definition, status, records)
     yield from _broken_words(status, told)
-    if all(isinstance(act, Kill | Disconnect) for act in case.acts):
+    if not case.overdue and all(isinstance(act, Kill | Disconnect) for act in case.acts):
         expected = Status.COMPENSATED if case.plot.refused else Status.COMPLETED
         if status is not expected:
             yield f"the saga is {status.value}; a crash or a lost reply alone must leave it {expected.value}"

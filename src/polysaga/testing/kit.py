@@ -183,7 +183,12 @@ class _Exploration:
             return [case for case in cases if f"{self._only}/".startswith(f"{case}/")]
         if self._sample is None or len(cases) <= self._sample // share:
             return cases
-        return self._chance.sample(cases, self._sample // share)
+        shuffled = self._chance.sample(cases, len(cases))
+        # One of each kind goes first, with branches in their own order: only of those the recovery is disturbed.
+        shuffled.sort(key=lambda case: case.plot.turned)
+        first = {case.group: case for case in reversed(shuffled)}
+        self._chance.shuffle(shuffled)
+        return list(dict.fromkeys([*first.values(), *shuffled]))[: self._sample // share]
 
 
 def _always(value: InputT) -> Callable[[], Awaitable[InputT]]:

@@ -41,12 +41,16 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The owner's process ends; its connections are cut."""
+    """The owner's process ends; its connections are cut.
+
+    *overdue*: the deadline of the saga passes before another owner claims it.
+    """
 
     point: Point
+    overdue: bool = False
 
     def __str__(self) -> str:
-        return f"kill@{self.point}"
+        return f"kill@{self.point}{',overdue' if self.overdue else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Freeze:
 
     *ended*: the server has ended its open transaction meanwhile. *refused*: the step that the next owner runs
     first refuses, so that it compensates. *cancelled*: somebody cancels the saga through the next owner.
+    *overdue*: the deadline of the saga passes, so that the next owner undoes it.
     """
 
     point: Point
@@ -82,9 +87,15 @@ class Freeze:
     ended: bool = False
     refused: bool = False
     cancelled: bool = False
+    overdue: bool = False
 
     def __str__(self) -> str:
-        named = {"ended": self.ended, "refused": self.refused, "cancelled": self.cancelled}
+        named = {
+            "ended": self.ended,
+            "refused": self.refused,
+            "cancelled": self.cancelled,
+            "overdue": self.overdue,
+        }
         options = "".join(f",{name}" for name, chosen in named.items() if chosen)
         return f"freeze@{self.point}:{self.until}{options}"
 
@@ -109,6 +120,16 @@ class Cancel:
         return f"cancel@{self.point}"
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The deadline of the saga passes while its owner drives it."""
+
+    point: Point
+
+    def __str__(self) -> str:
+        return f"deadline@{self.point}"
+
+
 class Kind(StrEnum):
     """How the code of a step fails."""
 
@@ -129,7 +150,7 @@ class Fail:
         return f"fail@{self.work.replace(' ', '_')}:{self.kind}{',once' if self.once else ''}"
 
 
-Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Fail
+Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Deadline | Fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +176,11 @@ class Case:
         return "/".join([str(self.plot), *map(str, self.acts)])
 
     @property
+    def overdue(self) -> bool:
+        """Tell whether the deadline of the saga passes; without one it gets one."""
+        return any(_overdue(act) for act in self.acts)
+
+    @property
     def group(self) -> str:
         """What kind of disturbance it is, for counting."""
         if not self.acts:
@@ -164,8 +190,13 @@ class Case:
             Disconnect: "lost reply",
             Freeze: "zombie",
             Cancel: "cancel",
+            Deadline: "deadline",
             Hold: "cancelled branch",
             Fail: "failure",
         }
-        first = names[type(self.acts[0])]
+        first = "deadline" if self.overdue else names[type(self.acts[0])]
         return first if len(self.acts) == 1 else f"{first} in recovery"
+
+
+def _overdue(act: Act) -> bool:
+    return isinstance(act, Deadline) or (isinstance(act, Kill | Freeze) and act.overdue)

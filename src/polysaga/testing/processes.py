@@ -31,6 +31,7 @@ _SKEW = timedelta(minutes=7)  # between the clocks of two owners
 _LEASE = 900.0  # seconds; the crash kit ends leases by hand
 _HASTE = 10
 _SETTINGS = SagaSettings(lease=_LEASE)
+_DEADLINE = 5 * 365 * 86400.0  # seconds; the crash kit lets deadlines pass by hand
 
 
 class Process(Owner):
@@ -64,6 +65,9 @@ class _OwnClock(HandClock):
         self._owner = owner
 
     async def sleep(self, seconds: float) -> None:
+        if seconds > _DEADLINE / 2:  # no pause is that long
+            await self._owner.scene.wait_for_deadline(self._owner)
+            return
         await self._owner.thawed.wait()
         with self._owner.pause():
             # One turn of the loop is not enough for a database to answer others.
@@ -90,13 +94,16 @@ def new_nodes(handles: Iterable[AnyHandle], settings: Settings, stack: AsyncExit
     return nodes
 
 
-def staged(definition: Definition, *, turned: bool) -> Definition:
+def staged(definition: Definition, *, turned: bool, limited: bool) -> Definition:
     """Return *definition* with steps that report to the scene of the owner that runs them.
 
-    *turned* gives branches that run side by side their turns in the opposite order.
+    *turned* gives branches that run side by side their turns in the opposite order. *limited* gives the saga a
+    deadline if it has none; one that it has is as far away as that.
     """
     steps = [_staged_step(step) for step in _ordered(definition, turned=turned)]
-    return Definition(definition.saga, tuple(steps))
+    saga = copy(definition.saga)
+    saga.deadline = _DEADLINE if limited or saga.deadline is not None else None
+    return Definition(saga, tuple(steps))
 
 
 def _ordered(definition: Definition, *, turned: bool) -> list[AnyStep]:

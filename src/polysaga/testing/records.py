@@ -55,6 +55,10 @@ class Observer:
         self._wake = dialect.render(
             f"UPDATE {JOURNAL} SET wake_at = {dialect.later(':seconds')} WHERE id = :id AND wake_at IS NOT NULL"
         )
+        self._pass_deadline = dialect.render(
+            f"UPDATE {JOURNAL} SET deadline = {dialect.later(':seconds')} "
+            "WHERE id = :id AND deadline IS NOT NULL AND wake_at IS NOT NULL"
+        )
         self._resume = dialect.render(
             f"UPDATE {JOURNAL} SET status = 'compensating' WHERE id = :id AND status = 'needs_attention'"
         )
@@ -77,6 +81,10 @@ class Observer:
     async def end_lease(self, saga_id: UUID) -> None:
         """Let the time pass that the claim, or a pause, lasts."""
         await self._change(self._wake, saga_id, seconds=_LONG_AGO)
+
+    async def pass_deadline(self, saga_id: UUID) -> None:
+        """Let the deadline pass, and a lease more; harmless if the saga has none any more."""
+        await self._change(self._pass_deadline, saga_id, seconds=_LONG_AGO)
 
     async def resume(self, saga_id: UUID) -> None:
         """Do what a person does who has removed the cause and lets the saga be undone."""

@@ -20,6 +20,7 @@ from polysaga.testing.points import (
     Act,
     Cancel,
     Case,
+    Deadline,
     Disconnect,
     Fail,
     Freeze,
@@ -64,7 +65,9 @@ class Bell:
 class Scene:
     """The run of one case."""
 
-    def __init__(self, case: Case, retriable: frozenset[str], databases: dict[str, str]) -> None:
+    def __init__(
+        self, case: Case, retriable: frozenset[str], databases: dict[str, str], decision: str | None
+    ) -> None:
         self.case = case
         self.script: dict[Point, Act] = {act.point: act for act in case.acts if not isinstance(act, Fail)}
         self.failures = {act.work: act for act in case.acts if isinstance(act, Fail)}
@@ -76,8 +79,16 @@ class Scene:
         self.offences: list[str] = []  # what an owner did that must not have been possible
         self.cancel: Callable[[Owner], None] = lambda _: None  # what a client does who cancels
         self.bell = Bell()
-        self._retriable, self._databases = retriable, databases
+        self.deadline = asyncio.Event()  # it has passed
+        self.must_be_undone = False  # because that was in time
+        self._retriable, self._databases, self._decision = retriable, databases, decision
         self._frozen: dict[str, tuple[Owner, Freeze]] = {}
+        self._alarms: dict[asyncio.Task[None], Owner] = {}
+
+    @property
+    def undecided(self) -> bool:
+        """Tell whether the step that decides has certainly not been committed."""
+        return not self.effects[self._decision or ""] and not self.maybe
 
     @property
     def played(self) -> bool:
@@ -101,13 +112,17 @@ class Scene:
         if act is not None and not isinstance(act, Disconnect):
             del self.script[point]
         match act:
-            case Kill():
-                self._kill(owner, point)
+            case Kill() as kill:
+                self._kill(owner, kill)
                 await _for_ever()
             case Freeze() as freeze:
                 await self._freeze(owner, freeze)
             case Cancel():
                 self.cancel(owner)
+                await _turns(_HOPS)
+            case Deadline():
+                self._pass_deadline()
+                self.must_be_undone = self._drives(point) and self._decision is not None and self.undecided
                 await _turns(_HOPS)
             case Hold():
                 self.tell(f"{owner.name} stands at {_said(point)} until it is cancelled")
@@ -157,6 +172,19 @@ class Scene:
         self._fail(owner, step, work)
         return result
 
+    async def wait_for_deadline(self, owner: Owner) -> None:
+        """Return when the deadline of the saga has passed and *owner* does not stand still."""
+        task = asyncio.current_task()
+        assert task is not None
+        if not self.deadline.is_set():
+            owner.wait_as_client()
+            self._alarms[task] = owner
+            try:
+                await self.deadline.wait()
+            finally:
+                self._alarms.pop(task, None)
+        await owner.thawed.wait()
+
     def thaw(self, owner: Owner) -> None:
         """Let a frozen owner go on."""
         if self._frozen.pop(owner.name, None) is not None:
@@ -188,9 +216,22 @@ class Scene:
             case Kind.BUG:
                 raise Disturbed("the crash kit's bug", None)
 
-    def _kill(self, owner: Owner, point: Point) -> None:
-        self.tell(f"{owner.name} is killed {_said(point)}")
+    def _drives(self, point: Point) -> bool:
+        """Tell whether the owner of *point* runs a step of a saga that it has begun or claimed before."""
+        before = any(one.owner == point.owner and one.work != point.work for one in self.trace)
+        return before and point.work in self._databases
+
+    def _pass_deadline(self) -> None:
+        self.tell("the deadline of the saga passes")
+        self.deadline.set()
+        for task, owner in self._alarms.items():
+            owner.clients.discard(task)
+
+    def _kill(self, owner: Owner, act: Kill) -> None:
+        self.tell(f"{owner.name} is killed {_said(act.point)}")
         owner.dead = True
+        if act.overdue:
+            self._pass_deadline()
         for connection in list(owner.connections.values()):
             owner.cut_off.add(id(connection))
             cut(connection)
@@ -203,6 +244,8 @@ class Scene:
             await owner.end_transactions()
         self._frozen[owner.name] = (owner, act)
         owner.thawed.clear()
+        if act.overdue:
+            self._pass_deadline()
         self.bell.ring()
         await owner.thawed.wait()
 

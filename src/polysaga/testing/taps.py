@@ -9,7 +9,7 @@ commit where it is sent: in the dialect's `seal` if COMMIT goes out with the las
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -28,7 +28,13 @@ from polysaga.testing.scenes import RAN, WORK
 _READS = {"load", "strangers"}
 _CLAIMS = {"claim", "cancel"}
 _CONDITIONAL = {"compensate", "go_forward", "park", "postpone", "note_progress", "finish", "renew"}
+_WRITES = [
+    name
+    for name, _ in inspect.getmembers(Journal, inspect.iscoroutinefunction)
+    if not name.startswith("_") and name not in _READS
+]
 _JOURNAL = "journal."
+_TEXTS = 1000  # statements that are kept in the driver's placeholders
 
 
 def tap_node(node: SqlNode | MongoNode, owner: Owner) -> None:
@@ -44,6 +50,9 @@ def tap_node(node: SqlNode | MongoNode, owner: Owner) -> None:
         return cause.fault if isinstance(cause, Disturbed) else recognise(error)
 
     _replace(node.dialect, "fault", fault)
+    if isinstance(node, SqlNode):
+        # Every run assembles an engine of its own, out of the same texts.
+        _replace(node.dialect, "render", lru_cache(_TEXTS)(node.dialect.render))
 
 
 def tap_participant(participant: Any, owner: Owner) -> None:
@@ -73,9 +82,9 @@ def tap_participant(participant: Any, owner: Owner) -> None:
 
 def tap_journal(journal: Journal, owner: Owner) -> None:
     """Report every write of *journal* that is a transaction of its own."""
-    for name, method in inspect.getmembers(journal, inspect.iscoroutinefunction):
-        if not name.startswith("_") and name not in _READS:
-            _replace(journal, name, _write(owner, f"{_JOURNAL}{name}", journal.node.url.drivername, method))
+    for name in _WRITES:
+        write = _write(owner, f"{_JOURNAL}{name}", journal.node.url.drivername, getattr(journal, name))
+        _replace(journal, name, write)
     load = journal.load
 
     async def announced_load(saga_id: UUID) -> Any:
@@ -129,7 +138,7 @@ def _write(
                 scene.claimant = owner
             elif result and late and name.removeprefix(_JOURNAL) in _CONDITIONAL:
                 scene.offences.append(f"{owner.name} wrote {name} although another owner had claimed the saga")
-            if result is False or result == set():
+            if result in (False, set(), []):
                 scene.tell(f"{owner.name} tries {name}, which changes no row")
             else:
                 scene.committed(owner, name, ())

@@ -24,7 +24,7 @@ from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.identity import id_from_key
 from polysaga.sagas.journal import Row
-from polysaga.testing.inline import quicken
+from polysaga.testing.inline import quicken_all
 from polysaga.testing.judges import Effects, Run, Told, findings
 from polysaga.testing.owners import OwnedTasks, Owner
 from polysaga.testing.points import Case, Freeze, Point
@@ -60,14 +60,15 @@ class Theatre:
 
     def __init__(self, sagas: Sagas, processes: list[Process], observer: Observer) -> None:
         self._sagas, self._processes, self._observer = sagas, processes, observer
-        self._definitions: dict[tuple[Saga[Any, Any], bool], Definition] = {}
+        self._definitions: dict[tuple[Saga[Any, Any], bool, bool], Definition] = {}
         self._run_number = 0
 
-    def definition(self, saga: Saga[Any, Any], *, turned: bool = False) -> Definition:
-        """Return the definition of *saga* whose steps report to the scene."""
-        if (saga, turned) not in self._definitions:
-            self._definitions[saga, turned] = staged(saga.definition(), turned=turned)
-        return self._definitions[saga, turned]
+    def definition(self, saga: Saga[Any, Any], *, turned: bool = False, limited: bool = False) -> Definition:
+        """Return the definition of *saga* whose steps report to the scene; *limited*: with a deadline."""
+        asked = (saga, turned, limited)
+        if asked not in self._definitions:
+            self._definitions[asked] = staged(saga.definition(), turned=turned, limited=limited)
+        return self._definitions[asked]
 
     async def play(
         self,
@@ -78,7 +79,7 @@ class Theatre:
         prefix: str,
     ) -> Outcome:
         """Play *case* on the input that *given* returns, and judge it."""
-        definition = self.definition(saga, turned=case.plot.turned)
+        definition = self.definition(saga, turned=case.plot.turned, limited=case.overdue)
         self._run_number += 1
         performance = _Performance(self._processes, self._observer, definition, case)
         value = await given()
@@ -99,12 +100,15 @@ class _Performance:
     def __init__(self, processes: list[Process], observer: Observer, definition: Definition, case: Case) -> None:
         retriable = frozenset(step.name for step in definition.steps if step.kind == "retriable")
         databases = {step.name: step.database_name or observer.home for step in definition.steps}
-        self.scene = Scene(case, retriable, databases)
+        decision = None if definition.decision is None else definition.decision.name
+        self.scene = Scene(case, retriable, databases, decision)
         self._definition, self._observer, self._case = definition, observer, case
         self._waiting, self._on_stage = list(processes), list[Process]()
         self._told: list[Told] = []
         self.scene.cancel = self._cancel
         self._cancels = any(isinstance(act, Freeze) and act.cancelled for act in case.acts)
+        # While the lease still lasts: owners that do nothing about a deadline lose the saga for that alone.
+        self._only_late = any(isinstance(act, Freeze) and act.overdue for act in case.acts)
         self._saga_id = UUID(int=0)
 
     async def play(self, value: Any, key: str) -> None:
@@ -145,6 +149,8 @@ class _Performance:
         effects = Effects(self.scene.effects, self.scene.maybe)
         problems = list(findings(self._definition, self._case, records, effects, self._told))
         problems += self.scene.offences
+        if self.scene.must_be_undone and records.row is not None and records.row.status is Status.COMPLETED:
+            problems.append("the saga is completed, although its deadline had passed before it was decided")
         if records.row is not None and records.row.status.final:
             run = Run(self._saga_id, records.row.status, value, str(self._case))
             try:
@@ -215,8 +221,16 @@ class _Performance:
             self._cancels = False
             self._cancel(owner)
             return
-        await self._observer.end_lease(self._saga_id)
-        self.scene.tell(f"the lease ends and {owner.name} looks for overdue sagas")
+        if self.scene.deadline.is_set():
+            await self._observer.pass_deadline(self._saga_id)
+            if row.status is Status.RUNNING and self.scene.undecided:
+                self.scene.must_be_undone = True
+        if self._only_late:
+            self._only_late = False
+            self.scene.tell(f"{owner.name} looks for sagas whose deadline has passed")
+        else:
+            await self._observer.end_lease(self._saga_id)
+            self.scene.tell(f"the lease ends and {owner.name} looks for overdue sagas")
         owner.spawn(owner.worker.tick())
 
     def _thaw(self, owners: list[Process]) -> None:
@@ -261,9 +275,9 @@ async def theatre(
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(sagas.databases.open(alone))
-        await migrate(sagas)
         for handle in sagas.databases:
-            quicken(handle.primary)
+            await quicken_all(handle.primary)
+        await migrate(sagas)
         if setup is not None:
             await setup()
         handles = {handle.name: handle for handle in (sagas.journal, *sagas.participants)}.values()
