@@ -303,6 +303,84 @@ async def test_a_saga_resolved_as_completed_leaves_its_missing_steps_undone_for_
         assert (await program.sagas.verify()).clean
 
 
+async def test_what_was_resolved_as_completed_by_half_is_parked_with_the_reason_and_can_be_resolved_again(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's program dies between the ledgers and the journal; the next owner meets a step that is blocked."""
+    async with stuck_going_forward(urls).open(lease=QUICK_LEASE) as program:
+        saga_id = await put_aside(program)
+        runner = program.sagas._runner
+        assert runner is not None
+
+        async def die(*_: Any, **__: Any) -> bool:
+            raise ConnectionResetError
+
+        with monkeypatch.context() as dying:
+            dying.setattr(runner.engine.journal, "repair", die)
+            with pytest.raises(ConnectionResetError):
+                await program.sagas.resolve(saga_id, "completed", **ME)
+        await make_due(program, saga_id)
+
+        parked = await program.recorder.wait_for(SagaParked)
+        state = await program.sagas.get(saga_id)
+        assert (state.status, state.parked_from) == (Status.NEEDS_ATTENTION, Status.COMPLETING)
+        assert state.step == "record_event"
+        assert "step 'record_event' is blocked" in parked.reason
+        assert "resolve it as completed" in parked.reason
+        with pytest.raises(WrongStatus, match="undone already; resolve it as completed"):
+            await program.sagas.skip(saga_id, "record_event", {"step": "x", "attempt": 0}, **ME)
+
+        await program.sagas.resolve(saga_id, "completed", **ME)
+        assert (await program.sagas.get(saga_id)).status is Status.COMPLETED
+        assert (await program.sagas.verify()).clean
+
+
+@pytest.mark.parametrize("action", ["resolve", "skip"])
+async def test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_stays(
+    urls: Urls, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is looked at: the step has no row. Its late run commits. The person's row is written: too late.
+
+    Marked as undone, the step would stand in a saga that is compensated, and `verify` would not see it.
+    """
+    slow, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    gate = Gate()
+    slow.on("reserve_stock", gate)
+    async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
+        handle = await slow.sagas.start(slow.saga, Order())
+        await gate.arrived.wait()
+        runner = other.sagas._runner
+        assert runner is not None
+        journal = runner.engine.journal
+        row = await journal.load(handle.id)
+        assert row is not None
+        assert await journal.compensate(row.claim, {"kind": "failed", "message": "x"})
+        error = {"kind": "failed", "message": "x", "parked": {"message": "y", "from": "compensating"}}
+        assert await journal.park(row.claim, Status.COMPENSATING, error, [])
+        claim = journal.take_for_person
+
+        async def land_first(*given: Any) -> bool:
+            gate.open()
+            await at_rest(slow)
+            return await claim(*given)
+
+        monkeypatch.setattr(journal, "take_for_person", land_first)
+        repair = {
+            "resolve": lambda: other.sagas.resolve(handle.id, "compensated", **ME),
+            "skip": lambda: other.sagas.skip(handle.id, "reserve_stock", **ME),
+        }[action]
+        with pytest.raises(WrongStatus, match="step 'reserve_stock' has happened meanwhile"):
+            await repair()
+
+        assert gate.passed == {"reserve_stock": 1}
+        assert (await slow.effects(handle.id))["reserve_stock"] == 1
+        assert (await other.sagas.get(handle.id)).status is Status.NEEDS_ATTENTION
+        # Told so, the person has it undone.
+        await other.sagas.retry(handle.id, **ME)
+        assert (await finished(other, handle.id)).status is Status.COMPENSATED
+        assert (await slow.effects(handle.id))["reserve_stock"] == 0
+
+
 async def test_an_undecided_saga_cannot_be_completed_by_a_persons_word(urls: Urls) -> None:
     async with stuck_going_back(urls).open() as program:
         saga_id = await parked(program)

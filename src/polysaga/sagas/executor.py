@@ -310,12 +310,16 @@ class Execution:
         self._announce()
 
     async def _rest(self) -> None:
-        """Put the saga aside: park what cannot be undone, postpone what must still happen."""
+        """Put the saga aside: park what cannot be undone, or go on, ever; postpone what must still happen."""
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
-        if progress.status is not Status.COMPENSATING:
+        if progress.status is Status.COMPENSATING:
+            await self._park(self._trouble)
+        elif progress.known.undone:
+            step = next(name for name, mark in progress.marks.items() if mark in {Mark.BLOCKED, Mark.COMPENSATED})
+            told = f"it is decided, but step '{step}' is {progress.marks[step]}: somebody has begun to resolve it"
+            await self._park({"step": step, "message": f"{told}; resolve it as completed"})
+        else:
             await self._write(lambda: journal.postpone(progress.claim, _POSTPONED, history), progress.status)
-            return
-        await self._park(self._trouble)
 
     async def _park(self, trouble: Mapping[str, Any]) -> None:
         """Ask for a person; what the saga is undone for stays beside what it is parked for."""

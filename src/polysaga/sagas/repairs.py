@@ -3,8 +3,11 @@
 A repair is a claim: it raises the epoch, so that an owner that still believes in its own claim finds out. Repairs
 that say what happened to a step (skip, resolve) claim first, then write the ledgers, so that a late run of the
 step meets a row, and change the journal last; if a database is down, or the program dies in between, the saga
-stays parked and the same repair can be made again. The change of the journal and its line in the audit trail are
-one transaction. Afterwards the saga is due: the next tick of any worker goes on with it.
+stays parked, or is parked by whoever finds that it cannot go on, and the same repair can be made again. A word
+that something is undone counts for what had happened when the ledger was looked at, and of what happens after that
+the person is told (`test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_stays`). The change of
+the journal and its line in the audit trail are one transaction. Afterwards the saga is due: the next tick of any
+worker goes on with it.
 
     retry        parked, or put aside with its claim given up: goes on in the direction it had
     skip         the same: one step is taken as done (going forward, with a result) or as undone (going back)
@@ -196,6 +199,7 @@ class _Work:
         self._results, self._error = dict(row.results), dict(row.error or {})
         self._going = direction(row)
         self._owner = uuid4()
+        self._seen: Mapping[str, LedgerRow] = {}  # what the person's word is about
         home = engine.journal.node.database
         self._fused = None if definition is None else fused_in(definition, home, row.results)
 
@@ -258,7 +262,8 @@ class _Work:
         definition, step = self._definition, self._step
         if step is definition.decision:
             raise self._wrong("it is the step that decides; retry or compensate the saga")
-        found = (await self._look([step])).get(step.name)
+        self._seen = await self._look([step])
+        found = self._seen.get(step.name)
         if self._going is Status.COMPENSATING:
             if step.name not in definition.undoable:
                 raise self._wrong(f"step '{step.name}' is never undone")
@@ -271,15 +276,16 @@ class _Work:
         if step.name == self._fused or (found is not None and found.state is Mark.DONE):
             raise self._wrong(f"step '{step.name}' is done already")
         if found is not None:
-            raise self._wrong(f"step '{step.name}' is undone already; compensate the saga")
+            remedy = "resolve it as completed" if self._going is Status.COMPLETING else "compensate the saga"
+            raise self._wrong(f"step '{step.name}' is undone already; {remedy}")
         self._text()
 
     async def _check_resolve(self) -> None:
         definition, outcome = self._definition, self._order.outcome
         if self._going is Status.COMPLETING:
             return
-        found = await self._look([step for step in definition.steps if step.name != self._fused])
-        done = {name for name, row in found.items() if row.state is Mark.DONE} | {self._fused}
+        self._seen = await self._look([step for step in definition.steps if step.name != self._fused])
+        done = {name for name, row in self._seen.items() if row.state is Mark.DONE} | {self._fused}
         decision = definition.decision
         wanted = [step.name for step in definition.steps] if decision is None else [decision.name]
         decided = done.issuperset(wanted)
@@ -356,11 +362,16 @@ class _Work:
             return
 
         participant, entry = self._participant(step), self._entry(step, claim.epoch)
-        if step.database is not None:
+        seen = self._seen.get(step.name)
+        happened = seen is not None and seen.state is Mark.DONE
+        if happened and step.database is not None:
             await self._at(step, lambda: participant.undo(entry, nothing))
             return
-        await self._at(step, lambda: participant.undo(entry, None))
-        await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name))
+        found = await self._block(step, claim.epoch)
+        if found.state is Mark.DONE and not happened:
+            raise self._wrong(f"step '{step.name}' has happened meanwhile; look at the saga again")
+        if step.database is None:
+            await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name))
 
     async def _block(self, step: AnyStep, epoch: int) -> LedgerRow:
         participant, entry = self._participant(step), self._entry(step, epoch)

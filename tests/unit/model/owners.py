@@ -101,12 +101,17 @@ class Owners:
                 yield from self._write(state, owner, self._commit(owner, "forward", status=RUNNING), forward)
             case Finish(status):
                 yield from self._finish(state, owner, status.value)
-            case Rest() if owner.status == COMPENSATING:
-                yield from self._write(state, owner, self._commit(owner, "park", expected=COMPENSATING), None)
+            case Rest() if owner.status == COMPENSATING or self._never_completes(owner):
+                yield from self._write(state, owner, self._commit(owner, "park", expected=owner.status), None)
             case Rest():
                 yield from self._write(state, owner, self._commit(owner, "postpone"), None)
             case _:
                 raise AssertionError(decision)
+
+    def _never_completes(self, owner: Owner) -> bool:
+        """Tell whether a person has begun to resolve the saga as completed: a step of it is blocked for ever."""
+        undone = BLOCKED in owner.marks or COMPENSATED in owner.marks
+        return undone and self.setting.planted != "what is half resolved is put aside"
 
     def _attempt(self, state: State, owner: Owner, step: int) -> Iterator[Step]:
         """One attempt of an action, and what the owner concludes after looking at the record."""

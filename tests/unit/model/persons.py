@@ -102,7 +102,8 @@ class Persons:
         row = state.row._replace(epoch=state.row.epoch + 1, holder=token)
         if going == COMPENSATING or action == "resolve compensated":
             state = state.flagged(UNDONE_BY_HAND)
-        person = Person(row.epoch, action, going, row.status, todo, todo)
+        seen = frozenset(step for step, mark in enumerate(state.ledger) if mark == DONE)
+        person = Person(row.epoch, action, going, row.status, todo, todo, seen)
         return state._replace(row=row, claims=token, person=person)
 
     def _work(self, state: State, person: Person) -> tuple[str, State]:
@@ -127,6 +128,11 @@ class Persons:
             elif step == setting.pivot and row == DONE and person.action != "resolve completed":
                 state = state._replace(person=None)
                 return f"a person is too late: {name} is done", state
+        elif row == DONE and step not in person.seen:
+            # What the person has not seen is not undone by the person's word.
+            if setting.planted == "a person's word covers what nobody has seen":
+                return f"a person writes {name}", state.with_row(step, COMPENSATED)
+            return f"a person is told that {name} has happened", state._replace(person=None)
         elif step in setting.calls:
             state = state.with_effect(step, -state.effects[step]).with_row(step, COMPENSATED)
         elif row == DONE:

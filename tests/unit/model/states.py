@@ -70,6 +70,7 @@ class Person(NamedTuple):
     expected: str
     steps: tuple[int, ...]
     todo: tuple[int, ...]
+    seen: frozenset[int]  # the steps that were done when the person looked
 
 
 class State(NamedTuple):

@@ -127,6 +127,7 @@ def test_the_search_reaches_what_may_befall_a_saga() -> None:
         "a person has it resolve completed",
         "a person has it resolve compensated",
     } <= searched(HOME_PIVOT, ("impatience", "person")).seen
+    assert "a person is told that reserve has happened" in searched(HOME_PIVOT, ("impatience", "person")).seen
     assert "a person is too late: ship is done" in searched(PIVOT_ELSEWHERE, ("impatience", "person")).seen
     starts = searched(HOME_PIVOT, ("starts",)).seen
     assert {"2 joins", "1 finds its start", "1 is born refused", "2 gives up the start"} <= starts

@@ -193,7 +193,7 @@ class World:
         return state
 
     def _comes_to_rest(self, status: str, parked: tuple[str, bool], ledger: str) -> bool:
-        """Tell whether a fresh owner, left alone, ends the saga; or a person who has begun to resolve it."""
+        """Tell whether a fresh owner, left alone, ends the saga, or parks it for who has begun to resolve it."""
         row = Row(status, 1, NOBODY, *parked)
         state = State(row, ledger, (0,) * len(ledger), ())
         half_resolved = any(mark == BLOCKED and kind == "retriable" for mark, kind in self._rows(ledger))
@@ -204,7 +204,8 @@ class World:
             if state.row.status in FINAL or not state.owners:
                 break
             _, state = next(self._owners.moves(state, 0))
-        return state.row.status in FINAL or (half_resolved and self._persons.resolves(state))
+        parked = state.row.status == ATTENTION  # where a person sees it
+        return state.row.status in FINAL or (half_resolved and parked and self._persons.resolves(state))
 
     def _rows(self, ledger: str) -> Iterator[tuple[str, str]]:
         return zip(ledger, self.setting.kinds, strict=True)
