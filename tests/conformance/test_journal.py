@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -56,6 +57,22 @@ async def row(shop: SqlShop, claim: Claim) -> dict[str, Any]:
     key = shop.node().dialect.key(claim.saga_id)
     async with shop.observer.connect() as connection:
         return dict((await connection.execute(select(table).where(table.c.id == key))).mappings().one())
+
+
+async def test_a_start_from_an_outbox_is_enlisted_once_and_not_past_its_fence(sql_shop: SqlShop) -> None:
+    journal, now = journal_of(sql_shop), datetime.now(UTC)
+    before, after = now + timedelta(minutes=5), now - timedelta(seconds=1)
+    one, other = birth(), birth()
+
+    assert await journal.enlist_all([(one, before), (other, after)]) == [(True, one.input_hash), None]
+    again = replace(one, claim=replace(one.claim, owner=uuid4()))
+    for fence in (before, after):
+        assert await journal.enlist_all([(again, fence)]) == [(False, one.input_hash)]
+
+    found = await journal.load(one.claim.saga_id)
+    assert found is not None
+    assert (found.claim, found.status) == (one.claim, Status.RUNNING)
+    assert await journal.load(other.claim.saga_id) is None
 
 
 # What a claim allows, each with the status that it requires.

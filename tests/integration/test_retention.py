@@ -1,6 +1,7 @@
 """Removing old sagas: only what is at rest for long, ledgers first, and never what a reused key has just begun."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,12 +9,14 @@ from uuid import UUID
 
 import pytest
 
+from polysaga import MongoSession
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import ConfigurationError, Refused, UnknownSaga
-from polysaga.events import ClaimLost, SagaFinished, SagasRemoved
+from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked, WorkerFailed
+from polysaga.sagas.outbox import Drain, Outbox, Waiting
 from polysaga.sagas.retention import Retention
-from polysaga.sagas.tables import JOURNAL, LEDGER
+from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
 
@@ -58,6 +61,14 @@ async def _update(node: SqlNode, sql: str, saga_id: UUID, then: datetime) -> Non
     values = {"then": node.dialect.moment(then), "id": node.dialect.key(saga_id)}
     async with node.writer.begin() as connection:
         await connection.exec_driver_sql(statement.sql, statement.bind(values))
+
+
+async def _age_outbox(program: Program, place: str, saga_id: UUID) -> None:
+    then, node = datetime.now(UTC) - timedelta(seconds=MONTH), program.handles[place].primary
+    if isinstance(node, MongoNode):
+        await node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"created_at": then}})
+    else:
+        await _update(node, f"UPDATE {OUTBOX} SET created_at = :then WHERE id = :id", saga_id, then)
 
 
 async def rows(program: Program, saga_id: UUID) -> int:
@@ -193,6 +204,90 @@ async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_n
         assert (await other.sagas.get(handle.id)).status == "completed"
         assert await other.effects(handle.id) == {step: 1 for step, *_ in PLACE_ORDER}
         assert (await other.sagas.verify()).clean
+
+
+@pytest.fixture
+async def begun_and_gone(urls: Urls, place: str) -> AsyncIterator[tuple[Program, UUID, Waiting]]:
+    """A saga of an outbox whose row was never deleted: it began, came to rest long ago and was removed."""
+    async with Program(urls, PLACE_ORDER).open(lease=3600.0) as program:
+        outbox = outbox_of(program, place)
+
+        async def die(_: Any) -> None:
+            raise ConnectionResetError
+
+        with pytest.MonkeyPatch.context() as dying:
+            dying.setattr(outbox, "remove", die)
+            async with program.handles[place].writer() as db:
+                if isinstance(db, MongoSession):
+                    async with db.transaction() as within:
+                        handle = await program.sagas.start(program.saga, Order(), tx=within)
+                else:
+                    handle = await program.sagas.start(program.saga, Order(), tx=db)
+            outbox.news.set()
+            await program.recorder.wait_for(WorkerFailed)
+            assert program.sagas._enlisting is not None
+            program.sagas._enlisting._due.set()
+            await handle.result(30)
+            await program.recorder.wait_for(SagaFinished)
+        (row,) = await outbox.page(10)
+        await age(program, handle.id)
+        assert await retention_of(program).sweep() == 1
+        program.recorder.events.clear()
+        yield program, handle.id, row
+
+
+def outbox_of(program: Program, place: str) -> Outbox:
+    assert program.sagas._enlisting is not None
+    return program.sagas._enlisting.outboxes[place]
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked(
+    begun_and_gone: tuple[Program, UUID, Waiting], place: str
+) -> None:
+    """A drain begins a saga and dies before it deletes the row; the saga ends and is removed; the next comes."""
+    program, saga_id, _ = begun_and_gone
+    outbox = outbox_of(program, place)
+    await _age_outbox(program, place, saga_id)
+
+    outbox.news.set()
+    parked = await program.recorder.wait_for(StartParked)
+
+    assert (parked.saga_id, parked.database) == (saga_id, place)
+    assert "may have begun, ended and been removed" in parked.reason
+    with pytest.raises(UnknownSaga):
+        await program.sagas.get(saga_id)
+    found = await outbox.find(saga_id)
+    assert found is not None
+    assert found.error == parked.reason
+    assert await outbox.page(10) == []
+    assert await program.effects(saga_id) == {step: 1 for step, *_ in PLACE_ORDER}
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_a_drain_that_sleeps_for_longer_than_sagas_are_kept_begins_nothing_again(
+    begun_and_gone: tuple[Program, UUID, Waiting], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain reads the row and sleeps; another begins the saga, which ends and is removed; the first wakes up."""
+    program, saga_id, row = begun_and_gone
+    then = runner_of(program).engine.clock.now() - timedelta(seconds=MONTH)
+    outbox = outbox_of(program, place)
+    sleeper = Drain(runner_of(program).engine, outbox, asyncio.Event())
+    clock = runner_of(program).engine.clock
+    with monkeypatch.context() as asleep:
+        asleep.setattr(clock, "now", lambda: then)  # it reads the clock, and then the outbox
+        page = outbox.page
+
+        async def wake(most: int) -> Any:
+            asleep.undo()
+            return [replace(one, age=0.0) for one in await page(most)]
+
+        asleep.setattr(outbox, "page", wake)
+        await sleeper.drain()
+
+    assert [parked.saga_id for parked in program.recorder.of(StartParked)] == [row.saga_id] == [saga_id]
+    with pytest.raises(UnknownSaga):
+        await program.sagas.get(saga_id)
 
 
 async def test_names_that_the_process_does_not_know_are_left_alone(urls: Urls) -> None:

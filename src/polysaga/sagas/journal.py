@@ -12,6 +12,7 @@ journal's own database these write the journal row itself, which then is the rec
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -153,16 +154,20 @@ class Journal:
 
         Return whether it was inserted, and the hash of the input that stands there.
         """
-        key = self._dialect.key
         await send(self._sql["enlist"], self._birth_values(birth))
-        answer = await send(self._sql["born"], {"id": key(birth.claim.saga_id)})
-        owner, digest = answer.rows[0]
-        return owner is not None and self._dialect.key_from(owner) == birth.claim.owner, digest
+        found = await self._born(send, birth)
+        assert found is not None
+        return found
 
-    async def enlist_all(self, births: Sequence[Birth]) -> list[tuple[bool, str]]:
-        """Enlist *births* in one commit."""
+    async def enlist_all(self, births: Sequence[tuple[Birth, datetime]]) -> list[tuple[bool, str] | None]:
+        """Enlist *births* in one commit, each before its fence; None for what comes too late and is not there."""
         async with _Transaction(self.node.writer) as send:
-            return [await self.enlist(send, birth) for birth in births]
+            found = []
+            for birth, fence in births:
+                values = {**self._birth_values(birth), "not_after": self._dialect.moment(fence)}
+                await send(self._sql["enlist_fenced"], values)
+                found.append(await self._born(send, birth))
+            return found
 
     async def finish(self, endings: Sequence[Ending]) -> set[UUID]:
         """Write all endings in one commit; return the ids of those whose claim still held."""
@@ -294,6 +299,13 @@ class Journal:
         async with self.node.writer.connect() as connection:
             found = await self._claims.strangers(connection, batch)
         return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
+
+    async def _born(self, send: Send, birth: Birth) -> tuple[bool, str] | None:
+        rows = (await send(self._sql["born"], {"id": self._dialect.key(birth.claim.saga_id)})).rows
+        if not rows:
+            return None
+        owner, digest = rows[0]
+        return owner is not None and self._dialect.key_from(owner) == birth.claim.owner, digest
 
     async def _change(self, statement: str, claim: Claim, **values: Any) -> bool:
         async with _Transaction(self.node.single) as send:

@@ -6,9 +6,13 @@ process that dies between the two leaves both, and the next drain finds the jour
 processes may drain at once, for the journal row's id makes moving it twice the same as moving it once; they take
 no locks and meet on the primary key.
 
-A row that cannot be moved, because its key stands for another input by now or because nobody can read it, keeps
-its place with the reason in `error`, is announced once (`StartParked`) and holds up nobody. Whether this process
-knows the saga does not matter: the journal keeps it for one that does.
+A row that has waited for nearly as long as sagas are kept (`sagas.retention`) may be that of a saga which began
+before the drain died, has ended since and was removed. So the insert has a fence, and a row past it is parked
+instead of begun, perhaps for a second time (`test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked`).
+
+A row that cannot be moved, for that reason, because its key stands for another input by now or because nobody can
+read it, keeps its place with the reason in `error`, is announced once (`StartParked`) and holds up nobody. Whether
+this process knows the saga does not matter: the journal keeps it for one that does.
 """
 
 import asyncio
@@ -17,6 +21,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -34,6 +39,11 @@ from polysaga.sagas.statements import unless_it_exists
 from polysaga.sagas.tables import OUTBOX
 
 _BATCH = 100
+_CLOCKS = 2 * 3600.0  # seconds by which the clocks of outbox, journal and processes may differ, all together
+_TOO_OLD = (
+    "it has waited here for nearly as long as sagas are kept: the saga may have begun, ended and been removed; "
+    "if it has not, start it again; then delete this row"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,7 @@ class Waiting:
     name: str
     birth: str
     error: str | None = None
+    age: float = 0.0  # seconds since it was written
 
 
 class Outbox(Protocol):
@@ -74,7 +85,7 @@ class SqlOutbox:
     def __init__(self, node: SqlNode) -> None:
         self.node, self.database, self.news = node, node.database, asyncio.Event()
         dialect = node.dialect
-        found = f"SELECT id, name, birth, error FROM {OUTBOX} WHERE"
+        found = f"SELECT id, name, birth, error, -{dialect.seconds_until('created_at')} FROM {OUTBOX} WHERE"
         self._insert = dialect.render(
             f"INSERT INTO {OUTBOX} (id, name, birth, created_at) VALUES (:id, :name, :birth, {dialect.clock}) "
             + unless_it_exists(dialect)
@@ -111,8 +122,8 @@ class SqlOutbox:
             await sender(connection)(self._park, {"id": self.node.dialect.key(saga_id), "error": reason})
 
     def _waiting(self, row: Sequence[Any]) -> Waiting:
-        key, name, birth, error = row
-        return Waiting(self.node.dialect.key_from(key), name, birth, error)
+        key, name, birth, error, age = row
+        return Waiting(self.node.dialect.key_from(key), name, birth, error, age)
 
 
 class MongoOutbox:
@@ -129,24 +140,28 @@ class MongoOutbox:
         rows = session.database.with_options(**plain)[OUTBOX]
         found = await rows.find_one({"_id": waiting.saga_id.hex}, session=session.client_session)
         if found is not None:
-            return _document(found)
+            return self._waiting(found)
         row = {"_id": waiting.saga_id.hex, "name": waiting.name, "birth": waiting.birth, "error": None}
         await rows.insert_one({**row, "created_at": self._clock.now()}, session=session.client_session)
         return waiting
 
     async def page(self, most: int) -> Sequence[Waiting]:
         found = self._committed().find({"error": None}).sort("created_at").limit(most)
-        return [_document(row) async for row in found]
+        return [self._waiting(row) async for row in found]
 
     async def find(self, saga_id: UUID) -> Waiting | None:
         row = await self._committed().find_one({"_id": saga_id.hex})
-        return None if row is None else _document(row)
+        return None if row is None else self._waiting(row)
 
     async def remove(self, saga_ids: Sequence[UUID]) -> None:
         await self.node.documents[OUTBOX].delete_many({"_id": {"$in": [saga_id.hex for saga_id in saga_ids]}})
 
     async def park(self, saga_id: UUID, reason: str) -> None:
         await self.node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"error": reason}})
+
+    def _waiting(self, row: Any) -> Waiting:
+        age = (self._clock.now() - row["created_at"]).total_seconds()
+        return Waiting(UUID(row["_id"]), row["name"], row["birth"], row["error"], age)
 
     def _committed(self) -> Any:
         # What a failover can still take back must not start a saga.
@@ -172,18 +187,20 @@ class Drain:
     async def drain(self) -> None:
         """Move everything that is there now."""
         while True:
+            now = self._engine.clock.now()  # from before it was read, as this process may sleep at any time
             page = await self._outbox.page(_BATCH)
             if page:
-                await self._move(page)
+                await self._move(page, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
                 self._due.set()
             if len(page) < _BATCH:
                 return
 
-    async def _move(self, page: Sequence[Waiting]) -> None:
+    async def _move(self, page: Sequence[Waiting], fence: datetime) -> None:
+        """Move *page*; *fence* is that of a start which was committed just before it was read."""
         births, bad = [], {}
         for waiting in page:
             try:
-                births.append(birth_of(waiting))
+                births.append((birth_of(waiting), fence - timedelta(seconds=waiting.age)))
             except (ValueError, TypeError, KeyError) as error:
                 bad[waiting.saga_id] = f"nobody can read this start: {error!r}"
         bad |= await self._enlist(births)
@@ -197,7 +214,7 @@ class Drain:
         if moved:
             await self._outbox.remove(moved)
 
-    async def _enlist(self, births: Sequence[Birth]) -> dict[UUID, str]:
+    async def _enlist(self, births: Sequence[tuple[Birth, datetime]]) -> dict[UUID, str]:
         """Insert the journal rows; return the reason for each that has to stay."""
         if not births:
             return {}
@@ -208,11 +225,15 @@ class Drain:
             if fault is not None and fault.transient:
                 raise
             if len(births) == 1:
-                return {births[0].claim.saga_id: f"the journal refuses this start: {error.orig}"}
+                return {births[0][0].claim.saga_id: f"the journal refuses this start: {error.orig}"}
             found = [await self._enlist([birth]) for birth in births]
             return {saga_id: reason for one in found for saga_id, reason in one.items()}
         bad = {}
-        for birth, (inserted, digest) in zip(births, stand, strict=True):
+        for (birth, _), found_there in zip(births, stand, strict=True):
+            if found_there is None:
+                bad[birth.claim.saga_id] = _TOO_OLD
+                continue
+            inserted, digest = found_there
             if digest != birth.input_hash:
                 bad[birth.claim.saga_id] = str(KeyReused(birth.name, birth.key or ""))
             else:
@@ -231,7 +252,3 @@ def waiting_of(birth: Birth) -> Waiting:
 def birth_of(waiting: Waiting) -> Birth:
     """Return the birth that an outbox row says, under an owner of its own; raise if it cannot be read."""
     return Birth(Claim(waiting.saga_id, 0, uuid4()), **json.loads(waiting.birth))
-
-
-def _document(row: Any) -> Waiting:
-    return Waiting(UUID(row["_id"]), row["name"], row["birth"], row["error"])

@@ -26,12 +26,16 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         f"CASE WHEN :final = 1 THEN {dialect.clock} END"
     )
     due = f"{dialect.later(':deadline')}, {dialect.clock}, {dialect.clock}, NULL"
+    dual = "FROM dual " if dialect.name == "mysql" else ""
+    fenced = f"SELECT {values}, {due} {dual}WHERE {dialect.clock} < :not_after"
     update = f"UPDATE {JOURNAL} SET"
     texts = {
         # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
         "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
         # Due at once: whoever ticks first drives it. The row, found or new, tells by its owner whose it is.
         "enlist": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {due}) {unless_it_exists(dialect)}",
+        # The same, unless it comes so late that the saga may have been born before and been removed.
+        "enlist_fenced": f"INSERT INTO {JOURNAL} ({columns}) {fenced} {unless_it_exists(dialect)}",
         "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
