@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from devservers import Replica
 from polysaga.clock import Clock
@@ -212,6 +212,64 @@ async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_neve
                 [tuple(row) for row in await db.execute(text("SELECT id, value FROM notes"))]
             )
         assert all(kept[note] >= value for note, value in acknowledged.items())
+
+
+async def test_writes_resume_on_the_promoted_mariadb_and_the_old_primary_is_never_believed(
+    mariadb_cluster_to_break: MariaDBCluster,
+) -> None:
+    cluster = mariadb_cluster_to_break
+    urls = await asyncio.to_thread(fresh, cluster)
+    async with Notes().open(settings_of(urls)) as notes:
+        await asyncio.to_thread(cluster.catch_up)
+        browser = notes.browser()
+        acknowledged = 0
+
+        async def write_until(value: int) -> None:
+            nonlocal acknowledged
+            async with asyncio.timeout(PATIENCE):
+                while acknowledged < value:
+                    answer = await browser.put(1, acknowledged + 1)
+                    assert answer.status_code in {204, 503}
+                    acknowledged += answer.status_code == 204
+                    if answer.status_code == 503:
+                        assert answer.headers["Retry-After"] == "1"
+                        await Clock().sleep(0.02)
+
+        await write_until(5)
+        await asyncio.to_thread(cluster.catch_up)
+        old = notes.browser()
+        old.bookmark = browser.bookmark  # of the time before the promotion
+        await asyncio.to_thread(cluster.primary.kill)
+        assert await old.get(1) == 5
+        await asyncio.to_thread(cluster.replicas[0].promote)
+        promoted = asyncio.get_running_loop().time()
+        await write_until(6)
+        assert asyncio.get_running_loop().time() - promoted <= 5.0 + SLACK
+        assert notes.router.topology.primary == 1
+        assert await browser.get(1) == 6
+        assert await old.get(1) == 6
+        await write_until(10)
+
+        # In this thread, whose end would be its own. It takes writes still: nobody fenced it.
+        cluster.primary.start()
+        await notes.recorder.wait_for(NodeReturned, lambda event: event.node == notes.router.nodes[0].name)
+        for client in (browser, old, notes.browser()):
+            for _ in range(5):
+                assert await client.get(1) == 10
+        await write_until(15)
+        assert await browser.get(1) == 15
+        assert notes.router.topology.primary == 1
+        asked = text("SELECT value FROM notes WHERE id = 1")
+        async with notes.handle.reader(consistency="strong") as db:
+            assert (await db.execute(asked)).scalar() == 15
+
+    # A program that starts now finds two that take writes, and goes to the one that has gone on.
+    async with Notes().open(settings_of(urls)) as again:
+        assert again.router.topology.primary == 1
+        assert await again.browser().get(1) == 15
+        assert (await again.browser().put(1, 16)).status_code == 204
+    database = make_url(urls[1]).database
+    assert cluster.replicas[0].run(f"SELECT value FROM {database}.notes") == [(16,)]
 
 
 async def until(condition: Callable[[], bool], tasks: list[asyncio.Task[None]]) -> None:

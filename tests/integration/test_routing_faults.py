@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga import Databases, Scope, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
+from polysaga.databases.handles import Wish
 from polysaga.errors import ReadOnlyNode, WriteOnReader
 from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
@@ -218,6 +219,56 @@ async def test_a_job_sees_what_the_request_that_queued_it_wrote(
         with two.databases.scope():
             async with two.orders.reader() as db:
                 assert (await db.execute(VALUE)).scalar() == 0
+
+
+async def test_a_replica_that_has_gone_back_in_time_since_it_was_asked_is_not_read_from(
+    postgres_cluster: PostgresCluster,
+) -> None:
+    """It was killed, and opens before it has replayed what it had, all between two questions of the monitor."""
+    (primary, address, _), handle = postgres_cluster.urls("postgres"), SqlDatabase("orders")
+    replica, databases = postgres_cluster.replicas[0], Databases(handle)
+    # One answer must do for the whole test; connections are made anew each time.
+    reads = {"wait": 0.0, "probe_interval": 3600.0, "max_lag": 3600.0}
+    settings = parse_settings({"databases": {"orders": {"url": primary, "replicas": [address], "reads": reads}}})
+    async with databases.open(settings):
+        router = databases.routers["orders"]
+        async with handle.writer() as db:
+            await db.execute(text("DROP TABLE IF EXISTS past"))
+            await db.execute(text("CREATE TABLE past (id INT)"))
+        await asyncio.to_thread(replica.catch_up)
+        with databases.scope() as scope:
+            async with handle.writer() as db:
+                await db.execute(text("INSERT INTO past VALUES (1)"))
+            await asyncio.to_thread(replica.catch_up)
+            await scope.settle()
+            async with asyncio.timeout(60):
+                while router.choose(scope, Wish()) is None:
+                    await router.monitor.news(1.0)
+            await asyncio.to_thread(replica.delay, 3600.0)
+            await asyncio.to_thread(replica.kill)
+            replica.start()  # in this thread, whose end would be its own
+            async with handle.reader() as db:
+                assert (await db.execute(text("SELECT count(*) FROM past"))).scalar() == 1
+
+
+async def test_a_reader_whose_only_replica_has_just_died_is_answered_by_the_primary(
+    postgres_cluster: PostgresCluster,
+) -> None:
+    (primary, address, _), handle = postgres_cluster.urls("postgres"), SqlDatabase("orders")
+    databases = Databases(handle)
+    reads = {"probe_interval": 3600.0, "max_lag": 3600.0}  # nobody but the reader itself notices
+    settings = parse_settings({"databases": {"orders": {"url": primary, "replicas": [address], "reads": reads}}})
+    async with databases.open(settings):
+        router = databases.routers["orders"]
+        await until_replicas_are_known(router)
+        with databases.scope():
+            async with handle.reader() as db:
+                assert (await db.execute(PORT)).scalar() == postgres_cluster.replicas[0].port
+        await asyncio.to_thread(postgres_cluster.replicas[0].kill)
+        for _ in range(3):
+            with databases.scope():
+                async with handle.reader() as db:
+                    assert (await db.execute(PORT)).scalar() == postgres_cluster.primary.port
 
 
 async def test_concurrent_commits_share_the_question_where_the_primary_stands(two: Two) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysaga.databases.positions import Epoch, Lsn, Role, Sample
+from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse_maria_gtid
 from polysaga.routing.breakers import Breaker
 from polysaga.routing.policy import Choice, Limits, Reason, clamped, hopeless, pick, stalest_allowed
 from polysaga.routing.topology import Seat, Topology, answered, failed, unknown
@@ -181,6 +181,29 @@ def test_a_replica_left_writable_is_not_taken_for_the_primary_while_there_is_one
     known = answered(known, 1, Sample(Role.PRIMARY, at(100)), NOW)
     assert known.primary == 0
     assert failed(known, 0, "gone").primary == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "primary"),
+    [
+        ("0-1-90", "0-2-120", 1),  # the second was promoted, and the first came back
+        ("0-2-120", "0-1-90", 0),
+        ("0-1-90", "0-1-120", 0),  # the second was left writable, and was asked a little later
+        ("0-1-90", "0-1-90", 0),
+        ("0-1-125", "0-2-120", 0),  # nobody can tell
+    ],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_who_starts_to_watch_two_that_take_writes_takes_the_one_that_has_gone_on(
+    first: str, second: str, primary: int, order: tuple[int, int]
+) -> None:
+    places = [parse_maria_gtid(first), parse_maria_gtid(second)]
+    known = unknown([Seat("0"), Seat("1")])
+    for index in order:
+        known = answered(known, index, Sample(Role.PRIMARY, places[index]), NOW)
+    assert known.primary == primary
+    again = answered(known, 1 - primary, Sample(Role.PRIMARY, parse_maria_gtid("0-7-999")), NOW + 1)
+    assert again.primary == primary  # whoever was it before stays it
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_session_try() -> None:

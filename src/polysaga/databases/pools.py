@@ -13,7 +13,7 @@ node, such as a saga's journal, goes on with the next connection.
 import asyncio
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
@@ -35,6 +35,8 @@ BOUND_TO = "polysaga_bound_to"
 LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: the clock's reading when it was lent last
 _TRUSTED = 1.0  # seconds after it was lent in which a connection is lent again without a question
 
+Judge: TypeAlias = Callable[[Sample], str | None]  # why a connection to a server that says this is not wanted
+
 
 class SqlNode:
     """One SQL server of a database: a pool that writes, a pool that reads, made on first use."""
@@ -43,7 +45,7 @@ class SqlNode:
         self.database, self.role, self.settings = database, role, settings
         self.url = _sql_url(database, url)
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
-        self.admit: Callable[[Sample], str | None] | None = None  # why a new connection is not wanted
+        self.admit: Callable[[], Judge] | None = None  # called before a new connection is asked what it leads to
         self.watched = False
         self._engines: dict[bool, AsyncEngine] = {}
         self._single: AsyncEngine | None = None
@@ -166,10 +168,6 @@ class SqlNode:
         return engine
 
     def _watch(self, engine: AsyncEngine) -> None:
-        @event.listens_for(engine.sync_engine, "connect")
-        def stamp(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-            record.info["generation"] = self._generation
-
         @event.listens_for(engine.sync_engine, "checkout", insert=True)
         def lend(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
             if record.info["generation"] != self._generation:
@@ -208,16 +206,16 @@ class SqlNode:
         watched: Any = dialect.connect(*positional, **named, async_creator_fn=dial)
         if self.admit is not None:
             try:
-                self._admit(watched, self.admit)
+                self._admit(watched, self.admit())
             except BaseException:
                 self.dialect.cut(watched.driver_connection)
                 raise
         return watched  # type: ignore[no-any-return]
 
-    def _admit(self, watched: Any, admit: Callable[[Sample], str | None]) -> None:
+    def _admit(self, watched: Any, judge: Judge) -> None:
         sample = watched.run_async(self.dialect.sample)
         watched.rollback()  # some drivers have begun a transaction for it
-        refused = admit(sample)
+        refused = judge(sample)
         if refused is not None:
             raise DatabaseUnavailable(self.database, self.name, refused)
 
@@ -230,6 +228,8 @@ class SqlNode:
             before = _cancellations()
             try:
                 if self.watched:
+                    # Before: what happens to the node while it is being connected to concerns this one too.
+                    record.info["generation"] = self._generation
                     connection = self._connect(dialect, positional, named)
                 else:
                     connection = dialect.connect(*positional, **named)
@@ -298,13 +298,16 @@ class Line:
 
     async def _open(self) -> Any:
         if self._driver is None:
-            node = self.node
-            kind: Any = node.followed.get_dialect().get_async_dialect_cls(node.followed)
+            node, address = self.node, self.node.followed
+            kind: Any = address.get_dialect().get_async_dialect_cls(address)
             adapter = kind(dbapi=kind.import_dbapi())
-            positional, named = adapter.create_connect_args(node.followed)
-            named |= node.dialect.line_arguments(node.followed, node.settings)
+            positional, named = adapter.create_connect_args(address)
+            named |= node.dialect.line_arguments(address, node.settings)
             adapted: Any = await greenlet_spawn(adapter.connect, *positional, **named)
             self._driver = adapted.driver_connection
+            if node.followed is not address:
+                self.cut()
+                raise DatabaseUnavailable(node.database, node.name, "another server is the primary by now")
         return self._driver
 
 

@@ -2,7 +2,8 @@
 
 Who owns the truth: the primary, whose positions only rise within an epoch. A position is captured there *after*
 COMMIT, so everything committed before is at or below it. A replica has *reached* a position if it has replayed
-all of it; what it has replayed only rises, so an old sample errs towards the primary, never towards a stale read.
+all of it; what it has replayed only rises while it runs, so an old sample errs towards the primary, never towards
+a stale read. (After a restart it may be less for a while: each new connection is asked, see `routing.router`.)
 
 An epoch is a lineage (a cluster: PostgreSQL's system identifier) and a number that rises with each promotion
 (its timeline). Positions of different lineages say nothing about each other. A position of a later epoch is past
@@ -168,6 +169,18 @@ class MariaGtid:
     def comparable(self, other: "Position") -> bool:
         """Tell whether the two belong to the same cluster."""
         return type(other) is MariaGtid and self.epoch.lineage == other.epoch.lineage
+
+    def succeeds(self, other: "Position") -> bool:
+        """Tell whether this is where *other* was, and another server has written since: it has taken over."""
+        return (
+            type(other) is MariaGtid
+            and self.reached(other)
+            and any(
+                number > other.domains[domain][1] and server != other.domains[domain][0]
+                for domain, (server, number) in self.domains.items()
+                if domain in other.domains
+            )
+        )
 
     def beyond(self) -> "MariaGtid":
         """Return a position of this epoch that no server ever reaches."""

@@ -95,11 +95,11 @@ class Databases(Registry):
     def written(self, scope: Scope, names: Collection[str] | None = None) -> str:
         """Return what *scope* must see, in writing; with *names* of these databases only.
 
-        Where nobody could tell how far the primary got, it is a place that no server reaches: whoever reads next
-        asks the primary again (`policy.clamped`).
+        Where nobody could tell how far the primary got with an acknowledged commit, it is a place that no server
+        reaches: whoever reads next asks the primary again (`policy.clamped`).
         """
         must = dict(scope.required)
-        for name in scope.unsure & self._routers.keys():
+        for name in scope.unsure & scope.acknowledged & self._routers.keys():
             place = self._routers[name].topology.latest_position
             if place is not None:
                 must[name] = place.beyond()

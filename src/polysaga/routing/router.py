@@ -5,7 +5,9 @@ up, then goes to the primary through a limiter, for a primary that gets all read
 
 Writes go to the one node that stands for the primary and follows it (`SqlNode.follow`). Without a primary they are
 refused at once; nothing queues. A new connection there is asked whether it leads to a primary of the latest known
-epoch before anybody gets it, so a demoted node that came back is never taken for the primary.
+epoch before anybody gets it, so a demoted node that came back is never taken for the primary. A new connection to
+any other node is asked whether it still has what it is known to have: within an epoch a replayed position only
+rises while the server runs, and one that was restarted may open before it has replayed its own log again.
 """
 
 import asyncio
@@ -13,12 +15,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from polysaga.clock import Clock
 from polysaga.config import ReadSettings, ReplicaSettings
 from polysaga.databases.handles import Wish
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.pools import Judge, SqlNode
 from polysaga.databases.positions import Role, Sample
 from polysaga.errors import DatabaseUnavailable, NoPrimary, NoReplica
 from polysaga.events import Emit
@@ -81,7 +84,9 @@ class Router:
             clock=clock,
         )
         self.capture = Capture(name, primary.line(), timeout=reads.probe_timeout, emit=emit)
-        primary.admit = self._admit
+        primary.admit = lambda: self._admit
+        for index, node in enumerate(nodes):
+            node.admit = partial(self._as_it_was, index)
 
     @property
     def topology(self) -> Topology:
@@ -103,8 +108,8 @@ class Router:
         """Return what a node is called by people: `primary`, or `replica-` and its place in the settings."""
         return "primary" if index == self.topology.primary else f"replica-{index}"
 
-    def choose(self, scope: Scope | None, wish: Wish) -> Choice | None:
-        """Return the node for a reader if that can be told from memory."""
+    def choose(self, scope: Scope | None, wish: Wish, left: int | None = None) -> Choice | None:
+        """Return the node for a reader if that can be told from memory; not *left*, which has just failed it."""
         topology = self.topology
         if scope is None:
             consistency, required, pinned = wish.consistency or self.reads.consistency, None, None
@@ -131,18 +136,18 @@ class Router:
             score=self._score,
             random=self._random,
             pinned=pinned,
-            shut=self._shut() if self._opened else (),
+            shut=self._shut(left) if self._opened or left is not None else (),
         )
 
-    async def search(self, scope: Scope | None, wish: Wish) -> Choice:
-        """Return the node for a reader, after asking and waiting; raise `NoReplica`.
+    async def search(self, scope: Scope | None, wish: Wish, left: int | None = None) -> Choice:
+        """Return the node for a reader, after asking and waiting; raise `NoReplica`. It is not *left*.
 
         If the reason is `NO_REPLICA`, the caller holds a place of `limiter` and gives it back.
         """
         if scope is not None and self.name in scope.written:
             await scope.settle(self.name)
         if scope is None or self.name not in scope.unsure:
-            choice = await self._wait(scope, wish)
+            choice = await self._wait(scope, wish, left)
             if choice is not None:
                 return choice
         stale = wish.allow_stale or self.reads.no_replica == "stale"
@@ -155,7 +160,7 @@ class Router:
         else:
             reason = f"{self.reads.primary_read_limit} readers are on the primary already"
         if stale:
-            index = stalest_allowed(self.topology, self._shut())
+            index = stalest_allowed(self.topology, self._shut(left))
             if index is not None:
                 return Choice(index, Reason.STALE)
         raise NoReplica(self.name, reason)
@@ -181,10 +186,10 @@ class Router:
         self._opened |= self.loads[index].breaker.failed(self.clock.monotonic())
         self.monitor.suspect()
 
-    async def _wait(self, scope: Scope | None, wish: Wish) -> Choice | None:
+    async def _wait(self, scope: Scope | None, wish: Wish, left: int | None) -> Choice | None:
         deadline = self.clock.monotonic() + self.reads.wait
         while True:
-            choice = self.choose(scope, wish)
+            choice = self.choose(scope, wish, left)
             if choice is not None:
                 return choice
             now = self.clock.monotonic()
@@ -198,7 +203,7 @@ class Router:
         if honest is required:
             return None
         scope.correct(self.name, honest, self.capture)
-        return self.choose(scope, wish)
+        return self.choose(scope, wish, left)
 
     async def _enter(self) -> bool:
         """Take a place among the readers of the primary; return False if none becomes free in time."""
@@ -216,12 +221,13 @@ class Router:
         node = self.topology.nodes[index]
         return (self.loads[index].sessions + 1) * (node.latency + 1e-4) / node.seat.weight
 
-    def _shut(self) -> set[int]:
-        """Return the nodes whose breakers let nobody through now; none of them if that would be all replicas."""
+    def _shut(self, left: int | None = None) -> set[int]:
+        """Return *left* and the nodes whose breakers let nobody through now, unless those are all replicas."""
         now = self.clock.monotonic()
         shut = {index for index, load in enumerate(self.loads) if not load.breaker.allows(now)}
         self._opened = any(load.breaker.opened for load in self.loads)
-        return set() if len(shut | {self.topology.primary}) >= len(self.nodes) else shut
+        without = set() if left is None else {left}
+        return without if len(shut | {self.topology.primary}) >= len(self.nodes) else shut | without
 
     def _admit(self, sample: Sample) -> str | None:
         """Return why a new connection to what should be the primary is not one."""
@@ -229,6 +235,21 @@ class Router:
             return None
         self.monitor.suspect()
         return "it is not the primary any more"
+
+    def _as_it_was(self, index: int) -> Judge:
+        """Return what refuses a new connection to a node that has less than it is known to have had.
+
+        It was restarted or copied since it was asked last, and must not be read from by what it said then.
+        """
+        known = self.topology.nodes[index].position
+
+        def judge(sample: Sample) -> str | None:
+            if known is None or (sample.position is not None and sample.position.reached(known)):
+                return None
+            self.monitor.suspect()
+            return "it has gone back in time; it may have been restarted"
+
+        return judge
 
     def _changed(self, before: Topology, after: Topology) -> None:
         for index, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=True)):

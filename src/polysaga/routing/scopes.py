@@ -50,14 +50,20 @@ class Scope:
         self.consistency = consistency  # for readers that do not say
         self.pinned: dict[str, int] | None = {} if pins else None
         self.written: dict[str, Source] = {}  # committed there, and where is not known yet
+        self.acknowledged: set[str] = set()  # written, and somebody was told so
         self._told_by: dict[str, Source] = {}  # who can tell what its client must be told
         self._commits = Counter[str]()
         self.unsure: set[str] = set()  # written, and nobody could tell where
         self.answered: dict[str, str] = {}  # database -> node and reason, for people
         self.explains = False
 
-    def wrote(self, database: str, source: Source) -> None:
-        """Note that this scope must see what is committed in *database* by now."""
+    def wrote(self, database: str, source: Source, *, acknowledged: bool = True) -> None:
+        """Note that this scope must see what is committed in *database* by now.
+
+        A commit that was not acknowledged may have happened: the scope looks for it, its client is not told.
+        """
+        if acknowledged:
+            self.acknowledged.add(database)
         self._commits[database] += 1
         self.written[database] = self._told_by[database] = source
 

@@ -80,7 +80,8 @@ class SqlRoutes:
             raise DatabaseUnavailable(router.name, error.node, "it is not the primary any more") from error
         except DatabaseUnavailable:
             router.monitor.suspect()
-            self.wrote()  # the reply to COMMIT may be all that was lost
+            # The reply to COMMIT may be all that was lost.
+            current_or_own(router.clock).wrote(router.name, router.capture, acknowledged=False)
             raise
         self.wrote()
 
@@ -153,9 +154,7 @@ class _Reading:
         if left is not None and self._scope is not None and self._scope.pinned is not None:
             self._scope.pinned.pop(self._router.name, None)
         router, wish = self._router, self._wish
-        choice = router.choose(self._scope, wish)
-        if choice is None or choice.index == left:
-            choice = await router.search(self._scope, wish)
+        choice = router.choose(self._scope, wish, left) or await router.search(self._scope, wish, left)
         self.choice, self.node = choice, router.node(choice)
         self.begin()
         return self.engine

@@ -1,22 +1,28 @@
 """Topology: what is known of a database's nodes at one moment. Frozen, replaced whole, pure.
 
 Who owns the truth: the nodes. Every answer is dated by the moment *before* it was asked for, so what is known is
-never believed to be newer than it is. Within an epoch a replayed position only rises: deciding by an old one errs
-towards the primary. A lag has no such property, so whoever compares one adds the age of the sample.
+never believed to be newer than it is. Within an epoch a replayed position only rises while the server runs:
+deciding by an old one errs towards the primary. A lag has no such property, so whoever compares one adds the age
+of the sample.
 
 One primary at most is recognised: of the nodes that say they are, the one of the latest epoch; among equals the
 one that was it before, so that a demoted node that comes back, or a replica that somebody left writable, changes
-nothing. A node that claims to be the primary and is not the one recognised is not read from either.
+nothing. Who starts to watch knows of none before: MariaDB's positions, which have no epochs, still tell the
+server that has gone on from where the other one was (`MariaGtid.succeeds`); else the order of settings decides.
+A node that claims to be the primary and is not the one recognised is not read from either.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polysaga.databases.positions import Position, Role, Sample
+from polysaga.databases.positions import MariaGtid, Position, Role, Sample
 
 _TRAIL = 64  # samples of the primary that lag is measured against
 _NEWEST = 0.2  # weight of the newest answer in the latency
+
+
+_UNASKED = "it was not asked yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class NodeState:
     asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
     lag: float = math.inf  # seconds behind the primary at `asked_at`, an upper bound
     latency: float = 0.0  # seconds that answers took lately
-    failure: str | None = "it was not asked yet"  # why it does not count now; None if it does
+    failure: str | None = _UNASKED  # why it does not count now; None if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,8 @@ def answered(before: Topology, index: int, sample: Sample, asked_at: float, late
     )
     nodes = _with(before.nodes, index, state)
     epoch = max(before.epoch, sample.epoch.number) if sample.role is Role.PRIMARY else before.epoch
-    primary = _primary(nodes, before.primary, epoch)
+    experienced = all(node.failure is not _UNASKED for node in before.nodes)
+    primary = _primary(nodes, before.primary if experienced else None, epoch)
     trail = before.trail if primary == before.primary else ()
     if index == primary and sample.position is not None:
         trail = _longer(trail, asked_at, sample.position)
@@ -113,7 +120,15 @@ def _primary(nodes: tuple[NodeState, ...], current: int | None, epoch: int) -> i
     ]
     if current in claims:
         return current
-    return claims[0] if claims else None
+    found = claims[0] if claims else None
+    for index in claims[1:]:
+        if found is not None and _took_over(nodes[index].position, nodes[found].position):
+            found = index
+    return found
+
+
+def _took_over(one: Position | None, other: Position | None) -> bool:
+    return isinstance(one, MariaGtid) and other is not None and one.succeeds(other)
 
 
 def _epoch_of(node: NodeState) -> int:
