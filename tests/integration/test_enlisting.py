@@ -13,11 +13,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from polysaga import MongoSession, Refused, StepContext
+from polysaga.config import SagaSettings
 from polysaga.errors import KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
 from polysaga.events import SagaFinished, SagaNotKnown, SagaStarted, StartParked
-from polysaga.sagas import Status
+from polysaga.sagas import ContradictionKind, Status
 from polysaga.sagas.enlisting import Enlisting
-from polysaga.sagas.outbox import Outbox, Waiting, waiting_of
+from polysaga.sagas.outbox import Drain, Outbox, Waiting, waiting_of
 from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Urls
 
 ALONE = 3600.0  # seconds of a lease whose rounds come once; what wakes them is under test
@@ -248,6 +249,36 @@ async def test_rows_that_cannot_be_moved_are_parked_visibly_and_hold_up_nobody(u
             assert found.error == parked.reason
         assert "was used for another input" in parked.reason
         assert await waiting(program) == []  # they are not looked at again
+        stuck = (await program.sagas.verify()).contradictions
+        assert {(one.kind, one.saga_id, one.saga, one.status, one.database) for one in stuck} == {
+            (ContradictionKind.PARKED_START, row.saga_id, "place-order", None, place) for row in bad
+        }
+        (taken,) = (one.detail for one in stuck if one.saga_id == birth.claim.saga_id)
+        assert parked.reason in taken
+        assert "delete this row of polysaga_outbox" in taken
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_a_start_that_no_process_moves_is_found_when_it_is_late(
+    urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stand_still(_: Drain) -> None:
+        return
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Drain, "drain", stand_still)
+        async with Program(urls, PLACE_ORDER).open() as program:
+            async with transaction(program, place) as db:
+                handle = await program.sagas.start(program.saga, Order(), tx=db)
+            assert (await program.sagas.verify()).clean  # ten leases are not over
+            found = await program.sagas.verify(SagaSettings(lease=0.0001))
+            assert [(one.kind, one.saga_id, one.database) for one in found.contradictions] == [
+                (ContradictionKind.WAITING_START, handle.id, place)
+            ]
+            assert found.complete
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as later:
+        await completed(later, handle.id)
+        assert (await later.sagas.verify()).clean
 
 
 async def test_a_start_of_a_saga_that_nobody_here_knows_goes_to_the_journal_and_waits_there(urls: Urls) -> None:

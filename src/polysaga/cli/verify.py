@@ -1,4 +1,4 @@
-"""`polysaga verify`: do the journal and all ledgers tell the same story?"""
+"""`polysaga verify`: do the journal, all ledgers and outboxes tell the same story?"""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def verify(
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare the journal with the ledgers of all databases; exit with 1 if they contradict each other.
+    """Compare the journal with the ledgers and outboxes of all databases; exit with 1 if they disagree.
 
     Reads only, and works while the program runs: sagas in flight are no contradiction.
     """
@@ -83,7 +83,7 @@ def _print(found: Verification, console: Console) -> None:
 
 def _print_saga(saga_id: str, group: list[Contradiction], console: Console) -> None:
     first = group[0]
-    known = f"{first.saga or 'not in the journal'}{f' ({first.status})' if first.status else ''}"
+    known = f"{first.saga} ({first.status or 'not started'})" if first.saga else "not in the journal"
     console.print(Text.assemble((saga_id, "bold"), "  ", known), soft_wrap=True)
     table = Table.grid(padding=(0, 2), pad_edge=True)
     table.add_column(style="red", no_wrap=True, min_width=_KIND)

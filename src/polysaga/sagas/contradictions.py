@@ -16,6 +16,7 @@ from uuid import UUID
 
 from polysaga.sagas.decisions import Mark, Status, fused_first
 from polysaga.sagas.definition import AnyStep, Definition
+from polysaga.sagas.tables import OUTBOX
 
 
 class ContradictionKind(StrEnum):
@@ -31,11 +32,16 @@ class ContradictionKind(StrEnum):
     OUT_OF_ORDER = "out-of-order"  # a step is done, one that it follows is not
     UNKNOWN_STEP = "unknown-step"  # the saga's definition has no such step
     STRANDED = "stranded"  # unfinished, and nobody has come for it
+    PARKED_START = "parked-start"  # committed with a transaction, and it cannot be moved to the journal
+    WAITING_START = "waiting-start"  # committed with a transaction, and nobody has moved it to the journal
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """One thing that two places do not agree on. *saga* and *status* are None without a journal row."""
+    """One thing that two places do not agree on.
+
+    *status* is None without a journal row; so is *saga*, unless an outbox names it.
+    """
 
     kind: ContradictionKind
     saga_id: UUID
@@ -192,6 +198,20 @@ class _Case:
         account = self.account
         name, database = (None, None) if step is None else (step.name, step.database_name)
         return Contradiction(kind, account.saga_id, account.name, account.status, name, database, detail)
+
+
+def stuck_start(saga_id: UUID, saga: str, database: str, error: str | None) -> Contradiction:
+    """Return what is wrong with a start that stays in the outbox of *database*; *error*: why it is parked."""
+    if error is None:
+        kind = ContradictionKind.WAITING_START
+        detail = (
+            f"it was committed, but for many leases no process has moved it from {OUTBOX} to the journal; "
+            "let one run that reaches both databases"
+        )
+    else:
+        kind = ContradictionKind.PARKED_START
+        detail = f"it was committed, but cannot start: {error}; once that is seen to, delete this row of {OUTBOX}"
+    return Contradiction(kind, saga_id, saga, None, None, database, detail)
 
 
 def _about_record(kind: ContradictionKind, account: Account | None, record: Record, detail: str) -> Contradiction:

@@ -22,7 +22,7 @@ from polysaga.sagas.enlisting import Enlisting
 from polysaga.sagas.outbox import Drain
 from polysaga.sagas.repairs import Action, Order, Repair, Repairs
 from polysaga.sagas.runner import LocalRunner, SagaHandle
-from polysaga.sagas.surveys import JournalSurvey, ledger_survey
+from polysaga.sagas.surveys import JournalSurvey, ledger_survey, outbox_survey
 from polysaga.sagas.verification import LATE, Verification, Verifier
 from polysaga.sagas.worker import Worker
 
@@ -143,7 +143,7 @@ class Sagas:
         limit: int = 1000,
         watch: Callable[[int], None] = lambda _: None,
     ) -> Verification:
-        """Compare the journal with all ledgers, and the ledgers with each other; change nothing.
+        """Compare the journal with all ledgers, these with each other, look for stuck starts; change nothing.
 
         Only the databases must be open. Sagas may run meanwhile, here and elsewhere: those in flight are no
         contradiction. Ends after *limit* contradictions. *watch* is told now and then how many sagas were
@@ -151,10 +151,13 @@ class Sagas:
         """
         home = journal_node(self.journal.primary)
         known = settings or SagaSettings()
-        journal = JournalSurvey(home, patience=LATE * known.lease, retention=known.retention)
+        patience = LATE * known.lease
+        journal = JournalSurvey(home, patience=patience, retention=known.retention)
         handles = dict.fromkeys((self.journal, *self.participants))
         ledgers = [ledger_survey(handle.primary) for handle in handles]
-        return await Verifier(journal, ledgers, self._known()).verify(limit=limit, watch=watch)
+        others = [handle.primary for handle in handles if handle is not self.journal]
+        outboxes = [outbox_survey(node, patience=patience) for node in others]
+        return await Verifier(journal, ledgers, outboxes, self._known()).verify(limit=limit, watch=watch)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
         """Have a saga undone, whichever process drives it; return once that is certain.

@@ -1,4 +1,4 @@
-"""The journal and the ledgers, read page by page in the order of the sagas' ids, for comparing them.
+"""The journal and the ledgers, read page by page in the order of the sagas' ids, and what is stuck in outboxes.
 
 Ids sort alike everywhere: as UUIDs on PostgreSQL, as bytes on MySQL and MariaDB, as their text on SQLite and
 MongoDB. Everything is read on the primaries, through connections on which SQL servers refuse writes.
@@ -7,18 +7,20 @@ MongoDB. Everything is read on the primaries, through connections on which SQL s
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, Node, SqlNode
 from polysaga.databases.dialects import Rendered
 from polysaga.errors import DatabaseUnavailable, SchemaMissing
-from polysaga.sagas.contradictions import Account, Record
+from polysaga.sagas.contradictions import Account, Contradiction, Record, stuck_start
 from polysaga.sagas.decisions import Mark, Status
-from polysaga.sagas.tables import JOURNAL, LEDGER
+from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
 
 
 class JournalSurvey:
@@ -108,7 +110,55 @@ class MongoLedgerSurvey:
         return Record(UUID(saga_id), self.node.database, step, Mark(document["state"]), document["result"])
 
 
+class SqlOutboxSurvey:
+    """The starts in the outbox of an SQL database that nobody moves to the journal.
+
+    These are the parked ones, and those that were written more than *patience* seconds ago.
+    """
+
+    def __init__(self, node: SqlNode, *, patience: float) -> None:
+        self.node, self._patience = node, patience
+        self._stuck = node.dialect.render(
+            f"SELECT id, name, error FROM {OUTBOX} WHERE error IS NOT NULL "
+            f"OR created_at < {node.dialect.ago(':patience')} ORDER BY created_at LIMIT :most"
+        )
+
+    async def stuck(self, most: int) -> list[Contradiction]:
+        """Return the oldest *most*."""
+        rows = await _rows(self.node, self._stuck, {"patience": self._patience, "most": most}, "ledger")
+        key_from, database = self.node.dialect.key_from, self.node.database
+        return [stuck_start(key_from(row["id"]), row["name"], database, row["error"]) for row in rows]
+
+
+class MongoOutboxSurvey:
+    """The same of a MongoDB database, whose rows were dated by the programs that wrote them."""
+
+    def __init__(self, node: MongoNode, *, patience: float) -> None:
+        self.node, self._patience, self._clock = node, timedelta(seconds=patience), Clock()
+
+    async def stuck(self, most: int) -> list[Contradiction]:
+        """Return the oldest *most*."""
+        pymongo = importlib.import_module("pymongo")
+        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
+        rows = self.node.documents[OUTBOX].with_options(read_concern=majority)
+        wanted = {"$or": [{"error": {"$ne": None}}, {"created_at": {"$lt": self._clock.now() - self._patience}}]}
+        try:
+            found = await rows.find(wanted).sort("created_at", 1).limit(most).to_list()
+        except pymongo.errors.PyMongoError as error:
+            raise _explained(self.node, error, "ledger") from error
+        database = self.node.database
+        return [stuck_start(UUID(row["_id"]), row["name"], database, row["error"]) for row in found]
+
+
 LedgerSurvey: TypeAlias = SqlLedgerSurvey | MongoLedgerSurvey
+OutboxSurvey: TypeAlias = SqlOutboxSurvey | MongoOutboxSurvey
+
+
+def outbox_survey(node: Node, *, patience: float) -> OutboxSurvey:
+    """Return the survey of the outbox on *node*."""
+    if isinstance(node, MongoNode):
+        return MongoOutboxSurvey(node, patience=patience)
+    return SqlOutboxSurvey(node, patience=patience)
 
 
 def ledger_survey(node: Node) -> LedgerSurvey:

@@ -1,4 +1,4 @@
-"""Do the journal and all ledgers tell the same story? Reads only, while the program runs.
+"""Do the journal, all ledgers and outboxes tell the same story? Reads only, while the program runs.
 
 The databases have no common snapshot, so what does not fit at first is only a suspicion. A suspect saga is
 looked at again: its ledger rows, then its journal row, then its ledger rows once more. Reported is what both
@@ -7,6 +7,9 @@ compared is written in one order and stays: a ledger row comes after the journal
 final status, and goes (retention) before the journal row does. A row seen before the journal was asked and still
 there afterwards must be known to it; a row that a final status requires must be there afterwards
 (`test_verify_raises_no_false_alarm_while_sagas_run`).
+
+A start that was committed elsewhere and stays in its outbox, parked or longer than any process takes, is a promise
+that nobody keeps: it is reported as well.
 
 Memory is bounded by the size of a page, whatever the number of sagas: all sides are read in the order of the
 ids and compared window by window.
@@ -20,7 +23,7 @@ from uuid import UUID
 from polysaga.sagas.contradictions import Account, Contradiction, Record, contradictions
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.definition import Definition
-from polysaga.sagas.surveys import JournalSurvey, LedgerSurvey
+from polysaga.sagas.surveys import JournalSurvey, LedgerSurvey, OutboxSurvey
 
 LATE = 10  # leases after which an unfinished saga counts as stranded
 
@@ -54,16 +57,23 @@ class _Tally:
 
 
 class Verifier:
-    """Compares one journal with its ledgers; *definitions* are by fingerprint."""
+    """Compares one journal with its ledgers and outboxes; *definitions* are by fingerprint."""
 
     def __init__(
-        self, journal: JournalSurvey, ledgers: Sequence[LedgerSurvey], definitions: Mapping[str, Definition]
+        self,
+        journal: JournalSurvey,
+        ledgers: Sequence[LedgerSurvey],
+        outboxes: Sequence[OutboxSurvey],
+        definitions: Mapping[str, Definition],
     ) -> None:
-        self._journal, self._ledgers, self._definitions = journal, ledgers, definitions
+        self._journal, self._ledgers, self._outboxes = journal, ledgers, outboxes
+        self._definitions = definitions
 
     async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
         """Compare everything; stop after *limit* contradictions. *watch* is told the number of sagas so far."""
         tally = _Tally(rows=Counter({ledger.node.database: 0 for ledger in self._ledgers}))
+        for outbox in self._outboxes:
+            tally.found += await outbox.stuck(limit + 1)
         after, complete = _FIRST, False
         while not complete and len(tally.found) < limit:
             after = await self._window(after, tally)
