@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, update
 
 from polysaga.databases import Fault
-from polysaga.sagas.claims import Pick
+from polysaga.sagas.claims import PAUSE, Pick
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.journal import Birth, Journal, Row
 from polysaga.sagas.tables import journal as table
@@ -298,19 +298,20 @@ async def test_only_what_runs_past_its_deadline_is_taken_from_its_owner(
 
 
 async def test_a_clock_that_was_put_back_strands_nothing(empty_journal: SqlShop) -> None:
-    """A claim made before the clock was put back by an hour lasts for that hour; nobody else's is that long."""
+    """What was claimed, or put aside, before the clock was put back by an hour stays so; nothing else does."""
     journal = journal_of(empty_journal, lease=10.0)
-    stranded, fresh, aside, parked, long = (birth() for _ in range(5))
-    await journal.insert([stranded, fresh, aside, parked])
+    stranded, fresh, aside, parked, long, lasting = (birth() for _ in range(6))
+    await journal.insert([stranded, fresh, aside, parked, lasting])
     await journal_of(empty_journal, lease=3600.0).insert([long])
     dialect, ahead = journal.node.dialect, datetime.now(UTC) + timedelta(hours=1)
     moment = dialect.moment(ahead)
     await put(empty_journal, stranded.claim, wake_at=moment)
     await put(empty_journal, parked.claim, wake_at=moment, status="needs_attention")
-    await journal.postpone(aside.claim, 3600.0, [])
+    await journal.postpone(aside.claim, PAUSE, [])
+    await journal.postpone(lasting.claim, 3600.0, [])
 
     assert await journal.claim(10) == []
-    assert _ids(await journal.claim(10, Pick.AHEAD)) == {stranded.claim.saga_id}
+    assert _ids(await journal.claim(10, Pick.AHEAD)) == {stranded.claim.saga_id, lasting.claim.saga_id}
     assert await journal.claim(10, Pick.AHEAD) == []
 
 

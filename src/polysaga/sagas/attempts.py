@@ -27,6 +27,9 @@ T = TypeVar("T")
 _OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
 _FOR_EVER = Retry(within=None)
 _SILENCE = 15.0  # seconds until a database that does not answer is asked anew
+# Attempts that are kept of a saga, and how many of them are the first: the others are the last. The journal row
+# is written with all of them, and a step may be repeated for weeks.
+_NOTED, _NOTED_FIRST = 200, 50
 _UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
@@ -149,6 +152,8 @@ class Attempts:
         seconds = self._clock.monotonic() - began
         if once.phase != "start":
             self.history.append({**self._current[step.name], "ms": _ms(seconds), "outcome": outcome})
+            if len(self.history) > _NOTED:
+                del self.history[_NOTED_FIRST]
         return seconds
 
     async def _caught(self, work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:

@@ -104,7 +104,7 @@ class SagaState(SagaSummary):
     driven_here: bool
     input: str  # as JSON
     results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
-    history: tuple[Mapping[str, Any], ...]
+    history: tuple[Mapping[str, Any], ...]  # its attempts; of more than 200 the first 50 and the last 150
     audit: tuple[AuditEntry, ...]
 
 

@@ -18,13 +18,15 @@ from polysaga.sagas.outcomes import overdue
 from polysaga.sagas.statements import columns_of_row
 from polysaga.sagas.tables import JOURNAL
 
+PAUSE = 30.0  # seconds until a saga that was put aside is due again
+
 
 class Pick(Enum):
     """Which sagas are handed out."""
 
     DUE = "their claim has run out, or they were put aside until now"
     LATE = "their deadline has passed a lease ago and their owner has not undone them"
-    AHEAD = "their claim would last for longer than any claim does: the clock of the server was put back"
+    AHEAD = "their claim, or their pause, is longer than any is: the clock of the server was put back"
 
 
 class Claims:
@@ -44,7 +46,8 @@ class Claims:
             Pick.DUE: f"wake_at <= {now}",
             Pick.LATE: f"wake_at IS NOT NULL AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
             Pick.AHEAD: (
-                f"wake_at IS NOT NULL AND owner IS NOT NULL AND {dialect.seconds_until('wake_at')} > 2 * lease"
+                f"wake_at IS NOT NULL AND {dialect.seconds_until('wake_at')} > "
+                f"CASE WHEN owner IS NULL THEN {2 * PAUSE} ELSE 2 * lease END"
             ),
         }
         lock = " FOR UPDATE SKIP LOCKED" if dialect.locks_rows else ""

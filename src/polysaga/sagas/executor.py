@@ -21,6 +21,7 @@ from typing import Any
 from polysaga.errors import PayloadUnreadable, Refused, TooLate
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
+from polysaga.sagas.claims import PAUSE
 from polysaga.sagas.decisions import (
     BlockPivot,
     CancelActive,
@@ -48,7 +49,6 @@ from polysaga.sagas.steps import Steps
 
 FENCE = timedelta(hours=24)  # after the last renewal of a claim no ledger accepts its owner's rows
 MOST_EXPIRIES = 10  # lost claims without progress until a saga is parked: it probably kills its process
-_POSTPONED = 30.0  # seconds until a saga whose retriable step keeps failing is driven again
 
 
 class Execution:
@@ -319,7 +319,7 @@ class Execution:
             told = f"it is decided, but step '{step}' is {progress.marks[step]}: somebody has begun to resolve it"
             await self._park({"step": step, "message": f"{told}; resolve it as completed"})
         else:
-            await self._write(lambda: journal.postpone(progress.claim, _POSTPONED, history), progress.status)
+            await self._write(lambda: journal.postpone(progress.claim, PAUSE, history), progress.status)
 
     async def _park(self, trouble: Mapping[str, Any]) -> None:
         """Ask for a person; what the saga is undone for stays beside what it is parked for."""

@@ -41,6 +41,7 @@ from polysaga.errors import (
 from polysaga.events import SagaRepaired
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.catalogue import Catalogue, SagaFilter, writable
+from polysaga.sagas.claims import PAUSE
 from polysaga.sagas.decisions import Mark, Status, Verdict, fused_in
 from polysaga.sagas.definition import AnyStep, Definition
 from polysaga.sagas.engine import Engine
@@ -51,7 +52,6 @@ from polysaga.sagas.participants import Entry, LedgerRow, Participant
 from polysaga.sagas.payloads import encode
 
 T = TypeVar("T")
-_POSTPONED = 30.0  # seconds until a saga that was put aside and could not be repaired is driven again
 _PATIENCE = 15.0  # seconds for a participant to take a row
 _TRIES = 5  # a saga that moves while it is being repaired is looked at anew
 
@@ -223,7 +223,7 @@ class _Work:
                 await (self._skip(claim) if order.action is Action.SKIP else self._resolve(claim, after))
             except PolysagaError:
                 if row.status is not Status.NEEDS_ATTENTION:
-                    await self._engine.journal.postpone(claim, _POSTPONED, row.history)
+                    await self._engine.journal.postpone(claim, PAUSE, row.history)
                 raise
         self._error.pop("parked", None)
         if after in {Status.COMPENSATING, Status.COMPENSATED} and "kind" not in self._error:
