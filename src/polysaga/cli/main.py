@@ -18,6 +18,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
+from polysaga.cli.check import check
 from polysaga.cli.migrate import migrate
 from polysaga.cli.nodes import nodes
 from polysaga.cli.sagas import sagas
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(check)
 app.command()(migrate)
 app.command()(nodes)
 app.command()(verify)

@@ -7,6 +7,7 @@ without the driver.
 from typing import Any, ClassVar
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.facts import Facts
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import ClusterTime, Role, Sample
 
@@ -54,6 +55,11 @@ class Mongo:
         hello = await driver.admin.command("hello")
         role = Role.PRIMARY if hello.get("isWritablePrimary") else Role.REPLICA
         return Sample(role, _position(hello.get("operationTime")))
+
+    async def facts(self, driver: Any) -> Facts:
+        """Ask version and clock of the server that *driver*, the client, would write to."""
+        built, hello = await driver.admin.command("buildInfo"), await driver.admin.command("hello")
+        return Facts(built["version"], hello["localTime"].timestamp(), None)
 
     async def capture(self, driver: Any) -> ClusterTime | None:
         """Return a time past every write with majority concern that was answered before."""

@@ -1,7 +1,7 @@
 """MySQL 8 and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDialect
+from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Role, Sample, parse_gtids, parse_maria_gtid
 
@@ -58,6 +59,18 @@ def _position(told: str) -> Position | None:
     if not text:
         return None  # no GTIDs at all
     return parse_maria_gtid(text) if kind == "ma" else parse_gtids(text)
+
+
+_NO_GTIDS = Finding(
+    "it keeps no GTIDs, so nobody can tell which replica has what a client wrote",
+    "start it with log_bin (MariaDB, MySQL) and gtid_mode = ON (MySQL)",
+)
+
+_NO_GTIDS_YET = Finding(
+    "it has applied nothing by GTID so far, and is not read from before",
+    "if that stays so: MASTER_USE_GTID = slave_pos (MariaDB), SOURCE_AUTO_POSITION = 1 (MySQL)",
+    fatal=False,
+)
 
 
 class MySQL(SqlDialect):
@@ -139,6 +152,24 @@ class MySQL(SqlDialect):
         if str(read_only) not in _OFF:
             return Sample(Role.REPLICA, _position(replayed))
         return Sample(Role.PRIMARY, None if str(logs) in _OFF else _position(written))
+
+    facts_sql = (
+        "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, "
+        "/*M!100301 @@session.tx_read_only, 'ON', @@global.gtid_slave_pos <> '' */"
+        "/*!80000 @@session.transaction_read_only, @@global.gtid_mode, @@global.gtid_executed <> '' */"
+    )
+
+    def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
+        version, clock, replica, logs, read_only, mode, replayed = row
+        guarded, replica = str(read_only) not in _OFF, str(replica) not in _OFF
+        found = [] if guarded else [UNGUARDED]
+        if replicas and not replica and (str(logs) in _OFF or not str(mode).upper().startswith("ON")):
+            found.append(_NO_GTIDS)
+        if replicas and replica and not replayed:
+            found.append(
+                Finding("it has applied nothing by GTID, and is not read from before", follow, fatal=False)
+            )
+        return Facts(str(version), float(clock), guarded, tuple(found))
 
     async def capture(self, driver: Any) -> Position | None:
         sample = await self.sample(driver)

@@ -15,6 +15,7 @@ from sqlalchemy import URL
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
+from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Epoch, Position, Role, Sample, parse_lsn
 
@@ -64,6 +65,21 @@ _SAMPLE = Rendered(
     answers=True,
 )
 
+_FACTS = """
+SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8,
+    current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
+    (SELECT string_agg(name, ', ' ORDER BY name) FROM unnest(ARRAY[
+        'pg_control_checkpoint()', 'pg_control_recovery()', 'pg_control_system()'
+    ]) AS name WHERE NOT has_function_privilege(name, 'EXECUTE')),
+    pg_has_role('pg_read_all_stats', 'USAGE'), current_setting('synchronous_standby_names') <> '',
+    to_regclass('polysaga_journal') IS NOT NULL
+"""
+_NO_STANDBY = Finding(
+    "the journal is replicated asynchronously: a failover can lose sagas whose start was acknowledged",
+    "name a standby in synchronous_standby_names",
+    fatal=False,
+)
+
 
 class Postgres(SqlDialect):
     """What is the same for both drivers."""
@@ -109,6 +125,23 @@ class Postgres(SqlDialect):
         epoch = Epoch(str(system), int(timeline, 16))
         place = None if position is None else parse_lsn(position, epoch)
         return Sample(Role.REPLICA if recovering else Role.PRIMARY, place)
+
+    facts_sql = _FACTS
+
+    def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
+        version, clock, read_only, recovering, lacking, sees_all, synchronous, journal = row
+        found = [] if read_only else [UNGUARDED]
+        if replicas and lacking:
+            grant = f"GRANT EXECUTE ON FUNCTION {lacking} TO the account of the URL"
+            found.append(
+                Finding(f"the account may not call {lacking}, which tell the cluster and its epoch", grant)
+            )
+        if replicas and recovering and not sees_all:
+            after = "after a promotion this replica is read from only when its next checkpoint has told of it"
+            found.append(Finding(after, "GRANT pg_read_all_stats TO the account of the URL", fatal=False))
+        if replicas and journal and not recovering and not synchronous:
+            found.append(_NO_STANDBY)
+        return Facts(version, clock, bool(read_only), tuple(found))
 
     async def capture(self, driver: Any) -> Position | None:
         """Fail on a server in recovery: what it has replayed says nothing about what was committed."""

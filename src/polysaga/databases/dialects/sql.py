@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.facts import Facts
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import DatabaseUnavailable
@@ -133,6 +134,12 @@ class SqlDialect:
 
     async def sample(self, driver: Any) -> Sample:
         """See `positions.Probe`."""
+        raise NotImplementedError
+
+    facts_sql: ClassVar[str]  # one row for `facts`, asked over a connection for plain reads
+
+    def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
+        """Return what *row*, the answer to `facts_sql`, means; with *replicas* also for reading from replicas."""
         raise NotImplementedError
 
     async def capture(self, driver: Any) -> Position | None:

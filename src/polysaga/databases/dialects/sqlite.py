@@ -8,7 +8,7 @@ deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
+from polysaga.databases.facts import UNGUARDED, Facts
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Role, Sample
 
@@ -119,6 +120,14 @@ class SQLite(SqlDialect):
 
     async def sample(self, driver: Any) -> Sample:
         return Sample(Role.PRIMARY, None)
+
+    facts_sql = (
+        "SELECT sqlite_version(), (julianday('now') - 2440587.5) * 86400.0, query_only FROM pragma_query_only"
+    )
+
+    def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
+        version, clock, read_only = row
+        return Facts(version, clock, bool(read_only), () if read_only else (UNGUARDED,))
 
     async def capture(self, driver: Any) -> Position | None:
         return None
