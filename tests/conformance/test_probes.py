@@ -274,6 +274,24 @@ async def test_mysql_8_without_gtids_keeps_no_positions() -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ((0, 1, 1, "ON", 0), []),
+        ((0, 0, 1, "ON", 0), ["keeps no GTIDs"]),
+        ((0, 1, 1, "OFF_PERMISSIVE", 0), ["keeps no GTIDs"]),
+        ((1, 1, 1, "ON", 1), []),
+        ((1, 1, 1, "ON", 0), ["applied nothing by GTID"]),
+        ((0, 1, "OFF", "ON", 0), ["does not refuse writes"]),
+    ],
+)
+def test_what_mysql_and_mariadb_say_is_judged(row: tuple[Any, ...], said: list[str]) -> None:
+    replica, logs, guarded, mode, replayed = row
+    facts = MySQL().facts(("8.0.36", 1.0, replica, logs, guarded, mode, replayed), replicas=True)
+    assert len(facts.findings) == len(said)
+    assert all(part in finding.text for finding, part in zip(facts.findings, said, strict=True))
+
+
+@pytest.mark.parametrize(
     ("runs", "asked"),
     [
         (lambda mark, number: mark == "!" and number <= 80036, ["gtid_executed", "gtid_executed"]),

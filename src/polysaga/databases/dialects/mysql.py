@@ -166,9 +166,7 @@ class MySQL(SqlDialect):
         if replicas and not replica and (str(logs) in _OFF or not str(mode).upper().startswith("ON")):
             found.append(_NO_GTIDS)
         if replicas and replica and not replayed:
-            found.append(
-                Finding("it has applied nothing by GTID, and is not read from before", follow, fatal=False)
-            )
+            found.append(_NO_GTIDS_YET)
         return Facts(str(version), float(clock), guarded, tuple(found))
 
     async def capture(self, driver: Any) -> Position | None:
