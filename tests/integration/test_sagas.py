@@ -1,6 +1,7 @@
 """Whole sagas on the embedded default and on PostgreSQL + MongoDB + MariaDB."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from polysaga.sagas import Retry, Status
 from polysaga.sagas.executor import MOST_EXPIRIES
 from polysaga.sagas.journal import Journal
 from tests.fixtures.programs import (
+    LEDGER_PIVOT,
     PLACE_ORDER,
     QUICK,
     SHAPES,
@@ -276,6 +278,28 @@ async def test_a_drained_process_hands_its_sagas_to_another_at_once(urls: Urls) 
         finished = await staying.recorder.wait_for(SagaFinished)
         assert finished.saga_id == handle.id
         assert await staying.effects(handle.id) == ALL_DONE
+
+
+async def test_a_process_ends_although_a_step_swallows_its_cancellation(urls: Urls) -> None:
+    """A driver, or a step, turns the cancellation into a result: the process must not begin the next step."""
+    leaving, staying = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
+    inside, next_step = asyncio.Event(), Gate()
+
+    async def swallow(db: Any, ctx: StepContext) -> None:
+        inside.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    leaving.on("take", swallow)
+    leaving.on("decide_there", next_step)
+    async with staying.open(lease=1.0):
+        async with leaving.open(lease=3600.0, drain=0.01):
+            handle = await leaving.sagas.start(leaving.saga, Order())
+            await asyncio.wait_for(inside.wait(), 30)
+        assert not next_step.arrived.is_set()
+        finished = await staying.recorder.wait_for(SagaFinished)
+        assert (finished.saga_id, finished.status) == (handle.id, "completed")
+        assert await staying.effects(handle.id) == {step: 1 for step, *_ in LEDGER_PIVOT}
 
 
 async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:

@@ -1,5 +1,6 @@
 """Trying again and again: what is kept of it."""
 
+import asyncio
 from uuid import uuid4
 
 from polysaga import Retry, Saga, SqlDatabase, StepContext
@@ -18,6 +19,31 @@ def a_step() -> AnyStep:
         return None
 
     return book
+
+
+async def test_waiting_for_a_database_ends_although_the_driver_turns_a_cancellation_into_an_error() -> None:
+    """The process is to end while the database is away: each try fails, the first because it was cancelled."""
+    attempts = Attempts(uuid4(), "trip", HandClock(), lambda _: None, Deadlines())
+    waiting, tries = asyncio.Event(), 0
+
+    async def ask() -> None:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            raise ConnectionRefusedError
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None
+
+    asking = asyncio.ensure_future(attempts.persist(ask, lambda _: Fault.UNREACHABLE))
+    await waiting.wait()
+    asking.cancel()
+
+    await asyncio.wait([asking], timeout=10)
+    assert asking.cancelled()
+    assert tries == 1
 
 
 async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_are_kept() -> None:

@@ -108,6 +108,8 @@ class Attempts:
             found = fault(error)
             if not isinstance(error, TimeoutError) and (found is None or not found.transient):
                 raise error
+            if _cancelled():
+                raise asyncio.CancelledError  # as in `settle`
             await self._clock.sleep(_FOR_EVER.delay(attempt, 0.0, random.random()) or 0.0)
         raise AssertionError("unreachable")
 

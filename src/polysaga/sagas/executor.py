@@ -152,6 +152,8 @@ class Execution:
             self._alarm = asyncio.create_task(self._watch_deadline(self._time_left))
         try:
             while not (progress.status.final or progress.status is Status.NEEDS_ATTENTION):
+                if self._task is not None and self._task.cancelling():
+                    raise asyncio.CancelledError  # a driver, or a step, has swallowed it
                 match decide(progress.definition, progress.known, journal=progress.home):
                     case Run(steps):
                         await self._begin_all(steps, self._run)
