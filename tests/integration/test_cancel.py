@@ -5,9 +5,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pymongo.errors import ServerSelectionTimeoutError
 
 from polysaga import Refused, Status
 from polysaga.errors import (
+    DatabaseUnavailable,
     DeadlineExceeded,
     NeedsAttention,
     SagaCancelled,
@@ -17,6 +19,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaFinished
+from polysaga.sagas.participants.mongo import MongoParticipant
 from tests.fixtures.programs import (
     LAST_AT_HOME,
     LEDGER_PIVOT,
@@ -138,6 +141,46 @@ async def test_a_pivot_under_way_elsewhere_and_a_cancellation_have_one_answer(ur
             assert isinstance(late, TooLate)
             assert told.step == "decide_there"
             assert await owner.effects(handle.id) == {step: 1 for step, *_ in LEDGER_PIVOT}
+
+
+async def test_who_cancels_what_is_being_undone_waits_while_the_database_of_its_pivot_is_away(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner has decided to undo and freezes before it blocks the pivot; another process is asked to cancel."""
+    owner, other = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
+    async with other.open(lease=60.0), owner.open(lease=60.0):
+        gate, looked, awake = Gate(), asyncio.Event(), asyncio.Event()
+        owner.on("take", gate)
+        handle = await owner.sagas.start(owner.saga, Order())
+        await gate.arrived.wait()
+        mine = runner_of(owner).engine.participants["inventory"]
+        theirs = runner_of(other).engine.participants["inventory"]
+        undo, look = mine.undo, theirs.look
+
+        async def freeze(*given: Any) -> Any:
+            await awake.wait()
+            return await undo(*given)
+
+        async def be_away(*given: Any) -> Any:
+            if looked.is_set():
+                return await look(*given)
+            looked.set()
+            if isinstance(theirs, MongoParticipant):
+                raise ServerSelectionTimeoutError("no primary")
+            raise DatabaseUnavailable("inventory", "127.0.0.1", "unreachable")
+
+        monkeypatch.setattr(mine, "undo", freeze)
+        monkeypatch.setattr(theirs, "look", be_away)
+        first = asyncio.ensure_future(owner.sagas.cancel(handle.id))
+        await _decided_to_undo(other, handle.id)
+        second = asyncio.ensure_future(other.sagas.cancel(handle.id))
+        await asyncio.wait_for(looked.wait(), 30)
+        awake.set()
+
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(first, second) == [None, None]
+        await at_rest(owner)
+        assert await owner.effects(handle.id) == {}
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["by its owner", "by another process"])

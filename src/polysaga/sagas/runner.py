@@ -26,6 +26,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaDecided, SagaStarted, WorkerFailed
+from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.catalogue import SagaState
 from polysaga.sagas.decisions import Mark, Status
 from polysaga.sagas.definition import Definition
@@ -209,8 +210,10 @@ class LocalRunner:
         pivot = definition.decision
         if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
             return True
-        participant = self.engine.participants[pivot.database_name]
-        row = (await participant.look(saga_id, [pivot.name])).get(pivot.name)
+        engine, participant = self.engine, self.engine.participants[pivot.database_name]
+        attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.deadlines)
+        found = await attempts.persist(lambda: participant.look(saga_id, [pivot.name]), participant.fault)
+        row = found.get(pivot.name)
         return row is not None and row.state is not Mark.DONE
 
     async def state(self, saga_id: UUID) -> SagaState:
