@@ -75,6 +75,19 @@ async def test_a_start_from_an_outbox_is_enlisted_once_and_not_past_its_fence(sq
     assert await journal.load(other.claim.saga_id) is None
 
 
+async def test_an_undone_call_is_noted_and_not_past_the_fence(sql_shop: SqlShop) -> None:
+    """By then its row may be that of another saga, which has taken the same key."""
+    journal, born, now = journal_of(sql_shop), birth(), datetime.now(UTC)
+    ledger, call = sql_shop.participant(), entry("charge", saga_id=born.claim.saga_id)
+    await journal.insert([born])
+    assert await journal.record_call(born.claim, "charge", '"receipt"')
+
+    await journal.undo_call(born.claim, "charge", now - timedelta(seconds=1))
+    assert await row_of(ledger, call) == LedgerRow(Mark.DONE, '"receipt"')
+    await journal.undo_call(born.claim, "charge", now + timedelta(minutes=5))
+    assert await row_of(ledger, call) == LedgerRow(Mark.COMPENSATED, '"receipt"')
+
+
 # What a claim allows, each with the status that it requires.
 CHANGES: dict[str, tuple[Status, Callable[[Journal, Claim], Awaitable[Any]]]] = {
     "compensate": (Status.RUNNING, lambda journal, claim: journal.compensate(claim, {"kind": "refused"})),

@@ -375,6 +375,28 @@ async def test_a_frozen_owners_saga_past_its_deadline_is_undone_by_another_proce
             await handle.result(30)
 
 
+async def test_a_pivot_that_only_its_ledger_knows_outlives_the_deadline_of_its_saga(urls: Urls) -> None:
+    """The owner freezes behind the pivot; past the deadline another one claims to undo, and finds it done."""
+    owner, other = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
+    owner.saga.deadline = other.saga.deadline = 0.3
+    async with other.open(lease=1.0), owner.open(lease=3600.0):
+        gate = Gate()
+        owner.on("tell", gate)
+        handle = await owner.sagas.start(owner.saga, Order())
+        await handle.result(30)
+
+        finished = await other.recorder.wait_for(SagaFinished)
+        gate.open()
+        await at_rest(owner)
+
+        assert finished.status == "completed"
+        assert await owner.effects(handle.id) == {step: 1 for step, *_ in LEDGER_PIVOT}
+        state = await other.sagas.get(handle.id)
+        assert (state.status, state.deadline, state.error) == (Status.COMPLETED, None, None)
+        assert len(other.recorder.of(SagaClaimed)) == 1, "the deadline is gone with the decision"
+        assert (await other.sagas.verify()).clean
+
+
 async def test_a_claim_after_the_deadline_is_a_decision_to_undo(urls: Urls) -> None:
     left, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
     left.saga.deadline = other.saga.deadline = 0.2

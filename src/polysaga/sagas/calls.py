@@ -146,7 +146,7 @@ class Calls:
         undo = self._progress.undo_work(step, attempt)
         assert undo is not None, "only compensatable steps are undone, and none without a database decides"
         await undo(None, row.result or self._made.get(step.name))
-        await self._engine.journal.undo_call(self._progress.claim, step.name)
+        await self._engine.journal.undo_call(self._progress.claim, step.name, self._progress.not_after)
 
     async def _row(self, step: AnyStep) -> LedgerRow | None:
         return (await self._engine.home.look(self._progress.saga_id, [step.name])).get(step.name)

@@ -214,9 +214,9 @@ class Journal:
         """Write the ledger row of a step without a database; False if the claim no longer allows it."""
         return await self._change("record_call", claim, step=step, result=result)
 
-    async def undo_call(self, claim: Claim, step: str) -> None:
-        """Note in the ledger that a step without a database is undone."""
-        await self._change("undo_call", claim, step=step)
+    async def undo_call(self, claim: Claim, step: str, not_after: datetime) -> None:
+        """Note in the ledger that a step without a database is undone; past the fence *not_after* nothing is."""
+        await self._change("undo_call", claim, step=step, not_after=self._dialect.moment(not_after))
 
     async def go_forward(self, claim: Claim) -> bool:
         """Take the decision to compensate back: the pivot was committed before it could be blocked."""

@@ -371,7 +371,7 @@ class _Work:
         if found.state is Mark.DONE and not happened:
             raise self._wrong(f"step '{step.name}' has happened meanwhile; look at the saga again")
         if step.database is None:
-            await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name))
+            await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name, entry.not_after))
 
     async def _block(self, step: AnyStep, epoch: int) -> LedgerRow:
         participant, entry = self._participant(step), self._entry(step, epoch)

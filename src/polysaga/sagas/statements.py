@@ -48,7 +48,8 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         ),
         "undo_call": (
             f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
-            "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked')"
+            "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked') "
+            f"AND {dialect.clock} < :not_after"
         ),
         # The decision has been taken: there is no deadline any more.
         "go_forward": (

@@ -12,8 +12,9 @@ again, goes on within a lease and a tick.
 
 Deadlines are the owner's own business, without a statement. Only of what is late by a lease, because its owner is
 frozen or broken, another process takes care, and whatever is claimed past its deadline is claimed as compensating:
-claim and decision are one write. If the database's clock is put back, claims and pauses would last for that
-long; one that is twice as long as any is counts as overdue.
+claim and decision are one write. A pivot that only its ledger knows has the last word then: the claim finds it
+done and goes forward, without a deadline. If the database's clock is put back, claims and pauses would last for
+that long; one that is twice as long as any is counts as overdue.
 """
 
 import asyncio
