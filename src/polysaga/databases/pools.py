@@ -285,6 +285,15 @@ class Line:
         """Ask the primary how far it has got; raises the driver's errors."""
         return await self.node.dialect.capture(await self._open())
 
+    @property
+    def waits(self) -> bool:
+        """Whether the server can tell when it has reached a position; False before the first question."""
+        return self._driver is not None and self.node.dialect.waits(self._driver)
+
+    async def wait_for(self, position: Position, seconds: float) -> bool:
+        """See `SqlDialect.wait_for`; raises the driver's errors."""
+        return await self.node.dialect.wait_for(await self._open(), position, seconds)
+
     def cut(self) -> None:
         """Break off what is being waited for."""
         if self._driver is not None:

@@ -5,15 +5,16 @@ until it answers again, and what hangs on it is cut, because a frozen server nev
 runs from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began.
 
 Readers that wait for a replica hurry the replicas' tasks: they ask at once and then every few milliseconds while
-somebody waits. Without waiters a node is asked every `probe_interval` seconds.
+somebody waits, or when the server itself says that it is there (PostgreSQL 19: WAIT FOR LSN). Without waiters a
+node is asked every `probe_interval` seconds.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from polysaga.clock import Clock
-from polysaga.databases.positions import Sample
+from polysaga.databases.positions import Position, Sample
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
 from polysaga.routing.topology import Seat, Topology, answered, failed, unknown
@@ -27,6 +28,13 @@ class Asked(Protocol):
 
     async def sample(self) -> Sample:
         """Ask."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the server can tell when it has reached a position."""
+
+    async def wait_for(self, position: Position, seconds: float) -> bool:
+        """Return when it may have, after *seconds* at the latest; False if it cannot tell after all."""
 
     def cut(self) -> None:
         """Break off what is being waited for."""
@@ -56,7 +64,7 @@ class Monitor:
         self._emit, self._clock = emit, clock
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = [asyncio.Event() for _ in lines]
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], Position | None] = {}  # and what they wait for
         self._answered_at = [clock.monotonic()] * len(lines)
 
     async def start(self) -> None:
@@ -79,15 +87,18 @@ class Monitor:
         for event in self._hurry:
             event.set()
 
-    async def news(self, patience: float) -> bool:
-        """Return when the topology has changed; False if it did not within *patience* seconds."""
+    async def news(self, patience: float, position: Position | None = None) -> bool:
+        """Return when the topology has changed; False if it did not within *patience* seconds.
+
+        With *position* the replicas are watched for reaching it.
+        """
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = position
         self.suspect()
         try:
             await asyncio.wait([waiter], timeout=patience)
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
         return waiter.done()
 
     def expel(self, index: int, reason: str) -> None:
@@ -99,7 +110,8 @@ class Monitor:
         while True:
             hurry = self._hurry[index]
             if self._waiters and index != self.topology.primary:
-                await self._clock.sleep(pause)
+                if not await self._waited(index):
+                    await self._clock.sleep(pause)
                 pause = min(2 * pause, _HURRY[1])
             else:
                 pause = _HURRY[0]
@@ -109,6 +121,21 @@ class Monitor:
                 await self._ask(index)
             except Exception as error:  # noqa: BLE001 - border: one bad answer must not end the watch over a node
                 self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, repr(error)))
+
+    async def _waited(self, index: int) -> bool:
+        """Let the node itself say when it has what somebody waits for; return False if it cannot."""
+        line, known = self._lines[index], self.topology.nodes[index].position
+        wanted = next((place for place in self._waiters.values() if _lies_ahead(known, place)), None)
+        if wanted is None or not line.waits:
+            return False
+        task = asyncio.ensure_future(line.wait_for(wanted, _HURRY[1]))
+        task.add_done_callback(_look_at)
+        await asyncio.wait([task], timeout=self._timeout / 4)
+        if not task.done():
+            line.cut()  # the next question finds out what has become of the node
+            task.cancel()
+            await asyncio.wait([task])
+        return not task.cancelled() and task.exception() is None and task.result()
 
     async def _ask(self, index: int) -> None:
         """Ask one node and publish what it says, or that it does not."""
@@ -172,7 +199,12 @@ async def _ended(task: "asyncio.Future[Sample]", line: Asked) -> Sample | str:
     return f"{type(error).__name__}: {error}"
 
 
-def _look_at(task: "asyncio.Future[Sample]") -> None:
+def _lies_ahead(known: Position | None, wanted: Position | None) -> bool:
+    """Tell whether a node gets from *known* to *wanted* by going on: within one epoch numbers say all."""
+    return known is not None and wanted is not None and known.epoch == wanted.epoch and not known.reached(wanted)
+
+
+def _look_at(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
         task.exception()  # whoever asked may be gone
 

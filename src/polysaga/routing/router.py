@@ -195,7 +195,7 @@ class Router:
             now = self.clock.monotonic()
             if now >= deadline or hopeless(self.topology, _HOPELESS, now):
                 break
-            await self.monitor.news(deadline - now)
+            await self.monitor.news(deadline - now, None if scope is None else scope.required.get(self.name))
         if scope is None or self.name not in scope.required:
             return None
         required = scope.required[self.name]

@@ -17,7 +17,7 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
-from polysaga.databases.positions import Epoch, Position, Role, Sample, parse_lsn
+from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample, parse_lsn
 
 try:
     from asyncpg import Connection as AsyncpgConnection
@@ -65,6 +65,7 @@ _SAMPLE = Rendered(
     answers=True,
 )
 
+_WAITS = 19  # the first version with WAIT FOR LSN
 _FACTS = """
 SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8,
     current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
@@ -125,6 +126,14 @@ class Postgres(SqlDialect):
         epoch = Epoch(str(system), int(timeline, 16))
         place = None if position is None else parse_lsn(position, epoch)
         return Sample(Role.REPLICA if recovering else Role.PRIMARY, place)
+
+    async def wait_for(self, driver: Any, position: Position, seconds: float) -> bool:
+        # A utility statement takes no parameters; what is written here was put together from two numbers.
+        assert isinstance(position, Lsn)
+        limit = max(1, round(seconds * 1000))
+        wait = f"WAIT FOR LSN '{position.literal}' WITH (TIMEOUT '{limit}ms', NO_THROW)"
+        ((status,),) = (await self.send(driver, Rendered(wait, (), answers=True), {})).rows
+        return status in {"success", "timeout"}
 
     facts_sql = _FACTS
 
@@ -212,6 +221,9 @@ class PostgresAsyncpg(Postgres):
     def cut(self, driver: Any) -> None:
         driver.terminate()
 
+    def waits(self, driver: Any) -> bool:
+        return bool(driver.get_server_version().major >= _WAITS)
+
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
         if statement.answers:
             rows = await driver.fetch(statement.sql, *statement.bind(values))
@@ -277,6 +289,9 @@ class PostgresPsycopg(Postgres):
 
     async def hang_up(self, driver: Any) -> None:
         await driver.close()
+
+    def waits(self, driver: Any) -> bool:
+        return bool(driver.info.server_version >= _WAITS * 10_000)
 
     def cut(self, driver: Any) -> None:
         if driver.closed:

@@ -136,6 +136,17 @@ class SqlDialect:
         """See `positions.Probe`."""
         raise NotImplementedError
 
+    def waits(self, driver: Any) -> bool:
+        """Tell whether the server at the driver's own connection knows `wait_for`."""
+        return False
+
+    async def wait_for(self, driver: Any, position: Position, seconds: float) -> bool:
+        """Return when a replica may have reached *position*, in *seconds* at the latest; False if it cannot tell.
+
+        The replica's next sample decides: who waits for a place in a log does not see in which epoch that is.
+        """
+        return False
+
     facts_sql: ClassVar[str]  # one row for `facts`, asked over a connection for plain reads
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
