@@ -1,0 +1,100 @@
+"""The options of `polysaga sagas`, each declared once, and what all of its commands do with them."""
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+
+from polysaga.cli.programs import load_sagas
+from polysaga.config import load_settings
+from polysaga.sagas import SagaFilter, Sagas, Status
+
+T = TypeVar("T")
+
+
+def seconds(text: str) -> float:
+    """Return how many seconds "90", "90s", "15m", "2h" or "3d" are."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise typer.BadParameter(f"'{text}' is no duration: write e.g. 90s, 15m, 2h or 3d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+SagaId = Annotated[UUID, typer.Argument(metavar="ID", help="The saga's id.", show_default=False)]
+SagaIds = Annotated[
+    list[UUID] | None,
+    typer.Argument(metavar="[ID]...", help="The sagas; none if a filter names them.", show_default=False),
+]
+Statuses = Annotated[
+    list[Status] | None,
+    typer.Option(
+        "--status", metavar="STATUS", help="Only with this status, e.g. needs_attention.", show_default=False
+    ),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Only sagas of this name.", show_default=False)]
+Key = Annotated[str | None, typer.Option("--key", help="Only the saga that this key started.", show_default=False)]
+Error = Annotated[
+    str | None, typer.Option("--error", metavar="TEXT", help="Only with this in the reason.", show_default=False)
+]
+Age = Annotated[
+    float | None,
+    typer.Option(
+        "--older-than", metavar="AGE", parser=seconds, help="Only begun so long ago, e.g. 15m.", show_default=False
+    ),
+]
+Unknown = Annotated[bool, typer.Option("--unknown", help="Only those that this program has no definition of.")]
+By = Annotated[
+    str | None,
+    typer.Option("--by", help="Who does it, for the audit trail; your login name by default.", show_default=False),
+]
+Why = Annotated[str, typer.Option("--why", help="Why, for the audit trail.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; tell what would happen.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it to all sagas that the filter finds.")]
+Most = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many sagas, the newest first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def saga_filter(
+    status: list[Status] | None,
+    name: str | None,
+    key: str | None,
+    error: str | None,
+    older_than: float | None,
+    *,
+    unknown: bool,
+) -> SagaFilter:
+    """Return the filter that the options name; *unknown*: only sagas without a definition here."""
+    return SagaFilter(
+        status=tuple(status or ()),
+        name=name,
+        key=key,
+        error=error,
+        older_than=older_than,
+        known=False if unknown else None,
+    )
+
+
+def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
+    """Return what *work* returns for the program that *target* names, with its databases open."""
+    program = load_sagas(target)
+
+    async def run() -> T:
+        async with program.databases.open(load_settings()):
+            return await work(program)
+
+    return asyncio.run(run())
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print *value* on one line."""
+    typer.echo(to_json(value).decode())
+
+
+def console() -> Console:
+    """Return the terminal, where numbers have no colours."""
+    return Console(highlight=False)

@@ -1,0 +1,222 @@
+"""`polysaga sagas retry | skip | compensate | resolve`: repair what needs a person.
+
+Repairs act on named sagas at once; on all that a filter finds only with --yes, and without it they tell what
+would happen. Exit codes: 0 done; 1 some saga was refused; 2 the call is at fault, or a database.
+"""
+
+import getpass
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
+from uuid import UUID
+
+import typer
+
+from polysaga.cli.programs import Target
+from polysaga.cli.saga_options import (
+    Age,
+    By,
+    DryRun,
+    Error,
+    Json,
+    Most,
+    Name,
+    SagaIds,
+    Statuses,
+    Why,
+    Yes,
+    console,
+    print_json,
+    run_on,
+    saga_filter,
+)
+from polysaga.cli.saga_tables import print_repairs
+from polysaga.errors import TooLate, UnknownVersion, WrongStatus
+from polysaga.sagas import Repair, SagaFilter, Sagas
+
+
+class How(TypedDict):
+    """What every repair takes."""
+
+    by: str
+    why: str
+    dry_run: bool
+    limit: int
+
+
+Work: TypeAlias = Callable[[Sagas, UUID | SagaFilter, How], Awaitable[Sequence[Repair]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selection:
+    """Which sagas a repair is about, and how it is carried out."""
+
+    target: str
+    ids: Sequence[UUID]
+    wanted: SagaFilter
+    how: How
+    unsure: bool  # many were meant, and nobody said --yes
+    as_json: bool
+
+    @property
+    def many(self) -> bool:
+        return not self.ids
+
+
+def repair(own: Callable[..., Work]) -> Callable[..., None]:
+    """Make a command of *own*, which takes the options that only this repair has; `_selection` has the others."""
+    shared, its = signature(_selection).parameters, signature(own).parameters
+    # Typer lists options in this order: what the sagas are, what is done to them, how.
+    first = ("target", "ids")
+    ordered = {name: shared[name] for name in first} | dict(its) | dict(shared)
+    parameters = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in ordered.values()]
+
+    def command(**given: Any) -> None:
+        work = own(**{name: given.pop(name) for name in its})
+        _carry_out(own.__name__, work, _selection(**given))
+
+    command.__name__, command.__doc__ = own.__name__, own.__doc__
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _selection(
+    target: Target,
+    ids: SagaIds = None,
+    *,
+    why: Why,
+    by: By = None,
+    status: Statuses = None,
+    name: Name = None,
+    error: Error = None,
+    older_than: Age = None,
+    limit: Most = 100,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> _Selection:
+    """Return what the options say that all repairs have."""
+    filtered = bool(status or name or error) or older_than is not None
+    if bool(ids) == filtered:
+        raise typer.BadParameter(
+            "name the sagas by their ids, or by a filter such as --status needs_attention, not by both"
+            if ids
+            else "name the sagas: by their ids, or by a filter such as --status needs_attention"
+        )
+    unsure = not ids and not yes and not dry_run
+    return _Selection(
+        target=target,
+        ids=ids or (),
+        wanted=saga_filter(status, name, None, error, older_than, unknown=False),
+        how=How(by=_who(by), why=why, dry_run=dry_run or unsure, limit=limit),
+        unsure=unsure,
+        as_json=as_json,
+    )
+
+
+@repair
+def retry() -> Work:
+    """Let parked sagas go on, in the direction they had: when the cause is gone."""
+    return lambda program, which, how: program.retry(which, **how)
+
+
+@repair
+def skip(
+    *,
+    step: Annotated[str, typer.Option(help="The step that was done by hand.", show_default=False)],
+    result: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What the step would have returned.", show_default=False)
+    ] = None,
+) -> Work:
+    """Take a step as done by hand (going back: as undone by hand), and let the sagas go on."""
+    value = _from_json(result)
+    return lambda program, which, how: program.skip(which, step, value, **how)
+
+
+@repair
+def compensate() -> Work:
+    """Undo sagas that are not decided yet."""
+    return lambda program, which, how: program.compensate(which, **how)
+
+
+@repair
+def resolve(
+    *,
+    outcome: Annotated[
+        Literal["completed", "compensated"],
+        typer.Option("--as", help="What the saga shall count as.", show_default=False),
+    ],
+) -> Work:
+    """End parked sagas by a person's word: nothing of them runs any more."""
+    return lambda program, which, how: program.resolve(which, outcome, **how)
+
+
+def _carry_out(action: str, work: Work, selection: _Selection) -> None:
+    how = selection.how
+
+    async def every(program: Sagas) -> list[Repair]:
+        if selection.many:
+            return list(await work(program, selection.wanted, how))
+        return [await _one(program, saga_id, action, work, how) for saga_id in selection.ids]
+
+    repairs = run_on(selection.target, every)
+    if selection.as_json:
+        print_json({"dry_run": how["dry_run"], "repairs": [asdict(repair) for repair in repairs]})
+    else:
+        _tell(repairs, selection)
+    if selection.unsure and repairs:
+        typer.echo("Nothing was changed: add --yes to do it.", err=True)
+        raise typer.Exit(2)
+    if any(repair.problem for repair in repairs):
+        raise typer.Exit(1)
+
+
+async def _one(program: Sagas, saga_id: UUID, action: str, work: Work, how: How) -> Repair:
+    try:
+        return (await work(program, saga_id, how))[0]
+    except (TooLate, WrongStatus, UnknownVersion) as refusal:
+        saga = await program.get(saga_id)
+        return Repair(
+            saga_id=saga_id,
+            saga=saga.name,
+            action=action,
+            before=saga.status,
+            after=None,
+            done=False,
+            problem=str(refusal),
+        )
+
+
+def _tell(repairs: Sequence[Repair], selection: _Selection) -> None:
+    if not repairs:
+        typer.echo("No such saga.")
+        return
+    print_repairs(repairs, console())
+    dry = selection.how["dry_run"]
+    done = sum(repair.problem is None for repair in repairs)
+    verb = "would be changed" if dry else "changed"
+    refused = f", {len(repairs) - done} refused" if done < len(repairs) else ""
+    typer.echo(f"{done} {verb}{refused}")
+    if selection.many and len(repairs) == selection.how["limit"]:
+        typer.echo("There may be more: the filter found as many as --limit allows.")
+    if done and not dry:
+        typer.echo("Whichever process ticks first goes on with them.")
+
+
+def _who(by: str | None) -> str:
+    if by is not None:
+        return by
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        raise typer.BadParameter("say who does it: --by NAME") from None
+
+
+def _from_json(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--result is not JSON: {error}") from None
