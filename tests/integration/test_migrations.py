@@ -22,6 +22,7 @@ from polysaga.sagas.tables import LEDGER, OUTBOX
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program, saga_of, settings_for, sqlite_url
 
 FIRST = "0001"
+DRIVERS = {"asyncmy", "asyncpg", "psycopg", "aiosqlite"}
 
 
 @pytest.fixture(params=SQL_KINDS)
@@ -46,6 +47,15 @@ async def test_a_fresh_database_is_behind_until_it_is_migrated_once(sql_url: str
     assert behind == [Migration("shop", "journal", None, FIRST), Migration("shop", "ledger", None, FIRST)]
     assert made == behind == events
     assert (again, left) == ([], [])
+
+
+async def test_no_server_has_anything_to_say_about_a_migration(
+    sql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sagas, settings = program(shop=sql_url)
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+    assert [record.getMessage() for record in caplog.records if record.name.partition(".")[0] in DRIVERS] == []
 
 
 async def test_sagas_open_and_run_on_migrated_tables(sql_url: str) -> None:

@@ -37,10 +37,13 @@ class History:
         context.run_migrations(op=Operations(context))
 
     def _context(self, connection: Connection) -> MigrationContext:
-        return MigrationContext.configure(
+        context = MigrationContext.configure(
             connection=connection,
             opts={"fn": self._lacking, "version_table": f"polysaga_{self.line}_version"},
         )
+        # MySQL and MariaDB have no name for a primary key, and warn of one.
+        context._version.primary_key.name = None
+        return context
 
     def _lacking(self, heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:
         newest_first = list(self._script.iterate_revisions("head", heads, implicit_base=True))
