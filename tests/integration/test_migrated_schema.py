@@ -156,8 +156,16 @@ async def _description(node: SqlNode) -> list[list[str]]:
     words = _WORDS[node.dialect.name]
     async with node.reader.connect() as connection:
         rows = [row for table in (JOURNAL, LEDGER) for row in await connection.execute(text(words.format(table)))]
-    # Who wrote CREATE TABLE may break its lines as they like.
-    return [[" ".join(str(value).split()).replace("IF NOT EXISTS ", "") for value in row] for row in rows]
+    return [[_plain(str(value)) for value in row] for row in rows]
+
+
+def _plain(told: str) -> str:
+    """Return *told* on one line: whoever wrote CREATE TABLE may break lines and order indexes at will."""
+    lines = told.splitlines()
+    # MariaDB tells indexes in the order of their creation; SQLAlchemy keeps them in a set.
+    keys = sorted(line.rstrip(",") for line in lines if line.lstrip().startswith("KEY "))
+    others = [line for line in lines if not line.lstrip().startswith("KEY ")]
+    return " ".join(" ".join([*others, *keys]).split()).replace("IF NOT EXISTS ", "")
 
 
 async def _journal_row(node: SqlNode, status: str, *, awake: bool) -> None:
