@@ -14,6 +14,7 @@ a request passes untouched.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias
 
 from polysaga.routing import Databases, Scope
@@ -25,6 +26,8 @@ App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[N
 
 HEADER = "Polysaga-Bookmark"
 ROUTE = "X-Polysaga-Route"
+
+NEWS = "polysaga.news"  # in the ASGI scope: an asynchronous function that returns the headers of a response
 
 _HEADER = HEADER.lower().encode()
 _ROUTE = ROUTE.lower().encode()
@@ -51,6 +54,9 @@ class BookmarkMiddleware:
                     message["headers"] = [*message.get("headers", ()), *await self._news(scope)]
                 await send(message)
 
+            # Frameworks answer an error that nobody caught outside of all middleware; what was committed before it
+            # is committed all the same.
+            asked[NEWS] = partial(self._news, scope)
             await self._app(asked, receive, answer)
 
     async def _news(self, scope: Scope) -> list[tuple[bytes, bytes]]:

@@ -114,7 +114,7 @@ class BookmarkSettings(_Strict):
 
     secret: SecretStr | None = None  # signs bookmarks; the same in every process of the service
     former_secrets: tuple[SecretStr, ...] = ()  # still accepted, while the secret is being changed
-    cookie: str = "polysaga_bookmark"
+    cookie: str = "polysaga_bookmark"  # how the names of the cookies begin; `_` and the database follow
     secure: bool = True  # send the cookie over HTTPS only
     explain: bool = False  # tell in the header X-Polysaga-Route who answered and why; for development
 

@@ -112,6 +112,19 @@ async def test_what_was_committed_just_before_nobody_could_tell_where_is_read_ba
         assert (await browser.get("/notes/1")).json() == 8
 
 
+async def test_what_was_committed_before_an_error_that_nobody_caught_is_read_back(notes: Notes) -> None:
+    @notes.app.put("/half/{value}")
+    async def half(value: int) -> None:
+        async with notes.handle.writer() as db:
+            await db.execute(text("INSERT INTO notes VALUES (1, :value)"), {"value": value})
+        raise LookupError("after the commit")
+
+    transport = httpx2.ASGITransport(notes.app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as browser:
+        assert (await browser.put("/half/7")).status_code == 500
+        assert (await browser.get("/notes/1")).json() == 7
+
+
 async def test_a_reader_that_was_lent_before_a_write_of_its_request_sees_it(notes: Notes) -> None:
     seen: list[Any] = []
 

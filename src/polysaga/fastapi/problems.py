@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound, PendingRollbackError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from polysaga.asgi import NEWS
 from polysaga.databases import Fault
 from polysaga.databases.dialects import fault_of
 from polysaga.errors import (
@@ -209,4 +210,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 
 async def _of_anything(request: Request, error: Exception) -> Response:
-    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")
+    response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")
+    if NEWS in request.scope:
+        response.raw_headers += await request.scope[NEWS]()
+    return response
