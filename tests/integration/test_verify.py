@@ -395,4 +395,6 @@ def test_the_words_for_machines_are_stable() -> None:
         "out-of-order",
         "unknown-step",
         "stranded",
+        "parked-start",
+        "waiting-start",
     ]
