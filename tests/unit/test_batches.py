@@ -44,6 +44,12 @@ async def begin(group: GroupCommit[int, int], disk: Disk, count: int) -> list[as
     return tasks
 
 
+async def turns() -> None:
+    """Let everybody go as far as they can by themselves."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def ended(*tasks: asyncio.Task[int], return_exceptions: bool = False) -> list[Any]:
     """Return all answers; a caller that is never answered is an error and not a test that hangs."""
     async with asyncio.timeout(10):
@@ -113,6 +119,30 @@ async def test_a_bad_item_whose_caller_went_away_is_no_trouble() -> None:
     answers = await ended(*tasks, return_exceptions=True)
     assert [answers[0], answers[1], answers[3]] == [0, 2, 6]
     assert disk.commits == [[0], [1], [3]]
+
+
+async def test_the_patient_wait_for_company_and_no_longer_than_somebody_can_come() -> None:
+    disk, under_way = Disk(), 3
+    disk.open.set()
+    group: GroupCommit[int, int] = GroupCommit(disk.write, patience=3600.0)
+    group.expected = lambda: under_way
+    tasks = [asyncio.create_task(group.add(item, patient=True)) for item in (1, 2)]
+    await turns()
+    assert disk.tried == []  # the third may still come
+    under_way = 2
+    group.look_round()
+    assert await ended(*tasks) == [2, 4]
+    under_way = 1
+    assert await ended(asyncio.create_task(group.add(3, patient=True))) == [6]
+    assert disk.commits == [[1, 2], [3]]
+
+
+async def test_the_patient_wait_no_longer_than_their_patience() -> None:
+    disk = Disk()
+    disk.open.set()
+    group: GroupCommit[int, int] = GroupCommit(disk.write, patience=0.01)
+    group.expected = lambda: 2
+    assert await ended(asyncio.create_task(group.add(1, patient=True))) == [2]
 
 
 async def test_close_returns_when_everything_is_written() -> None:

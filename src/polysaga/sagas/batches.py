@@ -1,14 +1,15 @@
 """Group commit: what several sagas write at the same moment shares one commit.
 
 Whoever comes while a batch is being written joins the next one, so nobody waits for a timer, unless all that
-has come is patient: then the batch stays open for a moment, for company. One bad item
-fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A database
-that does not answer fails all items at once, also when its connection just went silent: nobody may wait for
-ever behind somebody else's write.
+has come is patient: then the batch stays open for a moment, for company, if there is anybody who could come. One
+bad item fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A
+database that does not answer fails all items at once, also when its connection just went silent: nobody may wait
+for ever behind somebody else's write.
 """
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -41,6 +42,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
+        self.expected: Callable[[], float] = lambda: math.inf  # how many may come, with those who wait already
 
     async def add(self, item: ItemT, *, patient: bool = False) -> AnswerT:
         """Return *item*'s answer once its batch is durable; raise what its own write raised."""
@@ -48,9 +50,15 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             self._urgent.set()
         future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self.look_round()
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain())
         return await future
+
+    def look_round(self) -> None:
+        """Keep the open batch open no longer if there is nobody left who could join it."""
+        if self._waiting and len(self._waiting) >= self.expected():
+            self._urgent.set()
 
     async def close(self) -> None:
         """Return when everything that was added is written."""

@@ -94,6 +94,7 @@ class LocalRunner:
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._closing = False
+        engine.finishes.expected = lambda: len(self._tasks)
 
     @property
     def names(self) -> frozenset[str]:
@@ -306,6 +307,7 @@ class LocalRunner:
                 future.set_exception(Lost() if error is None or execution.holds_claim else error)
                 future.exception()  # nobody may be waiting; that is not an error
         self._freed.set()
+        self.engine.finishes.look_round()
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id
