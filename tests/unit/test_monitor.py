@@ -11,9 +11,11 @@ import pytest
 from polysaga.clock import Clock
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
 from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample
+from polysaga.events import NodeLeft, NodeReturned
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.topology import Seat
 from tests.fixtures.programs import Recorder
+from tests.fixtures.waiting import pause, reached, until, within
 
 HERE, LATER = Epoch("1", 1), Epoch("1", 2)
 
@@ -25,15 +27,21 @@ class Scripted:
         self.role, self.place, self.waits, self._answer = role, place, waits, answer
         self.waited: asyncio.Queue[Position] = asyncio.Queue()
         self.reached = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = self.answered = 0
 
     async def sample(self) -> Sample:
+        self.asked += 1
+        await reached(self.answers, "the server answers")
+        self.answered += 1
         return Sample(self.role, Lsn(self.place, HERE))
 
     async def wait_for(self, position: Position, seconds: float) -> bool:
         self.waited.put_nowait(position)
         if isinstance(self._answer, Exception):
             raise self._answer
-        await self.reached.wait()
+        await reached(self.reached, "the position is reached")
         return self._answer
 
     def cut(self) -> None: ...
@@ -41,23 +49,124 @@ class Scripted:
     async def close(self) -> None: ...
 
 
-@asynccontextmanager
-async def watching(replica: Scripted) -> AsyncIterator[Monitor]:
-    monitor = Monitor(
+def silent(role: Role) -> Scripted:
+    """Return a connection to a server that does not answer until its `answers` is set."""
+    line = Scripted(role, 100)
+    line.answers.clear()
+    return line
+
+
+def monitor_of(
+    primary: Scripted,
+    replica: Scripted,
+    *,
+    timeout: float = 60.0,
+    connect_timeout: float = 60.0,
+    emit: Recorder | None = None,
+) -> Monitor:
+    return Monitor(
         "orders",
         [Seat("primary"), Seat("replica")],
-        [Scripted(Role.PRIMARY, 100), replica],
+        [primary, replica],
         interval=3600.0,
-        timeout=60.0,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
         changed=lambda before, after: None,
-        emit=Recorder(),
+        emit=emit or Recorder(),
         clock=Clock(),
     )
+
+
+@asynccontextmanager
+async def watching(replica: Scripted) -> AsyncIterator[Monitor]:
+    monitor = monitor_of(Scripted(Role.PRIMARY, 100), replica)
     await monitor.start()
     try:
         yield monitor
     finally:
         await monitor.stop()
+
+
+async def test_a_primary_may_take_as_long_for_its_first_answer_as_a_connection_may() -> None:
+    """On a busy host that is longer than a node that has answered before is waited for."""
+    primary = silent(Role.PRIMARY)
+    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=0.05)
+    starting = asyncio.create_task(monitor.start())
+    await asyncio.wait([starting], timeout=0.5)
+    assert not starting.done()
+    primary.answers.set()
+    await within(starting, "the monitor has started")
+    assert monitor.topology.primary == 0
+    await monitor.stop()
+
+
+async def test_a_silent_replica_does_not_delay_the_start_and_joins_when_it_answers() -> None:
+    replica, recorder = silent(Role.REPLICA), Recorder()
+    monitor = monitor_of(Scripted(Role.PRIMARY, 100), replica, timeout=0.05, emit=recorder)
+    await within(monitor.start(), "the monitor has started")
+    assert monitor.topology.nodes[1].failure == "it has not answered in 0.05 s yet"
+    assert recorder.of(NodeReturned) == []
+    replica.answers.set()
+    assert (await recorder.wait_for(NodeReturned)).node == "replica"
+    assert monitor.topology.nodes[1].failure is None
+    await monitor.stop()
+
+
+async def test_a_primary_that_is_silent_for_good_is_waited_for_as_long_as_a_connection() -> None:
+    monitor = monitor_of(silent(Role.PRIMARY), silent(Role.REPLICA), timeout=0.05, connect_timeout=0.2)
+    await within(monitor.start(), "the monitor has started")
+    assert monitor.topology.nodes[0].failure == "it has not answered in 0.2 s yet"
+    assert monitor.topology.primary is None
+    await monitor.stop()
+
+
+async def test_a_start_that_is_cancelled_asks_no_more() -> None:
+    before = asyncio.all_tasks()
+    monitor = monitor_of(silent(Role.PRIMARY), silent(Role.REPLICA))
+    starting = asyncio.create_task(monitor.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await within(monitor.stop(), "the monitor has stopped")
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.REPLICA])
+async def test_a_monitor_that_is_stopped_at_once_after_its_start_leaves_no_question_behind(role: Role) -> None:
+    before = asyncio.all_tasks()
+    primary = Scripted(Role.PRIMARY, 100) if role is Role.REPLICA else silent(role)
+    monitor = monitor_of(primary, silent(Role.REPLICA), timeout=0.05, connect_timeout=0.1)
+    await within(monitor.start(), "the monitor has started")
+    await within(monitor.stop(), "the monitor has stopped")
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_short_limit_for_connections_does_not_shorten_the_one_for_answers() -> None:
+    primary = silent(Role.PRIMARY)
+    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=60.0, connect_timeout=0.01)
+    starting = asyncio.create_task(monitor.start())
+    await asyncio.wait([starting], timeout=0.2)
+    assert not starting.done()
+    primary.answers.set()
+    await within(starting, "the monitor has started")
+    assert monitor.topology.primary == 0
+    await monitor.stop()
+
+
+async def test_a_node_that_answered_early_in_a_slow_start_is_not_late_with_its_next_answer() -> None:
+    primary, replica, recorder = silent(Role.PRIMARY), Scripted(Role.REPLICA, 100), Recorder()
+    monitor = monitor_of(primary, replica, timeout=0.4, emit=recorder)
+    starting = asyncio.create_task(monitor.start())
+    await asyncio.wait([starting], timeout=0.6)
+    replica.answers.clear()
+    primary.answers.set()
+    await within(starting, "the monitor has started")
+    await until(lambda: replica.asked > 1, "the replica is asked again")
+    await asyncio.wait([starting, asyncio.create_task(pause())], timeout=0.2)
+    replica.answers.set()
+    await until(lambda: replica.answered > 1, "the replica answers again")
+    assert recorder.of(NodeLeft) == []
+    await monitor.stop()
 
 
 async def until_there(monitor: Monitor, wanted: Lsn) -> None:

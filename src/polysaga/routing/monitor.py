@@ -4,20 +4,23 @@ Who owns the truth: the nodes. A question has a time limit; a node that does not
 until it answers again, and what hangs on it is cut, because a frozen server never says that it is gone. The limit
 runs from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began.
 
+The first question may take as long as a connection may, `connect_timeout`: on a busy host a driver that has just
+been loaded needs that. `start` waits that long for a primary only. A replica joins when it answers.
+
 Readers that wait for a replica hurry the replicas' tasks: they ask at once and then every few milliseconds while
 somebody waits, or when the server itself says that it is there (PostgreSQL 19: WAIT FOR LSN). Without waiters a
 node is asked every `probe_interval` seconds.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from polysaga.clock import Clock
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
-from polysaga.routing.topology import Seat, Topology, answered, failed, unknown
+from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, unknown
 
 _HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
 _GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
@@ -54,6 +57,7 @@ class Monitor:
         *,
         interval: float,
         timeout: float,
+        connect_timeout: float,
         changed: Callable[[Topology, Topology], None],
         emit: Emit,
         clock: Clock,
@@ -61,6 +65,7 @@ class Monitor:
         self.topology = unknown(seats)
         self._database, self._lines, self._changed = database, lines, changed
         self._interval, self._timeout = interval, timeout
+        self._connect_timeout = max(connect_timeout, timeout)
         self._emit, self._clock = emit, clock
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = [asyncio.Event() for _ in lines]
@@ -68,9 +73,28 @@ class Monitor:
         self._answered_at = [clock.monotonic()] * len(lines)
 
     async def start(self) -> None:
-        """Ask every node once, then go on asking until `stop`."""
-        await asyncio.gather(*(self._ask(index) for index in range(len(self._lines))))
-        self._tasks = [asyncio.create_task(self._watch(index)) for index in range(len(self._lines))]
+        """Ask every node, then go on asking until `stop`; return once a primary is known, or cannot be.
+
+        A node has `timeout` seconds to answer; if no primary has answered by then, all have `connect_timeout`.
+        """
+        began = self._clock.monotonic()
+        questions = [asyncio.create_task(self._ask(index, first=True)) for index in range(len(self._lines))]
+        self._tasks = questions
+        pending = set(questions)
+        while pending and (left := began + self._first_limit - self._clock.monotonic()) > 0:
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for question in done:
+                question.result()
+        silent = f"it has not answered in {self._first_limit:g} s yet"
+        for index, question in enumerate(questions):
+            if question in pending:
+                self._publish(failed(self.topology, index, silent))
+        # Answers may be as old as the start was slow: nobody is late because of that.
+        self._answered_at = [self._clock.monotonic()] * len(self._lines)
+        self.suspect()
+        # The questions too: a watch that is cancelled before it begins would leave its question alone.
+        watches = [asyncio.create_task(self._watch(*asked)) for asked in enumerate(questions)]
+        self._tasks = [*questions, *watches]
 
     async def stop(self) -> None:
         """Stop asking and close the connections."""
@@ -105,9 +129,18 @@ class Monitor:
         """Take a node out of service until it answers again."""
         self._publish(failed(self.topology, index, reason))
 
-    async def _watch(self, index: int) -> None:
+    @property
+    def _first_limit(self) -> float:
+        return self._timeout if self.topology.primary is not None else self._connect_timeout
+
+    async def _watch(self, index: int, first: asyncio.Task[None]) -> None:
         pause = _HURRY[0]
+        question: Awaitable[None] = first
         while True:
+            try:
+                await question
+            except Exception as error:  # noqa: BLE001 - border: one bad answer must not end the watch over a node
+                self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, repr(error)))
             hurry = self._hurry[index]
             if self._waiters and index != self.topology.primary:
                 if not await self._waited(index):
@@ -117,10 +150,7 @@ class Monitor:
                 pause = _HURRY[0]
                 await _first(hurry, self._interval)
             hurry.clear()
-            try:
-                await self._ask(index)
-            except Exception as error:  # noqa: BLE001 - border: one bad answer must not end the watch over a node
-                self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, repr(error)))
+            question = self._ask(index)
 
     async def _waited(self, index: int) -> bool:
         """Let the node itself say when it has what somebody waits for; return False if it cannot."""
@@ -137,19 +167,29 @@ class Monitor:
             await asyncio.wait([task])
         return not task.cancelled() and task.exception() is None and task.result()
 
-    async def _ask(self, index: int) -> None:
+    async def _ask(self, index: int, *, first: bool = False) -> None:
         """Ask one node and publish what it says, or that it does not."""
         line, asked_at = self._lines[index], self._clock.monotonic()
-        lost = self.topology.nodes[index].failure is not None
-        patience = self._timeout if lost else self._answered_at[index] + self._timeout - asked_at
+        if first:
+            patience = self._connect_timeout
+        elif self.topology.nodes[index].failure is not None:
+            patience = self._timeout
+        else:
+            patience = self._answered_at[index] + self._timeout - asked_at
         task = asyncio.ensure_future(line.sample())
         task.add_done_callback(_look_at)
         try:
             await asyncio.wait([task], timeout=max(patience, self._timeout / 4))
-        finally:
             if not task.done():
                 line.cut()
-        answer = await _ended(task, line)
+            silent = f"it did not answer in {max(patience, self._timeout):g} s"
+            answer = await _ended(task, line, silent)
+        except asyncio.CancelledError:
+            # A connection that is still being made would be open for good.
+            line.cut()
+            task.cancel()
+            await asyncio.wait([task], timeout=_GRACE)
+            raise
         if isinstance(answer, Sample):
             self._answered_at[index] = self._clock.monotonic()
             latency = self._answered_at[index] - asked_at
@@ -169,7 +209,7 @@ class Monitor:
         for old, new in zip(before.nodes, after.nodes, strict=True):
             if new.failure is not None and old.failure is None:
                 self._emit(NodeLeft(self._database, new.seat.name, new.failure))
-            elif new.failure is None and old.failure is not None and self._tasks:
+            elif new.failure is None and old.failure not in {None, UNASKED}:
                 self._emit(NodeReturned(self._database, new.seat.name))
         if before.primary == after.primary:
             return
@@ -179,7 +219,7 @@ class Monitor:
             self._emit(PrimaryChanged(self._database, after.nodes[after.primary].seat.name, after.epoch))
 
 
-async def _ended(task: "asyncio.Future[Sample]", line: Asked) -> Sample | str:
+async def _ended(task: "asyncio.Future[Sample]", line: Asked, silent: str) -> Sample | str:
     """Return the sample, or why there is none; the connection is usable or closed afterwards."""
     in_time = task.done()
     if not in_time:
@@ -193,7 +233,7 @@ async def _ended(task: "asyncio.Future[Sample]", line: Asked) -> Sample | str:
         return task.result()
     await line.close()
     if not in_time or error is None:
-        return "it did not answer in time"
+        return silent
     if isinstance(error, DatabaseUnavailable):
         return error.reason
     return f"{type(error).__name__}: {error}"

@@ -79,6 +79,7 @@ class Router:
             [node.line() for node in nodes],
             interval=reads.probe_interval,
             timeout=reads.probe_timeout,
+            connect_timeout=primary.settings.pool.connect_timeout,
             changed=self._changed,
             emit=emit,
             clock=clock,

@@ -21,8 +21,7 @@ from polysaga.databases.positions import MariaGtid, Position, Role, Sample
 _TRAIL = 64  # samples of the primary that lag is measured against
 _NEWEST = 0.2  # weight of the newest answer in the latency
 
-
-_UNASKED = "it was not asked yet"
+UNASKED = "it was not asked yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class NodeState:
     asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
     lag: float = math.inf  # seconds behind the primary at `asked_at`, an upper bound
     latency: float = 0.0  # seconds that answers took lately
-    failure: str | None = _UNASKED  # why it does not count now; None if it does
+    failure: str | None = UNASKED  # why it does not count now; None if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def answered(before: Topology, index: int, sample: Sample, asked_at: float, late
     )
     nodes = _with(before.nodes, index, state)
     epoch = max(before.epoch, sample.epoch.number) if sample.role is Role.PRIMARY else before.epoch
-    experienced = all(node.failure is not _UNASKED for node in before.nodes)
+    experienced = all(node.failure is not UNASKED for node in before.nodes)
     primary = _primary(nodes, before.primary if experienced else None, epoch)
     trail = before.trail if primary == before.primary else ()
     if index == primary and sample.position is not None:
