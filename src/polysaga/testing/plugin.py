@@ -6,6 +6,7 @@
 Without settings every SQL database of the program is an SQLite file in the test's own folder.
 """
 
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -20,7 +21,8 @@ from polysaga.testing.kit import CrashKit, CrashReport
 
 NewCrashKit: TypeAlias = Callable[..., CrashKit]
 
-_reports = pytest.StashKey[list[CrashReport]]()
+# Properties of a test travel with its report, also from a worker of pytest-xdist.
+_KEPT, _BROKEN = "crash kit", "crash kit, promise broken"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,20 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--crash-case", metavar="NAME", help="repeat the one case of this name")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make room for the reports."""
-    config.stash[_reports] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what was proved."""
-    for report in config.stash[_reports]:
-        broken = len(report.violations)
-        terminalreporter.write_line(
-            f"crash kit: {report.saga}: {report.runs} runs, {broken} broke the promise, "
-            f"{report.seconds:.0f} s, seed {report.seed}",
-            red=broken > 0,
-        )
+    told: dict[str, list[tuple[str, str]]] = {}
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        lines = [one for one in getattr(report, "user_properties", ()) if one[0] in {_KEPT, _BROKEN}]
+        # Each report of a test, of its phases and parts, has all lines so far.
+        test = getattr(report, "nodeid", "")
+        told[test] = max(told.get(test, []), lines, key=len)
+    for name, line in itertools.chain.from_iterable(told.values()):
+        terminalreporter.write_line(line, red=name == _BROKEN)
 
 
 @pytest.fixture
@@ -64,6 +62,12 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
         if given is not None
     }
 
+    def report(proved: CrashReport) -> None:
+        broken = len(proved.violations)
+        told = f"crash kit: {proved.saga}: {proved.runs} runs, {broken} broke the promise"
+        line = f"{told}, {proved.seconds:.0f} s, seed {proved.seed}"
+        request.node.user_properties.append((_BROKEN if broken else _KEPT, line))
+
     def create(
         sagas: Sagas,
         settings: Settings | None = None,
@@ -74,7 +78,7 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
     ) -> CrashKit:
         known = settings or _embedded(sagas, tmp_path)
         chosen = {"sample": sample, "seed": seed, **asked}
-        return CrashKit(sagas, known, setup=setup, report=request.config.stash[_reports].append, **chosen)
+        return CrashKit(sagas, known, setup=setup, report=report, **chosen)
 
     return create
 
