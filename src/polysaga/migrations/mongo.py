@@ -1,6 +1,9 @@
 """The ledger and the outbox on MongoDB: collections whose `_id` is all the index they need.
 
 They must exist before the first step: a transaction that creates a collection conflicts with every other one.
+
+Which of several processes created them is decided by a document with the version as its `_id`, which one
+insert can write. The answers to `create` do not tell: MongoDB 8 also says yes to who finds the collection there.
 """
 
 import importlib
@@ -13,6 +16,7 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.sagas.tables import LEDGER, OUTBOX
 
 HEAD = "0001"
+VERSIONS = f"{LEDGER}_version"
 
 _EXISTS_ALREADY = 48
 
@@ -25,21 +29,29 @@ async def exists(node: MongoNode) -> bool:
 
 
 async def create(node: MongoNode) -> bool:
-    """Create what is missing; False if all was there, or if another process was faster."""
+    """Create what is missing; return False if all was there, or if another process was faster."""
     if await exists(node):
         return False
     with _explained(node):
         await _create(node, LEDGER)
-        return await _create(node, OUTBOX)  # the last one: of several processes exactly one creates it
+        await _create(node, OUTBOX)
+        return await _note_version(node)
 
 
-async def _create(node: MongoNode, name: str) -> bool:
+async def _create(node: MongoNode, name: str) -> None:
     errors = importlib.import_module("pymongo.errors")
     try:
         await node.documents.create_collection(name, check_exists=False)
     except errors.OperationFailure as error:
         if error.code != _EXISTS_ALREADY:
             raise
+
+
+async def _note_version(node: MongoNode) -> bool:
+    errors = importlib.import_module("pymongo.errors")
+    try:
+        await node.documents[VERSIONS].insert_one({"_id": HEAD})
+    except errors.DuplicateKeyError:
         return False
     return True
 
