@@ -1,6 +1,8 @@
 # One verb per chore; CI runs the same verbs (.ci/run).
 
 export PATH := $(CURDIR)/.uv/bin:$(PATH)
+# Tests start hundreds of processes, each of which would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PORT ?= 8000
 DATA ?= data
@@ -9,6 +11,8 @@ SECONDS ?= 300
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
+# A worker more than there are processors: a third of the quick tests' time is waiting.
+ONE_MORE = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Ctrl-C is how one leaves a program that runs in the foreground: no error.
 LEAVE := test $$? -eq 130
 
@@ -41,11 +45,23 @@ format: setup ## put the code in order
 
 .PHONY: test
 test: setup-servers ## all tests, against real servers that start and stop with them
-	$(RUN) pytest
+	$(RUN) pytest $(if $(CI),--durations=25)
 
 .PHONY: test-quick
-test-quick: setup ## unit tests and SQLite only
-	$(RUN) pytest -m "not acceptance" tests/unit
+test-quick: setup ## unit tests, and everything that SQLite can show
+	$(RUN) pytest -m quick --numprocesses=$(ONE_MORE)
+
+.PHONY: test-model
+test-model: setup ## every interleaving of the protocol, and the planted mistakes
+	$(RUN) pytest -m model
+
+.PHONY: test-servers
+test-servers: setup-servers ## what needs PostgreSQL, MariaDB or MongoDB
+	$(RUN) pytest -m servers
+
+.PHONY: test-acceptance
+test-acceptance: setup-servers ## services that are killed, frozen and replaced under load
+	$(RUN) pytest -m acceptance
 
 .PHONY: servers
 servers: setup-servers ## PostgreSQL, MariaDB and MongoDB for use by hand, until Ctrl-C (REPLICAS=--replicas)

@@ -1,5 +1,7 @@
 """Fixtures for every test of the workspace."""
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -7,10 +9,22 @@ from hypothesis import settings
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.setups", "tests.fixtures.projects"]
+pytest_plugins = [
+    "tests.fixtures.tiers",
+    "tests.fixtures.watch",
+    "tests.fixtures.servers",
+    "tests.fixtures.setups",
+    "tests.fixtures.projects",
+]
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """SQLAlchemy's asynchronous engines need asyncio."""
     return "asyncio"
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded by now out of garbage collection: it stays, and each look at it takes time."""
+    gc.collect()
+    gc.freeze()

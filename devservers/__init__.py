@@ -25,6 +25,7 @@ from devservers.postgres import PostgresServer
 from devservers.products import MARIADB, MONGO, POSTGRES, PRODUCTS, Product
 from devservers.replicas import MariaDBReplica, PostgresReplica, Replica
 from devservers.server import ExistingServer, NotOurServer, Server, ServerUnavailable
+from devservers.templates import Templates
 
 __all__ = [
     "MARIADB",
@@ -44,6 +45,7 @@ __all__ = [
     "Replica",
     "Server",
     "ServerUnavailable",
+    "Templates",
     "mariadb_cluster",
     "postgres_cluster",
 ]

@@ -21,6 +21,7 @@ from devservers.server import Client, Server, ServerUnavailable
 
 _POLL = 0.05  # seconds between two questions to a server that comes up
 _PATIENCE = 60.0  # seconds for a server to come up; a loaded machine replays a log slowly
+_SET_UP_PATIENCE = 120.0  # seconds for a program that fills a data folder
 _STOP_PATIENCE = 30.0  # seconds for a clean shutdown, then SIGKILL
 
 
@@ -42,16 +43,41 @@ class LocalServer(Server):
         self._needs = [self.data, *programs]
         self._account = server_account(self.account)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False  # because we want it to
 
     @property
     def pid(self) -> int | None:
         """The server's main process, None while it is down."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    def set_up(self) -> None:
+        """Fill the data folder unless that is done; the server need not be started for it."""
+        complete = self.directory / "complete"
+        if complete.exists():
+            return
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.data.mkdir(parents=True, mode=0o700)
+        if self._account is not None:
+            self._account.owns(self.data)
+        self._set_up()
+        complete.touch()
+
+    @property
+    def death(self) -> str | None:
+        """How the server ended, and its last log lines, if it ended although it was not asked to; else None."""
+        process = self._process
+        if process is None or process.poll() is None:
+            return None
+        # Asked last: whoever ends a server says so first, and a server that is started anew has another process.
+        if self._is_ending or process is not self._process:
+            return None
+        last_words = _tail(self.log.read_text(errors="replace")) if self.log.exists() else "(there is no log)"
+        return f"{self.product} on {self._client.url('')} ended with code {process.returncode}:\n{last_words}\n"
+
     def start(self) -> None:
         if self.pid is not None:
             return
-        self._set_up_once()
+        self.set_up()
         with self.log.open("ab") as log:
             process = _LAUNCHER.submit(
                 subprocess.Popen,
@@ -63,7 +89,7 @@ class LocalServer(Server):
                 # Ctrl-C in a terminal goes to the whole session; tests still need their servers then.
                 start_new_session=True,
             ).result()
-        self._process = process
+        self._process, self._is_ending = process, False
         try:
             self._wait_until_it_answers(process)
             self._first_words()
@@ -75,6 +101,7 @@ class LocalServer(Server):
         process = self._process
         if process is None:
             return
+        self._is_ending = True
         self.thaw()
         process.send_signal(self.stop_signal)
         try:
@@ -87,11 +114,12 @@ class LocalServer(Server):
         process = self._process
         if process is None:
             return
+        self._is_ending = True
         if process.poll() is None:
             # The parent first: a living postmaster would start anew what it sees dying.
             for handle in [_killed(pid) for pid in [process.pid, *_children(process.pid)]]:
                 _wait_until_gone(handle)
-            process.wait()
+            process.wait(_STOP_PATIENCE)
         self._process = None
 
     def freeze(self) -> None:
@@ -117,7 +145,11 @@ class LocalServer(Server):
     def _run(self, *command: str | Path) -> None:
         """Run a set-up program as the server's account."""
         done = subprocess.run(  # noqa: S603 - our own command
-            self._launched([str(part) for part in command]), capture_output=True, cwd=self.data, check=False
+            self._launched([str(part) for part in command]),
+            capture_output=True,
+            cwd=self.data,
+            check=False,
+            timeout=_SET_UP_PATIENCE,
         )
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace")
@@ -147,17 +179,6 @@ class LocalServer(Server):
 
     def _launched(self, command: list[str]) -> list[str]:
         return launched(command, account=self._account, needs=self._needs, death_signal=self.stop_signal)
-
-    def _set_up_once(self) -> None:
-        complete = self.directory / "complete"
-        if complete.exists():
-            return
-        shutil.rmtree(self.data, ignore_errors=True)
-        self.data.mkdir(parents=True, mode=0o700)
-        if self._account is not None:
-            self._account.owns(self.data)
-        self._set_up()
-        complete.touch()
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         for _ in range(round(_PATIENCE / _POLL)):
@@ -200,8 +221,10 @@ def _wait_until_gone(handle: int | None) -> None:
         # A pidfd becomes readable when its process ends, whoever its parent is.
         ended = select.poll()
         ended.register(handle, select.POLLIN)
-        ended.poll()
+        gone = ended.poll(_STOP_PATIENCE * 1000)
         os.close(handle)
+        if not gone:
+            raise TimeoutError(f"a killed process is still there after {_STOP_PATIENCE:g} s")
 
 
 def _tail(text: str) -> str:

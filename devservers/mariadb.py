@@ -7,6 +7,7 @@ out, and the socket lies in our data folder.
 import asyncio
 import shutil
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ CREATE USER IF NOT EXISTS 'polysaga'@'%' IDENTIFIED BY 'polysaga';
 GRANT ALL PRIVILEGES ON *.* TO 'polysaga'@'%' WITH GRANT OPTION;
 """
 _NO_SUCH_THREAD = 1094
+_PATIENCE = 60.0  # seconds for the statements of one call
 
 
 class MariaDBServer(LocalServer):
@@ -62,6 +64,8 @@ class MariaDBServer(LocalServer):
             f"--init-file={self.data / 'account.sql'}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
+            # In /tmp, two servers delete each other's temporary tables.
+            f"--tmpdir={self.data}",
             "--socket=mariadb.sock",  # relative to the data, whose full path could be too long for a socket
             "--pid-file=mariadb.pid",
             "--skip-name-resolve",
@@ -113,6 +117,14 @@ class MariaDBClient:
     def create(self, database: str) -> None:
         self.run(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
 
+    def copy(self, source: str, database: str) -> None:
+        tables = [table for (table,) in self.run(f"SHOW TABLES IN `{source}`")]
+        self.create(database)
+        self.run(
+            *(f"CREATE TABLE `{database}`.`{table}` LIKE `{source}`.`{table}`" for table in tables),
+            *(f"INSERT INTO `{database}`.`{table}` SELECT * FROM `{source}`.`{table}`" for table in tables),
+        )
+
     def drop(self, database: str) -> None:
         # Not DROP ... IF EXISTS: asyncmy prints its note about a missing database.
         if not self.exists(database):
@@ -130,13 +142,14 @@ class MariaDBClient:
             if error.args[0] != _NO_SUCH_THREAD:  # it went by itself
                 raise
 
-    def run(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run one statement on a connection of its own, in autocommit."""
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run *statements* on a connection of its own, in autocommit; return the rows of the last one."""
         # On a thread with a loop of its own: asyncmy is async only, and callers may be inside a running loop.
         with ThreadPoolExecutor(max_workers=1) as thread:
-            return thread.submit(asyncio.run, self._execute(statement)).result()
+            work = asyncio.wait_for(self._execute(statements), _PATIENCE)
+            return thread.submit(asyncio.run, work).result()
 
-    async def _execute(self, statement: str) -> list[tuple[Any, ...]]:
+    async def _execute(self, statements: Sequence[str]) -> list[tuple[Any, ...]]:
         connection = await asyncmy.connect(
             host=self.base.hostname,
             port=self.base.port or 3306,
@@ -146,7 +159,8 @@ class MariaDBClient:
             autocommit=True,
         )
         async with connection, connection.cursor() as cursor:
-            await cursor.execute(statement)
+            for statement in statements:
+                await cursor.execute(statement)
             return list(await cursor.fetchall())
 
 

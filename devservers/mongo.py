@@ -112,6 +112,13 @@ class MongoClient:
     def create(self, database: str) -> None:
         """Nothing to do."""
 
+    def copy(self, source: str, database: str) -> None:
+        with self._connected() as client:
+            for name in client[source].list_collection_names():
+                client[database].create_collection(name)
+                if documents := list(client[source][name].find()):
+                    client[database][name].insert_many(documents)
+
     def drop(self, database: str) -> None:
         with self._connected() as client:
             # Transactions that killed clients left open would be waited for.

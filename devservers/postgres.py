@@ -20,6 +20,8 @@ from devservers.local import LocalServer
 from devservers.ports import free_port
 from devservers.server import ServerUnavailable
 
+_PATIENCE = 60.0  # seconds for one statement
+
 
 class PostgresServer(LocalServer):
     """A PostgreSQL primary; user `polysaga` is superuser and needs no password on 127.0.0.1."""
@@ -95,6 +97,11 @@ class PostgresClient:
     def create(self, database: str) -> None:
         self.run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
 
+    def copy(self, source: str, database: str) -> None:
+        self.run(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(database), sql.Identifier(source))
+        )
+
     def drop(self, database: str) -> None:
         self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
@@ -102,7 +109,8 @@ class PostgresClient:
         """Run one statement on a connection of its own, in autocommit."""
         # The query part is for the application's driver; psycopg would not know its words.
         address = urlunsplit(self.base._replace(scheme="postgresql", path="/postgres", query=""))
-        with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
+        limit = f"-c statement_timeout={_PATIENCE * 1000:.0f}"
+        with psycopg.connect(address, autocommit=True, connect_timeout=5, options=limit) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 

@@ -8,6 +8,7 @@
 A replica is copied from its primary when it is first started. One that was promoted is a primary for good.
 """
 
+import re
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -22,6 +23,7 @@ from devservers.mariadb import MariaDBClient, MariaDBServer
 from devservers.postgres import PostgresServer
 from polysaga.clock import Clock
 
+_PATIENCE = 60.0  # seconds for the thread of a delayed replica to end
 _TICK = 0.05  # seconds between two looks at the primary of a delayed MariaDB replica
 
 
@@ -67,7 +69,8 @@ class PostgresReplica(Replica, PostgresServer):
     def __init__(self, primary: PostgresServer, directory: Path, *, port: int | None = None) -> None:
         super().__init__(directory, port=port)
         self.primary = primary
-        self._slot = f"replica_{self.port}"
+        # Not after its port: a copy of a primary has the slots of the original.
+        self._slot = re.sub(r"\W", "_", directory.name.lower())
 
     def pause(self) -> None:
         self._say("SELECT pg_wal_replay_pause()")
@@ -84,7 +87,10 @@ class PostgresReplica(Replica, PostgresServer):
         self._say("SELECT pg_promote()")
 
     def catch_up(self) -> None:
-        ((position,),) = self.primary.run(sql.SQL("SELECT pg_current_wal_insert_lsn()::text"))
+        # The insert position can lie behind the header of a page that nothing is written to yet: no replica gets
+        # there before the next record. What is flushed ends with a record.
+        self.primary.run(sql.SQL("SELECT pg_logical_emit_message(true, 'polysaga', '')"))
+        ((position,),) = self.primary.run(sql.SQL("SELECT pg_current_wal_flush_lsn()::text"))
         replayed = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
         self._until(lambda: self._tells(replayed), f"{position} is replayed")
 
@@ -240,7 +246,7 @@ class _Delay:
 
     def stop(self) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
         self._say("STOP SLAVE")
 
     def _apply(self) -> None:

@@ -39,6 +39,9 @@ class Client(Protocol):
 
     def create(self, database: str) -> None: ...
 
+    def copy(self, source: str, database: str) -> None:
+        """Create *database* with the tables and rows of *source*, which no connection may hold."""
+
     def drop(self, database: str) -> None:
         """Drop it if it is there, and cut the connections that still hold it."""
 
@@ -61,6 +64,12 @@ class Server(ABC):
         """Create `name` empty: a database that has this name is dropped first."""
         self.drop_database(name)
         self._client.create(name)
+
+    def copy_database(self, source: str, name: str) -> None:
+        """Create `name` as a copy of the database *source*, to which nothing may be connected."""
+        _check_name(source)
+        self.drop_database(name)
+        self._client.copy(source, name)
 
     def ensure_database(self, name: str) -> None:
         """Create `name` unless it exists; its data stay."""

@@ -15,14 +15,13 @@ from tests.soak.customers import Customers
 from tests.soak.house import House, house
 from tests.soak.plan import Fault, Kind
 
-pytestmark = pytest.mark.acceptance
 CUSTOMERS = 16
 SOME = 40  # orders between two faults
 REST = 120.0  # seconds until everything must have come to rest
 
 
 @pytest.fixture(scope="module")
-def shop(
+def services(
     postgres_server: Server, mariadb_server: Server, mongo_server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[House]:
     """The services, started once for all tests; each test counts everything there ever was."""
@@ -37,9 +36,9 @@ def shop(
 
 
 @pytest.fixture
-def home(shop: House) -> House:
-    shop.recover()
-    return shop
+def home(services: House) -> House:
+    services.recover()
+    return services
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from polysaga.databases import SqlNode
 from tests.fixtures.programs import Urls
 from tests.fixtures.services import LEASE, ServiceProcess, replaying, running, until
 
-pytestmark = pytest.mark.acceptance
 ROWS = 500
 # Real orders, beside the checkout; where they are missing, `_made_up` stands in.
 TRACE = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv"
@@ -54,8 +53,8 @@ def trace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(urls: Urls, tmp_path: Path) -> Iterator[ServiceProcess]:
-    with running(ServiceProcess(urls, free_port(None), tmp_path)) as process:
+def service(empty_urls: Urls, tmp_path: Path) -> Iterator[ServiceProcess]:
+    with running(ServiceProcess(empty_urls, free_port(None), tmp_path)) as process:
         yield process
 
 

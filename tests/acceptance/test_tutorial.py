@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.processes import begin, next_line
 from tests.fixtures.services import until
 
-pytestmark = pytest.mark.acceptance
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial" / "a-parked-saga.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -41,9 +41,7 @@ class Terminal:
 
     def begin(self, command: str) -> "subprocess.Popen[str]":
         """Start *command* in the background."""
-        return subprocess.Popen(
-            shlex.split(command), cwd=self.directory, env=self.environment, stdout=subprocess.PIPE, text=True
-        )
+        return begin(shlex.split(command), cwd=self.directory, env=self.environment)
 
 
 @pytest.fixture
@@ -65,8 +63,8 @@ def test_a_parked_saga_is_found_understood_and_repaired_with_four_commands(
     terminal: Terminal, shop: "subprocess.Popen[str]"
 ) -> None:
     _, find, understand, repair, resume, many = [text.strip() for text in blocks("sh")]
-    assert shop.stdout is not None
-    assert "is parked and needs a person: LookupError: ada has no account" in shop.stdout.readline()
+    said = next_line(shop, "the shop parks a saga")
+    assert "is parked and needs a person: LookupError: ada has no account" in said
 
     listed = terminal.run(find)
     (saga_id,) = ID.findall(listed)

@@ -21,6 +21,11 @@ class Kind:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def fixtures(self) -> tuple[str]:
+        """What a test of this kind uses (`tests/fixtures/tiers.py`)."""
+        return (self.fixture,)
+
 
 ASYNCPG = Kind("postgres-asyncpg", "postgres_shop", "postgresql+asyncpg", ends_at_errors=True)
 PSYCOPG = Kind("postgres-psycopg", "postgres_shop", "postgresql+psycopg", ends_at_errors=True)

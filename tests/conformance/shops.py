@@ -30,6 +30,7 @@ from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from polysaga.sagas.tables import LEDGER, OUTBOX, ledger, metadata
 from tests.conformance.kinds import Kind
+from tests.fixtures.waiting import until, within
 
 PARTICIPANTS: dict[str, type[SqlParticipant]] = {
     "postgresql": PostgresParticipant,
@@ -177,7 +178,7 @@ class SqlShop:
             return
         async with self.observer.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await until(lambda: _nonzero(connection, query))
+            await until(lambda: _nonzero(connection, query), "a transaction waits for another one")
 
     async def open_transactions(self) -> int:
         if self.kind.scheme.startswith("postgresql"):
@@ -346,25 +347,19 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], patience: float = 20.0) -> None:
-    """Ask the server again and again; the answers take the time."""
-    async with asyncio.timeout(patience):
-        while not await condition():
-            pass
-
-
 async def nothing_open(shop: Shop) -> None:
     """Return when no transaction is open; what was cut off may take the server a moment to roll back."""
 
     async def closed() -> bool:
         return await shop.open_transactions() == 0
 
-    await until(closed, patience=5.0)
+    await until(closed, "no transaction is open", patience=5.0)
 
 
 async def settled(participant: Participant, call: Callable[[], Awaitable[Any]], faults: list[Fault]) -> Any:
     """Repeat *call* as long as it fails with what the database calls transient; note what it was."""
-    async with asyncio.timeout(30):
+
+    async def repeat() -> Any:
         while True:
             try:
                 return await call()
@@ -374,6 +369,8 @@ async def settled(participant: Participant, call: Callable[[], Awaitable[Any]], 
                     raise
                 faults.append(fault)
                 await turns(20)
+
+    return await within(repeat(), "the call succeeds")
 
 
 async def _nonzero(connection: AsyncConnection, query: str) -> bool:

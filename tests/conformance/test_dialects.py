@@ -16,8 +16,9 @@ from polysaga import Databases
 from polysaga.databases import Fault, SqlDatabase, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode
-from tests.conformance.shops import Shelf, SqlShop, settings, until
+from tests.conformance.shops import Shelf, SqlShop, settings
 from tests.conformance.test_participant_health import _gone, backend, kill
+from tests.fixtures.waiting import reached, until
 
 
 async def provoked(node: SqlNode, *statements: str) -> dict[str, BaseException]:
@@ -100,7 +101,7 @@ async def test_a_deadlock_is_recognised(server_shop: SqlShop, item: str, way: st
     async def crossing(first: str, second: str, here: asyncio.Barrier) -> None:
         async with node.writer.connect() as connection:
             await connection.exec_driver_sql(f"UPDATE shelves SET touched = 1 WHERE name = '{first}'")
-            await here.wait()
+            await reached(here, "the others are here")
             statement = f"UPDATE shelves SET touched = 1 WHERE name = '{second}'"
             try:
                 if way == "wrapped":
@@ -187,7 +188,7 @@ async def test_a_connection_that_the_server_cut_is_recognised(server_shop: SqlSh
             running = asyncio.ensure_future(_sent(node, connection, statement, way))
         else:
             running = asyncio.ensure_future(_sent(node, connection, statement, way))
-            await until(lambda: _works(server_shop, thread))
+            await until(lambda: _works(server_shop, thread), "the server works on the statement")
             await kill(server_shop, thread)
         (error,) = await asyncio.gather(running, return_exceptions=True)
         await connection.invalidate()
@@ -220,7 +221,7 @@ async def test_a_transaction_that_was_idle_for_too_long_is_recognised(server_sho
     async with node.writer.connect() as connection:
         thread = await backend(server_shop, connection)
         await connection.exec_driver_sql("SELECT count(*) FROM shelves")
-        await until(lambda: _gone(server_shop, thread))
+        await until(lambda: _gone(server_shop, thread), "the server has ended the connection")
         (error,) = await asyncio.gather(_sent(node, connection, "SELECT 1", way), return_exceptions=True)
         await connection.invalidate()
 

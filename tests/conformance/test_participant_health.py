@@ -16,8 +16,9 @@ from polysaga.databases import Fault
 from polysaga.errors import StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import LedgerRow, Participant
-from tests.conformance.shops import Shop, SqlShop, nothing_open, turns, until
+from tests.conformance.shops import Shop, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, refunding, row_of, selling
+from tests.fixtures.waiting import forever, until
 
 Failing = Callable[[Shop, Participant], Awaitable[None]]
 
@@ -70,7 +71,7 @@ async def _step_runs_out_of_time(shop: Shop, participant: Participant) -> None:
 
     async def work(session: Any) -> str:
         await shop.sell(session, "slow")
-        await asyncio.Event().wait()
+        await forever()
         return "null"
 
     async with asyncio.timeout(0.05):
@@ -249,7 +250,7 @@ async def test_a_frozen_owner_is_cut_off_by_the_server_and_its_row_never_lands(
     async def frozen(session: Any) -> str:
         await server_shop.sell(session, item)
         thread = await backend(server_shop, session)
-        await until(lambda: _gone(server_shop, thread))
+        await until(lambda: _gone(server_shop, thread), "the server has ended the connection")
         return "null"
 
     with pytest.raises(Exception) as raised:  # noqa: PT011
@@ -349,7 +350,7 @@ async def kill(shop: SqlShop, thread: int) -> None:
         await connection.exec_driver_sql(
             f"SELECT pg_terminate_backend({thread})" if postgres else f"KILL {thread}"
         )
-    await until(lambda: _gone(shop, thread))
+    await until(lambda: _gone(shop, thread), "the server has ended the connection")
 
 
 async def _gone(shop: SqlShop, thread: int) -> bool:

@@ -17,6 +17,7 @@ from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import Entry, LedgerRow, Work
 from tests.conformance.shops import Shop, settled, turns
 from tests.conformance.test_participant import entry, refunding, row_of, selling
+from tests.fixtures.waiting import reached
 
 ROUNDS = 12
 
@@ -26,7 +27,7 @@ def meeting(shop: Shop, item: str, here: asyncio.Barrier) -> Work:
 
     async def work(session: Any) -> str:
         await shop.touch(session, "nowhere")
-        await here.wait()
+        await reached(here, "the others are here")
         await shop.sell(session, item)
         return '"sold"'
 
@@ -81,11 +82,11 @@ async def test_a_step_blocked_while_its_code_runs_leaves_nothing(shop: Shop, ite
     async def work(session: Any) -> str:
         await shop.sell(session, item)
         inside.set()
-        await go.wait()
+        await reached(go, "the test lets it go on")
         return '"late"'
 
     acting = asyncio.ensure_future(owner.act(step, work))
-    await inside.wait()
+    await reached(inside, "the task is inside")
     assert await compensator.undo(step, refunding(shop, item)) == LedgerRow(Mark.BLOCKED, None)
     go.set()
     with pytest.raises(Exception) as raised:  # noqa: PT011
@@ -202,7 +203,7 @@ async def test_opposite_lock_orders_cost_a_retry_and_leave_each_effect_once(shop
             await shop.touch(session, first)
             tried.append(1)
             if len(tried) == 1:
-                await here.wait()
+                await reached(here, "the others are here")
             await shop.touch(session, second)
             await shop.sell(session, sale)
             return "null"
@@ -239,7 +240,7 @@ async def test_opposite_lock_orders_of_two_owners_of_one_step_leave_one_effect(s
             await shop.touch(session, first)
             tried.append(1)
             if len(tried) == 1:
-                await here.wait()
+                await reached(here, "the others are here")
             await shop.touch(session, second)
             await shop.sell(session, item)
             return "null"
@@ -269,12 +270,12 @@ async def test_steps_of_different_sagas_do_not_wait_for_each_other(shop: Shop, i
     async def waiting(session: Any) -> str:
         await shop.sell(session, item)
         inside.set()
-        await go.wait()
+        await reached(go, "the test lets it go on")
         return "null"
 
     async with shop.uncommitted_action(entry(), f"{item}x"):
         acting = asyncio.ensure_future(owner.act(entry(), waiting))
-        await inside.wait()
+        await reached(inside, "the task is inside")
         saga = uuid4()
         await other.act(entry(saga_id=saga), selling(shop, item))
         await other.undo(entry("never", saga_id=saga), refunding(shop, item))
@@ -293,10 +294,10 @@ async def test_a_compensation_that_is_under_way_is_not_run_by_a_second_compensat
     async def slowly(session: Any, _: str) -> None:
         await shop.refund(session, item)
         inside.set()
-        await go.wait()
+        await reached(go, "the test lets it go on")
 
     undoing = asyncio.ensure_future(first.undo(step, slowly))
-    await inside.wait()
+    await reached(inside, "the task is inside")
     late = asyncio.ensure_future(settled(second, lambda: second.undo(step, refunding(shop, item)), []))
     await shop.somebody_waits()
     assert not late.done()

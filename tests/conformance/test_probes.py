@@ -16,11 +16,18 @@ from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.positions import ClusterTime, Gtids, Lsn, MariaGtid, Position, Role, parse
 from tests.conformance.shops import MongoShop, SqlShop, settings
 from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+from tests.fixtures.tiers import Uses
 
 AnyCluster = Cluster[Any, Any]
 DATABASE = "probed"
 SCHEMES = {"asyncpg": "postgresql+asyncpg", "psycopg": "postgresql+psycopg", "asyncmy": "mysql+asyncmy"}
 KINDS: dict[str, type] = {"asyncpg": Lsn, "psycopg": Lsn, "asyncmy": MariaGtid}
+
+DRIVERS = [
+    Uses("asyncpg", ("postgres_cluster",)),
+    Uses("psycopg", ("postgres_cluster",)),
+    Uses("asyncmy", ("mariadb_cluster",)),
+]
 
 
 class Probed:
@@ -60,13 +67,12 @@ def furnish(cluster: AnyCluster) -> None:
     cluster.catch_up()
 
 
-@pytest.fixture(params=SCHEMES)
+@pytest.fixture(params=DRIVERS, ids=str)
 async def probed(request: pytest.FixtureRequest) -> AsyncIterator[Probed]:
-    name = "mariadb_cluster" if request.param == "asyncmy" else "postgres_cluster"
-    cluster: PostgresCluster | MariaDBCluster = request.getfixturevalue(name)
+    cluster: PostgresCluster | MariaDBCluster = request.getfixturevalue(request.param.fixtures[0])
     await asyncio.to_thread(furnish, cluster)
     async with AsyncExitStack() as stack:
-        one = Probed(cluster, request.param, stack)
+        one = Probed(cluster, request.param.name, stack)
         await one.write(cluster.primary, "CREATE TABLE t (id INT PRIMARY KEY)")
         await asyncio.to_thread(cluster.catch_up)
         yield one

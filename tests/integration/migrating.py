@@ -9,16 +9,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga import Databases, MongoDatabase, MongoSession, Saga, Sagas, Settings, SqlDatabase, StepContext
 from polysaga.config import parse_settings
 from polysaga.databases import SqlNode
+from tests.fixtures.tiers import Uses
 
-SQL_KINDS = ["sqlite", "postgres-asyncpg", "postgres-psycopg", "mariadb"]
+POSTGRES = ("postgres_database",)
+SQL_KINDS = [
+    Uses("sqlite"),
+    Uses("postgres-asyncpg", POSTGRES),
+    Uses("postgres-psycopg", POSTGRES),
+    Uses("mariadb", ("mariadb_database",)),
+]
 
 
-def fresh(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+def fresh(kind: Uses, request: pytest.FixtureRequest, folder: Path) -> str:
     """Return the URL of an empty database of *kind*."""
-    if kind == "sqlite":
+    if not kind.fixtures:
         return sqlite_url(folder)
-    server, _, driver = kind.partition("-")
-    url: str = request.getfixturevalue(f"{server}_database")()
+    _, _, driver = kind.name.partition("-")
+    url: str = request.getfixturevalue(kind.fixtures[0])()
     return f"postgresql+{driver}://{url.partition('://')[2]}" if driver else url
 
 

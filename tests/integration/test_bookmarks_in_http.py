@@ -18,6 +18,7 @@ from polysaga.errors import ConfigurationError
 from polysaga.fastapi import reader
 from tests.fixtures.notes import Notes, settings_of, until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
+from tests.fixtures.waiting import reached
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "reading-from-replicas.md"
 
@@ -70,12 +71,12 @@ async def test_a_request_that_is_answered_late_does_not_take_back_what_another_w
         async with notes.handle.reader() as db:
             await db.execute(text("SELECT 1"))  # it is known now where this commit is
         wrote.set()
-        await answered.wait()
+        await reached(answered, "the test lets it answer")
         return None
 
     async with client(notes) as browser:
         late = asyncio.create_task(browser.put("/slow"))
-        await wrote.wait()
+        await reached(wrote, "the request has written")
         for replica in postgres_cluster.replicas:  # they get what the late request wrote, and nothing more
             await asyncio.to_thread(replica.resume)
             await asyncio.to_thread(replica.catch_up)

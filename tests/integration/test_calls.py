@@ -42,7 +42,7 @@ async def test_after_a_takeover_a_recorded_result_is_used_and_the_call_not_repea
     first.on("confirm_order", gate)
     async with second.open(lease=ALONE), first.open(lease=ALONE, drain=0.01):
         handle = await first.sagas.start(first.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(second, handle.id)
         assert (await second.recorder.wait_for(SagaFinished)).status == "completed"
         assert second.outside.asked == {"charge_card": 1, "send_mail": 1}
@@ -55,7 +55,7 @@ async def test_a_call_whose_owner_died_before_it_was_recorded_is_repeated_under_
     first.on("after:charge_card", gate)
     async with second.open(lease=ALONE), first.open(lease=ALONE, drain=0.01):
         handle = await first.sagas.start(first.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(second, handle.id)
         assert (await second.recorder.wait_for(SagaFinished)).status == "completed"
         assert second.outside.asked["charge_card"] == 2
@@ -78,7 +78,7 @@ async def test_an_owner_that_lost_its_claim_while_it_called_undoes_its_own_call(
     async with other.open(lease=ALONE), late.open(lease=ALONE):
         late.on("reserve_stock", Gate())  # it gets no further than its call
         handle = await late.sagas.start(late.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(other, handle.id)
         assert (await other.recorder.wait_for(SagaFinished)).status == "compensated"
         assert other.outside.told == [None]  # nobody knew whether the first owner had called
@@ -105,7 +105,7 @@ async def test_an_owner_whose_lease_ran_out_asks_the_journal_before_it_calls(url
     frozen.on("credit_points", freeze)
     async with other.open(lease=ALONE), frozen.open(lease=ALONE):
         handle = await frozen.sagas.start(frozen.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(other, handle.id)
         await other.recorder.wait_for(SagaFinished)
         runner = frozen.sagas._runner
@@ -122,7 +122,7 @@ async def test_a_call_under_way_is_awaited_before_the_saga_is_undone(urls: Urls)
         program.on("charge_card", gate)
 
         async def refuse_beside_the_call(db: Any, ctx: StepContext) -> None:
-            await gate.arrived.wait()
+            await gate.reached()
             asyncio.get_running_loop().call_later(0.1, gate.open)
             raise Refused("no lantern left")
 
@@ -215,7 +215,7 @@ async def test_a_compensation_whose_owner_died_is_repeated(urls: Urls, recorded:
         first.on("charge_card", _time_out_then_refuse)
     async with second.open(lease=ALONE), first.open(lease=ALONE, drain=0.01):
         handle = await first.sagas.start(first.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(second, handle.id)
         assert (await second.recorder.wait_for(SagaFinished)).status == "compensated"
         told = second.outside.told

@@ -1,6 +1,7 @@
 """Cancelling and deadlines: undone in whatever process, refused once the saga is decided, never half."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,6 +9,7 @@ import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
 from polysaga import Refused, Status
+from polysaga.clock import Clock
 from polysaga.errors import (
     DatabaseUnavailable,
     DeadlineExceeded,
@@ -19,6 +21,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaFinished
+from polysaga.sagas.executor import Execution
 from polysaga.sagas.participants.mongo import MongoParticipant
 from tests.fixtures.programs import (
     LAST_AT_HOME,
@@ -33,6 +36,7 @@ from tests.fixtures.programs import (
     Urls,
 )
 from tests.fixtures.setups import urls as urls
+from tests.fixtures.waiting import forever, past, reached, until
 
 ALL_DONE = {step: 1 for step, *_ in PLACE_ORDER}
 # A step before the decision at which a saga of this shape can be held; in the second another one runs beside it.
@@ -69,7 +73,7 @@ async def test_a_cancelled_saga_is_undone_and_its_caller_told_so(urls: Urls, sto
         gate = Gate()
         program.on(step, gate)
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
 
         await handle.cancel("out of patience")
 
@@ -89,7 +93,7 @@ async def test_another_process_cancels_in_one_write_and_undoes_the_saga_itself(u
         gate = Gate()
         owner.on(step, gate)
         handle = await owner.sagas.start(owner.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         before = await other.sagas.get(handle.id)
         cancelling = asyncio.ensure_future(other.sagas.cancel(handle.id))
         await _decided_to_undo(other, handle.id)
@@ -107,16 +111,19 @@ async def test_another_process_cancels_in_one_write_and_undoes_the_saga_itself(u
 
 
 async def _decided_to_undo(program: Program, saga_id: UUID) -> None:
-    async with asyncio.timeout(30):
-        while (await program.sagas.get(saga_id)).status is Status.RUNNING:
-            await runner_of(program).engine.clock.sleep(0.01)
+    async def decided() -> bool:
+        return (await program.sagas.get(saga_id)).status is not Status.RUNNING
+
+    await until(decided, "it is decided that the saga is undone")
 
 
 async def _blocked(program: Program, saga_id: UUID, pivot: str, database: str) -> None:
     participant = runner_of(program).engine.participants[database]
-    async with asyncio.timeout(30):
-        while pivot not in await participant.look(saga_id, [pivot]):
-            await runner_of(program).engine.clock.sleep(0.01)
+
+    async def blocked() -> bool:
+        return pivot in await participant.look(saga_id, [pivot])
+
+    await until(blocked, "the pivot is blocked")
 
 
 async def test_a_pivot_under_way_elsewhere_and_a_cancellation_have_one_answer(urls: Urls) -> None:
@@ -126,7 +133,7 @@ async def test_a_pivot_under_way_elsewhere_and_a_cancellation_have_one_answer(ur
         gate = Gate()
         owner.on("decide_there", gate)
         handle = await owner.sagas.start(owner.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         cancelling = asyncio.ensure_future(other.sagas.cancel(handle.id))
         await _decided_to_undo(other, handle.id)
         gate.open()
@@ -152,13 +159,13 @@ async def test_who_cancels_what_is_being_undone_waits_while_the_database_of_its_
         gate, looked, awake = Gate(), asyncio.Event(), asyncio.Event()
         owner.on("take", gate)
         handle = await owner.sagas.start(owner.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         mine = runner_of(owner).engine.participants["inventory"]
         theirs = runner_of(other).engine.participants["inventory"]
         undo, look = mine.undo, theirs.look
 
         async def freeze(*given: Any) -> Any:
-            await awake.wait()
+            await reached(awake, "the test wakes it up")
             return await undo(*given)
 
         async def be_away(*given: Any) -> Any:
@@ -174,7 +181,7 @@ async def test_who_cancels_what_is_being_undone_waits_while_the_database_of_its_
         first = asyncio.ensure_future(owner.sagas.cancel(handle.id))
         await _decided_to_undo(other, handle.id)
         second = asyncio.ensure_future(other.sagas.cancel(handle.id))
-        await asyncio.wait_for(looked.wait(), 30)
+        await reached(looked, "the other process has looked")
         awake.set()
 
         async with asyncio.timeout(30):
@@ -192,7 +199,7 @@ async def test_after_the_decision_a_saga_goes_forward_only(urls: Urls, shape: An
         gate = Gate()
         owner.on(last, gate)
         handle = await owner.sagas.start(owner.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
 
         with pytest.raises(TooLate) as late:
             await (handle.cancel() if here else other.sagas.cancel(handle.id))
@@ -206,9 +213,10 @@ async def test_after_the_decision_a_saga_goes_forward_only(urls: Urls, shape: An
 
 
 async def _until_final(program: Program, saga_id: UUID) -> None:
-    async with asyncio.timeout(60):
-        while not (await program.sagas.get(saga_id)).status.final:
-            await runner_of(program).engine.clock.sleep(0.02)
+    async def final() -> bool:
+        return (await program.sagas.get(saga_id)).status.final
+
+    await until(final, "the saga has ended", patience=60)
 
 
 async def test_cancelling_what_is_at_rest_is_told_apart(urls: Urls) -> None:
@@ -239,7 +247,7 @@ async def test_cancelling_twice_is_cancelling_once(urls: Urls) -> None:
         gate = Gate()
         program.on("reserve_stock", gate)
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await asyncio.gather(handle.cancel("first"), handle.cancel("second"), program.sagas.cancel(handle.id))
         with pytest.raises(SagaCancelled, match="first"):
             await handle.result(30)
@@ -257,7 +265,7 @@ async def test_a_parked_saga_is_for_a_person_and_not_cancelled(urls: Urls) -> No
     program.on("confirm_order", gate)
     async with program.open():
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await handle.cancel()
         with pytest.raises(NeedsAttention, match="cannot undo"):
             await handle.result(30)
@@ -271,7 +279,7 @@ async def test_a_saga_of_an_unknown_version_is_left_alone_by_who_would_cancel_it
         gate = Gate()
         old.on("reserve_stock", gate)
         handle = await old.sagas.start(old.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         with pytest.raises(UnknownVersion):
             await new.sagas.cancel(handle.id)
         gate.open()
@@ -302,12 +310,12 @@ async def test_a_pivot_that_commits_while_it_is_cancelled_has_the_last_word(urls
             result: str = await transact(work, seal)
             if "confirm_order" in result:
                 committed.set()
-                await asyncio.Event().wait()
+                await forever()
             return result
 
         home.transact = commit_and_be_silent
         handle = await program.sagas.start(program.saga, Order())
-        await committed.wait()
+        await reached(committed, "the pivot is committed")
 
         with pytest.raises(TooLate):
             await handle.cancel()
@@ -343,7 +351,7 @@ async def test_a_deadline_does_not_matter_once_the_saga_is_decided(urls: Urls) -
     async with program.open(lease=60.0):
 
         async def outlast_it(db: Any, ctx: Any) -> None:
-            await runner_of(program).engine.clock.sleep(0.8)
+            await past(Clock().now() + timedelta(seconds=0.8))
 
         program.on("record_event", outlast_it)
         handle = await program.sagas.start(program.saga, Order())
@@ -353,7 +361,21 @@ async def test_a_deadline_does_not_matter_once_the_saga_is_decided(urls: Urls) -
         assert await program.effects(handle.id) == ALL_DONE
 
 
-async def test_a_frozen_owners_saga_past_its_deadline_is_undone_by_another_process(urls: Urls) -> None:
+@pytest.fixture
+def unaware(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
+    """Let no owner notice that a deadline passes; return the sagas whose deadlines would have been watched."""
+    watched: list[UUID] = []
+
+    async def look_away(execution: Execution, seconds: float) -> None:
+        watched.append(execution.progress.saga_id)
+
+    monkeypatch.setattr(Execution, "_watch_deadline", look_away)
+    return watched
+
+
+async def test_a_frozen_owners_saga_past_its_deadline_is_undone_by_another_process(
+    urls: Urls, unaware: list[UUID]
+) -> None:
     """The owner holds its claim for an hour and has forgotten the deadline; another one has a short lease."""
     owner, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
     owner.saga.deadline = other.saga.deadline = 0.3
@@ -361,10 +383,9 @@ async def test_a_frozen_owners_saga_past_its_deadline_is_undone_by_another_proce
         gate = Gate()
         owner.on("reserve_stock", gate)
         handle = await owner.sagas.start(owner.saga, Order())
-        await gate.arrived.wait()
-        alarm = runner_of(owner).executions[handle.id]._alarm
-        assert alarm is not None
-        alarm.cancel()
+        await gate.reached()
+
+        assert unaware == [handle.id], "the owner had set its alarm"
 
         claimed = await other.recorder.wait_for(SagaClaimed)
         gate.open()
@@ -397,15 +418,16 @@ async def test_a_pivot_that_only_its_ledger_knows_outlives_the_deadline_of_its_s
         assert (await other.sagas.verify()).clean
 
 
-async def test_a_claim_after_the_deadline_is_a_decision_to_undo(urls: Urls) -> None:
+async def test_a_claim_after_the_deadline_is_a_decision_to_undo(urls: Urls, unaware: list[UUID]) -> None:
     left, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
     left.saga.deadline = other.saga.deadline = 0.2
     async with left.open(lease=60.0, drain=0.01):
         left.on("reserve_stock", Gate())
         handle = await left.sagas.start(left.saga, Order())
-        runner_of(left).executions[handle.id].stop = lambda failure: None  # it does not notice
         state = await left.sagas.get(handle.id)
-        await runner_of(left).engine.clock.sleep(0.3)
+        assert state.deadline is not None
+        await past(state.deadline)
+        assert unaware == [handle.id]
     assert state.status is Status.RUNNING
     async with other.open(lease=60.0):
         await nothing_left(other, handle.id)
@@ -420,7 +442,7 @@ async def test_a_saga_that_decides_with_its_first_step_is_never_too_late(urls: U
     async with program.open():
 
         async def outlast_it(db: Any, ctx: Any) -> None:
-            await runner_of(program).engine.clock.sleep(0.05)
+            await past(Clock().now() + timedelta(seconds=0.05))
 
         program.on("only", outlast_it)
         handle = await program.sagas.start(program.saga, Order())

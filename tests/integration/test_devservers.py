@@ -25,13 +25,14 @@ from devservers import (
     Server,
     ServerUnavailable,
 )
+from tests.fixtures.processes import begin, next_line
 
 PROJECT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
+@pytest.fixture(params=["postgres_server", "mariadb_server"])
 def sql_server(request: pytest.FixtureRequest) -> Server:
-    server: Server = request.getfixturevalue(f"{request.param}_server")
+    server: Server = request.getfixturevalue(request.param)
     return server
 
 
@@ -105,6 +106,7 @@ def test_each_call_of_a_factory_gives_a_database_of_its_own(postgres_database: C
     asyncio.run(_commit_one_row_and_roll_back_another(second))
 
 
+@pytest.mark.usefixtures("server_programs")
 def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import pathlib, signal, devservers\n"
@@ -113,16 +115,15 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         "print(server.pid, flush=True)\n"
         "signal.pause()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    with parent:
-        assert parent.stdout is not None
-        server = os.pidfd_open(int(parent.stdout.readline()))
+    with begin([sys.executable, "-c", script], cwd=PROJECT) as parent:
+        server = os.pidfd_open(int(next_line(parent, "the server's process")))
         parent.kill()
     ended, _, _ = select.select([server], [], [], 30.0)
     os.close(server)
     assert ended
 
 
+@pytest.mark.usefixtures("server_programs")
 def test_run_gives_a_command_its_databases_and_returns_its_code(tmp_path: Path) -> None:
     script = (
         "import json, os, sys\n"
@@ -135,6 +136,7 @@ def test_run_gives_a_command_its_databases_and_returns_its_code(tmp_path: Path) 
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 7
     schemes = {name: url.split(":")[0] for name, url in json.loads(done.stdout).items()}
@@ -145,6 +147,7 @@ def test_run_gives_a_command_its_databases_and_returns_its_code(tmp_path: Path) 
     }
 
 
+@pytest.mark.usefixtures("server_programs")
 def test_run_hands_sigterm_to_its_command_and_waits_for_it(tmp_path: Path) -> None:
     script = (
         "import signal, sys\n"
@@ -152,17 +155,14 @@ def test_run_hands_sigterm_to_its_command_and_waits_for_it(tmp_path: Path) -> No
         "print('ready', flush=True)\n"
         "signal.pause()\n"
     )
-    run = subprocess.Popen(
+    run = begin(
         [sys.executable, "-m", "devservers", "run", "--", sys.executable, "-c", script],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     with run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
+        assert next_line(run, "the command is ready") == "ready\n"
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=60)
     assert (run.returncode, said) == (1, "closing time\n")
@@ -195,6 +195,7 @@ def test_a_missing_server_is_named_with_its_remedy(tmp_path: Path, monkeypatch: 
     assert missing.value.product == "MariaDB"
 
 
+@pytest.mark.usefixtures("server_programs")
 def test_a_server_that_does_not_come_up_shows_its_last_words(tmp_path: Path) -> None:
     server = MariaDBServer(tmp_path)
     server.data.mkdir()

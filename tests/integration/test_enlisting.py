@@ -20,6 +20,7 @@ from polysaga.sagas import ContradictionKind, Status
 from polysaga.sagas.enlisting import Enlisting
 from polysaga.sagas.outbox import Drain, Outbox, Waiting, waiting_of
 from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Urls
+from tests.fixtures.waiting import reached
 
 ALONE = 3600.0  # seconds of a lease whose rounds come once; what wakes them is under test
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
@@ -204,14 +205,14 @@ async def test_two_processes_that_move_one_row_at_the_same_time_start_one_saga(
 
         async def wait(births: Any) -> Any:
             read.set()
-            await go.wait()
+            await reached(go, "the test lets it go on")
             return await enlist(births)
 
         monkeypatch.setattr(journal, "enlist_all", wait)
         async with transaction(slow, place) as db:
             handle = await slow.sagas.start(slow.saga, Order(), tx=db)
         enlisting(slow).outboxes[place].news.set()
-        await asyncio.wait_for(read.wait(), 30)
+        await reached(read, "the row is read")
         enlisting(quick).outboxes[place].news.set()
         await completed(quick, handle.id)
         go.set()
@@ -373,7 +374,7 @@ async def test_an_owner_of_a_saga_born_by_itself_that_dies_is_followed_by_one_th
     async with first.open(lease=ALONE, drain=0.01):
         async with transaction(first, "orders") as db:
             handle = await first.sagas.start(first.saga, Order(), tx=db)
-        await gate.arrived.wait()
+        await gate.reached()
     async with second.open(lease=1.0):
         await completed(second, handle.id)
         assert await second.effects(handle.id) == ALL_DONE

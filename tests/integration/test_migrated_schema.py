@@ -14,10 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from polysaga.databases import SqlNode
 from polysaga.migrations import migrate
 from polysaga.sagas.tables import JOURNAL, LEDGER, metadata
+from tests.fixtures.servers import DatabaseFactory
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program
 
 
-@pytest.fixture(params=SQL_KINDS)
+@pytest.fixture(params=SQL_KINDS, ids=str)
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     return lambda: fresh(request.param, request, tmp_path)
 
@@ -76,9 +77,9 @@ async def test_the_journal_refuses_a_saga_that_nobody_would_ever_look_at(
 
 
 async def test_on_postgres_the_journal_is_vacuumed_by_the_row_and_at_full_speed(
-    request: pytest.FixtureRequest, tmp_path: Path
+    postgres_database: DatabaseFactory,
 ) -> None:
-    sagas, settings = program(shop=fresh("postgres-asyncpg", request, tmp_path))
+    sagas, settings = program(shop=postgres_database())
     async with sagas.databases.open(settings):
         await migrate(sagas)
         async with journal_node(sagas).reader.connect() as connection:

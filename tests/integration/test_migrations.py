@@ -17,15 +17,16 @@ from polysaga.config import parse_settings
 from polysaga.databases import AnyDatabase
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Event
-from polysaga.migrations import Migration, locks, migrate, pending
+from polysaga.migrations import Migration, locks, migrate, mongo, pending
 from polysaga.sagas.tables import LEDGER, OUTBOX
+from tests.fixtures.waiting import forever, reached, within
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program, saga_of, settings_for, sqlite_url
 
 FIRST = "0001"
 DRIVERS = {"asyncmy", "asyncpg", "psycopg", "aiosqlite"}
 
 
-@pytest.fixture(params=SQL_KINDS)
+@pytest.fixture(params=SQL_KINDS, ids=str)
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     return lambda: fresh(request.param, request, tmp_path)
 
@@ -135,10 +136,10 @@ async def test_a_cancelled_migration_leaves_no_lock_behind(sql_url: str) -> None
         async def stay_inside() -> None:
             async with locks.locked(journal_node(sagas)):
                 inside.set()
-                await asyncio.Event().wait()
+                await forever()
 
         task = asyncio.create_task(stay_inside())
-        await inside.wait()
+        await reached(inside, "the task is inside")
         task.cancel()
         await asyncio.wait([task])
         assert len(await migrate(sagas)) == 2
@@ -186,6 +187,21 @@ async def test_of_four_processes_that_start_at_once_one_creates_the_collection(
     assert sorted(one for answer in answers for one in answer) == ["shop journal", "shop ledger", "stock ledger"]
 
 
+async def test_of_two_that_find_no_collection_on_mongo_one_has_created_it(
+    sql_url: str, mongo_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked before either creates anything, and a server may say yes to both."""
+    sagas, settings = program(shop=sql_url, stock=mongo_database())
+
+    async def see_nothing(node: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(mongo, "exists", see_nothing)
+    async with sagas.databases.open(settings):
+        (stock,) = (handle for handle in sagas.databases if isinstance(handle, MongoDatabase))
+        assert [await mongo.create(stock.primary), await mongo.create(stock.primary)] == [True, False]
+
+
 _CHILD = """
     import asyncio, json, sys
     from polysaga import AnyDatabase, Databases, Saga, Sagas, StepContext
@@ -222,8 +238,10 @@ async def _four_at_once(urls: dict[str, str]) -> list[list[str]]:
     ]
     for child in children:
         assert child.stdout is not None
-        assert await child.stdout.readline() == b"ready\n"
-    ends = await asyncio.gather(*(child.communicate(b"go\n") for child in children))
+        assert await within(child.stdout.readline(), "the child is ready", patience=60) == b"ready\n"
+    ends = await within(
+        asyncio.gather(*(child.communicate(b"go\n") for child in children)), "the four end", patience=120
+    )
     for child, (_, error) in zip(children, ends, strict=True):
         assert (child.returncode, b"Exception ignored" in error) == (0, False), error.decode()
     return [json.loads(answer) for answer, _ in ends]

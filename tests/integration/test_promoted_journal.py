@@ -1,17 +1,18 @@
 """The journal's primary dies while sagas run, and a standby that has every acknowledged commit is promoted."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from uuid import UUID
 
 from psycopg import sql
 from sqlalchemy import text
 
-from polysaga.clock import Clock
 from polysaga.errors import PolysagaError
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.setups import embedded_urls
+from tests.fixtures.waiting import pause, until
 
 CUSTOMERS = 4
 PATIENCE = 60.0  # seconds until a test that waits in vain fails
@@ -35,38 +36,31 @@ async def test_sagas_in_flight_when_the_journal_is_promoted_all_come_to_rest(
 
     async def customer() -> None:
         while not over.is_set():
-            try:
+            # Refused, or the outcome is not known: there may be a saga.
+            with contextlib.suppress(PolysagaError):
                 started.append((await program.sagas.start(program.saga, Order())).id)
-            except PolysagaError:
-                await Clock().sleep(0.02)  # refused, or nobody knows: there may be a saga
-            else:
-                await Clock().sleep(0.01)
+            await pause()
 
-    async def until(number: int) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while len(started) < number:
-                await Clock().sleep(0.02)
-
-    async def unfinished() -> int:
+    async def all_at_rest() -> bool:
         async with program.handles["orders"].reader(consistency="strong") as db:
             found: int = (await db.execute(UNFINISHED)).scalar_one()  # type: ignore[union-attr,call-overload]
-            return found
+            return found == 0
 
     async with program.open(lease=4.0):
         program.on("credit_points", gate)  # all that start now are under way when the primary dies
         customers = [asyncio.create_task(customer()) for _ in range(CUSTOMERS)]
-        await until(10)
-        await gate.arrived.wait()
+        await until(lambda: len(started) >= 10, "ten sagas are started", patience=PATIENCE)
+        await gate.reached()
         await asyncio.to_thread(cluster.primary.kill)
         before = len(started)
         await asyncio.to_thread(cluster.replicas[0].promote)
         gate.open()
-        await until(before + 10)
+        await until(
+            lambda: len(started) >= before + 10, "ten more are started on the promoted one", patience=PATIENCE
+        )
         over.set()
         await asyncio.gather(*customers)
-        async with asyncio.timeout(PATIENCE):
-            while await unfinished():
-                await Clock().sleep(0.05)
+        await until(all_at_rest, "all sagas are at rest", patience=PATIENCE)
         for saga_id in started:
             assert (await program.sagas.get(saga_id)).status == "completed"
             assert set((await program.effects(saga_id)).items()) == {(name, 1) for name, *_ in PLACE_ORDER}

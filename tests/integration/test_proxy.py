@@ -16,9 +16,9 @@ from polysaga.errors import DatabaseUnavailable
 from tests.fixtures.proxy import Proxy
 
 
-@pytest.fixture(params=["postgres", "mariadb", "mongo"])
+@pytest.fixture(params=["postgres_database", "mariadb_database", "mongo_database"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    url = request.getfixturevalue(f"{request.param}_database")()
+    url = request.getfixturevalue(request.param)()
     with Proxy.to(url) as proxy:
         yield proxy
 

@@ -160,7 +160,9 @@ def test_the_settings_in_the_environment_win_over_the_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("target", sorted(targets()))
 def test_make_knows_the_verb(target: str) -> None:
-    told = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
     assert told.returncode == 0, told.stderr
 
 
@@ -168,7 +170,7 @@ def test_make_demo_takes_the_port_and_the_directory_as_told() -> None:
     given = re.findall(r"`((?:PORT|DATA)=\w+)`", README)
     assert len(given) == 2
     told = subprocess.run(
-        ["make", "--dry-run", "demo", *given], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "demo", *given], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     for assignment in given:
         assert assignment.partition("=")[2] in told.stdout
@@ -178,7 +180,7 @@ def test_make_demo_takes_the_port_and_the_directory_as_told() -> None:
     "program", sorted({words[0] for words in commands()} - {"make", "export", "pip", "polysaga"})
 )
 def test_the_program_is_there(program: str) -> None:
-    known = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    known = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=120)
     assert known.returncode == 0, known.stderr
 
 
@@ -198,7 +200,9 @@ def test_the_migration_runs_as_shown(shop: ModuleType, tmp_path: Path, monkeypat
         url = f"sqlite+aiosqlite:///{tmp_path}/{handle.name}.db"
         monkeypatch.setenv(f"POLYSAGA_DATABASES__{handle.name.upper()}__URL", url)
     (arguments,) = commands_of("polysaga")
-    told = subprocess.run(["polysaga", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["polysaga", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     assert told.returncode == 0, told.stderr
     assert "migrated" in told.stdout
 

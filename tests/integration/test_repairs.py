@@ -187,7 +187,7 @@ async def test_a_late_run_of_a_skipped_step_changes_nothing(urls: Urls) -> None:
     other.on("record_event", stumble)
     async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
         handle = await slow.sagas.start(slow.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await make_due(slow, handle.id)
         await other.recorder.wait_for(StepFailed)
         await at_rest(other)
@@ -207,7 +207,7 @@ async def test_a_person_undoes_a_running_saga_and_its_caller_is_told_so(urls: Ur
         gate, step = Gate(), shape[1][0] if shape is PLACE_ORDER else shape[0][0]
         program.on(step, gate)
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
 
         (told,) = await program.sagas.compensate(handle.id, **ME)
         await program.recorder.wait_for(SagaClaimed)
@@ -348,7 +348,7 @@ async def test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_
     slow.on("reserve_stock", gate)
     async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
         handle = await slow.sagas.start(slow.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         runner = other.sagas._runner
         assert runner is not None
         journal = runner.engine.journal
@@ -393,7 +393,7 @@ async def test_what_a_status_does_not_allow_is_refused_with_the_remedy(urls: Url
         sagas, gate = program.sagas, Gate()
         program.on("credit_points", gate)
         handle = await sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         for refused in (
             sagas.retry(handle.id, **ME),
             sagas.skip(handle.id, "credit_points", {"step": "x", "attempt": 1}, **ME),

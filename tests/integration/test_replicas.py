@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,15 +17,16 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from devservers import Cluster, LocalServer
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.faults import Fault
+from tests.fixtures.processes import begin, next_line
 from tests.fixtures.servers import MariaDBCluster, PostgresCluster
 
 PROJECT = Path(__file__).parents[2]
 AnyCluster = Cluster[Any, Any]
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
+@pytest.fixture(params=["postgres_cluster", "mariadb_cluster"])
 def cluster(request: pytest.FixtureRequest) -> AnyCluster:
-    found: AnyCluster = request.getfixturevalue(f"{request.param}_cluster")
+    found: AnyCluster = request.getfixturevalue(request.param)
     found.primary.create_database("shop")
     run(found.primary, "CREATE TABLE t (id INT PRIMARY KEY)")
     found.catch_up()
@@ -128,14 +128,12 @@ def test_a_promoted_mariadb_takes_writes_also_after_a_restart(mariadb_cluster_to
     assert rows(chosen) == [1, 2]
 
 
+@pytest.mark.usefixtures("server_programs")
 def test_the_servers_for_hand_use_have_replicas_on_demand(tmp_path: Path) -> None:
     tmp_path.chmod(0o711)
     command = [sys.executable, "-m", "devservers", "--replicas", "--json"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, text=True
-    ) as servers:
-        assert servers.stdout is not None
-        urls = json.loads(servers.stdout.readline())
+    with begin(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}) as servers:
+        urls = json.loads(next_line(servers, "the URLs"))
         assert {"postgres", "postgres_replica", "mysql", "mysql_replica", "mongo"} == set(urls)
         servers.send_signal(signal.SIGINT)
         assert servers.wait(timeout=60) == 0

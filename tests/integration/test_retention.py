@@ -19,6 +19,7 @@ from polysaga.sagas.retention import Retention
 from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
+from tests.fixtures.waiting import reached
 
 MONTH = 31 * 24 * 3600.0
 
@@ -112,7 +113,7 @@ async def test_what_is_not_at_rest_is_kept_however_old_it_is(urls: Urls) -> None
         gate = Gate()
         program.on("record_event", gate)
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await age(program, handle.id)
 
         assert await retention_of(program).sweep() == 0
@@ -185,12 +186,12 @@ async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_n
 
         async def sleep(entry: Any, work: Any) -> Any:
             asleep.set()
-            await wake.wait()
+            await reached(wake, "the test wakes it up")
             return await undo(replace(entry, not_after=entry.not_after - timedelta(seconds=MONTH)), work)
 
         inventory.undo = sleep
         handle = await slow.sagas.start(slow.saga, Order(), key="k-1")
-        await asyncio.wait_for(asleep.wait(), 30)
+        await reached(asleep, "the undoing is asleep")
         await make_due(slow, handle.id)
         await other.recorder.wait_for(SagaFinished)
         await age(other, handle.id)

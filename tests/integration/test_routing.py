@@ -11,20 +11,20 @@ import pytest
 from sqlalchemy import make_url, text
 
 from devservers import Replica
-from polysaga.clock import Clock
 from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged
 from tests.fixtures.notes import Browser, Notes, settings_of
-from tests.fixtures.programs import PATIENCE, EventT, Recorder
+from tests.fixtures.programs import EventT, Recorder
 from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+from tests.fixtures.waiting import pause, until, within
 
 WRITES = int(os.environ.get("POLYSAGA_TEST_WRITES", "1000"))  # the whole proof is 10,000
 PEOPLE = 16  # at the same time
 SLACK = 1.5  # seconds that a loaded machine may add
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
+@pytest.fixture(params=["postgres_cluster", "mariadb_cluster"])
 def cluster(request: pytest.FixtureRequest) -> PostgresCluster | MariaDBCluster:
-    found: PostgresCluster | MariaDBCluster = request.getfixturevalue(f"{request.param}_cluster")
+    found: PostgresCluster | MariaDBCluster = request.getfixturevalue(request.param)
     return found
 
 
@@ -189,16 +189,20 @@ async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_neve
                     found = await browser.get(note)
                     assert found == value or getattr(found, "status_code", 0) == 503
                 else:
-                    await Clock().sleep(0.02)
+                    await pause()
             went.update(answerers(browser))
 
         people = [asyncio.create_task(person(note)) for note in range(8)]
-        await until(lambda: len(acknowledged) == 8, people)
+        await until(lambda: len(acknowledged) == 8, "each of the eight has written", watching=people)
         await asyncio.to_thread(cluster.primary.stop)  # a fast shutdown sends all there is to the replicas first
         before = dict(acknowledged)
         await asyncio.to_thread(cluster.replicas[0].promote)
         promoted = asyncio.get_running_loop().time()
-        await until(lambda: all(acknowledged[note] > value for note, value in before.items()), people)
+        await until(
+            lambda: all(acknowledged[note] > value for note, value in before.items()),
+            "each of the eight has written to the promoted one",
+            watching=people,
+        )
         assert asyncio.get_running_loop().time() - promoted <= 5.0 + SLACK
         assert notes.router.topology.primary == 1
 
@@ -206,7 +210,11 @@ async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_neve
         cluster.primary.start()
         await notes.recorder.wait_for(NodeReturned, lambda event: event.node == notes.router.nodes[0].name)
         seen = dict(acknowledged)
-        await until(lambda: all(acknowledged[note] > value + 5 for note, value in seen.items()), people)
+        await until(
+            lambda: all(acknowledged[note] > value + 5 for note, value in seen.items()),
+            "each of the eight has written five times more",
+            watching=people,
+        )
         over.set()
         await asyncio.gather(*people)
         assert notes.router.topology.primary == 1
@@ -227,16 +235,22 @@ async def test_writes_resume_on_the_promoted_mariadb_and_the_old_primary_is_neve
         browser = notes.browser()
         acknowledged = 0
 
-        async def write_until(value: int) -> None:
+        async def write() -> int:
             nonlocal acknowledged
-            async with asyncio.timeout(PATIENCE):
-                while acknowledged < value:
-                    answer = await browser.put(1, acknowledged + 1)
-                    assert answer.status_code in {204, 503}
-                    acknowledged += answer.status_code == 204
-                    if answer.status_code == 503:
-                        assert answer.headers["Retry-After"] == "1"
-                        await Clock().sleep(0.02)
+            answer = await browser.put(1, acknowledged + 1)
+            assert answer.status_code in {204, 503}
+            acknowledged += answer.status_code == 204
+            if answer.status_code == 503:
+                assert answer.headers["Retry-After"] == "1"
+                await pause()
+            return acknowledged
+
+        async def write_until(value: int) -> None:
+            async def go_on() -> None:
+                while await write() < value:
+                    pass
+
+            await within(go_on(), f"the number {value} is written")
 
         await write_until(5)
         await asyncio.to_thread(cluster.catch_up)
@@ -275,32 +289,28 @@ async def test_writes_resume_on_the_promoted_mariadb_and_the_old_primary_is_neve
     assert cluster.replicas[0].run(f"SELECT value FROM {database}.notes") == [(16,)]
 
 
-async def until(condition: Callable[[], bool], tasks: list[asyncio.Task[None]]) -> None:
-    """Return when *condition* holds; fail with the first of *tasks* that does."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            for task in tasks:
-                if task.done():
-                    task.result()
-            await Clock().sleep(0.02)
-
-
 async def answer_of(browser: Browser) -> Any:
     """Return what is read, once somebody may answer: for a moment after a death that may be nobody."""
-    async with asyncio.timeout(PATIENCE):
-        while getattr(found := await browser.get(1), "status_code", 200) == 503:
-            await Clock().sleep(0.02)
-        return found
+    found: Any = None
+
+    async def answers() -> bool:
+        nonlocal found
+        found = await browser.get(1)
+        return getattr(found, "status_code", 200) != 503
+
+    await until(answers, "a node answers the read")
+    return found
 
 
 async def until_read_from(notes: Notes, node: str) -> None:
     """Return when *node* answers a read."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            browser = notes.browser()
-            await browser.get(1)
-            if browser.went[-1].startswith(f"notes={node};"):
-                return
+
+    async def answered() -> bool:
+        browser = notes.browser()
+        await browser.get(1)
+        return browser.went[-1].startswith(f"notes={node};")
+
+    await until(answered, f"{node} answers a read")
 
 
 def answerers(browser: Browser) -> list[str]:

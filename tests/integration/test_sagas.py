@@ -26,6 +26,7 @@ from tests.fixtures.programs import (
     make_due,
     take_over,
 )
+from tests.fixtures.waiting import forever, reached
 
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
 
@@ -76,7 +77,7 @@ async def test_a_refusal_cancels_the_branch_beside_it_before_anything_is_undone(
         program.on("credit_points", gate)
 
         async def refuse_when_the_other_branch_is_inside(db: Any, ctx: StepContext) -> None:
-            await gate.arrived.wait()
+            await gate.reached()
             raise Refused("no lantern left")
 
         program.on("reserve_stock", refuse_when_the_other_branch_is_inside)
@@ -228,7 +229,7 @@ async def test_a_client_that_goes_away_cancels_nothing(urls: Urls) -> None:
         gate = Gate()
         program.on("reserve_stock", gate)
         request = asyncio.ensure_future(program.sagas.run(program.saga, Order()))
-        await gate.arrived.wait()
+        await gate.reached()
         request.cancel()
         gate.open()
         finished = await program.recorder.wait_for(SagaFinished)
@@ -288,14 +289,14 @@ async def test_a_process_ends_although_a_step_swallows_its_cancellation(urls: Ur
     async def swallow(db: Any, ctx: StepContext) -> None:
         inside.set()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
+            await forever()
 
     leaving.on("take", swallow)
     leaving.on("decide_there", next_step)
     async with staying.open(lease=1.0):
         async with leaving.open(lease=3600.0, drain=0.01):
             handle = await leaving.sagas.start(leaving.saga, Order())
-            await asyncio.wait_for(inside.wait(), 30)
+            await reached(inside, "the task is inside")
         assert not next_step.arrived.is_set()
         finished = await staying.recorder.wait_for(SagaFinished)
         assert (finished.saga_id, finished.status) == (handle.id, "completed")
@@ -316,7 +317,7 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
     # A lease it cannot renew: its worker ticks once an hour.
     async with other.open(lease=3600.0), frozen.open(lease=3600.0):
         handle = await frozen.sagas.start(frozen.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         await take_over(other, handle.id)
         finished = await other.recorder.wait_for(SagaFinished)
         assert finished.status == "completed"
@@ -341,7 +342,7 @@ async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls:
 
         runner.engine.finishes.add = add_and_stop  # type: ignore[method-assign]
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         ticks = len(program.recorder.of(WorkerTicked))
         await program.recorder.wait_for(
             WorkerTicked, lambda _: len(program.recorder.of(WorkerTicked)) >= ticks + 3
@@ -367,7 +368,7 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
         handle = await first.sagas.start(first.saga, Order())
         await first.recorder.wait_for(StepDone, lambda done: done.step == "reserve_stock")
         await take_over(second, handle.id)
-        await frozen.arrived.wait()
+        await frozen.reached()
         await _lose_owners(second, handle.id, lost)
         async with last.open(lease=3600.0):
             await last.recorder.wait_for(SagaParked if status == "needs_attention" else SagaFinished)

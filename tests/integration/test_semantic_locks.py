@@ -64,7 +64,7 @@ async def test_who_meets_a_lock_is_refused_and_it_ends_with_the_saga(urls: Urls,
         gate = Gate()
         program.on("pay", gate)
         first = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         assert await holder(program, place) == first.id
         with pytest.raises(RowLocked, match=f"'1A' in seats is locked by saga {first.id}") as refused:
             await program.sagas.run(program.saga, Order(), key="second", timeout=30)
@@ -101,7 +101,7 @@ async def test_a_saga_that_waits_goes_on_when_the_other_has_ended(urls: Urls, pl
         gate = Gate()
         program.on("pay", gate)
         first = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         second = asyncio.ensure_future(program.sagas.run(program.saga, Order(), timeout=60))
         await program.recorder.wait_for(StepFailed, lambda event: event.saga_id != first.id)
         gate.open()
@@ -114,7 +114,7 @@ async def test_a_saga_that_has_waited_too_long_is_undone_and_may_be_asked_again(
         gate = Gate()
         program.on("pay", gate)
         first = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         program.steps["hold"].retry = Retry(within=0.2, first=0.05)
         with pytest.raises(SagaUndone, match="still locked by saga"):
             await program.sagas.run(program.saga, Order(), timeout=30)

@@ -17,6 +17,7 @@ from polysaga.errors import (
 from polysaga.events import SagaFinished, StepFailed
 from tests.fixtures.programs import PLACE_ORDER, QUICK, Gate, Order, Program, Urls
 from tests.fixtures.setups import urls as urls
+from tests.fixtures.waiting import forever, reached, until
 
 ALL_DONE = {step: 1 for step, *_ in PLACE_ORDER}
 
@@ -77,12 +78,12 @@ async def test_a_start_that_certainly_failed_is_told_so_to_all_who_joined_it(url
 
         async def be_down(work: Any, seal: Any) -> Any:
             arrived.set()
-            await fail.wait()
+            await reached(fail, "the test lets it fail")
             raise DatabaseUnavailable("orders", "there", "it is down")
 
         runner_of(program).engine.home.transact = be_down
         starts = [asyncio.ensure_future(program.sagas.start(program.saga, Order(), key="k-1")) for _ in range(3)]
-        await arrived.wait()
+        await reached(arrived, "the start has arrived")
         fail.set()
         told = await asyncio.gather(*starts, return_exceptions=True)
         assert [type(one) for one in told] == [DatabaseUnavailable] * 3
@@ -127,12 +128,10 @@ async def test_nothing_new_begins_in_a_process_that_is_asked_to_stop(urls: Urls)
         gate = Gate()
         program.on("reserve_stock", gate)
         handle = await program.sagas.start(program.saga, Order())
-        await gate.arrived.wait()
+        await gate.reached()
         runner = runner_of(program)
         draining = asyncio.ensure_future(runner.drain(20.0))
-        async with asyncio.timeout(30):
-            while not runner._closing:
-                await runner.engine.clock.sleep(0)
+        await until(lambda: runner._closing, "the process is asked to stop")
         with pytest.raises(Busy):
             await program.sagas.start(program.saga, Order())
         gate.open()
@@ -168,12 +167,12 @@ async def test_a_step_that_turns_its_cancellation_into_a_lost_connection_is_not_
             times += 1
             inside.set()
             try:
-                await asyncio.Event().wait()
+                await forever()
             except asyncio.CancelledError:
                 raise TimeoutError from None
 
         async def refuse_then(db: Any, ctx: Any) -> None:
-            await inside.wait()
+            await reached(inside, "the task is inside")
             raise Refused("no lantern left")
 
         program.on("credit_points", swallow)
@@ -210,7 +209,7 @@ async def test_a_journal_that_goes_silent_is_asked_anew(urls: Urls) -> None:
             nonlocal asked
             asked += 1
             if asked == 1:
-                await asyncio.Event().wait()
+                await forever()
             return await compensate(*arguments)
 
         journal.compensate = be_silent_once

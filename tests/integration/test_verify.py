@@ -232,7 +232,7 @@ async def test_an_unfinished_saga_for_which_nobody_comes_is_found(program: Progr
     gate = Gate()
     program.on("record_event", gate)
     handle = await program.sagas.start(program.saga, Order())
-    await gate.arrived.wait()
+    await gate.reached()
     node = program.handles["orders"].primary
     assert isinstance(node, SqlNode)
     # Of another version, so that no worker takes it meanwhile.
@@ -253,7 +253,7 @@ async def test_a_saga_under_way_that_lost_a_row_it_builds_on_is_found(
     gate = Gate()
     program.on("record_event", gate)
     handle = await program.sagas.start(program.saga, Order())
-    await gate.arrived.wait()
+    await gate.reached()
     await books.add("inventory", handle.id, "record_event")
     await books.turn(database, handle.id, step, "blocked")
     assert await verified(program) == {("undone-behind-decision", handle.id, step, database)}

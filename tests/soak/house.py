@@ -13,6 +13,7 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.services import ServiceProcess, until
 from tests.soak.plan import Fault, Kind
 
+_PATIENCE = 60.0  # seconds until a service that was killed has ended
 _PAUSE = 0.3  # seconds between the end of a process and the next one
 
 
@@ -22,7 +23,7 @@ class Supervisor:
     def __init__(self, service: ServiceProcess) -> None:
         self.service = service
         self.deaths: list[str] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._blamed: set[int] = set()  # processes that we ended
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=f"service {service.port}", daemon=True)
@@ -31,7 +32,7 @@ class Supervisor:
         """Begin to start it."""
         self._thread.start()
 
-    def wait(self) -> None:
+    def until_up(self) -> None:
         """Return when the service answers, whichever process it is."""
         until(self.service.answers, f"the service on port {self.service.port} answers")
 
@@ -48,7 +49,7 @@ class Supervisor:
         """End the process for good."""
         self._closed.set()
         self.send(signal.SIGKILL)
-        self._thread.join()
+        self._thread.join(_PATIENCE)
 
     def _supervise(self) -> None:
         while not self._closed.is_set():
@@ -64,7 +65,7 @@ class Supervisor:
                 self.deaths.append(f"the service on port {self.service.port} ended with code {code}: {said}")
             self._closed.wait(_PAUSE)
 
-    def _serves(self, process: "subprocess.Popen[bytes]") -> bool:
+    def _serves(self, process: "subprocess.Popen[str]") -> bool:
         """Return True once *process* answers, False if it ends before."""
         while process.poll() is None:
             if self.service.answers():
@@ -130,7 +131,7 @@ class House:
             proxy.resume()
         for name, supervisor in self.services.items():
             self.thaw(name)
-            supervisor.wait()
+            supervisor.until_up()
 
     @property
     def deaths(self) -> list[str]:

@@ -9,6 +9,7 @@ from polysaga.sagas.attempts import Attempts, Once
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.definition import AnyStep
 from polysaga.testing.clock import HandClock
+from tests.fixtures.waiting import forever, reached
 
 
 def a_step() -> AnyStep:
@@ -33,12 +34,12 @@ async def test_waiting_for_a_database_ends_although_the_driver_turns_a_cancellat
             raise ConnectionRefusedError
         waiting.set()
         try:
-            await asyncio.Event().wait()
+            await forever()
         except asyncio.CancelledError:
             raise ConnectionResetError from None
 
     asking = asyncio.ensure_future(attempts.persist(ask, lambda _: Fault.UNREACHABLE))
-    await waiting.wait()
+    await reached(waiting, "the work is waiting")
     asking.cancel()
 
     await asyncio.wait([asking], timeout=10)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from polysaga.sagas.batches import GroupCommit
+from tests.fixtures.waiting import reached
 
 
 class Disk:
@@ -26,7 +27,7 @@ class Disk:
         self.tried.append(list(items))
         self.begun.set()
         try:
-            await self.open.wait()
+            await reached(self.open, "the disk is open")
         finally:
             self.at_once -= 1
         if self.bad in items:
@@ -38,7 +39,7 @@ class Disk:
 async def begin(group: GroupCommit[int, int], disk: Disk, count: int) -> list[asyncio.Task[int]]:
     """Add 0, whose commit begins, and then the others, which wait for it."""
     tasks = [asyncio.create_task(group.add(0))]
-    await disk.begun.wait()
+    await reached(disk.begun, "the write has begun")
     tasks += [asyncio.create_task(group.add(item)) for item in range(1, count)]
     await asyncio.sleep(0)
     return tasks

@@ -10,6 +10,7 @@ from polysaga import Databases, Settings, SqlDatabase
 from polysaga.config import parse_settings
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable
+from tests.fixtures.waiting import reached
 
 
 def url_of(path: Path) -> str:
@@ -109,7 +110,7 @@ async def test_of_two_that_open_at_the_same_moment_one_is_refused(tmp_path: Path
         try:
             async with program.databases.open(settings_of(tmp_path)):
                 answers.put_nowait("opened")
-                await leave.wait()
+                await reached(leave, "the test lets it leave")
         except ConfigurationError:
             answers.put_nowait("refused")
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import pytest
 
 from polysaga.sagas.deadlines import Deadlines
+from tests.fixtures.waiting import forever, reached
 
 T = TypeVar("T")
 LONG = 30.0
@@ -30,7 +31,7 @@ async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
 
     async def work() -> None:
         try:
-            await asyncio.Event().wait()
+            await forever()
         finally:
             ended.append("cancelled")
 
@@ -45,7 +46,12 @@ async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
 @pytest.mark.parametrize(("first", "second"), [(LONG, SHORT), (SHORT, LONG), (SHORT, SHORT)])
 async def test_every_deadline_counts_whatever_the_order_they_were_set_in(first: float, second: float) -> None:
     deadlines, hold = Deadlines(), asyncio.Event()
-    waiting = [asyncio.create_task(within(deadlines, seconds, hold.wait())) for seconds in (first, second)]
+
+    async def held() -> bool:
+        await reached(hold, "the test lets go")
+        return True
+
+    waiting = [asyncio.create_task(within(deadlines, seconds, held())) for seconds in (first, second)]
     late = [task for task, seconds in zip(waiting, (first, second), strict=True) if seconds == SHORT]
     await asyncio.wait(late, timeout=LONG)
     assert all(isinstance(task.exception(), TimeoutError) for task in late)
@@ -57,7 +63,7 @@ async def test_a_later_use_is_timed_although_the_timer_went_off_before() -> None
     deadlines = Deadlines()
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await within(deadlines, SHORT, asyncio.Event().wait())
+            await within(deadlines, SHORT, forever())
 
 
 async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
@@ -65,7 +71,7 @@ async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
 
     async def outer() -> str:
         try:
-            await within(deadlines, SHORT, asyncio.Event().wait())
+            await within(deadlines, SHORT, forever())
         except TimeoutError:
             return "inner"
         return "none"
@@ -74,7 +80,7 @@ async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
 
 
 async def test_being_cancelled_is_not_being_late() -> None:
-    task = asyncio.create_task(within(Deadlines(), LONG, asyncio.Event().wait()))
+    task = asyncio.create_task(within(Deadlines(), LONG, forever()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -87,14 +93,14 @@ async def test_being_cancelled_goes_before_being_late() -> None:
 
     async def stubborn() -> None:
         try:
-            await asyncio.Event().wait()
+            await forever()
         except asyncio.CancelledError:
             ending.set()
-            await let_go.wait()
+            await reached(let_go, "the test lets go")
             raise
 
     task = asyncio.create_task(within(Deadlines(), SHORT, stubborn()))
-    await ending.wait()
+    await reached(ending, "the work is ending")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -108,4 +114,4 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
     with pytest.raises(ValueError, match="own"):
         await within(deadlines, SHORT, work())
     with pytest.raises(TimeoutError):
-        await within(deadlines, 2 * SHORT, asyncio.Event().wait())
+        await within(deadlines, 2 * SHORT, forever())

@@ -10,6 +10,7 @@ from polysaga.events import BookmarkUnknown
 from polysaga.routing.captures import Capture
 from polysaga.routing.scopes import Scope
 from tests.fixtures.programs import Recorder
+from tests.fixtures.waiting import reached
 
 HERE = Epoch("1", 1)
 
@@ -86,7 +87,7 @@ class Broken:
 
     async def capture(self) -> Position | None:
         self.asked.set()
-        await self.go_on.wait()
+        await reached(self.go_on, "the test lets it go on")
         raise LookupError("no such function")
 
     def cut(self) -> None: ...
@@ -99,7 +100,7 @@ async def test_an_error_that_nobody_foresaw_leaves_no_one_waiting(late: int) -> 
     line, recorder = Broken(), Recorder()
     capture = Capture("orders", line, timeout=30.0, emit=recorder)
     tasks = [asyncio.create_task(capture.position())]
-    await line.asked.wait()
+    await reached(line.asked, "the line is asked")
     tasks += [asyncio.create_task(capture.position()) for _ in range(late)]
     await asyncio.sleep(0)
     line.go_on.set()

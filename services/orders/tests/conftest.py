@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from devservers.ports import free_port
 from orders.app import create_app
 from orders.settings import load
 from polysaga.config import Settings
+from tests.fixtures.processes import begin, next_line
 
 _AT_REST = {"completed", "compensated", "needs_attention"}
 _PATIENCE = 20.0  # seconds
@@ -28,9 +32,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("POLYSAGA_")]:
-        monkeypatch.delenv(name)
+    _forget_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
+
+
+def _forget_settings(patch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("POLYSAGA_")]:
+        patch.delenv(name)
 
 
 class Client(httpx2.AsyncClient):
@@ -57,15 +65,34 @@ class Client(httpx2.AsyncClient):
                     return saga
 
 
+@pytest.fixture(scope="session")
+def empty_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the three databases of a shop that has its tables and nothing in them."""
+    directory = tmp_path_factory.mktemp("empty-shop")
+
+    async def open_once() -> None:
+        async with calling(load(directory)):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_settings(patch)
+        # On a thread with a loop of its own: the loop of the tests may be running.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            thread.submit(asyncio.run, open_once()).result()
+    return directory
+
+
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Client]:
+async def shop(tmp_path: Path, empty_shop: Path) -> AsyncIterator[Client]:
+    shutil.copytree(empty_shop, tmp_path, dirs_exist_ok=True)
     async with calling(load(tmp_path)) as client:
         yield client
 
 
 @pytest.fixture
-async def impatient_shop(tmp_path: Path) -> AsyncIterator[Client]:
+async def impatient_shop(tmp_path: Path, empty_shop: Path) -> AsyncIterator[Client]:
     """A shop that never waits for an outcome."""
+    shutil.copytree(empty_shop, tmp_path, dirs_exist_ok=True)
     async with calling(load(tmp_path), patience=0.0) as client:
         yield client
 
@@ -84,7 +111,7 @@ class Served:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.url = self._start(port=0)
+        self.url = self._start(port=free_port())
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `orders` with *arguments* on the same data."""
@@ -106,9 +133,8 @@ class Served:
 
     def _start(self, *, port: int) -> str:
         command = [sys.executable, "-m", "orders", "serve", "--port", str(port), "--data", str(self.data)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline()
+        self._process = begin(command)
+        said = next_line(self._process, "the URL of the service")
         assert said.startswith("orders is up at "), said
         return said.split()[4]
 

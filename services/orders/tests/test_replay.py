@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.processes import begin
+
 from .conftest import Served
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
@@ -90,7 +92,7 @@ def test_people_get_the_same_facts_in_words(served: Served, trace: Path) -> None
 def test_a_replay_survives_a_server_that_is_killed_and_started_again(served: Served, trace: Path) -> None:
     command = [sys.executable, "-m", "orders", "replay", str(trace), "--url", served.url]
     options = ["--data", str(served.data), "--json", "--rate", "40"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as replay:
+    with begin([*command, *options]) as replay:
         _wait_for_orders(served.data / "orders.db", 10)
         served.restart(signal.SIGKILL)
         report, _ = replay.communicate(timeout=120)
@@ -115,7 +117,7 @@ def test_reconcile_finds_what_was_planted_and_ends_with_code_1(served: Served, t
 
 def test_a_directory_without_a_shop_is_not_in_order_by_accident(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orders", "reconcile", "--data", str(tmp_path / "nothing")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "--data must name the directory of the service" in done.stderr
     assert not (tmp_path / "nothing").exists()

@@ -4,8 +4,8 @@
 mistake takes a condition away.
 """
 
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import (
+from tests.model.setting import Setting
+from tests.model.states import (
     ABSENT,
     AGED,
     ATTENTION,

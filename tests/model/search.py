@@ -5,9 +5,9 @@ from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import State
-from tests.unit.model.world import World
+from tests.model.setting import Setting
+from tests.model.states import State
+from tests.model.world import World
 from tests.unit.shapes import Planned, definition_of
 
 

@@ -16,7 +16,7 @@ from polysaga.sagas.decisions import (
     fused_first,
 )
 from polysaga.sagas.definition import Definition
-from tests.unit.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, changed
+from tests.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, changed
 from tests.unit.shapes import HOME
 
 _MARKS = {

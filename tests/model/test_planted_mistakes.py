@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.unit.model.sagas import (
+from tests.model.sagas import (
     CALL_BEFORE_A_LEDGER_PIVOT,
     CALLS_AROUND_A_PIVOT_AT_HOME,
     HOME_PIVOT,
@@ -17,8 +17,8 @@ from tests.unit.model.sagas import (
     LAST_STEP_DECIDES_ELSEWHERE,
     PIVOT_ELSEWHERE,
 )
-from tests.unit.model.search import search
-from tests.unit.model.world import USURPER
+from tests.model.search import search
+from tests.model.world import USURPER
 from tests.unit.shapes import LEDGER_PIVOT, SEVERAL_LEAVES, Planned
 
 TWICE = "an effect happened twice or was undone twice"

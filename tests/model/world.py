@@ -10,11 +10,11 @@ rest.
 from collections.abc import Iterator
 from functools import cache
 
-from tests.unit.model.databases import land, may_land
-from tests.unit.model.owners import Owners
-from tests.unit.model.persons import Persons
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import (
+from tests.model.databases import land, may_land
+from tests.model.owners import Owners
+from tests.model.persons import Persons
+from tests.model.setting import Setting
+from tests.model.states import (
     ABSENT,
     AGED,
     ATTENTION,

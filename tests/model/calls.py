@@ -6,9 +6,9 @@ promises hold as they stand; or forget them, then a call that comes too late sta
 
 from collections.abc import Iterator
 
-from tests.unit.model.databases import land
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import (
+from tests.model.databases import land
+from tests.model.setting import Setting
+from tests.model.states import (
     ACTIVE,
     BLOCKED,
     COMPENSATED,

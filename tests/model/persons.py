@@ -6,8 +6,8 @@ the journal last; the person may go away in between. What a person says is undon
 
 from collections.abc import Iterator
 
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import (
+from tests.model.setting import Setting
+from tests.model.states import (
     ATTENTION,
     BLOCKED,
     BY_PERSON,

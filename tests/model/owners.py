@@ -16,10 +16,10 @@ from polysaga.sagas.decisions import (
     Rest,
     Wait,
 )
-from tests.unit.model.calls import Calls
-from tests.unit.model.databases import holds, land
-from tests.unit.model.setting import Setting
-from tests.unit.model.states import (
+from tests.model.calls import Calls
+from tests.model.databases import holds, land
+from tests.model.setting import Setting
+from tests.model.states import (
     ABSENT,
     ACTIVE,
     BLOCKED,
