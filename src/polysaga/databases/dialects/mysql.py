@@ -43,6 +43,13 @@ _FAULTS = {
 }
 
 
+# Without a character set and a collation a column would have those of the database, which can be any: text that
+# does not fit would be stored as question marks, and comparing it with a column of ours would be an error.
+_GIVEN = {
+    "uuid": "char(36) CHARACTER SET ascii COLLATE ascii_bin",
+    "text": "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "bigint": "bigint",
+}
 _OFF = {"0", "OFF"}
 # MariaDB knows what it replayed and what it wrote itself apart; MySQL has one set for both.
 _SAMPLE = Rendered(
@@ -93,8 +100,7 @@ class MySQL(SqlDialect):
         return f"timestampdiff(MICROSECOND, utc_timestamp(6), {moment}) / 1000000e0"
 
     def rows_of(self, columns: Mapping[str, str]) -> str:
-        kinds = {"uuid": "char(36)", "text": "longtext", "bigint": "bigint"}
-        typed = ", ".join(f"{name} {kinds[kind]} PATH '$.{name}'" for name, kind in columns.items())
+        typed = ", ".join(f"{name} {_GIVEN[kind]} PATH '$.{name}'" for name, kind in columns.items())
         return f"json_table(:rows, '$[*]' COLUMNS ({typed})) AS given"
 
     def key_of(self, column: str) -> str:
