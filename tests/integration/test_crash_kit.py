@@ -160,6 +160,14 @@ def test_a_deadline_of_the_sagas_own_passes_only_where_the_kit_lets_it(tmp_path:
     assert statuses["forward"] is Status.COMPLETED
 
 
+@pytest.mark.parametrize("case", ["forward/kill@A:at:confirm_ordr", "forward/kill@A:at:open_order/kill@B:nowhere"])
+def test_a_case_that_does_not_exist_is_no_proof(tmp_path: Path, case: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"no case named .* ran; the nearest names are 'forward/kill@A:at"
+    ):
+        kit(tmp_path, only=case).prove(place_order, an_order, invariant=books_add_up)
+
+
 def test_an_invariant_that_does_not_hold_is_told_with_the_story(tmp_path: Path) -> None:
     async def nothing_is_ever_sold(run: Any) -> None:
         assert run.status is not Status.COMPLETED, "something was sold"

@@ -10,12 +10,14 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from polysaga.clock import Clock
 from polysaga.config import Settings
 from polysaga.databases import SqlNode
+from polysaga.errors import ConfigurationError
 from polysaga.sagas import Saga, Sagas
 from polysaga.testing.cases import Cases
 from polysaga.testing.points import Case, Kill, Point
@@ -90,7 +92,9 @@ class CrashKit:
         and returns the input. *invariant* is called after every run and asserts what must be so; a step counts as
         done exactly once or undone exactly once without its help.
 
-        For code that is asynchronous already there is `explore`, which does not raise.
+        Raises `ConfigurationError` if no case ran, for instance because none has the name that was asked for.
+
+        For code that is asynchronous already there is `explore`, which raises nothing about violations.
         """
         report = asyncio.run(self.explore(saga, value, invariant=invariant))
         if report.violations:
@@ -124,6 +128,8 @@ class CrashKit:
                     broken.append(outcome)
                 if len(broken) >= _MOST_TOLD:
                     break
+        if not report.runs:
+            raise ConfigurationError(exploration.nothing_ran())
         broken.sort(key=lambda one: (len(one.case.acts), len(one.story)))
         report.violations = [one.text() for one in broken]
         report.cases = [str(one.case) for one in broken]
@@ -153,6 +159,14 @@ class _Exploration:
     ) -> None:
         self._cases, self._play, self._sample, self._chance, self._only = cases, play, sample, chance, only
         self._first, self._parts = part[0] - 1, part[1]
+        self._names: list[str] = []  # of all cases that were met
+
+    def nothing_ran(self) -> str:
+        """Say why no case ran: what that proves must not look like a proof."""
+        if self._only is None:
+            return f"no case ran: part {self._first + 1} of {self._parts} is empty"
+        near = get_close_matches(self._only, self._names, n=5, cutoff=0.0)
+        return f"no case named {self._only!r} ran; the nearest names are {', '.join(map(repr, near))}"
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
         """Yield what comes of every case; one whose acts found no place is not counted."""
@@ -161,9 +175,11 @@ class _Exploration:
         singles: list[Case] = []
         for plot in plots:
             outcome = await self._play(Case(plot))
+            self._names.append(str(outcome.case))
             if self._first == 0 and self._only in {None, str(outcome.case)}:
                 yield outcome  # the other parts run it too, for its points
             singles += self._cases.single(plot, outcome.trace)
+        self._names += map(str, singles)
         kills: list[tuple[Case, list[Point]]] = []
         for case in self._chosen(singles, share=2)[self._first :: self._parts]:
             outcome = await self._play(case)
@@ -172,9 +188,10 @@ class _Exploration:
             if isinstance(case.acts[0], Kill) and not case.plot.turned and not outcome.problems:
                 kills.append((case, outcome.trace))
         doubles = [second for case, trace in kills for second in self._cases.double(case, trace)]
+        self._names += map(str, doubles)
         for case in self._chosen(doubles, share=2):
             outcome = await self._play(case)
-            if outcome.played:
+            if outcome.played and self._only in {None, str(case)}:
                 yield outcome
 
     def _chosen(self, cases: list[Case], share: int) -> list[Case]:
