@@ -1,6 +1,7 @@
 """Ids of sagas: UUIDs of version 7, or made from a key."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -17,7 +18,7 @@ MOMENTS = st.datetimes(
     timezones=st.just(UTC),
 )
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
-KEYS = st.text(min_size=1, max_size=255)
+KEYS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=255)
 
 
 @given(now=MOMENTS)
@@ -75,3 +76,15 @@ def test_a_key_that_is_not_unicode_text_is_refused() -> None:
 
 
 _LAST = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\0"])
+def test_a_key_with_nul_is_refused_on_every_database(key: str) -> None:
+    with pytest.raises(PayloadError, match="must not contain the character NUL"):
+        id_from_key("place-order", key)
+
+
+@pytest.mark.parametrize("key", [UUID(int=1), 7, b"order", ["order"]])
+def test_a_key_that_is_no_text_is_refused_with_the_remedy(key: Any) -> None:
+    with pytest.raises(PayloadError, match=r"a key is text, not \w+: pass str\(key\)"):
+        id_from_key("place-order", key)

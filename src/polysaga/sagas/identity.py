@@ -12,8 +12,13 @@ _KEY_LENGTH = 255
 
 def id_from_key(saga: str, key: str) -> UUID:
     """Return the id that *key* stands for: the same in every process, also if the start was lost since."""
+    if not isinstance(key, str):
+        raise PayloadError(f"a key is text, not {type(key).__name__}: pass str(key)")
     if not 0 < len(key) <= _KEY_LENGTH:
         raise PayloadError(f"a key has 1 to {_KEY_LENGTH} characters, not {len(key)}")
+    if "\0" in key:
+        # PostgreSQL stores no such text; the same key is to work on every database.
+        raise PayloadError("a key must not contain the character NUL")
     if any("\ud800" <= character <= "\udfff" for character in key):
         raise PayloadError("a key must be text that can be written as UTF-8")
     return uuid5(_NAMESPACE, f"{saga}:{key}")
