@@ -148,6 +148,42 @@ async def test_a_bug_in_a_step_undoes_the_saga_and_keeps_the_traceback(urls: Url
         assert await program.effects(state.id) == {}
 
 
+class Speechless(ValueError):
+    """An error that cannot make its own text, like some of C extensions and of detached objects."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("detached")
+
+
+class SpeechlessRefusal(Refused):
+    def __str__(self) -> str:
+        raise RuntimeError("detached")
+
+
+async def test_an_error_without_a_text_undoes_the_saga_like_any_other(urls: Urls) -> None:
+    async def stumble(db: Any, ctx: StepContext) -> None:
+        raise Speechless
+
+    async with Program(urls, PLACE_ORDER).open() as program:
+        program.on("credit_points", stumble)
+        with pytest.raises(SagaFailed, match="Speechless") as failed:
+            await program.sagas.run(program.saga, Order(), timeout=30)
+        assert await program.effects(failed.value.saga_id) == {}
+        assert "Speechless" in program.recorder.of(StepFailed)[0].reason
+
+
+async def test_a_refusal_without_a_text_undoes_the_saga_like_any_other(urls: Urls) -> None:
+    async def refuse_silently(db: Any, ctx: StepContext) -> None:
+        raise SpeechlessRefusal("it is not shown")
+
+    async with Program(urls, PLACE_ORDER).open() as program:
+        program.on("credit_points", refuse_silently)
+        with pytest.raises(SpeechlessRefusal) as refused:
+            await program.sagas.run(program.saga, Order(), timeout=30)
+        assert refused.value.saga_id is not None
+        assert await program.effects(refused.value.saga_id) == {}
+
+
 async def test_a_step_that_fails_for_a_while_is_repeated_and_happens_once(urls: Urls) -> None:
     async with Program(urls, PLACE_ORDER).open() as program:
 

@@ -17,7 +17,7 @@ from polysaga.errors import (
 )
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
-from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue
+from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue, said
 
 ID = uuid4()
 
@@ -147,3 +147,16 @@ def test_long_messages_and_tracebacks_are_cut_and_the_end_of_the_traceback_is_ke
 def test_facts_with_keys_that_are_not_text_are_kept_too() -> None:
     data = Failure(Verdict.REFUSED, "reserve", Refused("no", left={("tea", "green"): 2})).as_data()
     assert data["message"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("out of tea"), "ValueError: out of tea"),
+        (TimeoutError(), "TimeoutError"),
+        (Refused("no lantern left: try tomorrow"), "no lantern left: try tomorrow"),
+        (Refused(""), "polysaga.errors.Refused"),
+    ],
+)
+def test_what_an_error_says_is_never_empty(error: Exception, told: str) -> None:
+    assert said(error) == told

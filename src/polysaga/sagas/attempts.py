@@ -20,6 +20,7 @@ from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.outcomes import said
 from polysaga.sagas.retries import Retry
 from polysaga.sagas.signals import Joined, Lost
 
@@ -148,7 +149,9 @@ class Attempts:
         fault = once.fault(error)
         self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
-        self._emit(StepFailed(self._saga_id, self._saga, step.name, step.database_name, attempt, kind, str(error)))
+        self._emit(
+            StepFailed(self._saga_id, self._saga, step.name, step.database_name, attempt, kind, said(error))
+        )
 
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began

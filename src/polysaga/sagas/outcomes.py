@@ -36,7 +36,7 @@ class Failure:
 
     def as_data(self) -> Mapping[str, Any]:
         """Return what the journal keeps."""
-        data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": _said(self.error)}
+        data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": said(self.error)}
         if isinstance(self.error, Refused):
             data["code"] = self.error.code
             data["facts"] = _as_json(self.error.facts)
@@ -92,9 +92,10 @@ def _as_json(facts: Mapping[str, Any]) -> Any:
         return {"lost": "these facts cannot be written as JSON"}
 
 
-def _said(error: BaseException) -> str:
-    # An exception whose own text cannot be made must not keep a saga from being undone.
-    if isinstance(error, Stopped):
-        return str(error)[:_TRACEBACK]
+def said(error: BaseException) -> str:
+    """Return what *error* says, for people: never empty, and also if it cannot make its own text."""
+    # Not str(error): an exception whose `__str__` raises must not keep a saga from being undone.
     told = "".join(traceback.format_exception_only(error)).strip()
-    return (str(error) if isinstance(error, PolysagaError) else told)[:_TRACEBACK]
+    if isinstance(error, PolysagaError | Stopped):
+        told = told.partition(": ")[2] or told
+    return told[:_TRACEBACK]

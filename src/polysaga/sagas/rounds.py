@@ -20,11 +20,13 @@ async def repeat(
     while task is None or not task.cancelling():
         heard.clear()
         pause = patience / 4
+        limit = asyncio.timeout(patience)
         try:
-            async with asyncio.timeout(patience):
+            async with limit:
                 pause = await work()
         except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
-            engine.emit(WorkerFailed(repr(error)))
+            silent = f"it did not end within {patience:g} s"
+            engine.emit(WorkerFailed(silent if limit.expired() else repr(error)))
         await _pause(engine, pause, heard)
 
 
