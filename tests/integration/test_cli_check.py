@@ -179,3 +179,34 @@ def test_two_servers_that_take_writes_are_told(
     code, rows = checked(project)
     assert code == 1
     assert any("both take writes" in text for text in problems(rows))
+
+
+def test_a_program_whose_databases_have_no_settings_would_not_work(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    monkeypatch.delenv("POLYSAGA_DATABASES__POINTS__URL")
+    code, rows = checked(project, "shop:everything")
+    assert (code, problems(rows)) == (1, ["database 'points' has no settings: set databases.points.url"])
+
+    monkeypatch.delenv("POLYSAGA_DATABASES__ORDERS__URL")
+    code, rows = checked(project, "shop:everything")
+    assert (code, len(problems(rows))) == (1, 2)
+
+
+def test_a_mistyped_name_is_told_with_the_nearest_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    monkeypatch.delenv("POLYSAGA_DATABASES__POINTS__URL")
+    project.set_url(pionts=f"sqlite+aiosqlite:///{project.directory}/points.sqlite")
+    code, rows = checked(project, "shop:everything")
+    assert code == 1
+    assert problems(rows) == [
+        "database 'points' has no settings: set databases.points.url",
+        "settings name a database 'pionts' that the program lacks, did you mean 'points'?",
+    ]
+
+
+def test_settings_without_any_database_are_not_fine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORDERS", "POINTS"):
+        monkeypatch.delenv(f"POLYSAGA_DATABASES__{name}__URL")
+    assert "the settings name no database" in project.refusal("check")

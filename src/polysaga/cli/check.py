@@ -23,7 +23,9 @@ from polysaga.config import Settings, load_settings, masked
 from polysaga.databases import MongoNode, Node
 from polysaga.databases.facts import Facts, Finding
 from polysaga.databases.positions import Role
-from polysaga.errors import PolysagaError
+from polysaga.databases.registry import unmatched
+from polysaga.errors import ConfigurationError, PolysagaError
+from polysaga.sagas import Sagas
 from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
@@ -63,8 +65,15 @@ def check(
     Settings come from polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
     """
     settings = load_settings()
-    wanted = {} if target is None else _tables_of(target)
+    sagas = None if target is None else load_sagas(target)
+    if sagas is None and not settings.databases:
+        raise ConfigurationError(
+            "the settings name no database, so there is nothing to check: set databases.NAME.url"
+        )
+    wanted = {} if sagas is None else _tables_of(sagas)
     checked = asyncio.run(_check(settings, wanted, f"polysaga migrate {target}"))
+    if sagas is not None:
+        checked += _unmatched(sagas, settings)
     if as_json:
         typer.echo(json.dumps([_row(one) for one in checked]))
     else:
@@ -73,9 +82,17 @@ def check(
         raise typer.Exit(1)
 
 
-def _tables_of(target: str) -> dict[str, frozenset[str]]:
+def _unmatched(sagas: Sagas, settings: Settings) -> list[Checked]:
+    """Return the databases for which the program would not start, whatever its servers are like."""
+    remedy = "the names in the settings and in the program must be the same"
+    return [
+        Checked(name, "settings", findings=(Finding(reason, remedy),))
+        for name, reason in unmatched([handle.name for handle in sagas.databases], settings).items()
+    ]
+
+
+def _tables_of(sagas: Sagas) -> dict[str, frozenset[str]]:
     """Return the tables of ours that the databases of a program need, by name."""
-    sagas = load_sagas(target)
     wanted = {handle.name: frozenset({LEDGER, OUTBOX}) for handle in (sagas.journal, *sagas.participants)}
     wanted[sagas.journal.name] |= {JOURNAL}
     return wanted

@@ -6,7 +6,7 @@ programs use: it also decides where the sessions of databases with replicas go.
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
@@ -67,14 +67,23 @@ class Registry:
             handle.attach(())
 
     def _check_names(self, settings: Settings) -> None:
-        for name in self._handles:
-            if name not in settings.databases:
-                raise ConfigurationError(f"database '{name}' has no settings: set databases.{name}.url")
-        for name in settings.databases:
-            if name not in self._handles:
-                close = difflib.get_close_matches(name, self._handles, n=1)
-                hint = f", did you mean '{close[0]}'?" if close else f"; known: {', '.join(self._handles)}"
-                raise ConfigurationError(f"settings name a database '{name}' that the program lacks{hint}")
+        for reason in unmatched(self._handles, settings).values():
+            raise ConfigurationError(reason)
+
+
+def unmatched(handles: Collection[str], settings: Settings) -> dict[str, str]:
+    """Return the databases that have a handle or settings but not both, with what to do about each."""
+    found = {
+        name: f"database '{name}' has no settings: set databases.{name}.url"
+        for name in handles
+        if name not in settings.databases
+    }
+    for name in settings.databases:
+        if name not in handles:
+            close = difflib.get_close_matches(name, handles, n=1)
+            hint = f", did you mean '{close[0]}'?" if close else f"; known: {', '.join(handles)}"
+            found[name] = f"settings name a database '{name}' that the program lacks{hint}"
+    return found
 
 
 def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
