@@ -21,6 +21,7 @@
     │   ├── KeyReused                   one key, two different inputs
     │   ├── ReadOnlyNode                a server refused a write because it only reads
     │   ├── WriteOnReader               a session that only reads was asked to write
+    │   ├── SessionOver                 a session was used after the block it was lent for
     │   ├── StepMisused                 a step took the transaction into its own hands
     │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
@@ -204,6 +205,21 @@ class WriteOnReader(FixTheProgram):
             f"'{self.database}' that only reads ({self.node}); use {self.database}.writer() for work that writes, "
             "locks or changes its session"
         )
+
+
+class SessionOver(FixTheProgram):
+    """A session was used after the block, or the request, that it was lent for had ended.
+
+    What is written then would be committed by no one. Background tasks, streamed bodies and tasks that outlive
+    their handler open sessions of their own.
+    """
+
+    def __init__(self, database: str) -> None:
+        super().__init__(
+            f"this session of database '{database}' ended with the block or the request that it was lent for; "
+            "open another one where it is needed, with the handle's reader() or writer()"
+        )
+        self.database = database
 
 
 class StepMisused(FixTheProgram):

@@ -9,17 +9,17 @@ connection returned.
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases.faults import Fault
 from polysaga.databases.mongo import MongoNode, MongoSession
 from polysaga.databases.pools import SqlNode
-from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode, SessionOver
 
 Node: TypeAlias = SqlNode | MongoNode
 NodeT = TypeVar("NodeT", bound=Node)
@@ -176,14 +176,35 @@ class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
 AnyHandle: TypeAlias = SqlDatabase | MongoDatabase | AnyDatabase
 
 
+class LentSession(Session):
+    """A session that is over with the block it was lent for; what begins on it later raises `SessionOver`."""
+
+    _over: str | None = None
+
+    def end(self, database: str) -> None:
+        """Refuse every use from now on."""
+        self._over = database
+
+    def refuse_if_over(self) -> None:
+        """Raise `SessionOver` after the end."""
+        if self._over is not None:
+            raise SessionOver(self._over)
+
+    def _autobegin_t(self, begin: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 - SQLAlchemy's
+        # Everything that reaches the database comes through here first. Session.close() alone would not do: it
+        # leaves a session that begins anew, and a session closed for good could not be closed early and go on.
+        self.refuse_if_over()
+        return super()._autobegin_t(begin)
+
+
 @asynccontextmanager
-async def sql_session(
-    node: SqlNode, *, read_only: bool, snapshot: bool = False, kind: type[Session] = Session
-) -> AsyncIterator[AsyncSession]:
-    """Lend a session of *kind* on *node*; commit at the end, tell what happens to the node in our words."""
+async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
+    """Lend a session on *node*; commit at the end, tell what happens to the node in our words."""
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
+    session = AsyncSession(engine, sync_session_class=LentSession, expire_on_commit=False)
+    lent = cast(LentSession, session.sync_session)
     try:
-        async with AsyncSession(engine, sync_session_class=kind, expire_on_commit=False) as session:
+        async with session:
             yield session
             await session.commit()
     except (DBAPIError, PoolTimeout) as error:
@@ -191,6 +212,8 @@ async def sql_session(
         if ours is None:
             raise
         raise ours from error
+    finally:
+        lent.end(node.database)
 
 
 def as_ours(node: SqlNode, error: Exception) -> Exception | None:

@@ -12,7 +12,7 @@ from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.faults import Fault
 from polysaga.databases.pools import require_driver
 from polysaga.databases.positions import ClusterTime
-from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
@@ -35,11 +35,13 @@ class MongoSession:
     client_session: "AsyncClientSession"
 
     def __getitem__(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
+        self._refuse_if_over()
         return self.database[collection]
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["MongoSession"]:
         """Lend the session with a transaction: committed at the end of the block, rolled back after an error."""
+        self._refuse_if_over()
         pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
         # Concerns of its own would be sent with each operation: a bound session does not take them off.
         plain = self.database.with_options(
@@ -49,6 +51,11 @@ class MongoSession:
             write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
         ):
             yield MongoSession(plain, self.client_session)
+
+    def _refuse_if_over(self) -> None:
+        # Outside of its block the driver would leave the session away, and with it its transaction.
+        if self.client_session.has_ended:
+            raise SessionOver(self.database.name)
 
 
 class MongoNode:

@@ -10,16 +10,15 @@ the write: before its next statement it moves to a node that does. A snapshot th
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from polysaga.databases.faults import Fault
-from polysaga.databases.handles import Wish, as_ours, sql_session
+from polysaga.databases.handles import LentSession, Wish, as_ours, sql_session
 from polysaga.databases.pools import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
 from polysaga.routing.policy import Choice, Reason
@@ -53,7 +52,10 @@ class SqlRoutes:
                 # Shielded: a cancelled reader must give its connection back all the same.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise
-            await session.close()  # nothing to commit: there is no transaction, or one that only reads
+            else:
+                await session.close()  # nothing to commit: there is no transaction, or one that only reads
+            finally:
+                cast(LentSession, session.sync_session).end(router.name)
         except (DBAPIError, PoolTimeout) as error:
             reading.blame(error)
             ours = as_ours(reading.node, error)
@@ -160,7 +162,7 @@ class _Reading:
         return self.engine
 
 
-class _Movable(Session):
+class _Movable(LentSession):
     """A session that goes to another node if its own is gone at first, or has been overtaken by a write."""
 
     def execute(self, *given: Any, **named: Any) -> Any:
@@ -173,6 +175,7 @@ class _Movable(Session):
         return self._first(super().scalars, given, named)
 
     def _first(self, run: Callable[..., Any], given: Any, named: Any) -> Any:
+        self.refuse_if_over()
         reading: _Reading = self.info[_READING]
         if reading.overtaken():
             self.commit()  # gives the connection back; there is nothing to commit, and what was read stays usable
