@@ -387,6 +387,10 @@ def test_a_node_is_named_by_its_url_without_the_password(kind: type[SqlNode] | t
             r"'postgresql://' is not supported .* use one of postgresql\+a",
         ),
         (SqlNode, f"mongodb://app:{SECRET}@h/orders", "'mongodb://' is not supported for this handle"),
+        (SqlNode, "sqlite+aiosqlite://", "SQLite in memory .* name a file"),
+        (SqlNode, "sqlite+aiosqlite:///:memory:", "SQLite in memory .* name a file"),
+        (SqlNode, "sqlite+aiosqlite:///file::memory:?uri=true", "SQLite in memory .* name a file"),
+        (SqlNode, "sqlite+aiosqlite:///file:shop?mode=memory&cache=shared&uri=true", "SQLite in memory"),
         (MongoNode, URL, r"'postgresql\+asyncpg://' is not supported for this handle; write mongodb://"),
     ],
 )

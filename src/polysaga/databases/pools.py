@@ -353,9 +353,19 @@ def _sql_url(database: str, text: str) -> URL:
         raise ConfigurationError(
             f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; use one of {known}"
         )
+    if url.drivername.startswith("sqlite") and _is_in_memory(url):
+        raise ConfigurationError(
+            f"databases.{database}.url: SQLite in memory belongs to one connection, and a database has several; "
+            f"name a file, e.g. sqlite+aiosqlite:///{database}.db, in tests below tmp_path"
+        )
     dialect = SQL_DIALECTS[url.drivername]
     require_driver(database, url.drivername.partition("+")[2], dialect.extra)
     return url
+
+
+def _is_in_memory(url: URL) -> bool:
+    # Also as a URI: file::memory:?uri=true, file:name?mode=memory&uri=true.
+    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
 
 
 def require_driver(database: str, module: str, extra: str) -> None:
