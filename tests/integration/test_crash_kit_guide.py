@@ -11,6 +11,12 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "crash-kit.md"
 PROGRAM, TEST = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    """Return the folder in which the reader of the guide works."""
+    return tmp_path
+
+
 def run(directory: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     (directory / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_tickets.py"]
@@ -22,17 +28,17 @@ def save(directory: Path, program: str) -> None:
     (directory / "test_tickets.py").write_text(TEST)
 
 
-def test_the_example_holds(tmp_path: Path) -> None:
-    save(tmp_path, PROGRAM)
-    told = run(tmp_path)
+def test_the_example_holds(tickets: Path) -> None:
+    save(tickets, PROGRAM)
+    told = run(tickets)
     assert told.returncode == 0, told.stdout + told.stderr
     assert re.search(r"crash kit: sell-ticket: \d{3,} runs, 0 broke the promise, \d+ s, seed 0", told.stdout)
 
 
 @pytest.mark.parametrize("case", [[], ["--crash-case", "refused-in-charge"]], ids=["all", "one"])
-def test_a_mistake_in_the_example_is_told(tmp_path: Path, case: list[str]) -> None:
-    save(tmp_path, PROGRAM.replace("free = free + 1", "free = free + 2"))
-    told = run(tmp_path, *case)
+def test_a_mistake_in_the_example_is_told(tickets: Path, case: list[str]) -> None:
+    save(tickets, PROGRAM.replace("free = free + 1", "free = free + 2"))
+    told = run(tickets, *case)
     assert told.returncode == 1
     assert "case refused-in-charge" in told.stdout
     assert "the invariant does not hold" in told.stdout

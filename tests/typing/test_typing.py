@@ -12,7 +12,7 @@ API = Path(__file__).with_name("api.py")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what mypy says about `api.py` and about a copy of it with one wrong type."""
     wrong = tmp_path_factory.mktemp("typing") / "wrong.py"
     wrong.write_text(API.read_text().replace("ctx.result(reserve), Reservation", "ctx.result(reserve), Placed"))
@@ -23,11 +23,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout
 
 
-def test_mypy_agrees_with_every_type_and_every_mistake_in_api(told: str) -> None:
-    assert "Found 1 error in 1 file (checked 2 source files)" in told
-    assert "api.py:" not in told
+def test_mypy_agrees_with_every_type_and_every_mistake_in_api(mypy: str) -> None:
+    assert "Found 1 error in 1 file (checked 2 source files)" in mypy
+    assert "api.py:" not in mypy
 
 
-def test_mypy_would_tell_if_a_type_were_wrong(told: str) -> None:
-    assert "wrong.py:" in told
-    assert 'Expression is of type "Reservation", not "Placed"' in told
+def test_mypy_would_tell_if_a_type_were_wrong(mypy: str) -> None:
+    assert "wrong.py:" in mypy
+    assert 'Expression is of type "Reservation", not "Placed"' in mypy
