@@ -17,11 +17,22 @@ from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked, 
 from polysaga.sagas.outbox import Drain, Outbox, Waiting
 from polysaga.sagas.retention import Retention
 from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.worker import Worker
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached
 
 MONTH = 31 * 24 * 3600.0
+
+
+@pytest.fixture(autouse=True)
+def removed_by_hand_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the worker from removing what a test has made old: its first look comes at any moment of a minute."""
+
+    async def look_away(worker: Worker) -> float:
+        return 3600.0
+
+    monkeypatch.setattr(Worker, "_remove_old", look_away)
 
 
 def runner_of(program: Program) -> Any:
