@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from devservers import LocalServer, Server
-from tests.fixtures.services import LEASE, until
+from tests.fixtures.services import LEASE, poll_until
 from tests.soak.audit import audit, unfinished
 from tests.soak.customers import Customers
 from tests.soak.house import House, house
@@ -44,14 +44,14 @@ def home(services: House) -> House:
 @pytest.fixture
 def customers(home: House) -> Iterator[Customers]:
     with Customers([one.service.url for one in home.services.values()], CUSTOMERS) as customers:
-        until(lambda: customers.orders >= SOME, f"{SOME} orders are placed")
+        poll_until(lambda: customers.orders >= SOME, f"{SOME} orders are placed")
         yield customers
 
 
 def more(customers: Customers) -> None:
     """Wait until the shop has got on."""
     before = customers.orders
-    until(lambda: customers.orders >= before + SOME, f"after {before} orders there are {SOME} more")
+    poll_until(lambda: customers.orders >= before + SOME, f"after {before} orders there are {SOME} more")
 
 
 def frozen_in_the_middle(home: House) -> bool:
@@ -90,9 +90,9 @@ def test_a_service_that_is_replaced_as_a_deployment_does_it(home: House, custome
 
 def test_a_frozen_service_whose_sagas_the_other_one_finishes_changes_nothing_when_it_goes_on(home: House) -> None:
     with Customers([home.services["one"].service.url], CUSTOMERS) as customers:
-        until(lambda: customers.orders >= SOME, f"{SOME} orders are placed")
-        until(lambda: frozen_in_the_middle(home), "the service is frozen while sagas are in flight")
-        until(lambda: unfinished(home.urls) == 0, "service two finishes the sagas of the frozen one")
+        poll_until(lambda: customers.orders >= SOME, f"{SOME} orders are placed")
+        poll_until(lambda: frozen_in_the_middle(home), "the service is frozen while sagas are in flight")
+        poll_until(lambda: unfinished(home.urls) == 0, "service two finishes the sagas of the frozen one")
         home.thaw("one")
         more(customers)
         assert_all_is_well(home, customers)
@@ -103,7 +103,7 @@ def test_a_service_frozen_for_less_than_a_lease_goes_on(home: House, customers: 
         thaw = home.begin(Fault(0, Kind.FREEZE, name))
         assert thaw is not None
         before = customers.orders
-        until(lambda before=before: customers.orders > before, "the other one serves", patience=10 * LEASE)
+        poll_until(lambda before=before: customers.orders > before, "the other one serves", patience=10 * LEASE)
         thaw()
         more(customers)
     assert_all_is_well(home, customers)
@@ -131,7 +131,7 @@ def test_a_network_that_hangs_and_goes_on(home: House, customers: Customers) -> 
     for database, proxy in home.proxies.items():
         resume = home.begin(Fault(0, Kind.HANG, database))
         assert resume is not None
-        until(lambda proxy=proxy: proxy.held >= 2, f"statements for '{database}' are on their way")
+        poll_until(lambda proxy=proxy: proxy.held >= 2, f"statements for '{database}' are on their way")
         resume()
         more(customers)
     assert_all_is_well(home, customers)

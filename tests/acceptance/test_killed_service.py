@@ -17,7 +17,7 @@ from polysaga import AnyDatabase, Databases
 from polysaga.config import parse_settings
 from polysaga.databases import SqlNode
 from tests.fixtures.programs import Urls
-from tests.fixtures.services import LEASE, ServiceProcess, replaying, running, until
+from tests.fixtures.services import LEASE, ServiceProcess, poll_until, replaying, running
 
 ROWS = 500
 # Real orders, beside the checkout; where they are missing, `_made_up` stands in.
@@ -66,14 +66,14 @@ def test_a_service_killed_three_times_under_load_loses_and_doubles_nothing(
     marks = sorted(chance.sample(range(20, ROWS - 120), 3))
     with replaying(service, trace) as replay:
         for mark in marks:
-            until(lambda mark=mark: books.count("1 = 1") >= mark, f"{mark} sagas are started")
+            poll_until(lambda mark=mark: books.count("1 = 1") >= mark, f"{mark} sagas are started")
             service.kill()
             left = books.count("status NOT IN ('completed', 'compensated')")
             service.start()
         restarted = time.monotonic()
         told, complaints = replay.communicate(timeout=240)
     assert replay.returncode == 0, told + complaints
-    until(
+    poll_until(
         lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
         f"all sagas are at rest, of which {left} were left by the last kill",
         patience=max(2 * LEASE - (time.monotonic() - restarted), 2 * LEASE),
@@ -91,11 +91,11 @@ def test_what_a_killed_service_left_is_at_rest_two_leases_after_its_restart(
 ) -> None:
     books = Books(service.urls)
     with replaying(service, trace):
-        until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
+        poll_until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
         service.kill()
     left = books.count("status NOT IN ('completed', 'compensated')")
     service.start()
-    until(
+    poll_until(
         lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
         f"the {left} sagas left behind are at rest",
         patience=2 * LEASE,
@@ -109,10 +109,10 @@ def test_the_other_process_finishes_the_sagas_of_the_one_that_was_killed(
     other = ServiceProcess(service.urls, free_port(None), tmp_path)
     with running(other):
         with replaying(service, trace):
-            until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
+            poll_until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
             service.kill()
         left = books.count("status NOT IN ('completed', 'compensated')")
-        until(
+        poll_until(
             lambda: books.count("status NOT IN ('completed', 'compensated')") == 0,
             f"the other process finishes {left} sagas",
             patience=2 * LEASE,
@@ -124,7 +124,7 @@ def test_a_service_asked_to_end_finishes_or_hands_over_and_leaves_with_code_0(
 ) -> None:
     books = Books(service.urls)
     with replaying(service, trace):
-        until(lambda: books.count("1 = 1") >= 30, "some sagas are started")
+        poll_until(lambda: books.count("1 = 1") >= 30, "some sagas are started")
         assert service.terminate() == 0
     assert books.count("status NOT IN ('completed', 'compensated')") == 0
     assert verified(service) == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.services import until
+from tests.fixtures.services import poll_until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial" / "a-parked-saga.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -81,7 +81,7 @@ def test_a_parked_saga_is_found_understood_and_repaired_with_four_commands(
     terminal.run(repair)
     assert "needs_attention -> compensating" in terminal.run(resume, ID=saga_id)
 
-    until(
+    poll_until(
         lambda: "compensated" in terminal.run(understand, ID=saga_id).splitlines()[1], "it is undone", patience=60
     )
     assert "account restored from the backup" in terminal.run(understand, ID=saga_id)

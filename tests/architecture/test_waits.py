@@ -12,7 +12,7 @@ PLACES = ["tests", "devservers", *(str(path.relative_to(ROOT)) for path in (ROOT
 LOOKS = {
     "devservers/templates.py: _lock",
     "tests/fixtures/waiting.py: pause",
-    "tests/fixtures/services.py: until",
+    "tests/fixtures/services.py: poll_until",
     "tests/fixtures/watch.py: _look",
     "tests/fixtures/watch.py: _end",
     "tests/fixtures/proxy.py: _pump",  # a delay that a test asked for

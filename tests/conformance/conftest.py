@@ -3,11 +3,8 @@
 Tests do not meet: each has saga ids and items of its own. Those of the journal begin with an empty one.
 """
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from sqlalchemy import delete
@@ -16,6 +13,7 @@ from devservers import Server
 from polysaga.sagas.tables import journal
 from tests.conformance.kinds import KINDS, MARIADB, MONGO, SERVERS, SQL_KINDS, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened, sweep
+from tests.fixtures import own_loop
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +45,7 @@ def furnished(request: pytest.FixtureRequest) -> Callable[[Kind], str]:
         if kind not in urls:
             _, _, address = request.getfixturevalue(kind.fixture).partition("://")
             urls[kind] = f"{kind.scheme}://{address}"
-            _run(furnish(kind, urls[kind]))
+            own_loop.run(furnish(kind, urls[kind]))
         return urls[kind]
 
     return url_of
@@ -114,9 +112,3 @@ def _one_database(server: Server) -> Iterator[str]:
     server.create_database(name)
     yield server.url(name)
     server.drop_database(name)
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    # On a thread with a loop of its own: the loop of the tests may be running.
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, work).result()

@@ -168,6 +168,11 @@ def test_a_case_that_does_not_exist_is_no_proof(tmp_path: Path, case: str) -> No
         kit(tmp_path, only=case).prove(place_order, an_order, invariant=books_add_up)
 
 
+def test_a_case_of_another_part_is_no_proof(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="case 'forward' did not run: it is not in part 2 of 2"):
+        kit(tmp_path, only="forward", part=(2, 2)).prove(place_order, an_order, invariant=books_add_up)
+
+
 def test_an_invariant_that_does_not_hold_is_told_with_the_story(tmp_path: Path) -> None:
     async def nothing_is_ever_sold(run: Any) -> None:
         assert run.status is not Status.COMPLETED, "something was sold"

@@ -14,6 +14,7 @@ from polysaga.config import SagaSettings, parse_settings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import ConfigurationError, Refused, UnknownSaga
 from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked, WorkerFailed
+from polysaga.sagas import worker
 from polysaga.sagas.outbox import Drain, Outbox, Waiting
 from polysaga.sagas.retention import Retention
 from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
@@ -23,13 +24,14 @@ from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached
 
 MONTH = 31 * 24 * 3600.0
+LOOK = Worker._remove_old  # tests keep it out
 
 
 @pytest.fixture(autouse=True)
 def removed_by_hand_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the worker from removing what a test has made old: its first look comes at any moment of a minute."""
 
-    async def look_away(worker: Worker) -> float:
+    async def look_away(self: Worker) -> float:
         return 3600.0
 
     monkeypatch.setattr(Worker, "_remove_old", look_away)
@@ -117,6 +119,19 @@ async def test_what_is_at_rest_for_long_is_removed_everywhere(urls: Urls) -> Non
         assert await rows(program, young) == 3
         assert (await program.sagas.get(young)).status == "completed"
         assert await retention_of(program).sweep() == 0
+
+
+async def test_the_worker_removes_what_is_old(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_RARELY", 0.01)
+    monkeypatch.setattr(Worker, "_remove_old", LOOK)
+    async with Program(urls, PLACE_ORDER).open() as program:
+        old, young = await complete(program), await complete(program)
+        await age(program, old)
+
+        await program.recorder.wait_for(SagasRemoved)
+
+        assert await rows(program, old) == 0
+        assert [saga.id for saga in (await program.sagas.find()).sagas] == [young]
 
 
 async def test_what_is_not_at_rest_is_kept_however_old_it_is(urls: Urls) -> None:

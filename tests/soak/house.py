@@ -10,7 +10,7 @@ from pathlib import Path
 from devservers import LocalServer, Server
 from devservers.ports import free_port
 from tests.fixtures.proxy import Proxy
-from tests.fixtures.services import ServiceProcess, until
+from tests.fixtures.services import ServiceProcess, poll_until
 from tests.soak.plan import Fault, Kind
 
 _PATIENCE = 60.0  # seconds until a service that was killed has ended
@@ -34,7 +34,7 @@ class Supervisor:
 
     def until_up(self) -> None:
         """Return when the service answers, whichever process it is."""
-        until(self.service.answers, f"the service on port {self.service.port} answers")
+        poll_until(self.service.answers, f"the service on port {self.service.port} answers")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process there is now; one that ends it is a reason to start another one."""

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from devservers.ports import free_port
 from orders.app import create_app
 from orders.settings import load
 from polysaga.config import Settings
+from tests.fixtures import own_loop
 from tests.fixtures.processes import begin, next_line
 
 _AT_REST = {"completed", "compensated", "needs_attention"}
@@ -76,9 +76,7 @@ def empty_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         _forget_settings(patch)
-        # On a thread with a loop of its own: the loop of the tests may be running.
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            thread.submit(asyncio.run, open_once()).result()
+        own_loop.run(open_once())
     return directory
 
 

@@ -163,8 +163,11 @@ class _Exploration:
 
     def nothing_ran(self) -> str:
         """Say why no case ran: what that proves must not look like a proof."""
+        part = f"part {self._first + 1} of {self._parts}"
         if self._only is None:
-            return f"no case ran: part {self._first + 1} of {self._parts} is empty"
+            return f"no case ran: {part} is empty"
+        if self._only in self._names:
+            return f"case {self._only!r} did not run: it is not in {part}; leave out part="
         near = get_close_matches(self._only, self._names, n=5, cutoff=0.0)
         return f"no case named {self._only!r} ran; the nearest names are {', '.join(map(repr, near))}"
 
