@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polysaga.config import DatabaseSettings, masked
+from polysaga.databases import pymongo_waits
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.faults import Fault
 from polysaga.databases.pools import require_driver
@@ -86,6 +87,7 @@ class MongoNode:
         """The driver's client, made on first use in the running event loop."""
         if self._client is None:
             pymongo = importlib.import_module("pymongo")
+            pymongo_waits.make_safe()
             try:
                 self._client = pymongo.AsyncMongoClient(self._url, **self.dialect.client_arguments(self.settings))
             except pymongo.errors.PyMongoError as error:

@@ -1,0 +1,32 @@
+"""PyMongo's waiting for a free connection, made safe to cancel on Python 3.11.
+
+PyMongo waits for its pool and its topology by `asyncio.wait_for(condition.wait(), timeout)`. Before Python 3.12
+`wait_for` runs what it is given in a task of its own. If the outer task is cancelled while the inner one takes
+the lock back, for instance because the wait has just timed out, the inner task ends with the lock taken: the
+client never lends a connection again, and what waits for that lock cannot be cancelled. `asyncio.timeout` waits in
+the task that releases the lock. See `docs/decisions/0008-pymongo-waits-in-the-callers-task.md`.
+"""
+
+import asyncio
+import importlib
+import sys
+from typing import Any
+
+
+def make_safe() -> None:
+    """Have every client of this process wait so that no cancellation leaves a lock taken; harmless when repeated."""
+    if sys.version_info >= (3, 12):
+        return
+    for name in ("pool", "topology"):
+        module: Any = importlib.import_module(f"pymongo.asynchronous.{name}")
+        module._async_cond_wait = _wait
+
+
+async def _wait(condition: Any, timeout: float | None) -> bool:
+    """Return whether *condition* was notified within *timeout* seconds; its lock is held again in any case."""
+    try:
+        async with asyncio.timeout(timeout):
+            await condition.wait()
+    except TimeoutError:
+        return False
+    return True
