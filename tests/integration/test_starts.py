@@ -130,7 +130,7 @@ async def test_nothing_new_begins_in_a_process_that_is_asked_to_stop(urls: Urls)
         handle = await program.sagas.start(program.saga, Order())
         await gate.reached()
         runner = runner_of(program)
-        draining = asyncio.ensure_future(runner.drain(20.0))
+        draining = asyncio.ensure_future(runner.drain())
         await until(lambda: runner._closing, "the process is asked to stop")
         with pytest.raises(Busy):
             await program.sagas.start(program.saga, Order())

@@ -115,3 +115,44 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
         await within(deadlines, SHORT, work())
     with pytest.raises(TimeoutError):
         await within(deadlines, 2 * SHORT, forever())
+
+
+async def test_what_swallows_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polysaga.sagas.deadlines._AGAIN", SHORT)
+    deadlines, hung = Deadlines(), list[bool]()
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def swallow_thrice() -> None:
+        for _ in range(3):
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                hung.append(task in deadlines.hanging())
+        await forever()
+
+    with pytest.raises(TimeoutError):
+        await within(deadlines, SHORT, swallow_thrice())
+    assert hung == [False, False, True], "one or two cancellations may meet a driver's cleaning up"
+    assert task.cancelling() == 0
+    assert not deadlines.hanging()
+
+
+async def test_a_cancellation_from_outside_goes_before_many_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polysaga.sagas.deadlines._AGAIN", SHORT)
+    deadlines, late = Deadlines(), asyncio.Event()
+
+    async def swallow_until_late() -> None:
+        while not late.is_set():
+            try:
+                await reached(late, "it hangs")
+            except asyncio.CancelledError:
+                if deadlines.hanging():
+                    late.set()
+        await forever()
+
+    task = asyncio.create_task(within(deadlines, SHORT, swallow_until_late()))
+    await reached(late, "it was cancelled three times")
+    task.cancel()
+    await asyncio.wait([task], timeout=LONG)
+    assert task.cancelled()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
+_ABANDONED: list[Any] = []  # clients that could not be closed: PyMongo warns of one that is collected open
+
 
 @dataclass(frozen=True, slots=True)
 class MongoSession:
@@ -161,6 +163,12 @@ class MongoNode:
             return await self.dialect.capture(self.client)
         except errors.PyMongoError:
             return None
+
+    def abandon(self) -> None:
+        """Forget the client, which hangs: its connections end with the process."""
+        if self._client is not None:
+            _ABANDONED.append(self._client)
+            self._client = None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -53,7 +53,8 @@ class SqlNode:
         self._snapshots: AsyncEngine | None = None
         self._followed = self.url
         self._generation = 0
-        self._lent: set[Any] = set()
+        self._connections: set[Any] = set()  # all that are open, in use or not
+        self._lent: set[Any] = set()  # those in use, of a watched node
         self._dialing: set[asyncio.Task[Any]] = set()
 
     @property
@@ -128,6 +129,11 @@ class SqlNode:
         except TimeoutError as error:
             raise DatabaseUnavailable(self.database, self.name, f"no answer in {patience:g} s") from error
 
+    def abandon(self) -> None:
+        """Break off every connection, in use or not, without a word to the server: it or its driver hangs."""
+        for adapted in tuple(self._connections):
+            self.dialect.cut(adapted.driver_connection)
+
     async def close(self) -> None:
         """Close every connection of both pools."""
         for engine in self._engines.values():
@@ -160,12 +166,24 @@ class SqlNode:
         )
         self.dialect.prepare(engine, read_only=read_only)
         self._translate_refusals(engine)
+        self._keep_count(engine)
         self._ask_the_idle(engine)
         if self.watched:
             self._watch(engine)
         if read_only and self._on_reader is not None:
             self._on_reader(engine)
         return engine
+
+    def _keep_count(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "connect")
+        def opened(connection: Any, _: ConnectionPoolEntry) -> None:
+            self._connections.add(connection)
+
+        def closed(connection: Any, *_: Any) -> None:
+            self._connections.discard(connection)
+
+        for ending in ("close", "close_detached", "invalidate"):
+            event.listen(engine.sync_engine, ending, closed)
 
     def _watch(self, engine: AsyncEngine) -> None:
         @event.listens_for(engine.sync_engine, "checkout", insert=True)

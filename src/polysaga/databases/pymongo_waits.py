@@ -14,7 +14,7 @@ from typing import Any
 
 
 def make_safe() -> None:
-    """Have every client of this process wait so that no cancellation leaves a lock taken; harmless when repeated."""
+    """Have all clients of this process wait so that no cancellation leaves a lock taken; harmless if repeated."""
     if sys.version_info >= (3, 12):
         return
     for name in ("pool", "topology"):

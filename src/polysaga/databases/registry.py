@@ -16,6 +16,9 @@ from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ignore
+from polysaga.limits import leave_cancelled_behind, limited
+
+_CLOSING = 1.0  # seconds in which all connections are closed politely, at the end
 
 
 class Registry:
@@ -40,16 +43,15 @@ class Registry:
     async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
         """Connect every handle to the nodes in *settings*, and disconnect at the end.
 
-        Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a
-        primary does not answer.
+        The end takes at most two seconds, whatever drivers do. Raises `ConfigurationError` for settings that do
+        not fit the handles, `DatabaseUnavailable` if a primary does not answer.
         """
         if self._open:
             raise ConfigurationError("these databases are open already; open them once per process")
         self._check_names(settings)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
-            for node in (node for group in nodes.values() for node in group):
-                stack.push_async_callback(node.close)
+            stack.push_async_callback(_close, [node for group in nodes.values() for node in group])
             self._open = True
             stack.callback(self._detach)
             await _each(*(self._attach(self._handles[name], group, emit, stack) for name, group in nodes.items()))
@@ -101,6 +103,20 @@ def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
         for replica in settings.replicas
     ]
     return (primary, *replicas)
+
+
+async def _close(nodes: Collection[Node]) -> None:
+    """Close *nodes*, all at once; a connection whose server or driver hangs is broken off."""
+    closings = (limited(node.close(), _CLOSING) for node in nodes)
+    outcomes = await asyncio.gather(*closings, return_exceptions=True)
+    hung = [node for node, outcome in zip(nodes, outcomes, strict=True) if isinstance(outcome, TimeoutError)]
+    for node in hung:
+        node.abandon()
+    if hung:
+        leave_cancelled_behind()
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, TimeoutError):
+            raise outcome
 
 
 async def _each(*works: Any) -> None:

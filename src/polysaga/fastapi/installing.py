@@ -18,6 +18,7 @@ from polysaga.errors import (
 )
 from polysaga.events import Emit
 from polysaga.fastapi.problems import install_handlers
+from polysaga.fastapi.signals import heard
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.sagas import Sagas
@@ -37,6 +38,9 @@ def install(
 ) -> None:
     """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers,
     and what a client wrote it reads (`polysaga.asgi`).
+
+    When the process is asked to end (SIGTERM), `sagas.drain` begins at once: callers that wait for a saga have
+    an answer before it is over, so the server need not wait for them any longer.
 
     *settings* may be a function, called when the application starts. *migrate* brings our tables up to date at
     the start. *ready* runs when the databases are open, before any saga is driven: a place for the program's
@@ -58,6 +62,7 @@ def install(
                 await ready()
             if sagas is not None:
                 await stack.enter_async_context(sagas.open(known.sagas, emit=told))
+                stack.enter_context(heard(sagas.wind_down))
             yield await stack.enter_async_context(inner(running))
 
     app.router.lifespan_context = lifespan

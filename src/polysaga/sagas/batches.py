@@ -13,6 +13,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from polysaga.limits import limited
+
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
@@ -85,9 +87,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
 
     async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:
         items = [item for item, _ in batch]
-        (outcome,) = await asyncio.gather(
-            asyncio.wait_for(self._write(items), self._timeout), return_exceptions=True
-        )
+        (outcome,) = await asyncio.gather(limited(self._write(items), self._timeout), return_exceptions=True)
         if not isinstance(outcome, BaseException):
             for (_, future), answer in zip(batch, outcome, strict=True):
                 if not future.done():

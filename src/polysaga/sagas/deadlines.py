@@ -4,13 +4,18 @@
 steps that are nearly all over long before (`docs/decisions/0002-statements-on-the-driver.md`). Here the timer
 goes off at the earliest deadline that was known when it was set, looks who is late and is set anew; whoever
 was in time has left nothing behind.
+
+A driver can swallow a cancellation, so what is late is cancelled again as long as it goes on.
 """
 
 import asyncio
 import math
 from types import TracebackType
+from typing import Any
 
 _NEVER = math.inf
+_AGAIN = 5.0  # seconds until what was cancelled and goes on is cancelled again: cleaning up takes a while
+_HANGS = 3  # cancellations after which something is taken to hang
 
 
 class Deadlines:
@@ -24,9 +29,14 @@ class Deadlines:
     def within(self, seconds: float) -> "Deadline":
         """Return a `with` block for what the current task awaits.
 
-        If it takes longer than *seconds* it is cancelled, and the block raises `TimeoutError` once it has ended.
+        If it takes longer than *seconds* it is cancelled, again and again until it ends; then the block raises
+        `TimeoutError`.
         """
         return Deadline(self, seconds)
+
+    def hanging(self) -> "set[asyncio.Task[Any]]":
+        """Return the tasks that go on although they were cancelled several times, seconds apart."""
+        return {one.task for one in self.open if one.passed >= _HANGS}
 
     def look_at(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
         """Look who is late at the loop's time *at*, which is earlier than `next_look`."""
@@ -37,9 +47,9 @@ class Deadlines:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self.next_look = None, _NEVER
         now = loop.time()
-        for deadline in [one for one in self.open if one.at <= now]:
-            self.open.discard(deadline)
-            deadline.pass_()
+        for deadline in self.open:
+            if deadline.at <= now:
+                deadline.pass_(now)
         if self.open:
             self.look_at(min(one.at for one in self.open), loop)
 
@@ -47,20 +57,21 @@ class Deadlines:
 class Deadline:
     """One limit, for one use; `Deadlines.within` makes it."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_passed", "_task", "at", "loop")
+    __slots__ = ("_cancelling", "_deadlines", "at", "loop", "passed", "task")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._deadlines, self._task, self._passed = deadlines, task, False
+        self._deadlines, self.task, self.passed = deadlines, task, 0
         self._cancelling = task.cancelling()
         self.loop = task.get_loop()
         self.at = self.loop.time() + seconds
 
-    def pass_(self) -> None:
-        """Cancel what takes too long."""
-        self._passed = True
-        self._task.cancel()
+    def pass_(self, now: float) -> None:
+        """Cancel what takes too long at the loop's time *now*."""
+        self.passed += 1
+        self.at = now + _AGAIN
+        self.task.cancel()
 
     def __enter__(self) -> None:
         deadlines = self._deadlines
@@ -69,9 +80,12 @@ class Deadline:
             deadlines.look_at(self.at, self.loop)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._deadlines.open.discard(self)
+        left = self.task.cancelling()
+        for _ in range(self.passed):
+            left = self.task.uncancel()
         # Somebody else may have cancelled the task besides: that goes before being late.
-        if self._passed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        if self.passed and left <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -12,7 +12,7 @@ awaited: they would hold the connections that their compensations need
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -115,7 +115,7 @@ class Execution:
             self.progress.status = Status.COMPENSATED
             await self._steps.insert(Status.COMPENSATED)
         self.holds_claim = True
-        self.started.set_result(None)
+        self._tell_started()
         self._announce()
 
     async def resume(self, row: Row) -> None:
@@ -141,8 +141,16 @@ class Execution:
             elif row.expiries > MOST_EXPIRIES:
                 told = f"{row.expiries} owners in a row lost their claim without any progress"
                 await self._park({"message": told})
-        self.started.set_result(None)
+        self._tell_started()
         self._announce()
+
+    def _tell_started(self) -> None:
+        if not self.started.done():  # the runner, which is closing, may have ended the waiting for it
+            self.started.set_result(None)
+
+    def hangs(self, hanging: Collection["asyncio.Task[Any]"]) -> bool:
+        """Tell whether a task of this execution is among *hanging*: nothing ends it, so its claim must run out."""
+        return self._task in hanging or any(task in hanging for task in self._tasks)
 
     async def drive(self) -> None:
         """Go on until the saga rests; raise `Lost` if the claim is gone."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from polysaga.events import WorkerFailed
+from polysaga.limits import limited
 from polysaga.sagas.engine import Engine
 
 
@@ -12,21 +13,19 @@ async def repeat(
 ) -> None:
     """Do *work* until cancelled, each time for at most *patience* seconds; it returns the seconds to the next.
 
-    Whenever *news* is set the next round begins at once. A round that fails is announced and followed by another
-    after a quarter of *patience*.
+    Whenever *news* is set the next round begins at once. A round that fails, or hangs, is announced and followed
+    by another after a quarter of *patience*.
     """
     heard, task = news or asyncio.Event(), asyncio.current_task()
     # Drivers can swallow a cancellation, and the next round would not be told again.
     while task is None or not task.cancelling():
         heard.clear()
-        pause = patience / 4
-        limit = asyncio.timeout(patience)
+        pause, began = patience / 4, engine.clock.monotonic()
         try:
-            async with limit:
-                pause = await work()
+            pause = await limited(work(), patience)
         except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
-            silent = f"it did not end within {patience:g} s"
-            engine.emit(WorkerFailed(silent if limit.expired() else repr(error)))
+            late = isinstance(error, TimeoutError) and engine.clock.monotonic() - began >= patience
+            engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else repr(error)))
         await _pause(engine, pause, heard)
 
 

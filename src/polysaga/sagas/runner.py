@@ -26,6 +26,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaDecided, SagaStarted, WorkerFailed
+from polysaga.limits import GRACE, ended, leave_cancelled_behind, limited
 from polysaga.sagas.attempts import Attempts
 from polysaga.sagas.catalogue import SagaState
 from polysaga.sagas.decisions import Mark, Status
@@ -34,7 +35,7 @@ from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.identity import id_from_key, id_from_time
 from polysaga.sagas.journal import Birth, Claim, Row
-from polysaga.sagas.outcomes import cancelled, error_of
+from polysaga.sagas.outcomes import cancelled, error_of, said
 from polysaga.sagas.payloads import decode, encode, fingerprint
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
@@ -93,7 +94,8 @@ class LocalRunner:
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
-        self._closing = False
+        self._closing_at: float | None = None  # the clock's reading when the process began to end
+        self._time_is_up = False  # for all who wait
         engine.finishes.expected = lambda: len(self._tasks)
 
     @property
@@ -153,8 +155,9 @@ class LocalRunner:
         self._own(execution, self._resume(execution, row))
 
     def abandon(self, execution: Execution) -> None:
-        """Stop driving: the claim is gone."""
+        """Stop driving: the claim is gone. Callers follow the journal at once: what is cancelled may hang."""
         self._tasks[execution].cancel()
+        _end_waiting(execution, Lost())
 
     def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
         """Return a handle on a saga that was started before."""
@@ -163,7 +166,7 @@ class LocalRunner:
     async def cancel(self, saga_id: UUID, why: str) -> None:
         """Have a saga undone, whoever drives it; return once that is certain."""
         owner, pause = uuid4(), _LOOK_AGAIN[0]
-        while True:
+        while not self._time_is_up:
             live = self.executions.get(saga_id)
             if live is not None:
                 await asyncio.wait([live.started])
@@ -179,6 +182,7 @@ class LocalRunner:
                 return
             await self.engine.clock.sleep(pause)
             pause = min(pause * 2, _LOOK_AGAIN[1])
+        raise Busy(0, 0.0)
 
     async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
         """Tell whether a saga that others drive is certain to be undone; if it is running, take it and begin."""
@@ -227,25 +231,55 @@ class LocalRunner:
             return found
         return replace(found, driven_here=True, history=tuple(live.attempts.history))
 
-    async def drain(self, patience: float) -> None:
-        """Let the sagas in flight end for *patience* seconds, then stop and hand their claims back."""
-        self._closing = True
-        self._freed.set()
+    @property
+    def _closing(self) -> bool:
+        return self._closing_at is not None
+
+    def wind_down(self) -> None:
+        """Start nothing more; end the waiting of all callers when `sagas.drain` is over."""
+        if not self._closing:
+            self._closing_at = self.engine.clock.monotonic()
+            self._freed.set()
+            asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
+
+    async def drain(self) -> None:
+        """Let the sagas in flight end until `sagas.drain` is over, then stop them and hand their claims back."""
+        self.wind_down()
+        assert self._closing_at is not None
+        left = self._closing_at + self.engine.settings.drain - self.engine.clock.monotonic()
         tasks = dict(self._tasks)
         if tasks:
-            await asyncio.wait(tasks.values(), timeout=patience)
-        unfinished = [execution for execution, task in tasks.items() if not task.done()]
-        for execution in unfinished:
-            tasks[execution].cancel()
-        if unfinished:
-            await asyncio.wait([tasks[execution] for execution in unfinished])
-            claims = [execution.progress.claim for execution in unfinished if execution.holds_claim]
-            try:
-                await self.engine.journal.hand_back(claims)
-            except (DBAPIError, PoolTimeout, TryAgain) as error:
-                self.engine.emit(
-                    WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {error!r}")
-                )
+            await asyncio.wait(tasks.values(), timeout=max(left, 0.0))
+        unfinished = {execution: task for execution, task in tasks.items() if not task.done()}
+        self._end_all_waiting()
+        stuck = await ended(unfinished.values(), GRACE)
+        if stuck:
+            told = f"{len(stuck)} sagas go on although they were cancelled; what they still do changes nothing"
+            self.engine.emit(WorkerFailed(told))
+            leave_cancelled_behind()
+        await self._hand_back([execution.progress.claim for execution in unfinished if execution.holds_claim])
+        await asyncio.gather(
+            limited(self.engine.starts.close(), GRACE / 2),
+            limited(self.engine.finishes.close(), GRACE / 2),
+            return_exceptions=True,  # what is not written then was announced to nobody
+        )
+
+    async def _hand_back(self, claims: list[Claim]) -> None:
+        if not claims:
+            return
+        try:
+            await limited(self.engine.journal.hand_back(claims), GRACE)
+        except (DBAPIError, PoolTimeout, TryAgain, TimeoutError) as error:
+            self.engine.emit(
+                WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {said(error)}")
+            )
+
+    def _end_all_waiting(self) -> None:
+        """Have callers that still wait ask again, later or elsewhere: their sagas go on."""
+        self._time_is_up = True
+        for execution in self._tasks:
+            progress = execution.progress
+            _end_waiting(execution, OutcomePending(progress.saga_id, progress.definition.name))
 
     def birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
         """Return what the row of a new saga says; raise `PayloadError` for what does not fit."""
@@ -273,7 +307,7 @@ class LocalRunner:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
         try:
             async with asyncio.timeout(patience):
-                while self.free <= 0:
+                while self.free <= 0 and not self._closing:
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:
@@ -301,11 +335,8 @@ class LocalRunner:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {error!r}"))
-        for future in (execution.started, execution.decided, execution.turned):
-            if future is not None and not future.done():
-                # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
-                future.set_exception(Lost() if error is None or execution.holds_claim else error)
-                future.exception()  # nobody may be waiting; that is not an error
+        # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
+        _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.look_round()
 
@@ -363,6 +394,8 @@ class LocalRunner:
                 return _output(definition, row)
             if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
                 raise error_of(definition, saga_id, row.status, row.error or {})
+            if self._time_is_up:
+                raise OutcomePending(saga_id, definition.name)
             await self.engine.clock.sleep(pause)
             pause = min(pause * 2, longest)
 
@@ -377,9 +410,16 @@ class LocalRunner:
                 return await ask()
             except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
                 fault = self.engine.home.fault(error)
-                if fault is None or not fault.transient:
+                if fault is None or not fault.transient or self._time_is_up:
                     raise
             await self.engine.clock.sleep(_LOOK_AGAIN[1])
+
+
+def _end_waiting(execution: Execution, error: BaseException) -> None:
+    for future in (execution.started, execution.decided, execution.turned):
+        if future is not None and not future.done():
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting; that is not an error
 
 
 def _let_see(definition: Definition) -> None:

@@ -13,6 +13,7 @@ from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
+from polysaga.limits import GRACE, ended
 from polysaga.sagas.assembly import assemble, check_tables, journal_node
 from polysaga.sagas.catalogue import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.decisions import Status
@@ -60,7 +61,8 @@ class Sagas:
     ) -> AsyncIterator["Sagas"]:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
-        The databases must be open. Raises `SchemaMissing` if a journal or ledger table is not there.
+        The end takes at most `sagas.drain` and three more seconds, whatever drivers and steps do. The databases
+        must be open. Raises `SchemaMissing` if a journal or ledger table is not there.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
@@ -76,12 +78,16 @@ class Sagas:
             yield self
         finally:
             self._runner = self._enlisting = None
-            for task in rounds:
-                task.cancel()
-            await asyncio.wait(rounds)
-            await runner.drain(engine.settings.drain)
-            await engine.starts.close()
-            await engine.finishes.close()
+            await asyncio.gather(ended(rounds, GRACE), runner.drain())
+
+    def wind_down(self) -> None:
+        """Begin to end, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.
+
+        Starts are refused with `Busy` from now on. Callers that still wait when the time is up get
+        `OutcomePending`; another process goes on with their sagas once this one closes.
+        """
+        if self._runner is not None:
+            self._runner.wind_down()
 
     async def run(
         self,

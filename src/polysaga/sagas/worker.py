@@ -5,6 +5,9 @@ until the lease in `wake_at` runs out, by the database's clock. Each tick renews
 that are a third of a lease old, and claims overdue sagas in one bounded batch. Trust in a claim counts from
 before the renewing statement was sent, so a slow answer shortens it and never stretches it.
 
+The claim of a saga whose step hangs, cancelled again and again, is not renewed: it runs out, and another process
+or this one begins the step anew. What the first run may still do meets the ledger.
+
 A process that was frozen finds its claims gone at the next tick and stops; what it had on the way to a
 database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
 back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
@@ -77,11 +80,13 @@ class Worker:
 
     async def _renew(self) -> int:
         clock, lease = self._engine.clock, self._engine.settings.lease
-        before = clock.monotonic()
+        before, hanging = clock.monotonic(), self._engine.deadlines.hanging()
         ageing = [
             execution
             for execution in self._runner.executions.values()
-            if execution.holds_claim and before - execution.renewed_at > lease / 3
+            if execution.holds_claim
+            and before - execution.renewed_at > lease / 3
+            and not (hanging and execution.hangs(hanging))
         ]
         if not ageing:
             return 0

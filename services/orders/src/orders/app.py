@@ -35,6 +35,7 @@ def create_app(
         version="0.1.0",
     )
     app.state.patience = patience
+    app.state.drain = (settings or Settings()).sagas.drain
     for router in routers:
         app.include_router(router)
     authorize = None if operator_token is None else by_token(operator_token)

@@ -1,12 +1,14 @@
 """Running the application in uvicorn, from the first socket to the last saga.
 
-A signal ends things in this order: no new connections, the requests under way get their answers, the sagas
-that still run are drained, the databases close. Then the process ends with exit code 0.
+A signal ends things in this order: no new connections and no new sagas, the requests under way get their answers
+while the sagas are drained, the databases close. Then the process ends with exit code 0, at most five seconds
+after `sagas.drain`, whatever drivers and servers do.
 """
 
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,7 +16,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-_LAST_REQUESTS = 15  # seconds that requests under way get; none waits longer for its outcome
+from orders.sagas import sagas
+from polysaga.limits import GRACE, ended
 
 
 class PortTaken(Exception):
@@ -34,7 +37,7 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
                     lifespan="off",  # it is open already, and outlives the last request
                     access_log=False,
                     log_level="warning",
-                    timeout_graceful_shutdown=_LAST_REQUESTS,
+                    timeout_graceful_shutdown=math.ceil(app.state.drain),
                 )
             )
             spare_the_collector()
@@ -43,9 +46,8 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
             try:
                 await server.serve(sockets=[listener])
             finally:
-                beside.cancel()
-                await asyncio.wait([beside])
-            if not beside.cancelled():
+                await ended([beside, *server.server_state.tasks], GRACE)
+            if beside.done() and not beside.cancelled():
                 beside.result()
 
 
@@ -75,6 +77,7 @@ def _stop_on_signals(server: _Server) -> None:
     def stop() -> None:
         server.force_exit = server.should_exit  # the second signal does not wait for requests
         server.should_exit = True
+        sagas.wind_down()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,49 @@
+"""Hearing that the process is asked to end when it is asked.
+
+Servers of ASGI applications let the requests under way finish before they tell the application to end. A request
+that waits for a saga would hold them up without a limit. The signal comes first, so the application listens to it.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def heard(tell: Callable[[], None]) -> Iterator[None]:
+    """Call *tell* in the running loop when the process is asked to end, besides what the server does then.
+
+    A process without handlers of its own is left alone, and so is any thread but the main one.
+    """
+    loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in _ASKING}
+    chained = {number: _chain(theirs, loop, tell) for number, theirs in before.items() if _is_own(theirs)}
+    for number, ours in chained.items():
+        signal.signal(number, ours)
+    try:
+        yield
+    finally:
+        for number, ours in chained.items():
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before[number])
+
+
+def _is_own(handler: Any) -> bool:
+    return callable(handler) and handler is not signal.default_int_handler
+
+
+def _chain(
+    theirs: Callable[[int, FrameType | None], Any], loop: asyncio.AbstractEventLoop, tell: Callable[[], None]
+) -> Callable[[int, FrameType | None], None]:
+    def hear(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(tell)
+        theirs(number, frame)
+
+    return hear
