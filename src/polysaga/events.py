@@ -40,6 +40,24 @@ class ReplicaUnreachable(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSilent(Event):
+    """A server did not answer for so many *seconds* while it was waited for; its connections were broken off."""
+
+    database: str
+    node: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientReplaced(Event):
+    """A client of a driver hung for so many *seconds* although its server answers; another one is used now."""
+
+    database: str
+    node: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLeft(Event):
     """A node does not count any more: no session goes there until it answers again."""
 

@@ -1,6 +1,5 @@
 """One MongoDB deployment as a node, and the session that steps and handlers are given."""
 
-import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from polysaga.databases.faults import Fault
 from polysaga.databases.pools import require_driver
 from polysaga.databases.positions import ClusterTime
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
+from polysaga.limits import limited
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
@@ -88,13 +88,29 @@ class MongoNode:
     def client(self) -> "AsyncMongoClient[dict[str, Any]]":
         """The driver's client, made on first use in the running event loop."""
         if self._client is None:
-            pymongo = importlib.import_module("pymongo")
-            pymongo_waits.make_safe()
-            try:
-                self._client = pymongo.AsyncMongoClient(self._url, **self.dialect.client_arguments(self.settings))
-            except pymongo.errors.PyMongoError as error:
-                raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
+            self._client = self.another_client()
         return self._client
+
+    def another_client(self) -> "AsyncMongoClient[dict[str, Any]]":
+        """Return a new client of the same deployment, which is the caller's to close."""
+        pymongo = importlib.import_module("pymongo")
+        pymongo_waits.make_safe()
+        try:
+            made: AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
+                self._url, **self.dialect.client_arguments(self.settings)
+            )
+        except pymongo.errors.PyMongoError as error:
+            raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
+        return made
+
+    def replace_client(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
+        """Go on with *client*; the one before hangs, and so does what waits for it."""
+        self.abandon()
+        self._client = client
+
+    async def ask(self, client: "AsyncMongoClient[dict[str, Any]] | None" = None) -> None:
+        """Return if *client*, or else the node's own, gets an answer; raises the driver's errors."""
+        await (client or self.client).admin.command("ping")
 
     @property
     def documents(self) -> "AsyncDatabase[dict[str, Any]]":
@@ -121,8 +137,7 @@ class MongoNode:
         patience = self.settings.pool.connect_timeout
         errors = importlib.import_module("pymongo.errors")
         try:
-            async with asyncio.timeout(patience + 1.0):
-                hello = await self.client.admin.command("hello")
+            hello = await limited(self.client.admin.command("hello"), patience + 1.0)
         except (errors.PyMongoError, TimeoutError) as error:
             raise self._refusal(error) from error
         if "setName" not in hello and hello.get("msg") != "isdbgrid":

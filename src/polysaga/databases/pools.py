@@ -29,6 +29,7 @@ from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.limits import limited
 
 # The option of every engine, and so of every connection, that names its database and tells whether it only reads.
 BOUND_TO = "polysaga_bound_to"
@@ -99,6 +100,11 @@ class SqlNode:
         """Where new connections go: the node's own URL, unless it follows another node."""
         return self._followed
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any connection is lent."""
+        return any(engine.sync_engine.pool.checkedout() > 0 for engine in self._engines.values())  # type: ignore[attr-defined]
+
     def follow(self, other: "SqlNode") -> None:
         """Make new connections to the server of *other* from now on, and cut those that there are."""
         self._followed = other.url
@@ -111,7 +117,7 @@ class SqlNode:
     def cut(self) -> None:
         """Replace every connection, and break off what those in use are waiting for."""
         self.retire()
-        for adapted in tuple(self._lent):
+        for adapted in tuple(self._lent if self.watched else self._connections):
             self.dialect.cut(adapted.driver_connection)
         for task in tuple(self._dialing):
             task.cancel()
@@ -124,10 +130,13 @@ class SqlNode:
         """Return if the server answers; raise `DatabaseUnavailable` or `ConfigurationError` otherwise."""
         patience = self.settings.pool.connect_timeout
         try:
-            async with asyncio.timeout(patience), self.reader.connect() as connection:
-                await connection.exec_driver_sql("SELECT 1")
+            await limited(self._ask(), patience)
         except TimeoutError as error:
             raise DatabaseUnavailable(self.database, self.name, f"no answer in {patience:g} s") from error
+
+    async def _ask(self) -> None:
+        async with self.reader.connect() as connection:
+            await connection.exec_driver_sql("SELECT 1")
 
     def abandon(self) -> None:
         """Break off every connection, in use or not, without a word to the server: it or its driver hangs."""
@@ -176,8 +185,9 @@ class SqlNode:
 
     def _keep_count(self, engine: AsyncEngine) -> None:
         @event.listens_for(engine.sync_engine, "connect")
-        def opened(connection: Any, _: ConnectionPoolEntry) -> None:
+        def opened(connection: Any, record: ConnectionPoolEntry) -> None:
             self._connections.add(connection)
+            record.info.setdefault("generation", self._generation)
 
         def closed(connection: Any, *_: Any) -> None:
             self._connections.discard(connection)
@@ -266,6 +276,8 @@ class SqlNode:
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
             now, info = clock.monotonic(), record.info
             lent_at, info[LENT_AT] = info.get(LENT_AT, now), now
+            if info["generation"] != self._generation:
+                raise DisconnectionError  # cut while it lay idle
             if now - lent_at < _TRUSTED:
                 return
             try:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
+from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings
 from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
 from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
+from polysaga.databases.sentinels import Sentinels
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ignore
 from polysaga.limits import leave_cancelled_behind, limited
@@ -55,6 +57,8 @@ class Registry:
             self._open = True
             stack.callback(self._detach)
             await _each(*(self._attach(self._handles[name], group, emit, stack) for name, group in nodes.items()))
+            alone = [group[0] for group in nodes.values() if len(group) == 1]
+            stack.push_async_callback(Sentinels(alone, emit, Clock()).stop)
             yield self
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:

@@ -1,6 +1,6 @@
 """The databases of a program, opened together, with routes for those that have replicas.
 
-A database without replicas gets its node and nothing else: no task, no question after a commit, no cookie.
+A database without replicas gets its node and nothing else: no question after a commit, no cookie.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping

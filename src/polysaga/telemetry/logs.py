@@ -22,6 +22,7 @@ from polysaga.config import masked
 from polysaga.events import (
     BookmarkUnknown,
     ClaimLost,
+    ClientReplaced,
     DatabaseOpened,
     Event,
     MonitorFailed,
@@ -39,6 +40,7 @@ from polysaga.events import (
     SagaRepaired,
     SagasRemoved,
     SagaStarted,
+    ServerSilent,
     StartParked,
     StepCompensated,
     StepDone,
@@ -194,6 +196,18 @@ def _(event: StepCompensated) -> Line:
     if event.null:
         return DEBUG, f"{_step(event)} never happened and never will"
     return INFO, f"{_step(event)} undone{_attempts(event)}"
+
+
+@line.register
+def _(event: ServerSilent) -> Line:
+    where = f"database {event.database} at {event.node}"
+    return ERROR, f"{where} has not answered for {event.seconds:g} s; what waited for it is broken off"
+
+
+@line.register
+def _(event: ClientReplaced) -> Line:
+    where = f"database {event.database} at {event.node}"
+    return ERROR, f"the client of {where} hung for {event.seconds:g} s although the server answers; it is replaced"
 
 
 @line.register

@@ -1,0 +1,117 @@
+"""Noticing servers that fall silent and drivers that hang, for databases without replicas.
+
+A frozen server never says that it is gone: what waits for it would wait without a limit. While sessions are lent,
+the sentinel of a SQL node asks the server by a connection of its own. If the server does not answer for twice
+`pool.connect_timeout`, every connection is broken off, and those who wait get `DatabaseUnavailable`. Nodes of
+databases with replicas have a monitor that does the same sooner (`routing.monitor`).
+
+PyMongo watches its servers by itself. What nobody watches is PyMongo: a client whose pool hangs lends no
+connection for the rest of the process's life. A question that outlives every limit of the client, while a new
+client is answered at once, shows that; the node goes on with the new client.
+
+A process that was frozen itself must not take that for the silence of others: only time in which the event loop
+ran counts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from polysaga.clock import Clock
+from polysaga.databases.faults import Fault
+from polysaga.databases.mongo import MongoNode
+from polysaga.databases.pools import Line, SqlNode
+from polysaga.events import ClientReplaced, Emit, ServerSilent
+from polysaga.limits import GRACE, ended, limited
+
+_EVERY = 2.0  # seconds between two looks at a node
+_SLICE = 0.25  # seconds; of a time in which the event loop did not run no more than this counts
+_ALIVE = {Fault.REJECTED, Fault.TOO_MANY_CONNECTIONS}  # a server that says so is not silent
+_SPARE = 5.0  # seconds that a client of MongoDB may need beyond its own limits
+
+
+class Sentinels:
+    """Looks after nodes until `stop`."""
+
+    def __init__(self, nodes: Sequence[SqlNode | MongoNode], emit: Emit, clock: Clock) -> None:
+        self._emit, self._clock = emit, clock
+        self._tasks = [asyncio.create_task(self._watch(node)) for node in nodes]
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await ended(self._tasks, GRACE)
+
+    async def _watch(self, node: SqlNode | MongoNode) -> None:
+        if isinstance(node, MongoNode):
+            await self._watch_client(node)
+        elif not node.dialect.single_writer:  # a file does not fall silent
+            await self._watch_server(node)
+
+    async def _watch_server(self, node: SqlNode) -> None:
+        patience = 2 * node.settings.pool.connect_timeout
+        line = node.line()
+        try:
+            while True:
+                await self._clock.sleep(_EVERY)
+                left = patience
+                while node.in_use and left > 0:
+                    answer = await self._ask(line.sample, left)
+                    if answer.seen or (answer.error and node.dialect.fault(answer.error) in _ALIVE):
+                        break
+                    left -= answer.seconds
+                    await _hang_up(line)
+                    line = node.line()
+                    await self._clock.sleep(_SLICE)
+                if left <= 0 and node.in_use:
+                    self._emit(ServerSilent(node.database, node.name, patience))
+                    node.cut()
+        finally:
+            await _hang_up(line)
+
+    async def _watch_client(self, node: MongoNode) -> None:
+        pool = node.settings.pool
+        patience = pool.acquire_timeout + 2 * pool.connect_timeout + _SPARE
+        while True:
+            await self._clock.sleep(_EVERY)
+            if not (await self._ask(node.ask, patience)).hung:
+                continue
+            other = node.another_client()
+            if (await self._ask(partial(node.ask, other), pool.connect_timeout + 1.0)).seen:
+                node.replace_client(other)
+                self._emit(ClientReplaced(node.database, node.name, patience))
+            else:
+                await other.close()
+
+    async def _ask(self, ask: Callable[[], Awaitable[Any]], patience: float) -> "_Answer":
+        task, seconds = asyncio.ensure_future(ask()), 0.0
+        try:
+            while seconds < patience and not task.done():
+                before = self._clock.monotonic()
+                await asyncio.wait({task}, timeout=_SLICE)
+                seconds += min(self._clock.monotonic() - before, _SLICE)
+        finally:
+            if not task.done():
+                await ended({task}, GRACE)
+        if not task.done() or task.cancelled():
+            return _Answer(seconds, hung=True)
+        error = task.exception()
+        return _Answer(seconds, seen=error is None, error=error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of a question, after how many *seconds* in which the event loop ran."""
+
+    seconds: float
+    seen: bool = False
+    hung: bool = False
+    error: BaseException | None = None
+
+
+async def _hang_up(line: Line) -> None:
+    line.cut()
+    with contextlib.suppress(TimeoutError):
+        await limited(line.close(), GRACE)
