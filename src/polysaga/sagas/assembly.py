@@ -14,6 +14,7 @@ from polysaga.sagas.batches import PATIENCE, GroupCommit
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.engine import Engine
+from polysaga.sagas.gates import Gate
 from polysaga.sagas.journal import Birth, Ending, Journal
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.mongo import MongoParticipant
@@ -21,6 +22,8 @@ from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
+
+_QUEUE_OF_ONE = 4  # steps that wait for the only writer of an SQLite file at once: it is never idle
 
 _PARTICIPANTS: dict[str, type[SqlParticipant]] = {
     "postgresql": PostgresParticipant,
@@ -65,7 +68,8 @@ def assemble(
 
     starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, timeout=settings.lease, patience=patience, shared=shared)
-    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines())
+    gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
+    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines(), gates)
 
 
 def journal_node(node: Node) -> SqlNode:
@@ -87,6 +91,13 @@ async def check_tables(engine: Engine) -> None:
         raise
     for participant in engine.participants.values():
         await participant.check()
+
+
+def _connections(node: Node) -> int:
+    """Return how many transactions *node* can have at once; those of a file wait for its only writer in turn."""
+    pool = node.settings.pool
+    single = isinstance(node, SqlNode) and node.dialect.single_writer
+    return _QUEUE_OF_ONE if single else pool.size + pool.max_overflow
 
 
 def _participant(node: Node, clock: Clock) -> Participant:

@@ -20,6 +20,7 @@ from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.gates import Gate
 from polysaga.sagas.outcomes import said
 from polysaga.sagas.retries import Retry
 from polysaga.sagas.signals import Joined, Lost
@@ -44,6 +45,8 @@ class Once:
     phase: str = "do"
     insist: bool = False  # no error is a reason to give up before the retries are used up
     hurry: bool = False  # a server out of reach is a reason to give up at once
+    gate: Gate | None = None  # to the database that it works on
+    patience: float | None = None  # seconds that it waits for the gate; None: as long as it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,18 @@ class Attempts:
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
-        began = started = self._clock.monotonic()
+        started: float | None = None
         uncertain = False
         for attempt in itertools.count(1):
+            if once.gate is not None:
+                try:
+                    await once.gate.enter(once.patience)
+                except TimeoutError:
+                    return Settled(Verdict.UNAVAILABLE, once.gate.full(once.patience or 0.0), uncertain)
+            began = self._clock.monotonic()
+            started = began if started is None else started
             self._note_begun(step, once, attempt, began)
-            outcome, error = await self._caught(once.act(attempt), step.timeout)
+            outcome, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
             if error is None:
                 self._note_done(step, once, attempt, began, outcome or "done")
                 return _DONE
@@ -94,16 +104,19 @@ class Attempts:
             if wait is None or refuse:
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
-            began = self._clock.monotonic()
         raise AssertionError("unreachable")
 
-    async def persist(self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None]) -> T:
+    async def persist(
+        self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None], gate: Gate | None = None
+    ) -> T:
         """Return the result of *work* on a database, waiting for the database as long as it takes.
 
         Each try has a limit of its own: a connection that went silent must not be waited for.
         """
         for attempt in itertools.count(1):
-            result, error = await self._caught(work(), _SILENCE)
+            if gate is not None:
+                await gate.enter()
+            result, error = await self._through(gate, work(), _SILENCE, fault)
             if error is None:
                 return cast(T, result)
             found = fault(error)
@@ -160,6 +173,19 @@ class Attempts:
             if len(self.history) > _NOTED:
                 del self.history[_NOTED_FIRST]
         return seconds
+
+    async def _through(
+        self, gate: Gate | None, work: Awaitable[T], timeout: float, fault: Callable[..., Fault | None]
+    ) -> tuple[T | None, Exception | None]:
+        """Do as `_caught`, and leave *gate*, which was entered, with what came of it."""
+        if gate is None:
+            return await self._caught(work, timeout)
+        error: BaseException | None = None
+        try:
+            result, error = await self._caught(work, timeout)
+        finally:
+            gate.leave(error, None if error is None else fault(error))
+        return result, error
 
     async def _caught(self, work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
         """Await *work* for at most *timeout* seconds and return its result or its error."""

@@ -8,6 +8,7 @@ from polysaga.config import SagaSettings
 from polysaga.events import Emit
 from polysaga.sagas.batches import GroupCommit
 from polysaga.sagas.deadlines import Deadlines
+from polysaga.sagas.gates import Gate
 from polysaga.sagas.journal import Birth, Ending, Journal
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -26,3 +27,4 @@ class Engine:
     clock: Clock
     emit: Emit
     deadlines: Deadlines
+    gates: Mapping[str, Gate]  # to the participants' databases

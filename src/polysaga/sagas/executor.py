@@ -370,7 +370,8 @@ class Execution:
         for database, steps in by_database.items():
             participant = self.engine.participants[database]
             look = partial(participant.look, progress.saga_id, steps)
-            rows.update(await self.attempts.persist(look, participant.fault))
+            gate = self.engine.gates[database]
+            rows.update(await self.attempts.persist(look, participant.fault, gate))
         progress.take_in(rows)
         return len(rows)
 

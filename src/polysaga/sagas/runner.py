@@ -96,6 +96,7 @@ class LocalRunner:
         self._freed = asyncio.Event()
         self._closing_at: float | None = None  # the clock's reading when the process began to end
         self._time_is_up = False  # for all who wait
+        self.wanted: asyncio.Event | None = None  # set when there is room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
 
     @property
@@ -112,6 +113,11 @@ class LocalRunner:
     def free(self) -> int:
         """How many more sagas this process may drive."""
         return self.engine.settings.max_in_flight - len(self._tasks)
+
+    @property
+    def room(self) -> int:
+        """How many more sagas this process may take over now: as many as their databases can carry."""
+        return min(self.free, *(gate.room for gate in self.engine.gates.values()))
 
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
@@ -339,6 +345,9 @@ class LocalRunner:
         _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.look_round()
+        if self.wanted is not None and self.room > 0:
+            self.wanted.set()
+            self.wanted = None
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id

@@ -21,6 +21,7 @@ from polysaga.sagas.calls import Calls
 from polysaga.sagas.decisions import Mark, Status, Verdict
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
+from polysaga.sagas.gates import Gate
 from polysaga.sagas.journal import Birth, Row, Seal
 from polysaga.sagas.outcomes import Failure
 from polysaga.sagas.participants import Entry
@@ -107,7 +108,8 @@ class Steps:
             self._compensated(step, attempt, null=null)
             return "null" if null else None
 
-        once = Once(act, participant.fault, phase="undo", insist=True)
+        gate = self._engine.gates[progress.place(step)]
+        once = Once(act, participant.fault, phase="undo", insist=True, gate=gate)
         return await self._attempts.settle(step, once, step.undo_retry)
 
     async def undo_first(self, step: AnyStep) -> Settled:
@@ -137,7 +139,7 @@ class Steps:
             progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
             return Mark.DONE
 
-        once = Once(act, home.fault, look, phase="undo", insist=True)
+        once = Once(act, home.fault, look, phase="undo", insist=True, gate=self._home_gate)
         return await self._attempts.settle(step, once, step.undo_retry)
 
     def _first_once(self, step: AnyStep) -> Once:
@@ -161,7 +163,8 @@ class Steps:
             progress.status = row.status
             return Mark.DONE
 
-        return Once(act, home.fault, look, hurry=True)
+        patience = self._engine.settings.start_timeout
+        return Once(act, home.fault, look, hurry=True, gate=self._home_gate, patience=patience)
 
     def _pivot_once(self, step: AnyStep) -> Once:
         progress, home, journal = self._progress, self._engine.home, self._engine.journal
@@ -190,7 +193,7 @@ class Steps:
             progress.status = row.status
             return Mark.DONE
 
-        return Once(act, home.fault, look)
+        return Once(act, home.fault, look, gate=self._home_gate)
 
     def _ledger_once(self, step: AnyStep) -> Once:
         progress = self._progress
@@ -211,7 +214,8 @@ class Steps:
                 progress.learn(step.name, row.result or "null")
             return None if row is None else row.state
 
-        return Once(act, participant.fault, look, insist=step.kind == "retriable")
+        gate = self._engine.gates[progress.place(step)]
+        return Once(act, participant.fault, look, insist=step.kind == "retriable", gate=gate)
 
     def _last_seal(self, participant: SqlParticipant, entry: Entry) -> Seal:
         progress, expected = self._progress, self._progress.status
@@ -220,6 +224,10 @@ class Steps:
             lambda result: progress.ending(expected, Status.COMPLETED, self._attempts.with_last(entry.step))
         )
         return lambda result: [*done(result), *finish(result)]
+
+    @property
+    def _home_gate(self) -> Gate:
+        return self._engine.gates[self._progress.home]
 
     def _at_home(self, step: AnyStep) -> bool:
         return step.database_name == self._progress.home

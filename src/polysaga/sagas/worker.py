@@ -8,6 +8,9 @@ before the renewing statement was sent, so a slow answer shortens it and never s
 The claim of a saga whose step hangs, cancelled again and again, is not renewed: it runs out, and another process
 or this one begins the step anew. What the first run may still do meets the ledger.
 
+Of what is overdue no more is claimed than the databases can carry (`gates.py`): hundreds of sagas at once would
+only wait for each other, and for the next owner.
+
 A process that was frozen finds its claims gone at the next tick and stops; what it had on the way to a
 database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
 back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
@@ -35,6 +38,7 @@ from polysaga.sagas.rounds import repeat
 from polysaga.sagas.runner import LocalRunner
 
 _TICKS_PER_LEASE = 4
+_AT_LEAST = 10  # of that many sagas of a batch one is taken over although the databases are busy
 _BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
 _RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
 
@@ -107,14 +111,18 @@ class Worker:
         return gone or (row is not None and row.claim in {claim, replace(claim, owner=NOBODY)})
 
     async def _claim(self, pick: Pick) -> int:
-        batch = min(self._engine.settings.claim_batch, self._runner.free)
+        most, room = self._engine.settings.claim_batch, self._runner.room
+        # A few in any case: what keeps a database busy must not hold up the sagas of the others.
+        batch = min(most, self._runner.free, max(room, 1 + most // _AT_LEAST))
         if batch <= 0:
             return 0
         rows = await self._engine.journal.claim(batch, pick)
         for row in rows:
             self._runner.take_over(row)
-        if len(rows) == batch:
+        if len(rows) == batch and room > 0:
             self._due.set()  # there may be more
+        elif len(rows) == batch:
+            self._runner.wanted = self._due  # there may be more, once there is room
         return len(rows)
 
     async def _report_strangers(self) -> None:

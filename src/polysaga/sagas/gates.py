@@ -1,0 +1,95 @@
+"""How many transactions of sagas one process has at once on one database.
+
+A step that waits for a connection of the pool, or in a queue of conflicting transactions, uses up its time-out and
+fails although nothing is wrong with it; the repeats form the next queue. So steps wait here instead, in order and
+before their time begins, for one of as many places as the pool has connections. Some connections are left over for
+the journal's own writes, which keep the claims, and for everybody else.
+
+When most of what goes in fails by conflicts or for want of time, fewer may go in, down to one; when it works, more
+again: multiplicative decrease and increase by the outcomes of one second, as concurrency limits do
+(Netflix `concurrency-limits`, 2018).
+"""
+
+import asyncio
+from collections import deque
+
+from polysaga.clock import Clock
+from polysaga.databases import Fault
+from polysaga.errors import PoolExhausted
+
+_WINDOW = 1.0  # seconds
+_LEFT_OVER = 5  # of that many connections one is for others
+_CROWDED = {
+    Fault.POOL_EXHAUSTED,
+    Fault.TOO_MANY_CONNECTIONS,
+    Fault.DEADLOCK,
+    Fault.SERIALIZATION,
+    Fault.LOCK_TIMEOUT,
+    Fault.STATEMENT_TIMEOUT,
+}
+
+
+class Gate:
+    """The way to one database, for the steps of this process."""
+
+    def __init__(self, database: str, connections: int, clock: Clock) -> None:
+        self.database = database
+        self.most = max(1, connections - connections // _LEFT_OVER)
+        self.limit = self.most  # how many may be inside now
+        self._clock = clock
+        self._inside = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._window_began = clock.monotonic()
+        self._well = self._badly = 0
+
+    @property
+    def room(self) -> int:
+        """How many more can get in soon: twice as many as may be inside, less those inside and waiting."""
+        return 2 * self.limit - self._inside - len(self._waiting)
+
+    def full(self, waited: float) -> PoolExhausted:
+        """Return what is told to a caller that *waited* so many seconds in vain."""
+        return PoolExhausted(self.database, self.most, waited)
+
+    async def enter(self, seconds: float | None = None) -> None:
+        """Return when there is a place; raise `TimeoutError` after *seconds*. `leave` gives it back."""
+        if self._inside < self.limit and not self._waiting:
+            self._inside += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            async with asyncio.timeout(seconds):
+                await place
+        except (TimeoutError, asyncio.CancelledError):
+            if place.done() and not place.cancelled():
+                self._inside -= 1  # the place came in the same moment
+                self._let_in()
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            raise
+
+    def leave(self, error: BaseException | None, fault: Fault | None) -> None:
+        """Give the place back; *error* and *fault* tell what came of it."""
+        self._inside -= 1
+        if fault in _CROWDED or (fault is None and isinstance(error, TimeoutError)):
+            self._badly += 1
+        else:
+            self._well += 1
+        if self._clock.monotonic() - self._window_began >= _WINDOW:
+            self._adapt()
+        self._let_in()
+
+    def _adapt(self) -> None:
+        if self._badly > self._well:
+            self.limit = max(1, self.limit // 2)
+        elif self.limit < self.most and self._badly * 4 <= self._well:
+            self.limit = min(self.most, self.limit + max(1, self.limit // 2))
+        self._window_began, self._well, self._badly = self._clock.monotonic(), 0, 0
+
+    def _let_in(self) -> None:
+        while self._waiting and self._inside < self.limit:
+            place = self._waiting.popleft()
+            if not place.done():  # its caller may have been cancelled just now
+                self._inside += 1
+                place.set_result(None)

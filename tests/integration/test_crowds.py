@@ -1,0 +1,48 @@
+"""More sagas than the pools have connections: they wait their turn, and nothing fails for that."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from polysaga import StepContext
+from polysaga.events import SagaClaimed, SagaFinished, StepFailed, WorkerTicked
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
+from tests.fixtures.setups import urls as urls
+from tests.fixtures.waiting import pause, until, within
+
+MANY = 40
+
+
+async def test_more_sagas_than_connections_wait_their_turn(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    program.pool = {"size": 4, "max_overflow": 1, "acquire_timeout": 0.3}
+
+    async def take_a_while(db: Any, ctx: StepContext) -> None:
+        for _ in range(4):
+            await pause()
+
+    program.on("credit_points", take_a_while)
+    async with program.open():
+        running = [program.sagas.run(program.saga, Order()) for _ in range(MANY)]
+        await within(asyncio.gather(*running), "all have an outcome", patience=60)
+        await until(lambda: len(program.recorder.of(SagaFinished)) == MANY, "all are at rest")
+        assert not program.recorder.of(StepFailed)
+
+
+async def test_a_takeover_of_many_takes_no_more_than_the_pools_can_carry(urls: Urls) -> None:
+    dying, next_ = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    for program in (dying, next_):
+        program.pool = {"size": 2, "max_overflow": 1}
+    stopped = Gate()
+    dying.on("reserve_stock", stopped)
+    async with dying.open(lease=3600.0, start_timeout=60.0):
+        handles = [await dying.sagas.start(dying.saga, Order()) for _ in range(MANY)]
+        await stopped.reached()
+    # What the first process handed back is due at once.
+    async with next_.open(lease=1.0):
+        await until(lambda: len(next_.recorder.of(SagaFinished)) == MANY, "all are at rest", patience=60)
+        assert not next_.recorder.of(StepFailed)
+        assert max(tick.claimed for tick in next_.recorder.of(WorkerTicked)) <= MANY // 2
+        assert {event.saga_id for event in next_.recorder.of(SagaClaimed)} == {handle.id for handle in handles}
+        for handle in handles:
+            assert await next_.effects(handle.id) == Counter(step for step, *_ in PLACE_ORDER)
