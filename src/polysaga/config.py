@@ -1,52 +1,85 @@
 """Settings: where the databases are and how to treat them. Read once, checked once.
 
 Sources, later ones win: defaults given in code, a TOML file (`polysaga.toml`, or the one that
-`POLYSAGA_CONFIG` names), environment variables such as `POLYSAGA_DATABASES__ORDERS__URL`. Nothing below this
-module reads the environment; every part receives its own piece.
+`POLYSAGA_CONFIG` names), environment variables such as `POLYSAGA_DATABASES__ORDERS__URL`; `sources` reads them.
+Nothing below these two modules reads the environment; every part receives its own piece.
 """
 
 import difflib
+import json
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from polysaga.errors import ConfigurationError
-
-PREFIX = "POLYSAGA_"
+from polysaga.sources import from_environment, from_file, merge, named_file, with_secrets
 
 _GUESSABLE = 16  # characters
+_DAY = 24 * 3600.0  # seconds
 
-Seconds = Annotated[float, Field(gt=0)]
+
+def _refuse_words(value: object) -> object:
+    # True would be 1.
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")  # noqa: TRY004 - pydantic wants a ValueError
+    return value
+
+
+def _listed(value: object, separator: str) -> object:
+    """Return the list that *value* stands for: text with *separator*s or as JSON, or numbered variables."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise ValueError("begins as a JSON list and is none") from None
+        return [part for part in re.split(separator, text.strip(", \t\r\n")) if part]
+    if isinstance(value, Mapping) and value and all(str(key).isdigit() for key in value):
+        return [value[key] for key in sorted(value, key=int)]
+    return value
+
+
+_NUMBER = BeforeValidator(_refuse_words)
+# Servers take whole milliseconds, and 0 for no limit at all.
+Seconds = Annotated[float, Field(ge=0.001, le=_DAY, allow_inf_nan=False), _NUMBER]
+Pause = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
+Age = Annotated[float, Field(ge=0.001, le=36_525 * _DAY, allow_inf_nan=False), _NUMBER]  # seconds
+Count = Annotated[int, Field(ge=1, le=1_000_000), _NUMBER]
+Connections = Annotated[int, Field(ge=1, le=10_000), _NUMBER]
+MoreConnections = Annotated[int, Field(ge=0, le=10_000), _NUMBER]
+Bytes = Annotated[int, Field(ge=1, le=1024**3), _NUMBER]
+Switch = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
+Zone = Annotated[str, Field(coerce_numbers_to_str=True, max_length=255)]
+Url = Annotated[SecretStr, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Stripped: a file with a secret ends with a line break.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
 class PoolSettings(_Strict):
     """Connections to one node, per process."""
 
-    size: int = Field(default=10, ge=1)
-    max_overflow: int = Field(default=10, ge=0)
+    size: Connections = 10
+    max_overflow: MoreConnections = 10  # more of them under load, closed after use
     acquire_timeout: Seconds = 5.0  # seconds until PoolExhausted
     connect_timeout: Seconds = 5.0  # seconds until DatabaseUnavailable
-    recycle: Seconds = 30 * 60.0  # seconds after which a connection is replaced
+    recycle: Age = 30 * 60.0  # seconds after which a connection is replaced
 
 
 class ReplicaSettings(_Strict):
     """One more server of the same database, for reading."""
 
-    url: SecretStr
+    url: Url
     pool: PoolSettings | None = None  # None: as the primary
-    weight: int = Field(default=1, ge=1)  # share of the reads, against the other replicas
-    zone: str | None = None  # where it stands; readers prefer their own zone
+    weight: Count = 1  # share of the reads, against the other replicas
+    zone: Zone | None = None  # where it stands; readers prefer their own zone
 
 
 class ReadSettings(_Strict):
@@ -54,35 +87,79 @@ class ReadSettings(_Strict):
 
     consistency: Literal["eventual", "session", "strong"] = "session"
     max_lag: Seconds = 2.0  # seconds a replica may be behind the primary and still be read from
-    wait: Annotated[float, Field(ge=0)] = 0.03  # seconds a reader waits for a replica to catch up
+    wait: Pause = 0.03  # seconds a reader waits for a replica to catch up
     no_replica: Literal["primary", "fail", "stale"] = "primary"  # where a reader goes if none is fresh enough
-    primary_read_limit: int = Field(default=20, ge=1)  # readers at once on the primary, for want of a replica
-    primary_wait: Annotated[float, Field(ge=0)] = 0.5  # seconds a reader waits for one of those places
+    primary_read_limit: Count = 20  # readers at once on the primary, for want of a replica
+    primary_wait: Pause = 0.5  # seconds a reader waits for one of those places
     probe_interval: Seconds = 0.2  # seconds between two questions to a node
     probe_timeout: Seconds = 0.8  # seconds without an answer until a node is left alone
-    zone: str | None = None  # where this process runs
+    zone: Zone | None = None  # where this process runs
 
 
 class DatabaseSettings(_Strict):
     """One named database: the primary's URL, its replicas, its pool."""
 
-    url: SecretStr
+    url: Url
     replicas: tuple[ReplicaSettings, ...] = ()
     pool: PoolSettings = PoolSettings()
     reads: ReadSettings = ReadSettings()
+    engine: dict[str, Any] = Field(default_factory=dict)  # more arguments of SQLAlchemy's create_engine()
     idle_transaction_timeout: Seconds = 15.0  # seconds until the server ends a transaction that does nothing
     lock_timeout: Seconds = 5.0  # seconds a statement waits for another transaction's lock
+
+    @field_validator("engine")
+    @classmethod
+    def _refuse_what_we_set(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = [f"{name}: {_OF_SQLALCHEMY[name]}" for name in value if name in _OF_SQLALCHEMY]
+        if ours:
+            raise ValueError("; ".join(ours))
+        return value
 
     @field_validator("replicas", mode="before")
     @classmethod
     def _accept_plain_urls(cls, value: object) -> object:
-        if isinstance(value, str):
-            # A comma between two URLs is followed by a scheme, one between the hosts of a URL is not.
-            value = [part.strip(" ,") for part in re.split(r",(?=\s*[a-z0-9+]+://)", value) if part.strip(" ,")]
-        if isinstance(value, list | tuple):
-            return [{"url": item} if isinstance(item, str) else item for item in value]
-        return value
+        # A comma between two URLs is followed by a scheme, one between the hosts of a URL is not.
+        listed = _listed(value, r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+        if isinstance(listed, list | tuple):
+            return [{"url": item} if isinstance(item, str | SecretStr) else item for item in listed]
+        return listed
 
+
+# What users of SQLAlchemy look for and what is here instead of it.
+_ASKED = "connections that lay idle are always asked before they are lent; remove it"
+_MADE_HERE = "Polysaga makes the connections itself; remove it"
+_IN_URL = "write options of the driver into the URL"
+_OF_SQLALCHEMY = {
+    "pool_size": "set 'pool.size'",
+    "max_overflow": "set 'pool.max_overflow'",
+    "pool_timeout": "set 'pool.acquire_timeout'",
+    "pool_recycle": "set 'pool.recycle'",
+    "pool_pre_ping": _ASKED,
+    "pool_use_lifo": "Polysaga lends the latest connection first; remove it",
+    "pool_reset_on_return": "Polysaga rolls back itself; remove it",
+    "isolation_level": "sagas rely on READ COMMITTED; remove it, and use `reader(snapshot=True)` for snapshots",
+    "connect_args": _IN_URL,
+    "execution_options": "Polysaga sets them; give options to your statements",
+    "hide_parameters": "errors end up in logs and in the journal, values must not; remove it",
+    **dict.fromkeys(("url", "pool", "poolclass", "creator", "async_creator", "async_creator_fn"), _MADE_HERE),
+    **dict.fromkeys(("module", "dialect", "strategy", "future", "_initialize", "_is_async"), _MADE_HERE),
+}
+_ELSEWHERE = {
+    "pool": {
+        "pre_ping": _ASKED,
+        "max_size": "set 'size' and 'max_overflow'",
+        "min_size": "connections are made when they are needed; remove it",
+        "pool_size": "set 'size'",
+        "timeout": "set 'acquire_timeout' or 'connect_timeout'",
+        "pool_timeout": "set 'acquire_timeout'",
+        "pool_recycle": "set 'recycle'",
+        "pool_pre_ping": _ASKED,
+    },
+    "engine": dict.fromkeys(
+        ("echo", "echo_pool", "json_serializer", "json_deserializer", "query_cache_size", "logging_name"),
+        "it is an option of SQLAlchemy: set it in 'engine' of the database",
+    ),
+}
 
 _SHORTEST_RETENTION = 25 * 3600.0  # seconds
 
@@ -91,12 +168,12 @@ class SagaSettings(_Strict):
     """How this process drives sagas."""
 
     lease: Seconds = 10.0  # seconds a claim lasts without renewal
-    max_in_flight: int = Field(default=256, ge=1)  # sagas driven at once by this process
+    max_in_flight: Count = 256  # sagas driven at once by this process
     start_timeout: Seconds = 5.0  # seconds a caller waits for a free place
-    claim_batch: int = Field(default=50, ge=1)  # overdue sagas claimed per tick
+    claim_batch: Count = 50  # overdue sagas claimed per tick
     drain: Seconds = 10.0  # seconds that running sagas get when the process is asked to stop
-    payload_limit: int = Field(default=256 * 1024, ge=1)  # bytes of one input or result as JSON
-    retention: Seconds = 30 * 24 * 3600.0  # seconds that sagas are kept after they came to rest
+    payload_limit: Bytes = 256 * 1024  # bytes of one input or result as JSON
+    retention: Age = 30 * 24 * 3600.0  # seconds that sagas are kept after they came to rest
 
     @field_validator("retention")
     @classmethod
@@ -115,8 +192,13 @@ class BookmarkSettings(_Strict):
     secret: SecretStr | None = None  # signs bookmarks; the same in every process of the service
     former_secrets: tuple[SecretStr, ...] = ()  # still accepted, while the secret is being changed
     cookie: str = "polysaga_bookmark"  # how the names of the cookies begin; `_` and the database follow
-    secure: bool = True  # send the cookie over HTTPS only
-    explain: bool = False  # tell in the header X-Polysaga-Route who answered and why; for development
+    secure: Switch = True  # send the cookie over HTTPS only
+    explain: Switch = False  # tell in the header X-Polysaga-Route who answered and why; for development
+
+    @field_validator("former_secrets", mode="before")
+    @classmethod
+    def _accept_text(cls, value: object) -> object:
+        return _listed(value, r"[\s,]+")
 
     @field_validator("secret", "former_secrets")
     @classmethod
@@ -141,15 +223,17 @@ class Settings(_Strict):
     sagas: SagaSettings = SagaSettings()
     bookmarks: BookmarkSettings = BookmarkSettings()
 
+    def spelt_as(self, names: Collection[str]) -> Self:
+        """Return these settings with the databases spelt as in *names*, where only upper and lower case differ.
 
-class _Environment(BaseSettings):
-    """The nested variables as plain values; `Settings` checks them together with the other sources."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
-
-    databases: dict[str, Any]
-    sagas: dict[str, Any]
-    bookmarks: dict[str, Any]
+        `POLYSAGA_DATABASES__ORDERSDB__URL` does not tell `ordersDB` from `ordersdb`.
+        """
+        spelt = {}
+        for known, settings in self.databases.items():
+            same = [name for name in names if name.casefold() == known.casefold()]
+            right = same[0] if len(same) == 1 and known not in names else known
+            spelt[known if right in self.databases else right] = settings
+        return self.model_copy(update={"databases": spelt})
 
 
 def load_settings(
@@ -163,15 +247,14 @@ def load_settings(
     *environment* replaces the process's own variables, for tests.
     """
     variables = os.environ if environment is None else environment
-    named = file or (Path(variables[f"{PREFIX}CONFIG"]) if f"{PREFIX}CONFIG" in variables else None)
-    merged = _merge(defaults or {}, _from_file(named))
-    return parse_settings(_merge(merged, _from_environment(variables)))
+    written = merge(with_secrets(defaults or {}, Settings), from_file(file or named_file(variables), Settings))
+    return parse_settings(merge(written, from_environment(variables, Settings)))
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Check *values* and nothing else: no file, no environment."""
     try:
-        return Settings.model_validate(dict(values))
+        return Settings.model_validate(with_secrets(values, Settings))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
@@ -184,57 +267,15 @@ def masked(url: str) -> str:
     return re.sub(r"(?i)(authMechanismProperties=)[^&;\s]*", r"\1***", hidden)
 
 
-def _from_file(path: Path | None) -> Mapping[str, Any]:
-    if path is None:
-        path = Path("polysaga.toml")
-        if not path.exists():
-            return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"the settings file {path} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-
-
-def _from_environment(variables: Mapping[str, str]) -> Mapping[str, Any]:
-    ours = {
-        name: value
-        for name, value in variables.items()
-        if name.upper().startswith(PREFIX)
-        and name.upper() != f"{PREFIX}CONFIG"
-        and not name.upper().startswith(f"{PREFIX}TEST_")
-    }
-    for name in ours:
-        head = name.upper().removeprefix(PREFIX).split("__")[0].lower()
-        if head not in Settings.model_fields:
-            raise ConfigurationError(f"environment variable {name} sets nothing{_nearest(head, Settings)}")
-    source = EnvSettingsSource(_Environment)
-    source.env_vars = {name.lower(): value for name, value in ours.items()}
-    try:
-        return source()
-    except SettingsError as error:
-        raise ConfigurationError(f"an environment variable cannot be read: {error}") from error
-
-
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(low)
-    for key, value in high.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting '{path}'{_nearest(str(problem['loc'][-1]), _model_at(problem['loc']))}")
+            key = str(problem["loc"][-1])
+            lines.append(f"unknown setting '{path}'{_instead(key, _model_at(problem['loc']))}")
         else:
-            lines.append(f"setting '{path}': {problem['msg']}")
+            lines.append(f"setting '{path}': {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)
 
 
@@ -259,7 +300,22 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 }
 
 
-def _nearest(key: str, model: type[BaseModel]) -> str:
-    known = list(model.model_fields)
+def _instead(key: str, model: type[BaseModel]) -> str:
+    """Return what to write instead of *key*, which *model* does not have."""
+    if model is PoolSettings and key in _ELSEWHERE["pool"]:
+        return f": {_ELSEWHERE['pool'][key]}"
+    if model in (DatabaseSettings, ReplicaSettings, PoolSettings):
+        known = {**_ELSEWHERE["engine"], **_OF_SQLALCHEMY}
+        if key in known and key != "pool":
+            return f": {known[key]}"
+    if model is DatabaseSettings:
+        for section, inner in (("pool", PoolSettings), ("reads", ReadSettings)):
+            name = key.removeprefix(f"{section}_")
+            if name in inner.model_fields:
+                return f", did you mean '{section}.{name}'?"
+    return _nearest(key, model.model_fields)
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(sorted(known))}"

@@ -98,14 +98,14 @@ def test_every_mistake_is_told_at_once() -> None:
     told = str(failure.value)
     assert "'databases.orders.url': Field required" in told
     assert "'databases.orders.pool.sise', did you mean 'size'?" in told
-    assert "'sagas.lease': Input should be greater than 0" in told
+    assert "'sagas.lease': Input should be greater than or equal to 0.001" in told
     assert "'sagas.leese', did you mean 'lease'?" in told
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"sagas": {"lease": 0}}, "greater than 0"),
+        ({"sagas": {"lease": 0}}, "greater than or equal to 0.001"),
         ({"sagas": {"max_in_flight": 0}}, "greater than or equal to 1"),
         ({"sagas": {"drain": "soon"}}, "valid number"),
         ({"sagas": 5}, "valid dictionary"),
@@ -383,9 +383,11 @@ def test_a_node_is_named_by_its_url_without_the_password(kind: type[SqlNode] | t
         ),
         (
             SqlNode,
-            f"postgresql://app:{SECRET}@h/orders",
-            r"'postgresql://' is not supported .* use one of postgresql\+a",
+            f"postgresql+psycopg2://app:{SECRET}@h/orders",
+            r"'postgresql\+psycopg2://' is not supported .* write postgresql\+asyncpg://app:\*\*\*@h/orders",
         ),
+        (SqlNode, f"mysql+pymysql://app:{SECRET}@h/orders", r"write mysql\+asyncmy://app:\*\*\*@h/orders"),
+        (SqlNode, f"oracle://app:{SECRET}@h/orders", r"'oracle://' is not supported .* use one of postgresql\+a"),
         (SqlNode, f"mongodb://app:{SECRET}@h/orders", "'mongodb://' is not supported for this handle"),
         (SqlNode, "sqlite+aiosqlite://", "SQLite in memory .* name a file"),
         (SqlNode, "sqlite+aiosqlite:///:memory:", "SQLite in memory .* name a file"),

@@ -59,6 +59,11 @@ class Database(Generic[NodeT, SessionT]):
     def __init__(self, name: str) -> None:
         if not name.isidentifier():
             raise ConfigurationError(f"'{name}' is not a name for a database: use letters, digits and _")
+        if "__" in name or name.endswith("_"):
+            raise ConfigurationError(
+                f"'{name}' is not a name for a database: two underscores separate the words of an environment "
+                f"variable, POLYSAGA_DATABASES__{name.upper()}__URL would be read in another way"
+            )
         self.name = name
         self._nodes: tuple[NodeT, ...] = ()
         self._servers: tuple[NodeT, ...] = ()

@@ -74,6 +74,11 @@ class MongoNode:
             raise ConfigurationError(
                 f"databases.{database}.url: {named}; write mongodb://host/{database}?replicaSet=NAME"
             )
+        if settings.engine:
+            raise ConfigurationError(
+                f"databases.{database}.engine is for SQLAlchemy; write options of MongoDB into the URL, "
+                "e.g. ?appName=shop"
+            )
         require_driver(database, "pymongo", Mongo.extra)
         self.members = 1  # servers that hold the data; known after `ping`
         self._client: AsyncMongoClient[dict[str, Any]] | None = None

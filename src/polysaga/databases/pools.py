@@ -161,18 +161,26 @@ class SqlNode:
             arguments = self.dialect.reader_arguments(arguments)
         pool = self.settings.pool
         one = self.dialect.single_writer and not read_only
-        engine = create_async_engine(
-            self.url,
-            pool_size=1 if one else pool.size,
-            max_overflow=0 if one else pool.max_overflow,
-            pool_timeout=pool.acquire_timeout,
-            pool_recycle=pool.recycle,
-            pool_use_lifo=not one,
-            execution_options={BOUND_TO: (self.database, read_only)},
-            hide_parameters=True,  # errors end up in logs and in the journal, values do not
-            pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
-            **arguments,
-        )
+        try:
+            engine = create_async_engine(
+                self.url,
+                pool_size=1 if one else pool.size,
+                max_overflow=0 if one else pool.max_overflow,
+                pool_timeout=pool.acquire_timeout,
+                pool_recycle=pool.recycle,
+                pool_use_lifo=not one,
+                execution_options={BOUND_TO: (self.database, read_only)},
+                hide_parameters=True,  # errors end up in logs and in the journal, values do not
+                pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
+                **arguments,
+                **self.settings.engine,
+            )
+        except (TypeError, ValueError, ArgumentError) as error:
+            if not self.settings.engine:
+                raise
+            raise ConfigurationError(
+                f"databases.{self.database}.engine: SQLAlchemy refuses it: {error}"
+            ) from error
         self.dialect.prepare(engine, read_only=read_only)
         self._translate_refusals(engine)
         self._keep_count(engine)
@@ -378,10 +386,10 @@ def _sql_url(database: str, text: str) -> URL:
         raise ConfigurationError(
             f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
         ) from None
+    url = url.set(drivername=_scheme(url.drivername.lower()))
     if url.drivername not in SQL_DIALECTS:
-        known = ", ".join(f"{scheme}://" for scheme in SQL_DIALECTS)
         raise ConfigurationError(
-            f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; use one of {known}"
+            f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; {_corrected(url)}"
         )
     if url.drivername.startswith("sqlite") and _is_in_memory(url):
         raise ConfigurationError(
@@ -391,6 +399,34 @@ def _sql_url(database: str, text: str) -> URL:
     dialect = SQL_DIALECTS[url.drivername]
     require_driver(database, url.drivername.partition("+")[2], dialect.extra)
     return url
+
+
+def _scheme(given: str) -> str:
+    """Return what *given*, a scheme without a driver as hosters write it, means: the driver that is installed."""
+    fitting = _SCHEMES.get(given)
+    if fitting is None:
+        return given
+    installed = (scheme for scheme in fitting if importlib.util.find_spec(scheme.partition("+")[2]) is not None)
+    return next(installed, fitting[0])
+
+
+def _corrected(url: URL) -> str:
+    kind = url.drivername.partition("+")[0]
+    if kind in _SCHEMES:  # with a driver that is not asynchronous
+        right = url.set(drivername=_scheme(kind))
+        return f"write {masked(right.render_as_string(hide_password=True))}"
+    return f"use one of {', '.join(f'{scheme}://' for scheme in SQL_DIALECTS)}"
+
+
+# In the order of preference, if several are installed.
+_POSTGRES = ("postgresql+asyncpg", "postgresql+psycopg")
+_SCHEMES = {
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    "mysql": ("mysql+asyncmy",),
+    "mariadb": ("mariadb+asyncmy",),
+    "sqlite": ("sqlite+aiosqlite",),
+}
 
 
 def _is_in_memory(url: URL) -> bool:

@@ -50,6 +50,7 @@ class Registry:
         """
         if self._open:
             raise ConfigurationError("these databases are open already; open them once per process")
+        settings = settings.spelt_as(self._handles)
         self._check_names(settings)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}

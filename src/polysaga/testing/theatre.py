@@ -270,6 +270,7 @@ async def theatre(
     sagas: Sagas, settings: Settings, setup: Callable[[], Awaitable[None]] | None
 ) -> AsyncIterator[Theatre]:
     """Open the databases, create the journal, the ledgers and what *setup* creates, and hire the processes."""
+    settings = settings.spelt_as([handle.name for handle in sagas.databases])
     alone = Settings(
         databases={name: one.model_copy(update={"replicas": ()}) for name, one in settings.databases.items()}
     )
