@@ -1,17 +1,21 @@
 """`polysaga check`: would a program work on these servers, and what is to be done if not."""
 
+import asyncio
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg import sql
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from devservers import Server
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import DatabaseFactory, MariaDBCluster, PostgresCluster
 
+ACCOUNTS = (Path(__file__).parents[2] / "docs" / "guides" / "database-accounts.md").read_text()
 Rows = list[dict[str, Any]]
 
 
@@ -210,3 +214,161 @@ def test_settings_without_any_database_are_not_fine(project: Project, monkeypatc
     for name in ("ORDERS", "POINTS"):
         monkeypatch.delenv(f"POLYSAGA_DATABASES__{name}__URL")
     assert "the settings name no database" in project.refusal("check")
+
+
+def as_account(url: str, name: str) -> str:
+    return re.sub(r"://[^@]*@", f"://{name}:change-me@", url)
+
+
+def documented(kind: str) -> list[str]:
+    """Return the statements that the guide has for *kind*."""
+    (block,) = re.findall(rf"^## {kind}$.*?^```sql\n(.*?)^```$", ACCOUNTS, re.M | re.S)
+    return [text.strip() for text in re.sub("--.*", "", block).split(";") if text.strip()]
+
+
+class Owner:
+    """Makes accounts on a server, as the owner of one of its databases."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def run(self, *statements: str) -> None:
+        async def work() -> None:
+            engine = create_async_engine(self.url, isolation_level="AUTOCOMMIT")
+            async with engine.connect() as connection:
+                for statement in statements:
+                    await connection.exec_driver_sql(statement)
+            await engine.dispose()
+
+        asyncio.run(work())
+
+
+@pytest.fixture
+def on_postgres(postgres_database: DatabaseFactory) -> Iterator[Owner]:
+    owner = Owner(postgres_database())
+    owner.run("DROP ROLE IF EXISTS shop", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    yield owner
+    owner.run("DROP OWNED BY shop", "DROP ROLE shop")
+
+
+@pytest.fixture
+def on_mariadb(mariadb_database: DatabaseFactory) -> Iterator[Owner]:
+    owner = Owner(mariadb_database())
+    yield owner
+    owner.run("DROP USER IF EXISTS shop@'%%'")
+
+
+def test_a_role_of_postgresql_lacks_all_that_it_was_not_granted(project: Project, on_postgres: Owner) -> None:
+    account, *grants = documented("PostgreSQL")
+    project.set_url(orders=on_postgres.url)
+    on_postgres.run(account)
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    project.set_url(orders=as_account(on_postgres.url, "shop"))
+
+    for arguments in ((), ("shop:everything",)):
+        told = project.polysaga("check", *arguments)
+        assert told.code == 1
+        for table in ("journal", "audit", "ledger", "outbox"):
+            assert f"polysaga_{table}" in told.err
+        assert "the account may not SELECT, INSERT, UPDATE, DELETE on" in told.err
+        assert "GRANT SELECT, INSERT, UPDATE, DELETE ON" in told.err
+        assert "would work" not in told.out
+        assert "may not read polysaga_journal_version" in told.out
+
+    on_postgres.run(*grants)
+    told = project.polysaga("check", "shop:everything")
+    assert (told.code, told.err) == (0, "")
+    assert "note:" not in told.out
+
+    on_postgres.run("REVOKE DELETE ON polysaga_ledger FROM shop")
+    assert "the account may not DELETE on polysaga_ledger (" in project.polysaga("check", "shop:everything").err
+    on_postgres.run("REVOKE USAGE ON SCHEMA public FROM PUBLIC, shop")
+    assert project.polysaga("check", "shop:everything").code == 1
+
+
+def test_a_role_that_may_not_create_the_tables_that_are_missing_is_told(
+    project: Project, on_postgres: Owner
+) -> None:
+    on_postgres.run(documented("PostgreSQL")[0])
+    project.set_url(orders=as_account(on_postgres.url, "shop"))
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "it has no polysaga_journal" in told.err
+    assert "the account may not create tables" in told.out
+    told = project.polysaga("check")
+    assert told.code == 0
+    assert "the account may not create tables" in told.out
+
+
+def test_an_account_of_mariadb_lacks_all_that_it_was_not_granted(project: Project, on_mariadb: Owner) -> None:
+    database = on_mariadb.url.rpartition("/")[2].partition("?")[0]
+    shown = documented("MariaDB and MySQL")
+    account, *grants = [text.replace("shop.*", f"{database}.*").replace("%", "%%") for text in shown]
+    project.set_url(orders=on_mariadb.url)
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    project.set_url(orders=as_account(on_mariadb.url, "shop"))
+
+    on_mariadb.run(account)
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "let the account connect to this database" in told.err
+
+    on_mariadb.run(f"GRANT SELECT ON {database}.* TO shop@'%%'")
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "the account may not INSERT, UPDATE, DELETE on polysaga_audit, polysaga_journal" in told.err
+
+    on_mariadb.run(*grants)
+    told = project.polysaga("check", "shop:everything")
+    assert (told.code, told.err) == (0, "")
+
+    on_mariadb.run(f"DROP TABLE {database}.polysaga_outbox")
+    told = project.polysaga("check", "shop:everything")
+    assert "it has no polysaga_outbox" in told.err
+    assert "the account may not create tables" in told.out
+
+
+def test_a_file_that_only_reads_is_told(project: Project) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    for name in ("orders", "points"):
+        project.set_url(**{name: f"sqlite+aiosqlite:///file:{project.directory}/{name}.sqlite?mode=ro&uri=true"})
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "the file cannot be written" in told.err
+    assert "let the process write the file and its directory" in told.err
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_a_database_of_postgresql_that_does_not_exist_is_to_be_created(
+    project: Project, postgres_server: Server, driver: str
+) -> None:
+    project.set_url(orders=postgres_server.url("nowhere").replace("asyncpg", driver))
+    told = project.polysaga("check")
+    assert told.code == 1
+    assert "has no database of this name" in told.err
+    assert "CREATE DATABASE nowhere, or correct databases.orders.url" in told.err
+    assert "start the server" not in told.err
+
+
+def test_a_database_of_mariadb_that_does_not_exist_is_to_be_created(
+    project: Project, mariadb_server: Server
+) -> None:
+    project.set_url(orders=mariadb_server.url("nowhere"))
+    assert "CREATE DATABASE nowhere, or correct databases.orders.url" in project.polysaga("check").err
+
+
+def test_a_wrong_password_is_to_be_corrected(project: Project, mariadb_server: Server) -> None:
+    project.set_url(orders=re.sub(r"://([^:]*):[^@]*@", r"://\1:wrong@", mariadb_server.url("mysql")))
+    told = project.polysaga("check")
+    assert "correct the account or its password in databases.orders.url" in told.err
+    assert "start the server" not in told.err
+
+
+@pytest.mark.parametrize("command", ["check", "nodes"])
+def test_a_url_is_never_broken(project: Project, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    directory = project.directory / ("deep" * 30)
+    directory.mkdir()
+    url = f"sqlite+aiosqlite:///{directory}/orders.sqlite"
+    project.set_url(orders=url)
+    assert url in project.polysaga(command).out.split()

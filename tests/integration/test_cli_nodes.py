@@ -126,3 +126,9 @@ def only(project: Project, monkeypatch: pytest.MonkeyPatch, **urls: str) -> None
     for name in ("ORDERS", "POINTS"):
         monkeypatch.delenv(f"POLYSAGA_DATABASES__{name}__URL", raising=False)
     project.set_url(**urls)
+
+
+def test_settings_without_any_database_are_not_fine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(project, monkeypatch)
+    for arguments in ((), ("--json",), ("--watch",)):
+        assert "the settings name no database" in project.refusal("nodes", *arguments)

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+from polysaga.cli.listing import Line, listing
 from polysaga.cli.nodes import Seen as Sampled
 from polysaga.cli.nodes import Server, faults, look, servers_of
+from polysaga.cli.privileges import lacking, server_words
 from polysaga.cli.programs import load_sagas
 from polysaga.clock import Clock
 from polysaga.config import Settings, load_settings, masked
@@ -26,9 +27,10 @@ from polysaga.databases.positions import Role
 from polysaga.databases.registry import unmatched
 from polysaga.errors import ConfigurationError, PolysagaError
 from polysaga.sagas import Sagas
-from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
+_ALSO_OURS = (AUDIT, f"{JOURNAL}_version", f"{LEDGER}_version")
 _APART = 1.0  # seconds between two clocks that are worth mentioning
 _NO_SECRET = Finding(
     "it has replicas, so clients carry signed bookmarks, and there is no key to sign with",
@@ -77,7 +79,7 @@ def check(
     if as_json:
         typer.echo(json.dumps([_row(one) for one in checked]))
     else:
-        _print(checked)
+        _print(checked, program=sagas is not None)
     if any(finding.fatal for one in checked for finding in one.findings):
         raise typer.Exit(1)
 
@@ -105,9 +107,12 @@ async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migra
         # Who lacks a privilege, or does not answer, cannot tell how far it has got either.
         able = [index for index, one in enumerate(asked) if not any(each.fatal for each in one.findings)]
         seen = dict(zip(able, await look([servers[index] for index in able], clock), strict=True))
+        checked = [_sampled(one, seen.get(index)) for index, one in enumerate(asked)]
+        checked = await asyncio.gather(
+            *(_permitted(one, server, wanted) for one, server in zip(checked, servers, strict=True))
+        )
     finally:
         await asyncio.gather(*(server.close() for server in servers))
-    checked = [_sampled(one, seen.get(index)) for index, one in enumerate(asked)]
     return _together(checked, [one for one in seen.values() if not one.failure], wanted, migrate, settings)
 
 
@@ -120,9 +125,11 @@ async def _ask(server: Server, settings: Settings) -> Checked:
             await node.ping()
             facts, apart, tables = await _facts(node, replicas=bool(settings.databases[node.database].replicas))
     except TimeoutError:
-        return replace(one, findings=(_silent(f"no answer in {patience:g} s"),))
-    except (PolysagaError, SQLAlchemyError, OSError) as error:
-        return replace(one, findings=(_silent(masked(" ".join(str(error).split()))),))
+        return replace(one, findings=(_silent(node, f"no answer in {patience:g} s"),))
+    except Exception as error:
+        if isinstance(error, PolysagaError | SQLAlchemyError | OSError) or _is_of_mongo(error):
+            return replace(one, findings=(_refused(node, error),))
+        raise
     found = facts.findings
     if abs(apart) > _APART:
         text = f"its clock is {abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} the one here"
@@ -130,7 +137,23 @@ async def _ask(server: Server, settings: Settings) -> Checked:
     return replace(one, facts=facts, apart=apart, tables=tables, findings=found)
 
 
-def _silent(reason: str) -> Finding:
+def _refused(node: Node, error: Exception) -> Finding:
+    text = masked(server_words(error))
+    if isinstance(error, ConfigurationError):  # it knows better what is to be done
+        reason, _, remedy = text.rpartition("; ")
+        return Finding(reason or text, remedy if reason else "correct the settings")
+    if _is_of_mongo(error):
+        return Finding(text, f"grant the account the role readWrite on its database in {node.name}")
+    return _silent(node, text)
+
+
+def _is_of_mongo(error: Exception) -> bool:
+    return any(kind.__name__ == "PyMongoError" for kind in type(error).__mro__)
+
+
+def _silent(node: Node, reason: str) -> Finding:
+    if node.dialect.name == "sqlite":
+        return Finding(reason, "let the process write the file and its directory, or correct the URL")
     return Finding(reason, "start the server, or correct its URL in the settings")
 
 
@@ -139,22 +162,39 @@ async def _facts(node: Node, *, replicas: bool) -> tuple[Facts, float, frozenset
     if isinstance(node, MongoNode):
         facts = await node.dialect.facts(node.client)
         apart = facts.clock - clock.now().timestamp()
-        names = await node.documents.list_collection_names(filter={"name": {"$in": list(_OURS)}})
+        known = {"name": {"$in": [*_OURS, *_ALSO_OURS]}}
+        names = await node.documents.list_collection_names(filter=known)
         return facts, apart, frozenset(names)
     async with node.reader.connect() as connection:
         row = (await connection.exec_driver_sql(node.dialect.facts_sql)).one()
         facts = node.dialect.facts(tuple(row), replicas=replicas)
         apart = facts.clock - clock.now().timestamp()
         tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-    return facts, apart, frozenset(tables) & frozenset(_OURS)
+    return facts, apart, frozenset(tables) & {*_OURS, *_ALSO_OURS}
 
 
 def _sampled(one: Checked, seen: Sampled | None) -> Checked:
     if seen is None:
         return one
     if seen.failure:
-        return replace(one, findings=(*one.findings, _silent(seen.failure)))
+        remedy = "start the server, or correct its URL in the settings"
+        return replace(one, findings=(*one.findings, Finding(seen.failure, remedy)))
     return replace(one, role=seen.role)
+
+
+async def _permitted(one: Checked, server: Server, wanted: Mapping[str, frozenset[str]]) -> Checked:
+    """Return *one* with what its account may not do, if it is a primary."""
+    if one.role is not Role.PRIMARY:
+        return one
+    needed = wanted.get(one.database, frozenset())
+    # Without a program nobody knows whether tables of ours are needed at all; if some are there, they are.
+    create = bool(needed - one.tables) or not (wanted or one.tables)
+    try:
+        async with asyncio.timeout(server.node.settings.pool.connect_timeout + server.node.settings.lock_timeout):
+            found = await lacking(server.node, one.tables, create=create)
+    except TimeoutError:
+        found = (Finding("its privileges could not be checked in time", "call this again", fatal=False),)
+    return replace(one, findings=(*one.findings, *found))
 
 
 def _together(
@@ -178,9 +218,11 @@ def _together(
             found.append(_NO_SECRET)
         primary = next((index for index in places if known[index].role is Role.PRIMARY), None)
         if primary is not None:
-            lacking = sorted(wanted.get(database, frozenset()) - known[primary].tables)
-            if lacking:
-                found.append(Finding(f"it has no {', '.join(lacking)}", f"run `{migrate}`"))
+            absent = sorted(wanted.get(database, frozenset()) - known[primary].tables)
+            if absent:
+                found.append(
+                    Finding(f"it has no {', '.join(absent)} that the account may see", f"run `{migrate}`")
+                )
         known[first] = replace(known[first], findings=(*known[first].findings, *found))
     return known
 
@@ -194,33 +236,35 @@ def _row(one: Checked) -> dict[str, Any]:
         "version": None if facts is None else facts.version,
         "clock_ahead": None if facts is None else round(one.apart, 3),
         "refuses_writes": None if facts is None else facts.refuses_writes,
-        "tables": sorted(one.tables),
+        "tables": sorted(one.tables & set(_OURS)),
         "findings": [
             {"fatal": finding.fatal, "text": finding.text, "remedy": finding.remedy} for finding in one.findings
         ],
     }
 
 
-def _print(checked: Sequence[Checked]) -> None:
-    table = Table()
-    for column in ("database", "node", "role", "version", "readers may write", "tables"):
-        table.add_column(column, overflow="fold")
-    for one in checked:
-        may = (
-            "-" if one.facts is None or one.facts.refuses_writes is None else _YES_NO[not one.facts.refuses_writes]
-        )
-        role = "-" if one.role is None else one.role.value
-        version = "-" if one.facts is None else one.facts.version
-        ours = ", ".join(sorted(name.removeprefix("polysaga_") for name in one.tables)) or "-"
-        wrong = any(finding.fatal for finding in one.findings)
-        table.add_row(one.database, one.node, role, version, may, ours, style="red" if wrong else None)
-    Console().print(table)
+def _print(checked: Sequence[Checked], *, program: bool) -> None:
+    wrong = {one: any(finding.fatal for finding in one.findings) for one in checked}
+    lines = (Line(one.database, one.node, _told(one), wrong=wrong[one]) for one in checked)
+    Console(highlight=False).print(listing(lines), soft_wrap=True)
     for one in checked:
         for finding in one.findings:
             kind = "problem" if finding.fatal else "note"
             typer.echo(f"{kind}: {one.database} ({one.node}): {finding.text}; {finding.remedy}", err=finding.fatal)
-    if not any(finding.fatal for one in checked for finding in one.findings):
-        typer.echo("A program would work on these servers.")
+    if not any(wrong.values()):
+        typer.echo(
+            "A program would work on these servers."
+            if program
+            else "These servers are as they should be; name a program to check its tables too."
+        )
 
 
-_YES_NO = {True: "yes", False: "no"}
+def _told(one: Checked) -> str:
+    if one.facts is None:
+        return "not known"
+    told = [] if one.role is None else [one.role.value]
+    told.append(f"version {one.facts.version}")
+    if one.facts.refuses_writes is not None:
+        told.append("readers cannot write" if one.facts.refuses_writes else "readers may write")
+    ours = [name.removeprefix("polysaga_") for name in _OURS if name in one.tables]
+    return ", ".join([*told, f"tables: {', '.join(ours)}" if ours else "no tables of ours"])

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
+from polysaga.cli.listing import Line, listing
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, load_settings, masked
 from polysaga.databases import MongoNode, Node, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position, Role, Sample
-from polysaga.errors import PolysagaError
+from polysaga.errors import ConfigurationError, PolysagaError
 
 _PAUSE = 1.0  # seconds between two looks
 
@@ -47,6 +47,10 @@ def nodes(
     polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
     """
     settings = load_settings()
+    if not settings.databases:
+        raise ConfigurationError(
+            "the settings name no database, so there is nothing to ask: set databases.NAME.url"
+        )
     if watch:
         asyncio.run(_watch(settings, as_json=as_json))
         return
@@ -54,7 +58,7 @@ def nodes(
     if as_json:
         typer.echo(json.dumps([_row(one) for one in seen]))
     else:
-        Console().print(_table(seen))
+        Console(highlight=False).print(_listing(seen), soft_wrap=True)
     wrong = faults(seen)
     for fault in wrong:
         typer.echo(fault, err=True)
@@ -106,7 +110,7 @@ async def _watch(settings: Settings, *, as_json: bool) -> None:
                 if as_json:
                     typer.echo(json.dumps([_row(one) for one in seen]))
                 else:
-                    live.update(_table(seen), refresh=True)
+                    live.update(_listing(seen), refresh=True)
                 await clock.sleep(_PAUSE)
     finally:
         await asyncio.gather(*(server.close() for server in servers))
@@ -210,15 +214,16 @@ def _row(one: Seen) -> dict[str, Any]:
     }
 
 
-def _table(seen: Sequence[Seen]) -> Table:
-    table = Table()
-    for column in ("database", "node", "role", "position", "behind", "answered in"):
-        table.add_column(column, overflow="fold")
-    for one in seen:
-        if one.failure:
-            table.add_row(one.database, one.node, "silent", "-", "-", one.failure, style="red")
-            continue
-        place = one.position.literal if one.position is not None else "-"
-        role = one.role.value if one.role is not None else "-"
-        table.add_row(one.database, one.node, role, place, one.behind or "-", f"{one.milliseconds or 0:.1f} ms")
-    return table
+def _listing(seen: Sequence[Seen]) -> Group:
+    return listing(Line(one.database, one.node, _facts(one), wrong=bool(one.failure)) for one in seen)
+
+
+def _facts(one: Seen) -> str:
+    if one.failure:
+        return f"silent: {one.failure}"
+    told = [one.role.value if one.role is not None else "-"]
+    if one.position is not None:
+        told.append(f"at {one.position.literal}")
+    if one.behind:
+        told.append(f"behind by {one.behind}")
+    return ", ".join([*told, f"answered in {one.milliseconds or 0:.1f} ms"])

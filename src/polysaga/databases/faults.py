@@ -11,7 +11,8 @@ class Fault(StrEnum):
 
     DISCONNECTED = "disconnected"
     UNREACHABLE = "unreachable"
-    REJECTED = "rejected"  # wrong password, or no such database
+    REJECTED = "rejected"  # wrong password, or an account that may not connect
+    NO_DATABASE = "no-database"
     POOL_EXHAUSTED = "pool-exhausted"
     TOO_MANY_CONNECTIONS = "too-many-connections"
     DEADLOCK = "deadlock"
@@ -29,4 +30,4 @@ class Fault(StrEnum):
         return self not in _LASTING
 
 
-_LASTING = {Fault.REJECTED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}
+_LASTING = {Fault.REJECTED, Fault.NO_DATABASE, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}

@@ -199,6 +199,7 @@ class MongoNode:
     def _refusal(self, error: BaseException) -> Exception:
         if self.dialect.fault(error) is Fault.REJECTED:
             return ConfigurationError(
-                f"database '{self.database}': {self.name} rejects the login; check databases.{self.database}.url"
+                f"database '{self.database}': {self.name} rejects the login; correct the account or "
+                f"its password in databases.{self.database}.url, or the database that knows it (?authSource=admin)"
             )
         return DatabaseUnavailable(self.database, self.name, masked(str(error)).partition(", Timeout")[0])

@@ -297,10 +297,16 @@ class SqlNode:
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
-        if self.dialect.fault(error) is Fault.REJECTED:
+        fault = self.dialect.fault(error)
+        if fault is Fault.REJECTED:
             return ConfigurationError(
-                f"database '{self.database}': {self.name} rejects the login ({reason}); "
-                f"check databases.{self.database}.url"
+                f"database '{self.database}': {self.name} rejects the login ({reason}); correct the account or "
+                f"its password in databases.{self.database}.url, or let the account connect to this database"
+            )
+        if fault is Fault.NO_DATABASE:
+            return ConfigurationError(
+                f"database '{self.database}': {self.name} has no database of this name ({reason}); "
+                f"CREATE DATABASE {self.url.database}, or correct databases.{self.database}.url"
             )
         return DatabaseUnavailable(self.database, self.name, reason)
 

@@ -4,6 +4,7 @@ Errors are recognised by their code and the names of their classes, so that this
 without the driver.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from polysaga.config import DatabaseSettings
@@ -61,6 +62,20 @@ class Mongo:
         built, hello = await driver.admin.command("buildInfo"), await driver.admin.command("hello")
         return Facts(built["version"], hello["localTime"].timestamp(), None)
 
+    async def lacking(
+        self, driver: Any, database: str, needed: Mapping[str, set[str]], *, create: bool
+    ) -> dict[str, set[str]]:
+        """Return the actions of *needed*, by collection, that the account of *driver*, the client, may not do.
+
+        With *create* also what it takes to create collections. A server without access control lacks nothing.
+        """
+        told = (await driver.admin.command("connectionStatus", showPrivileges=True))["authInfo"]
+        if not told.get("authenticatedUsers"):
+            return {}
+        wanted = {**needed, "new collections": {"createCollection"}} if create else needed
+        missing = {name: actions - _allowed(told, database, name) for name, actions in wanted.items()}
+        return {name: actions for name, actions in missing.items() if actions}
+
     async def capture(self, driver: Any) -> ClusterTime | None:
         """Return a time past every write with majority concern that was answered before."""
         return _position((await driver.admin.command("ping")).get("operationTime"))
@@ -82,6 +97,19 @@ class Mongo:
             if name in _CLASSES:
                 return _CLASSES[name]
         return None
+
+
+def _allowed(told: Mapping[str, Any], database: str, collection: str) -> set[str]:
+    """Return the actions that *told*, the answer to connectionStatus, allows on *collection*."""
+    allowed: set[str] = set()
+    for privilege in told.get("authenticatedUserPrivileges", ()):
+        resource = privilege["resource"]
+        covers = (
+            resource.get("db") in ("", database) and resource.get("collection") in ("", collection)
+        ) or resource.get("anyResource", False)
+        if covers:
+            allowed |= set(privilege["actions"])
+    return {"find", "insert", "update", "remove", "createCollection"} if "anyAction" in allowed else allowed
 
 
 def _position(time: Any) -> ClusterTime | None:

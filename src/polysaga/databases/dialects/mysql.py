@@ -31,7 +31,7 @@ _FAULTS = {
     1054: Fault.SCHEMA_MISSING,
     1044: Fault.REJECTED,
     1045: Fault.REJECTED,
-    1049: Fault.REJECTED,
+    1049: Fault.NO_DATABASE,
     1040: Fault.TOO_MANY_CONNECTIONS,
     1053: Fault.DISCONNECTED,
     1927: Fault.DISCONNECTED,
@@ -159,6 +159,7 @@ class MySQL(SqlDialect):
             return Sample(Role.REPLICA, _position(replayed))
         return Sample(Role.PRIMARY, None if str(logs) in _OFF else _position(written))
 
+    may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
         "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, "
         "/*M!100301 @@session.tx_read_only, 'ON', @@global.gtid_slave_pos <> '' */"

@@ -35,7 +35,7 @@ _FAULTS = {
     "42703": Fault.SCHEMA_MISSING,
     "28000": Fault.REJECTED,
     "28P01": Fault.REJECTED,
-    "3D000": Fault.REJECTED,
+    "3D000": Fault.NO_DATABASE,
     "53300": Fault.TOO_MANY_CONNECTIONS,
     "25P03": Fault.DISCONNECTED,
     "57P01": Fault.DISCONNECTED,
@@ -135,6 +135,7 @@ class Postgres(SqlDialect):
         ((status,),) = (await self.send(driver, Rendered(wait, (), answers=True), {})).rows
         return status in {"success", "timeout"}
 
+    may_create = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
     facts_sql = _FACTS
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
@@ -173,6 +174,8 @@ class Postgres(SqlDialect):
         if code is None:
             # A woken zombie gets an asyncpg error without a code, of three different classes.
             said = str(error)
+            if re.search(r'FATAL:\s+database ".*" does not exist', said):
+                return Fault.NO_DATABASE
             if "authentication failed" in said or ("FATAL" in said and "does not exist" in said):
                 return Fault.REJECTED  # psycopg has no code while it connects
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said

@@ -147,6 +147,7 @@ class SqlDialect:
         """
         return False
 
+    may_create: ClassVar[str]  # fails, or answers false, if the account may not create tables; changes nothing
     facts_sql: ClassVar[str]  # one row for `facts`, asked over a connection for plain reads
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:

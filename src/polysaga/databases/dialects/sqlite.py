@@ -121,6 +121,7 @@ class SQLite(SqlDialect):
     async def sample(self, driver: Any) -> Sample:
         return Sample(Role.PRIMARY, None)
 
+    may_create = "SELECT 1"  # BEGIN IMMEDIATE, which comes before it, tells
     facts_sql = (
         "SELECT sqlite_version(), (julianday('now') - 2440587.5) * 86400.0, query_only FROM pragma_query_only"
     )
