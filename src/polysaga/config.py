@@ -48,7 +48,7 @@ _NUMBER = BeforeValidator(_refuse_words)
 # Servers take whole milliseconds, and 0 for no limit at all.
 Seconds = Annotated[float, Field(ge=0.001, le=_DAY, allow_inf_nan=False), _NUMBER]
 Pause = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
-Age = Annotated[float, Field(ge=0.001, le=36_525 * _DAY, allow_inf_nan=False), _NUMBER]  # seconds
+Age = Annotated[float, Field(gt=0, le=36_525 * _DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Count = Annotated[int, Field(ge=1, le=1_000_000), _NUMBER]
 Connections = Annotated[int, Field(ge=1, le=10_000), _NUMBER]
 MoreConnections = Annotated[int, Field(ge=0, le=10_000), _NUMBER]

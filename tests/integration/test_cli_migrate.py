@@ -55,7 +55,10 @@ def test_it_migrates_real_servers(project: Project, postgres_database: Any, mari
         ("shopp:everything", "there is no module 'shopp' in"),
         ("shop.sagas:everything", "there is no module 'shop.sagas' in"),
         ("shop:everythin", "module 'shop' has no attribute 'everythin', did you mean shop:everything?"),
-        ("shop:app", "'shop:app' is of type object, not Sagas, did you mean shop:everything?"),
+        (
+            "shop:app",
+            "'shop:app' is of type object, neither Sagas nor an app that was given to `install`, did you",
+        ),
         ("json:sagas", "it has no Sagas object at its top level"),
         ("needy:sagas", "module 'needy' needs 'nowhere_to_be_found', which is not installed"),
         ("wrong:sagas", "'Buy now' is not a saga's name"),

@@ -189,22 +189,10 @@ def test_what_pip_installs_are_extras_of_this_project_and_what_the_example_needs
     assert len(quoted) == 2
     extras = PROJECT["project"]["optional-dependencies"]
     for names in quoted:
-        assert set(names.split(",")) == {"fastapi", "sqlite"}
+        assert set(names.split(",")) == {"fastapi", "sqlite", "cli"}
         assert set(names.split(",")) <= set(extras)
     named = README.partition("brings its driver as an extra: ")[2].partition("A handle is")[0]
     assert set(re.findall(r"`(\w+)`", named)) == set(extras) - {"fastapi", "cli", "all"}
-
-
-def test_the_migration_runs_as_shown(shop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for handle in shop.databases:
-        url = f"sqlite+aiosqlite:///{tmp_path}/{handle.name}.db"
-        monkeypatch.setenv(f"POLYSAGA_DATABASES__{handle.name.upper()}__URL", url)
-    (arguments,) = commands_of("polysaga")
-    told = subprocess.run(
-        ["polysaga", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert told.returncode == 0, told.stderr
-    assert "migrated" in told.stdout
 
 
 def test_the_demo_prints_what_is_shown() -> None:

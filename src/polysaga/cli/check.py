@@ -18,9 +18,9 @@ from polysaga.cli.listing import Line, listing
 from polysaga.cli.nodes import Seen as Sampled
 from polysaga.cli.nodes import Server, faults, look, servers_of
 from polysaga.cli.privileges import lacking, server_words
-from polysaga.cli.programs import load_sagas
+from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
-from polysaga.config import Settings, load_settings, masked
+from polysaga.config import Settings, masked
 from polysaga.databases import MongoNode, Node
 from polysaga.databases.facts import Facts, Finding
 from polysaga.databases.positions import Role
@@ -52,22 +52,16 @@ class Checked:
 
 
 def check(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODULE:ATTRIBUTE]",
-            help="The program's Sagas object, to check its tables too, e.g. orders.sagas:sagas.",
-            show_default=False,
-        ),
-    ] = None,
+    target: PerhapsTarget = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask every server whether a program would work on it; exit with 1, and say what to do, if it would not.
 
-    Settings come from polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
+    With a program its tables and its settings too; without one the settings are polysaga.toml, or the file that
+    POLYSAGA_CONFIG names, and the POLYSAGA_* variables.
     """
-    settings = load_settings()
     sagas = None if target is None else load_sagas(target)
+    settings = settings_for(sagas)
     if sagas is None and not settings.databases:
         raise ConfigurationError(
             "the settings name no database, so there is nothing to check: set databases.NAME.url"

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from polysaga.cli.programs import Target, load_sagas
-from polysaga.config import load_settings
 from polysaga.migrations import Migration, pending
 from polysaga.migrations import migrate as migrate_all
 from polysaga.sagas import Sagas
@@ -25,7 +24,8 @@ def migrate(
 ) -> None:
     """Create or upgrade the journal and the ledgers of a program.
 
-    Settings come from polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
+    Settings are the program's own: by default polysaga.toml, or the file that POLYSAGA_CONFIG names, and the
+    POLYSAGA_* variables.
     """
     found = asyncio.run(_run(load_sagas(target), check=check))
     if as_json:
@@ -39,7 +39,7 @@ def migrate(
 
 
 async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
-    async with sagas.databases.open(load_settings()):
+    async with sagas.databases.open():
         return await pending(sagas) if check else await migrate_all(sagas)
 
 

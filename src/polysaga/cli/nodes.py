@@ -1,6 +1,6 @@
 """`polysaga nodes`: every server of every database, what it is, and how far it has got.
 
-The servers are asked here and now, by this command alone; the settings say where they are, no program is needed.
+The servers are asked here and now, by this command alone; the settings say where they are.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from polysaga.cli.listing import Line, listing
+from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
-from polysaga.config import DatabaseSettings, Settings, load_settings, masked
+from polysaga.config import DatabaseSettings, Settings, masked
 from polysaga.databases import MongoNode, Node, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position, Role, Sample
@@ -38,15 +39,16 @@ class Seen:
 
 
 def nodes(
+    target: PerhapsTarget = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line per look.")] = False,
 ) -> None:
     """Ask every server of every database for its role and position; exit with 1 if something is wrong.
 
-    Wrong is a server that does not answer, and a database without a primary or with two. Settings come from
-    polysaga.toml, or the file that POLYSAGA_CONFIG names, and from POLYSAGA_* variables.
+    Wrong is a server that does not answer, and a database without a primary or with two. The settings are those of
+    the program, if one is named, or polysaga.toml and the POLYSAGA_* variables.
     """
-    settings = load_settings()
+    settings = settings_for(None if target is None else load_sagas(target))
     if not settings.databases:
         raise ConfigurationError(
             "the settings name no database, so there is nothing to ask: set databases.NAME.url"

@@ -11,7 +11,6 @@ from pydantic_core import to_json
 from rich.console import Console
 
 from polysaga.cli.programs import load_sagas
-from polysaga.config import load_settings
 from polysaga.sagas import SagaFilter, Sagas, Status
 
 T = TypeVar("T")
@@ -84,7 +83,7 @@ def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
     program = load_sagas(target)
 
     async def run() -> T:
-        async with program.databases.open(load_settings()):
+        async with program.databases.open():
             return await work(program)
 
     return asyncio.run(run())

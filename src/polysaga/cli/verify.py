@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from polysaga.cli.programs import Target, load_sagas
-from polysaga.config import load_settings
 from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
 
 _KIND = max(map(len, ContradictionKind))
@@ -40,7 +39,7 @@ def verify(
 
 
 async def _run(sagas: Sagas, limit: int, watch: Callable[[int], None]) -> Verification:
-    settings = load_settings()
+    settings = sagas.databases.settings()
     async with sagas.databases.open(settings):
         return await sagas.verify(settings.sagas, limit=limit, watch=watch)
 

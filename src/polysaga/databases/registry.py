@@ -6,12 +6,12 @@ programs use: it also decides where the sessions of databases with replicas go.
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, cast
 
 from polysaga.clock import Clock
-from polysaga.config import DatabaseSettings, Settings
+from polysaga.config import DatabaseSettings, Settings, load_settings
 from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
 from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
@@ -29,11 +29,13 @@ class Registry:
     It is open at most once at a time in a process, in one event loop.
     """
 
-    def __init__(self, *handles: AnyHandle) -> None:
+    def __init__(self, *handles: AnyHandle, settings: Settings | Callable[[], Settings] = load_settings) -> None:
+        """Declare the *handles*; *settings*, or a function that reads them, say where their servers are."""
         self._handles = {handle.name: handle for handle in handles}
         if len(self._handles) != len(handles):
             raise ConfigurationError("two databases have the same name; every handle needs its own")
         self._open = False
+        self._source = settings
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -41,16 +43,27 @@ class Registry:
     def __contains__(self, handle: object) -> bool:
         return handle in self._handles.values()
 
+    def configure(self, settings: Settings | Callable[[], Settings]) -> None:
+        """Say from now on where the settings come from; `polysaga.fastapi.install` does, for the command line."""
+        self._source = settings
+
+    def settings(self) -> Settings:
+        """Return the settings of this program, read anew if they come from a function.
+
+        Raises `ConfigurationError` as `load_settings` does.
+        """
+        return self._source() if callable(self._source) else self._source
+
     @asynccontextmanager
-    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
-        """Connect every handle to the nodes in *settings*, and disconnect at the end.
+    async def open(self, settings: Settings | None = None, *, emit: Emit = ignore) -> AsyncIterator[Self]:
+        """Connect every handle to the nodes in *settings*, or the program's own, and disconnect at the end.
 
         The end takes at most two seconds, whatever drivers do. Raises `ConfigurationError` for settings that do
         not fit the handles, `DatabaseUnavailable` if a primary does not answer.
         """
         if self._open:
             raise ConfigurationError("these databases are open already; open them once per process")
-        settings = settings.spelt_as(self._handles)
+        settings = (self.settings() if settings is None else settings).spelt_as(self._handles)
         self._check_names(settings)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}

@@ -29,7 +29,7 @@ def install(
     app: FastAPI,
     databases: Databases,
     *,
-    settings: Settings | Callable[[], Settings],
+    settings: Settings | Callable[[], Settings] | None = None,
     sagas: Sagas | None = None,
     emit: Emit | None = None,
     migrate: bool = True,
@@ -42,17 +42,21 @@ def install(
     When the process is asked to end (SIGTERM), `sagas.drain` begins at once: callers that wait for a saga have
     an answer before it is over, so the server need not wait for them any longer.
 
-    *settings* may be a function, called when the application starts. *migrate* brings our tables up to date at
-    the start. *ready* runs when the databases are open, before any saga is driven: a place for the program's
-    own tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the
-    HTTP status of a `Refused` by its code; others are 409.
+    *settings* may be a function, called when the application starts; without them those of *databases* hold. The
+    command line uses the same ones: `polysaga check MODULE:app`. *migrate* brings our tables up to date at the
+    start. *ready* runs when the databases are open, before any saga is driven: a place for the program's own
+    tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the HTTP
+    status of a `Refused` by its code; others are 409.
     """
+    if settings is not None:
+        databases.configure(settings)
+    app.state.polysaga = sagas  # where the command line finds them
     inner = app.router.lifespan_context
     told = emit or LogSubscriber()
 
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
-        known = settings() if callable(settings) else settings
+        known = settings() if callable(settings) else settings or databases.settings()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(databases.open(known, emit=told))
             databases.check_secret()

@@ -3,12 +3,12 @@
 A database without replicas gets its node and nothing else: no question after a commit, no cookie.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self, cast
 
 from polysaga.clock import Clock
-from polysaga.config import BookmarkSettings, Settings
+from polysaga.config import BookmarkSettings, Settings, load_settings
 from polysaga.databases.handles import AnyHandle, Consistency, Node
 from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
@@ -32,8 +32,9 @@ class Databases(Registry):
     One `Databases` is open at most once at a time in a process, in one event loop.
     """
 
-    def __init__(self, *handles: AnyHandle) -> None:
-        super().__init__(*handles)
+    def __init__(self, *handles: AnyHandle, settings: Settings | Callable[[], Settings] = load_settings) -> None:
+        """Declare the *handles*; *settings*, or a function that reads them, say where their servers are."""
+        super().__init__(*handles, settings=settings)
         self._routers: dict[str, Router] = {}
         self._replica_sets: set[str] = set()
         self.bookmarks = BookmarkSettings()  # the settings for them
@@ -50,14 +51,15 @@ class Databases(Registry):
         return bool(self._routers or self._replica_sets)
 
     @asynccontextmanager
-    async def open(self, settings: Settings, *, emit: Emit = ignore) -> AsyncIterator[Self]:
-        """Connect every handle to the nodes in *settings*, and disconnect at the end.
+    async def open(self, settings: Settings | None = None, *, emit: Emit = ignore) -> AsyncIterator[Self]:
+        """Connect every handle to the nodes in *settings*, or the program's own, and disconnect at the end.
 
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
         does not answer. A replica that does not answer is left out until it does, and announced.
         """
-        self.bookmarks = settings.bookmarks
-        async with super().open(settings, emit=emit):
+        known = self.settings() if settings is None else settings
+        self.bookmarks = known.bookmarks
+        async with super().open(known, emit=emit):
             yield self
 
     @contextmanager
