@@ -45,8 +45,9 @@ def _listed(value: object, separator: str) -> object:
 
 
 _NUMBER = BeforeValidator(_refuse_words)
-# Servers take whole milliseconds, and 0 for no limit at all.
-Seconds = Annotated[float, Field(ge=0.001, le=_DAY, allow_inf_nan=False), _NUMBER]
+Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False), _NUMBER]
+# Servers and drivers take whole milliseconds, and 0 for no limit at all.
+Limit = Annotated[float, Field(ge=0.001, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Pause = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Age = Annotated[float, Field(gt=0, le=36_525 * _DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Count = Annotated[int, Field(ge=1, le=1_000_000), _NUMBER]
@@ -68,8 +69,8 @@ class PoolSettings(_Strict):
 
     size: Connections = 10
     max_overflow: MoreConnections = 10  # more of them under load, closed after use
-    acquire_timeout: Seconds = 5.0  # seconds until PoolExhausted
-    connect_timeout: Seconds = 5.0  # seconds until DatabaseUnavailable
+    acquire_timeout: Limit = 5.0  # seconds until PoolExhausted
+    connect_timeout: Limit = 5.0  # seconds until DatabaseUnavailable
     recycle: Age = 30 * 60.0  # seconds after which a connection is replaced
 
 
@@ -104,8 +105,8 @@ class DatabaseSettings(_Strict):
     pool: PoolSettings = PoolSettings()
     reads: ReadSettings = ReadSettings()
     engine: dict[str, Any] = Field(default_factory=dict)  # more arguments of SQLAlchemy's create_engine()
-    idle_transaction_timeout: Seconds = 15.0  # seconds until the server ends a transaction that does nothing
-    lock_timeout: Seconds = 5.0  # seconds a statement waits for another transaction's lock
+    idle_transaction_timeout: Limit = 15.0  # seconds until the server ends a transaction that does nothing
+    lock_timeout: Limit = 5.0  # seconds a statement waits for another transaction's lock
 
     @field_validator("engine")
     @classmethod

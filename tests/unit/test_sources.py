@@ -145,10 +145,18 @@ def test_no_number_may_be(model: type[BaseModel], rest: dict[str, Any], name: st
         model(**rest, **{name: wrong})
 
 
-@pytest.mark.parametrize("name", ["lock_timeout", "idle_transaction_timeout"])
-def test_a_limit_that_a_server_would_take_for_none_is_refused(name: str) -> None:
+LIMITS = {
+    "lock_timeout": {"lock_timeout": 0.0004},
+    "idle_transaction_timeout": {"idle_transaction_timeout": 0.0004},
+    "acquire_timeout": {"pool": {"acquire_timeout": 0.0004}},
+    "connect_timeout": {"pool": {"connect_timeout": 0.0004}},
+}
+
+
+@pytest.mark.parametrize(("name", "inner"), LIMITS.items(), ids=LIMITS)
+def test_a_limit_that_a_server_would_take_for_none_is_refused(name: str, inner: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*0.001"):
-        parse_settings({"databases": {"orders": {"url": URL, name: 0.0004}}})
+        parse_settings({"databases": {"orders": {"url": URL, **inner}}})
 
 
 @pytest.mark.parametrize("written", ["ORDERSDB", "ordersDB", "OrdersDb"])
