@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devservers.ports import free_port
-from tests.fixtures.processes import begin
+from tests.fixtures.processes import begin, uv
 from tests.fixtures.services import poll_until
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +38,10 @@ def install(directory: Path) -> None:
     """Install what the README's pip line names, in the versions of the lock file, into *directory*."""
     (extras, programs) = re.findall(r"^pip install 'polysaga\[([\w,]+)\]' ?(.*)$", README, re.MULTILINE)[0]
     assert programs == "uvicorn"  # the dependency group `readme`
-    uv = shutil.which("uv", path=f"{ROOT}/.uv/bin:{os.environ['PATH']}")
-    assert uv is not None
     named = [word for extra in extras.split(",") for word in ("--extra", extra)]
     fresh = ("--reinstall-package", "polysaga")  # not a wheel of yesterday, which uv keeps
     ended = subprocess.run(
-        [uv, "sync", "--locked", "--no-editable", "--no-default-groups", "--group", "readme", *fresh, *named],
+        [uv(), "sync", "--locked", "--no-editable", "--no-default-groups", "--group", "readme", *fresh, *named],
         cwd=ROOT,
         env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(directory)},
         capture_output=True,
