@@ -50,6 +50,20 @@ async def test_a_fresh_database_is_behind_until_it_is_migrated_once(sql_url: str
     assert (again, left) == ([], [])
 
 
+async def test_alembic_says_nothing_of_what_is_up_to_date(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sagas, settings = program(shop=sqlite_url(tmp_path))
+    caplog.set_level("INFO")
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        await pending(sagas)
+    told = [
+        record.getMessage() for record in caplog.records if record.name.startswith("alembic.runtime.migration")
+    ]
+    assert [line for line in told if not line.startswith("Running upgrade")] == []
+
+
 async def test_no_server_has_anything_to_say_about_a_migration(
     sql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

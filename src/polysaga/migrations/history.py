@@ -4,7 +4,9 @@ Alembic does the work and needs no configuration file. A revision is handed its 
 to import Alembic's global one: two databases may then be migrated in one process without meeting.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic.operations import Operations
@@ -15,6 +17,7 @@ from sqlalchemy import Connection
 JOURNAL = "journal"
 LEDGER = "ledger"
 
+_alembic = logging.getLogger("alembic.runtime.migration")
 _HERE = Path(__file__).parent
 
 
@@ -37,10 +40,11 @@ class History:
         context.run_migrations(op=Operations(context))
 
     def _context(self, connection: Connection) -> MigrationContext:
-        context = MigrationContext.configure(
-            connection=connection,
-            opts={"fn": self._lacking, "version_table": f"polysaga_{self.line}_version"},
-        )
+        with _without_announcements():
+            context = MigrationContext.configure(
+                connection=connection,
+                opts={"fn": self._lacking, "version_table": f"polysaga_{self.line}_version"},
+            )
         # MySQL and MariaDB have no name for a primary key, and warn of one.
         context._version.primary_key.name = None
         return context
@@ -49,3 +53,21 @@ class History:
         newest_first = list(self._script.iterate_revisions("head", heads, implicit_base=True))
         revisions = self._script.revision_map
         return [MigrationStep.upgrade_from_script(revisions, script) for script in reversed(newest_first)]
+
+
+@contextmanager
+def _without_announcements() -> Iterator[None]:
+    """Keep out of the log what Alembic says of each context, in every database at every start.
+
+    "Will assume non-transactional DDL" alarms its readers; a migration that is made is an event. Nothing is
+    awaited inside, so the lines of a user's own Alembic are not lost.
+    """
+
+    def is_a_warning(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+    _alembic.addFilter(is_a_warning)
+    try:
+        yield
+    finally:
+        _alembic.removeFilter(is_a_warning)
