@@ -65,7 +65,10 @@ class _Strict(BaseModel):
 
 
 class PoolSettings(_Strict):
-    """Connections to one node, per process."""
+    """Connections to one node, per process: so many to write and so many to read.
+
+    `docs/reference/settings.md` explains every setting and relates `size` to `sagas.max_in_flight`.
+    """
 
     size: Connections = 10
     max_overflow: MoreConnections = 10  # more of them under load, closed after use
