@@ -28,7 +28,8 @@ _log = logging.getLogger("polysaga.settings")
 
 def named_file(variables: Mapping[str, str]) -> Path | None:
     """Return the settings file that `POLYSAGA_CONFIG` names; empty counts as not set."""
-    for name, text in variables.items():
+    # As it is documented first: other spellings count only where it is not set.
+    for name, text in sorted(variables.items()):
         if name.upper() == f"{PREFIX}CONFIG" and text.strip():
             return Path(text.strip()).expanduser()
     return None

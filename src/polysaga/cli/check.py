@@ -55,7 +55,9 @@ def check(
     target: PerhapsTarget = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask every server whether a program would work on it; exit with 1, and say what to do, if it would not.
+    """Ask every server whether a program would work on it.
+
+    Exits with 1, and says what to do, if it would not.
 
     With a program its tables and its settings too; without one the settings are polysaga.toml, or the file that
     POLYSAGA_CONFIG names, and the POLYSAGA_* variables.

@@ -5,6 +5,8 @@ database is at fault, said in one line on standard error.
 """
 
 import sys
+from importlib.metadata import version as version_of
+from typing import Annotated
 
 from sqlalchemy.exc import DBAPIError
 
@@ -19,6 +21,7 @@ except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
 from polysaga.cli.check import check
+from polysaga.cli.configured import Config, configured, use
 from polysaga.cli.migrate import migrate
 from polysaga.cli.nodes import nodes
 from polysaga.cli.sagas import sagas
@@ -27,20 +30,29 @@ from polysaga.cli.verify import verify
 app = typer.Typer(
     name="polysaga",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(check)
-app.command()(migrate)
-app.command()(nodes)
-app.command()(verify)
+for command in (check, migrate, nodes, verify):
+    app.command()(configured(command))
 app.add_typer(sagas, name="sagas")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polysaga {version_of('polysaga')}")
+        raise typer.Exit
+
+
 @app.callback()
-def polysaga() -> None:
+def polysaga(
+    config: Config = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Several databases behind one service, as if they were one."""
+    use(config)
 
 
 def main() -> None:

@@ -43,10 +43,10 @@ def nodes(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line per look.")] = False,
 ) -> None:
-    """Ask every server of every database for its role and position; exit with 1 if something is wrong.
+    """Ask every server for its role and its position.
 
-    Wrong is a server that does not answer, and a database without a primary or with two. The settings are those of
-    the program, if one is named, or polysaga.toml and the POLYSAGA_* variables.
+    Exits with 1 if something is wrong: a server does not answer, a database has no primary, or two. The settings
+    are those of the program, if one is named, or polysaga.toml and the POLYSAGA_* variables.
     """
     settings = settings_for(None if target is None else load_sagas(target))
     if not settings.databases:

@@ -16,7 +16,7 @@ from polysaga.sagas import Sagas
 
 _HELP = "The program's app or Sagas object, e.g. shop:app or orders.sagas:sagas."
 Target = Annotated[str, typer.Argument(metavar="MODULE:ATTRIBUTE", help=_HELP, show_default=False)]
-PerhapsTarget = Annotated[str | None, typer.Argument(metavar="[MODULE:ATTRIBUTE]", help=_HELP, show_default=False)]
+PerhapsTarget = Annotated[str | None, typer.Argument(metavar="MODULE:ATTRIBUTE", help=_HELP, show_default=False)]
 
 
 def load_sagas(target: str) -> Sagas:

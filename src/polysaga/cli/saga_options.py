@@ -27,7 +27,7 @@ def seconds(text: str) -> float:
 SagaId = Annotated[UUID, typer.Argument(metavar="ID", help="The saga's id.", show_default=False)]
 SagaIds = Annotated[
     list[UUID] | None,
-    typer.Argument(metavar="[ID]...", help="The sagas; none if a filter names them.", show_default=False),
+    typer.Argument(metavar="ID", help="The sagas; none if a filter names them.", show_default=False),
 ]
 Statuses = Annotated[
     list[Status] | None,

@@ -119,7 +119,10 @@ def _selection(
 
 @repair
 def retry() -> Work:
-    """Let parked sagas go on, in the direction they had: when the cause is gone."""
+    """Let parked sagas go on, when the cause is gone.
+
+    They keep the direction they had.
+    """
     return lambda program, which, how: program.retry(which, **how)
 
 
@@ -131,7 +134,10 @@ def skip(
         str | None, typer.Option(metavar="JSON", help="What the step would have returned.", show_default=False)
     ] = None,
 ) -> Work:
-    """Take a step as done by hand (going back: as undone by hand), and let the sagas go on."""
+    """Take a step as done by hand, and let the sagas go on.
+
+    Where sagas are being undone it is taken as undone by hand.
+    """
     value = _from_json(result)
     return lambda program, which, how: program.skip(which, step, value, **how)
 
@@ -150,7 +156,10 @@ def resolve(
         typer.Option("--as", help="What the saga shall count as.", show_default=False),
     ],
 ) -> Work:
-    """End parked sagas by a person's word: nothing of them runs any more."""
+    """End parked sagas by a person's word.
+
+    Nothing of them runs any more.
+    """
     return lambda program, which, how: program.resolve(which, outcome, **how)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from polysaga.cli.configured import configured
 from polysaga.cli.programs import Target
 from polysaga.cli.saga_options import (
     Age,
@@ -30,7 +31,6 @@ from polysaga.sagas import SagaState, SagaSummary
 sagas = typer.Typer(no_args_is_help=True, help="Find sagas, understand one, and repair what needs a person.")
 
 
-@sagas.command("list")
 def list_sagas(
     target: Target,
     status: Statuses = None,
@@ -58,9 +58,11 @@ def list_sagas(
         typer.echo(f"There are more: --after '{page.next}'")
 
 
-@sagas.command()
 def show(target: Target, saga_id: SagaId, as_json: Json = False) -> None:
-    """Show one saga: where it stands and why, every attempt of every step, and what people did to it."""
+    """Show one saga: where it stands and why.
+
+    Every attempt of every step is listed, and what people did to it.
+    """
     saga = run_on(target, lambda program: program.get(saga_id))
     if as_json:
         print_json(_state(saga))
@@ -68,8 +70,9 @@ def show(target: Target, saga_id: SagaId, as_json: Json = False) -> None:
         print_saga(saga, Clock().now(), console())
 
 
-for repair in (retry, skip, compensate, resolve):
-    sagas.command()(repair)
+sagas.command("list")(configured(list_sagas))
+for command in (show, retry, skip, compensate, resolve):
+    sagas.command()(configured(command))
 
 
 def _summary(saga: SagaSummary) -> dict[str, Any]:

@@ -22,9 +22,10 @@ def verify(
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare the journal with the ledgers and outboxes of all databases; exit with 1 if they disagree.
+    """Compare the journal with all ledgers and outboxes.
 
-    Reads only, and works while the program runs: sagas in flight are no contradiction.
+    Exits with 1 if they disagree. It only reads, and works while the program runs: sagas in flight are no
+    contradiction.
     """
     sagas = load_sagas(target)
     console = Console(stderr=True)

@@ -1,0 +1,72 @@
+"""What the command line says about itself, and the options that every command has."""
+
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+
+import pytest
+
+from polysaga.cli.main import app
+from polysaga.cli.sagas import sagas
+from tests.fixtures.projects import Project
+
+LONGEST = 60  # characters of a line in the list of commands
+COMMANDS = [(command.callback, ()) for command in app.registered_commands] + [
+    (command.callback, ("sagas",)) for command in sagas.registered_commands
+]
+NAMES = ["check", "migrate", "nodes", "verify", "sagas list", "sagas show", "sagas retry", "sagas resolve"]
+
+
+def test_the_version_is_printed(project: Project) -> None:
+    told = project.polysaga("--version")
+    assert (told.code, told.out) == (0, f"polysaga {version('polysaga')}\n")
+
+
+@pytest.mark.parametrize("command", [callback for callback, _ in COMMANDS], ids=lambda one: one.__name__)
+def test_the_first_sentence_about_a_command_fits_into_the_list(command: Callable[..., None]) -> None:
+    first = (command.__doc__ or "").partition("\n\n")[0]
+    assert first.endswith(".")
+    assert "\n" not in first
+    assert len(first) <= LONGEST
+
+
+@pytest.mark.parametrize("group", [(), ("sagas",)])
+def test_no_line_in_the_list_of_commands_is_cut(
+    project: Project, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = project.polysaga(*group, "--help")
+    assert told.code == 0
+    assert "..." not in told.out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_a_settings_file(project: Project, name: str) -> None:
+    told = project.polysaga(*name.split(), "--help")
+    assert told.code == 0
+    assert re.search(r"--config PATH +The settings file", told.out)
+    assert "[[" not in told.out
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_settings_file_of_the_command_line_is_read(
+    project: Project, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ORDERS", "POINTS"):
+        monkeypatch.delenv(f"POLYSAGA_DATABASES__{name}__URL")
+    monkeypatch.setenv("POLYSAGA_CONFIG", "")  # and so put back after the test
+    lines = [f'[databases.{name}]\nurl = "sqlite+aiosqlite:///{name}.db"' for name in ("orders", "points")]
+    (project.directory / "other.toml").write_text("\n".join(lines))
+    for words in (["nodes"], ["migrate", "shop:everything"], ["sagas", "list", "shop:everything"]):
+        monkeypatch.setenv("POLYSAGA_CONFIG", "")
+        given = ["--config", "other.toml"]
+        assert project.polysaga(*(given + words if before else words + given)).code == 0
+    assert "cannot read the settings file missing.toml" in project.refusal("nodes", "--config", "missing.toml")
+
+
+def test_completion_can_be_shown(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--install-completion" in project.polysaga("--help").out
+    monkeypatch.setenv("_POLYSAGA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "polysaga mig")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert "migrate" in project.polysaga().out
