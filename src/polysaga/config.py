@@ -13,7 +13,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from polysaga.errors import ConfigurationError
 from polysaga.sources import from_environment, from_file, merge, named_file, with_secrets
@@ -44,6 +53,12 @@ def _listed(value: object, separator: str) -> object:
     return value
 
 
+def _refuse_several_lines(value: SecretStr) -> SecretStr:
+    if re.search(r"[\x00-\x1f\x7f]", value.get_secret_value()):
+        raise ValueError("has a line break or another control character inside; give one URL")
+    return value
+
+
 _NUMBER = BeforeValidator(_refuse_words)
 Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False), _NUMBER]
 # Servers and drivers take whole milliseconds, and 0 for no limit at all.
@@ -56,7 +71,7 @@ MoreConnections = Annotated[int, Field(ge=0, le=10_000), _NUMBER]
 Bytes = Annotated[int, Field(ge=1, le=1024**3), _NUMBER]
 Switch = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
 Zone = Annotated[str, Field(coerce_numbers_to_str=True, max_length=255)]
-Url = Annotated[SecretStr, Field(min_length=1)]
+Url = Annotated[SecretStr, Field(min_length=1), AfterValidator(_refuse_several_lines)]
 
 
 class _Strict(BaseModel):
@@ -258,7 +273,7 @@ def load_settings(
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Check *values* and nothing else: no file, no environment."""
     try:
-        return Settings.model_validate(with_secrets(values, Settings))
+        return Settings.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 

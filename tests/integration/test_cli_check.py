@@ -286,6 +286,17 @@ def test_a_role_of_postgresql_lacks_all_that_it_was_not_granted(project: Project
     assert project.polysaga("check", "shop:everything").code == 1
 
 
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_a_role_that_may_not_connect_is_told(project: Project, on_postgres: Owner, driver: str) -> None:
+    database = on_postgres.url.rpartition("/")[2].partition("?")[0]
+    on_postgres.run(documented("PostgreSQL")[0], f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC')
+    project.set_url(orders=as_account(on_postgres.url, "shop").replace("asyncpg", driver))
+    told = project.polysaga("check")
+    assert told.code == 1
+    assert "let the account connect to this database" in told.err
+    assert "start the server" not in told.err
+
+
 def test_a_role_that_may_not_create_the_tables_that_are_missing_is_told(
     project: Project, on_postgres: Owner
 ) -> None:

@@ -32,7 +32,7 @@ TRANSIENT = [
     Fault.UNKNOWN_COMMIT,
     Fault.READ_ONLY,  # a demoted primary: the next attempt may find the new one
 ]
-LASTING = [Fault.REJECTED, Fault.NO_DATABASE, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]
+LASTING = [Fault.REJECTED, Fault.NO_DATABASE, Fault.DENIED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]
 
 
 @pytest.mark.parametrize(("error", "fault"), ERRORS)

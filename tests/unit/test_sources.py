@@ -287,6 +287,13 @@ def test_a_file_without_a_secret_is_told(text: bytes | None, says: str, tmp_path
         loaded(DATABASES__ORDERS__URL_FILE=f"{tmp_path}/gone")
 
 
+def test_a_file_with_two_urls_is_no_url(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(f"{URL}\n{URL}\n")
+    with pytest.raises(ConfigurationError, match=r"'databases.orders.url': has a line break") as failure:
+        loaded(DATABASES__ORDERS__URL_FILE=f"{tmp_path}/urls")
+    assert "s3cret" not in str(failure.value)
+
+
 def test_a_secret_and_a_file_for_it_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"'databases.orders.url_file' and 'url' are both set"):
         orders(URL_FILE=f"{tmp_path}/url")

@@ -75,7 +75,7 @@ async def _refusal(node: SqlNode, statement: str) -> str | None:
             answer = result.first() if result.returns_rows else None
             await connection.rollback()
     except DBAPIError as error:
-        if node.dialect.fault(error) not in (None, Fault.READ_ONLY):
+        if node.dialect.fault(error) not in (None, Fault.DENIED, Fault.READ_ONLY):
             return None
         return server_words(error)
     return "" if answer is not None and not answer[0] else None

@@ -13,6 +13,7 @@ class Fault(StrEnum):
     UNREACHABLE = "unreachable"
     REJECTED = "rejected"  # wrong password, or an account that may not connect
     NO_DATABASE = "no-database"
+    DENIED = "denied"  # a privilege is missing
     POOL_EXHAUSTED = "pool-exhausted"
     TOO_MANY_CONNECTIONS = "too-many-connections"
     DEADLOCK = "deadlock"
@@ -30,4 +31,4 @@ class Fault(StrEnum):
         return self not in _LASTING
 
 
-_LASTING = {Fault.REJECTED, Fault.NO_DATABASE, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}
+_LASTING = {Fault.REJECTED, Fault.NO_DATABASE, Fault.DENIED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}

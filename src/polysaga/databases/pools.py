@@ -298,7 +298,7 @@ class SqlNode:
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
         fault = self.dialect.fault(error)
-        if fault is Fault.REJECTED:
+        if fault in (Fault.REJECTED, Fault.DENIED):
             return ConfigurationError(
                 f"database '{self.database}': {self.name} rejects the login ({reason}); correct the account or "
                 f"its password in databases.{self.database}.url, or let the account connect to this database"

@@ -15,6 +15,7 @@ from polysaga.databases.positions import ClusterTime, Role, Sample
 _CODES = {
     18: Fault.REJECTED,
     8000: Fault.REJECTED,
+    13: Fault.DENIED,
     189: Fault.READ_ONLY,
     10107: Fault.READ_ONLY,
     11602: Fault.READ_ONLY,

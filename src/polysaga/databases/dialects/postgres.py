@@ -36,6 +36,7 @@ _FAULTS = {
     "28000": Fault.REJECTED,
     "28P01": Fault.REJECTED,
     "3D000": Fault.NO_DATABASE,
+    "42501": Fault.DENIED,
     "53300": Fault.TOO_MANY_CONNECTIONS,
     "25P03": Fault.DISCONNECTED,
     "57P01": Fault.DISCONNECTED,
@@ -176,6 +177,8 @@ class Postgres(SqlDialect):
             said = str(error)
             if re.search(r'FATAL:\s+database ".*" does not exist', said):
                 return Fault.NO_DATABASE
+            if "FATAL" in said and "permission denied" in said:
+                return Fault.DENIED
             if "authentication failed" in said or ("FATAL" in said and "does not exist" in said):
                 return Fault.REJECTED  # psycopg has no code while it connects
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said
