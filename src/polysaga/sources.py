@@ -117,7 +117,13 @@ def _put(found: dict[str, Any], model: type[BaseModel], name: str, text: str) ->
     place: dict[str, Any] = found
     kind: Any = model
     *sections, last = name[len(PREFIX) :].split("__")
-    for word in sections:
+    for index, word in enumerate(sections):
+        following = [*sections, last][index + 1]
+        if _is_model(kind) and word.lower() not in kind.model_fields and following.lower() in kind.model_fields:
+            raise ConfigurationError(
+                f"environment variable {name}: '{word}' is no section; if it belongs to the name of a database, "
+                "choose a name without two underscores in a row"
+            )
         key, kind = _step(kind, word)
         place = place.setdefault(_spelt(place, key), {})
         if not isinstance(place, dict):

@@ -180,6 +180,11 @@ def test_a_handle_that_no_variable_could_name_is_refused(name: str) -> None:
         SqlDatabase(name)
 
 
+def test_a_variable_for_a_name_with_two_underscores_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"'ITEMS' is no section; .* without two underscores in a row"):
+        loaded(DATABASES__ORDER__ITEMS__URL=URL)
+
+
 def test_one_setting_in_two_spellings_is_told() -> None:
     with pytest.raises(ConfigurationError, match="POLYSAGA_SAGAS__LEASE and polysaga_sagas__lease set the same"):
         load_settings(environment={"POLYSAGA_SAGAS__LEASE": "1", "polysaga_sagas__lease": "2"})

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from orders.databases import databases
 from polysaga.config import Settings, load_settings
 
 DATA = Path("data")
+NAMES = ("orders", "points", "inventory")
 OPERATOR_TOKEN = "ORDERS_OPERATOR_TOKEN"  # noqa: S105 - the name of the variable, not its value
 _PATIENCE = 15.0  # seconds: writers of one SQLite file queue for a single connection
 
@@ -19,11 +19,11 @@ def load(data: Path = DATA) -> Settings:
     `polysaga.toml` and variables such as `POLYSAGA_DATABASES__ORDERS__URL` name other servers.
     """
     defaults = {
-        handle.name: {
-            "url": f"sqlite+aiosqlite:///{data / handle.name}.db",
+        name: {
+            "url": f"sqlite+aiosqlite:///{data / name}.db",
             "pool": {"acquire_timeout": _PATIENCE},
         }
-        for handle in databases
+        for name in NAMES
     }
     return load_settings(defaults={"databases": defaults})
 
