@@ -52,6 +52,8 @@ def test_it_migrates_real_servers(project: Project, postgres_database: Any, mari
     [
         ("shop", "write MODULE:ATTRIBUTE, e.g. orders.sagas:sagas"),
         ("shop:", "write MODULE:ATTRIBUTE"),
+        ("shop.py:everything", "'shop.py' is a file: name its module, shop:everything"),
+        ("./src/shop.py:sagas", "name its module, src.shop:sagas"),
         ("shopp:everything", "there is no module 'shopp' in"),
         ("shop.sagas:everything", "there is no module 'shop.sagas' in"),
         ("shop:everythin", "module 'shop' has no attribute 'everythin', did you mean shop:everything?"),

@@ -216,9 +216,8 @@ def _together(
         if primary is not None:
             absent = sorted(wanted.get(database, frozenset()) - known[primary].tables)
             if absent:
-                found.append(
-                    Finding(f"it has no {', '.join(absent)} that the account may see", f"run `{migrate}`")
-                )
+                remedy = f"run `{migrate}`, or GRANT the account its privileges on them if they are there"
+                found.append(Finding(f"it has no {', '.join(absent)} that the account may see", remedy))
         known[first] = replace(known[first], findings=(*known[first].findings, *found))
     return known
 

@@ -28,6 +28,9 @@ def load_sagas(target: str) -> Sagas:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"'{target}' names no object: write MODULE:ATTRIBUTE, e.g. orders.sagas:sagas")
+    if module_name.endswith(".py"):
+        named = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
+        raise ConfigurationError(f"'{module_name}' is a file: name its module, {named}:{attribute}")
     module = _import(module_name)
     found = getattr(module, attribute, None)
     sagas = getattr(getattr(found, "state", None), "polysaga", found)  # of an app that was given to `install`
