@@ -9,6 +9,7 @@ from tests.architecture.sources import Source, sources, walk
 # Where anything may be raised that is not ours, and work goes on all the same: each says why in its comment.
 BORDERS = {
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
+    "polysaga/cli/programs.py: settings_for",  # the program's function for its settings
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/attempts.py: Attempts._caught",  # a step

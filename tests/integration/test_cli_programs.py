@@ -106,6 +106,15 @@ def test_a_program_that_cannot_be_imported_is_one_line_that_names_its_own_line(
     assert says.format(broken=project.directory / "broken.py") in told
 
 
+def test_a_failure_of_the_programs_settings_is_one_line_that_names_its_own_line(coded: Project) -> None:
+    failing = "import os\n\ndef read():\n    return os.environ['NOWHERE_TO_BE_FOUND']\n"
+    (coded.directory / "shop.py").write_text(failing + DATABASES)
+    for command in COMMANDS:
+        told = coded.refusal(*command, "shop:everything")
+        assert "the program's settings cannot be read: KeyError: 'NOWHERE_TO_BE_FOUND' (" in told
+        assert f"{coded.directory / 'shop.py'}, line 4)" in told
+
+
 def test_an_error_in_the_programs_settings_is_one_line(coded: Project) -> None:
     (coded.directory / "polysaga.toml").write_text("[sagas]\nlaese = 1")
     (coded.directory / "shop.py").write_text(IN_CODE + DATABASES)

@@ -1,5 +1,6 @@
 """What people write into files and variables: lists, names, line breaks, files of secrets, others' variables."""
 
+import importlib.util
 import json
 import logging
 from collections.abc import Callable
@@ -322,6 +323,17 @@ def test_what_is_no_secret_has_no_file() -> None:
 def test_a_url_without_a_driver_takes_the_one_that_is_installed(given: str, taken: str) -> None:
     node = SqlNode("orders", "primary", f"{given}://app:s3cret@h:1/orders", orders())
     assert node.name == f"{taken}://app:***@h:1/orders"
+
+
+def test_a_url_without_a_driver_takes_psycopg_where_asyncpg_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "asyncpg" else found(name))
+    assert SqlNode("orders", "primary", "postgres://h/orders", orders()).name == "postgresql+psycopg://h/orders"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"needs the driver 'asyncpg': pip install 'polysaga\[asyncpg\]'"):
+        SqlNode("orders", "primary", "postgres://h/orders", orders())
 
 
 OF_SQLALCHEMY = [

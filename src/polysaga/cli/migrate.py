@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polysaga.cli.programs import Target, load_sagas
+from polysaga.cli.programs import Target, load_sagas, settings_for
 from polysaga.migrations import Migration, pending
 from polysaga.migrations import migrate as migrate_all
 from polysaga.sagas import Sagas
@@ -39,7 +39,7 @@ def migrate(
 
 
 async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
-    async with sagas.databases.open():
+    async with sagas.databases.open(settings_for(sagas)):
         return await pending(sagas) if check else await migrate_all(sagas)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from polysaga.config import Settings, load_settings
-from polysaga.errors import ConfigurationError
+from polysaga.errors import ConfigurationError, PolysagaError
 from polysaga.sagas import Sagas
 
 _HELP = "The program's app or Sagas object, e.g. shop:app or orders.sagas:sagas."
@@ -52,7 +52,13 @@ def settings_for(sagas: Sagas | None) -> Settings:
     """Return the settings of the program of *sagas*, with its databases as it spells them; None: without any."""
     if sagas is None:
         return load_settings()
-    return sagas.databases.settings().spelt_as([handle.name for handle in sagas.databases])
+    try:
+        settings = sagas.databases.settings()
+    except PolysagaError:
+        raise
+    except Exception as error:  # border: the program's own function reads them
+        raise ConfigurationError(f"the program's settings cannot be read: {_where(error)}") from error
+    return settings.spelt_as([handle.name for handle in sagas.databases])
 
 
 def _import(name: str) -> ModuleType:

@@ -10,7 +10,7 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 
-from polysaga.cli.programs import load_sagas
+from polysaga.cli.programs import load_sagas, settings_for
 from polysaga.sagas import SagaFilter, Sagas, Status
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
     program = load_sagas(target)
 
     async def run() -> T:
-        async with program.databases.open():
+        async with program.databases.open(settings_for(program)):
             return await work(program)
 
     return asyncio.run(run())

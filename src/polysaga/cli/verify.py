@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polysaga.cli.programs import Target, load_sagas
+from polysaga.cli.programs import Target, load_sagas, settings_for
 from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
 
 _KIND = max(map(len, ContradictionKind))
@@ -40,7 +40,7 @@ def verify(
 
 
 async def _run(sagas: Sagas, limit: int, watch: Callable[[int], None]) -> Verification:
-    settings = sagas.databases.settings()
+    settings = settings_for(sagas)
     async with sagas.databases.open(settings):
         return await sagas.verify(settings.sagas, limit=limit, watch=watch)
 
