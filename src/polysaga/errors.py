@@ -9,7 +9,7 @@
     │   ├── PoolExhausted               no connection became free in time
     │   ├── StillLocked                 another saga is at work on the row
     │   ├── OutcomePending              the saga goes on, its outcome is not known yet
-    │   └── SagaUndone                  undone because a database kept failing
+    │   └── SagaUndone                  undone because a database kept failing; a new key can succeed
     │       ├── SagaCancelled           undone because somebody cancelled it
     │       └── DeadlineExceeded        undone because it was not decided in time
     ├── FixTheProgram                   code, configuration or call must change
@@ -115,7 +115,10 @@ class OutcomePending(TryAgain):
 
 
 class SagaUndone(TryAgain):
-    """A database kept failing until the step's retries were used up; every effect was undone."""
+    """A database kept failing until the step's retries were used up; every effect was undone.
+
+    A key keeps this outcome: a new saga, with a new key or without one, can succeed.
+    """
 
     step: str | None
 

@@ -114,8 +114,13 @@ async def remove_lantern(db: AsyncSession, asked: LanternAsked, done: None, ctx:
     await db.execute(text("DELETE FROM lanterns WHERE name = :name"), {"name": asked.name})
 
 
-@buy.step(stock, kind="pivot")
+busy: list[str] = []  # while there is something in it, no saga can be decided
+
+
+@buy.step(stock, kind="pivot", retry=Retry(within=0.1))
 async def decide(db: AsyncSession, asked: LanternAsked, ctx: StepContext) -> str:
+    if busy:
+        raise Busy(1, 0.1)
     if asked.name == "sold":
         raise SoldOut("no lantern is left", item="lantern")
     if asked.name == "broken":
@@ -346,9 +351,9 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (NoReplica("orders", SECRET), 503, "try-again"),
     (PoolExhausted("orders", 10, 5.0), 503, "try-again"),
     (OutcomePending(SAGA_ID, "buy"), 503, "outcome-pending"),
-    (SagaUndone(SAGA_ID, "buy", "decide", SECRET), 503, "saga-undone"),
+    (SagaUndone(SAGA_ID, "buy", "decide", SECRET), 409, "saga-undone"),
     (SagaCancelled(SAGA_ID, "buy", SECRET), 409, "cancelled"),
-    (DeadlineExceeded(SAGA_ID, "buy", SECRET), 503, "deadline-exceeded"),
+    (DeadlineExceeded(SAGA_ID, "buy", SECRET), 409, "deadline-exceeded"),
     (TooLate(SAGA_ID, "buy", "completing"), 409, "too-late"),
     (ConfigurationError(SECRET), 500, "internal"),
     (SchemaMissing("orders", "journal"), 500, "internal"),
@@ -453,6 +458,33 @@ async def test_a_saga_that_is_refused_names_itself_in_the_problem_and_leaves_not
         assert body["item"] == "lantern"
         assert (await sagas.get(UUID(body["saga_id"]))).name == "buy"
         assert rows_of(tmp_path) == []
+
+
+async def test_an_answer_that_stands_for_ever_under_its_key_asks_nobody_to_repeat_it(tmp_path: Path) -> None:
+    async with serving(answering(run_saga, "POST"), tmp_path) as client:
+        busy.append("for a moment")
+        try:
+            undone = check_problem(await client.post("/?name=storm&key=first"), 409, "saga-undone")
+        finally:
+            busy.clear()
+        again = await client.post("/?name=storm&key=first")
+        assert check_problem(again, 409, "saga-undone") == undone
+        assert "with a new key" in undone["detail"]
+        assert (await client.post("/?name=storm&key=second")).json() == "storm"
+
+
+@pytest.mark.parametrize("error", [SoldOut("none left"), HTTPException(503, "closed on Sundays")])
+async def test_only_who_can_be_helped_by_asking_again_is_told_to(tmp_path: Path, error: Exception) -> None:
+    async with serving(raising(error), tmp_path, refusals={SoldOut.code: 503}) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, False)
+
+
+async def test_who_shall_come_back_soon_is_not_told_to_come_back_at_once(tmp_path: Path) -> None:
+    error = Busy(10, 5.0)
+    error.retry_after = 0.2
+    async with serving(raising(error), tmp_path) as client:
+        assert (await client.get("/")).headers["retry-after"] == "1"
 
 
 async def test_a_saga_that_meets_a_bug_is_undone_and_tells_the_caller_no_more_than_its_id(tmp_path: Path) -> None:

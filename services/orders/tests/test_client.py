@@ -76,13 +76,13 @@ async def test_whatever_may_pass_is_repeated_with_the_same_key() -> None:
 
 
 async def test_an_order_that_was_undone_is_asked_for_anew() -> None:
-    outcome, keys = await _order(_one_by_one(_problem(503, "try-again", saga_id=str(ID)), _placed()))
+    outcome, keys = await _order(_one_by_one(_problem(409, "saga-undone", saga_id=str(ID)), _placed()))
     assert outcome.verdict is Verdict.CONFIRMED
     assert keys == ["key", "key:2"]
 
 
 async def test_an_order_that_is_undone_every_time_fails() -> None:
-    outcome, keys = await _order(lambda: _problem(503, "try-again", saga_id=str(ID)))
+    outcome, keys = await _order(lambda: _problem(409, "deadline-exceeded", saga_id=str(ID)))
     assert outcome == Outcome(Verdict.FAILED, "undone")
     assert keys == ["key", "key:2", "key:3"]
 

@@ -6,6 +6,7 @@ Internals and SQL stay in the process.
 import importlib
 import importlib.util
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
@@ -43,6 +44,7 @@ from polysaga.errors import (
 _MEDIA = "application/problem+json"
 _ABOUT = "urn:polysaga:problem:"
 _AGAIN = "A database is busy or out of reach. Please try again."
+_ANEW = "To try again, send a new request; if it carries a key, with a new key."
 _INTERNAL = "Something went wrong inside the service; nothing was left half-done."
 _log = logging.getLogger("polysaga")
 
@@ -74,11 +76,11 @@ def problem(
     *,
     kind: str = "about:blank",
     members: Mapping[str, Any] | None = None,
-    retry_after: float = 1.0,
+    retry_after: float | None = None,
 ) -> Response:
     """Return a response with problem details; *kind* is the stable name, *members* are added to the body.
 
-    *retry_after* is in seconds and goes out with 503.
+    *retry_after*, in seconds, asks the client to send the same request again: give it only if that can help.
     """
     if status < HTTPStatus.OK or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return Response(status_code=status)
@@ -91,7 +93,7 @@ def problem(
         "detail": detail,
         "instance": request.url.path,
     }
-    headers = {"Retry-After": f"{retry_after:.0f}"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return JSONResponse(to_jsonable_python(body, fallback=str), status, headers, media_type=_MEDIA)
 
 
@@ -125,15 +127,18 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
             return answer(status, str(error), kind=error.code, members={**error.facts, **saga})
         case OutcomePending():
             detail = "The outcome is not known yet; ask again by the id or with the same key."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="outcome-pending", members=saga)
+            again = error.retry_after
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            return answer(status, detail, kind="outcome-pending", members=saga, retry_after=again)
         case SagaCancelled():
             return answer(HTTPStatus.CONFLICT, "This was cancelled and undone.", kind="cancelled", members=saga)
+        # No 503, which clients repeat as it is: under its key the answer stands for ever.
         case DeadlineExceeded():
-            detail = "This was not decided in time and undone. Please try again, with a new key."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="deadline-exceeded", members=saga)
+            detail = f"This was not decided in time and undone. {_ANEW}"
+            return answer(HTTPStatus.CONFLICT, detail, kind="deadline-exceeded", members=saga)
         case SagaUndone():
-            detail = "A database kept failing and everything was undone. Please try again, with a new key."
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="saga-undone", members=saga)
+            detail = f"A database kept failing and everything was undone. {_ANEW}"
+            return answer(HTTPStatus.CONFLICT, detail, kind="saga-undone", members=saga)
         case StillLocked():
             detail = "Another change of the same thing is under way. Please try again."
             again = error.retry_after
@@ -157,7 +162,7 @@ def _of_ours(request: Request, error: PolysagaError, refusals: Mapping[str, int]
         case UnknownSaga():
             return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", members=saga)
         case NeedsAttention():
-            detail = "This needs a person, who has been told; it can be asked for by its id."
+            detail = "This cannot go on without a person. Ask for it by its id; asking again changes nothing."
             return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", members=saga)
         case WriteOnReader():
             error.endpoint = f"{request.method} {getattr(request.scope.get('route'), 'path', request.url.path)}"
@@ -179,7 +184,8 @@ async def _of_drivers(request: Request, error: Exception) -> Response:
     if fault is Fault.DUPLICATE_KEY:
         return problem(request, HTTPStatus.CONFLICT, "This exists already.", kind=fault.value)
     if fault is not None and fault.transient:
-        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _AGAIN, kind=fault.value)
+        again = TryAgain.retry_after
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _AGAIN, kind=fault.value, retry_after=again)
     return _internal(request, error)
 
 

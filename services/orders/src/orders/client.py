@@ -19,6 +19,7 @@ from polysaga.clock import Clock
 
 _PAUSE = (0.1, 2.0)  # seconds before the second attempt, and at most
 _KEYS = 3  # keys used for one order: a saga that was undone stays so for its key
+_UNDONE = {"saga-undone", "deadline-exceeded"}
 _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 
 
@@ -101,10 +102,10 @@ class Shop:
             return Outcome(Verdict.FAILED, str(error))
         if answer.is_success:
             return Outcome(Verdict.CONFIRMED, order_id=UUID(answer.json()["id"]))
-        if answer.status_code == codes.SERVICE_UNAVAILABLE:
+        reason = str(_problem(answer).get("type", answer.status_code)).rpartition(":")[2]
+        if reason in _UNDONE:
             return None
         refused = answer.status_code in {codes.CONFLICT, codes.NOT_FOUND}
-        reason = str(_problem(answer).get("type", answer.status_code)).rpartition(":")[2]
         return Outcome(Verdict.REFUSED if refused else Verdict.FAILED, reason)
 
     async def _settle(self, method: str, path: str, **request: Any) -> httpx2.Response:
