@@ -17,12 +17,17 @@ from uuid import UUID, uuid4
 import httpx2
 import pymongo.errors
 import pytest
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, PositiveInt
+from pymongo.errors import PyMongoError
 from sqlalchemy import ForeignKey, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import BaseRoute, Route, Router
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -721,8 +726,67 @@ async def test_a_body_that_is_no_json_object_is_a_problem_too(tmp_path: Path, co
 async def test_bytes_that_are_no_text_are_a_problem_too(tmp_path: Path) -> None:
     async with serving(answering(ask, "POST"), tmp_path) as client:
         answer = await client.post("/", content=b'"\xff"', headers={"content-type": "application/json"})
-        assert answer.status_code in {400, 422}
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert "body: not JSON: no UTF-8 text" in check_problem(answer, 422, "validation")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("nonsense", "body: not JSON: expecting value at character 1"),
+        ('{"name": "storm', "body: not JSON: unterminated string starting at character 10"),
+        ('{"name": "storm"} {}', "body: not JSON: extra data at character 19"),
+        ('{"name": ' + "9" * 5000 + "}", "body: not JSON: a number is too long"),
+        ("[" * 100_000, "body: not JSON: too deeply nested"),
+    ],
+    ids=["words", "cut off", "two", "number", "nested"],
+)
+async def test_a_body_that_is_no_json_is_told_where(tmp_path: Path, content: str, said: str) -> None:
+    async with serving(answering(ask, "POST"), tmp_path) as client:
+        answer = await client.post("/", content=content, headers={"content-type": "application/json"})
+        body = check_problem(answer, 422, "validation")
+        assert (body["detail"], body["errors"][0]["field"]) == (said, "body")
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}, {"content-type": "application/xml"}])
+@pytest.mark.parametrize("embedded", [True, False])
+async def test_a_body_that_does_not_say_it_is_json_is_refused_with_the_remedy(
+    tmp_path: Path, headers: dict[str, str], embedded: bool
+) -> None:
+    async def ask_twice(asked: LanternAsked, other: LanternAsked) -> None: ...
+
+    async with serving(answering(ask_twice if embedded else ask, "POST"), tmp_path) as client:
+        answer = await client.post("/", content='{"name": "storm"}', headers=headers)
+        body = check_problem(answer, 415, "unsupported-media-type")
+        assert "send content-type: application/json" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/json; charset=utf-8", "application/vnd.shop+json"]
+)
+async def test_a_body_may_be_called_json_in_many_ways(tmp_path: Path, kind: str) -> None:
+    async with serving(answering(ask, "POST"), tmp_path) as client:
+        answer = await client.post("/", content='{"name": "storm"}', headers={"content-type": kind})
+        assert answer.json() == "storm"
+
+
+async def test_a_body_of_another_kind_that_is_no_good_is_not_asked_for_as_json(tmp_path: Path) -> None:
+    async def note(text: Annotated[bytes, Body(media_type="text/plain", max_length=3)]) -> None: ...
+
+    async with serving(answering(note, "POST"), tmp_path) as client:
+        answer = await client.post("/", content="too long", headers={"content-type": "text/plain"})
+        check_problem(answer, 422, "validation")
+
+
+async def test_a_bad_request_of_the_handler_stays_one(tmp_path: Path) -> None:
+    async def parse() -> None:
+        try:
+            int("x")
+        except ValueError as error:
+            raise HTTPException(400, "no number") from error
+
+    async with serving(answering(parse), tmp_path) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.json()["detail"]) == (400, "no number")
 
 
 async def test_the_instance_is_the_path_without_what_was_asked_of_it(tmp_path: Path) -> None:
@@ -739,6 +803,163 @@ async def test_a_method_that_is_not_allowed_is_a_problem_that_names_those_that_a
         answer = await client.delete("/")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+def many_routes() -> FastAPI:
+    """Return an application whose paths have several routes each."""
+
+    async def answer() -> None: ...
+
+    async def refuse() -> None:
+        raise HTTPException(405, headers={"Allow": "only on Sundays"})
+
+    included, nested = APIRouter(), APIRouter()
+    for router in (included, nested):
+        for method in ("GET", "PUT", "DELETE"):
+            router.add_api_route("/things", answer, methods=[method])
+    included.include_router(nested, prefix="/nested")
+    app = answering(ask, "POST")
+    for method in ("GET", "PATCH"):
+        app.add_api_route("/", answer, methods=[method])
+    app.add_api_route("/{name}", answer, methods=["PUT"])
+    app.add_api_route("/refusing", refuse, methods=["GET"])
+    app.include_router(included, prefix="/included")
+    inside: list[BaseRoute] = [Route("/things", plain, methods=["POST"]), Route("/things", plain)]
+    app.mount("/router", Router(routes=inside))
+    return app
+
+
+async def plain(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("")
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/", "GET, PATCH, POST"),
+        ("/name", "PUT"),
+        ("/included/things", "DELETE, GET, PUT"),
+        ("/included/nested/things", "DELETE, GET, PUT"),
+        ("/router/things", "GET, HEAD, POST"),
+        ("/refusing", "only on Sundays"),
+    ],
+)
+async def test_what_is_allowed_are_the_methods_of_all_routes_of_the_path(
+    tmp_path: Path, path: str, allow: str
+) -> None:
+    async with serving(many_routes(), tmp_path) as client:
+        answer = await client.request("GET" if path == "/refusing" else "OPTIONS", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_is_allowed_is_told_below_the_path_of_a_proxy_too(tmp_path: Path) -> None:
+    app = many_routes()
+    async with serving(app, tmp_path):
+        transport = httpx2.ASGITransport(app, root_path="/behind")
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as client:
+            answer = await client.delete("/behind/router/things")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({"code": "LOW", "need": [1, 2]}, {"code": "LOW", "need": [1, 2], "detail": "Payment Required"}),
+        ({"type": "urn:shop:low", "title": "Low", "detail": "pay more"}, {"type": "urn:shop:low", "title": "Low"}),
+        ({"detail": "pay more", "code": 7}, {"detail": "pay more", "code": 7, "title": "Payment Required"}),
+        ({"type": 7, "title": None, "detail": ["x"], "status": 200, "instance": "/x"}, {"type": "about:blank"}),
+        ({"id": UUID(int=1), "price": Decimal("1.5")}, {"id": str(UUID(int=1)), "price": "1.5"}),
+        ({"far": float("inf"), "cut": "\ud800"}, {"far": None, "cut": "\ud800"}),
+        (["a", {"b": 1}], {"detail": ["a", {"b": 1}]}),
+        (7, {"detail": 7}),
+        ("in words", {"detail": "in words"}),
+        (None, {"detail": "Payment Required"}),
+    ],
+)
+async def test_what_an_http_error_tells_is_shown_as_what_it_is(
+    tmp_path: Path, told: Any, shown: dict[str, Any]
+) -> None:
+    async with serving(raising(HTTPException(402, told, {"X-Till": "3"})), tmp_path) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.headers["x-till"]) == (402, "3")
+        body = answer.json()
+        assert (body["status"], body["instance"]) == (402, "/")
+        assert all(isinstance(body[name], str) for name in ("type", "title"))
+        assert {name: body[name] for name in shown} == shown
+
+
+class Mine(Exception):
+    """An error of the application."""
+
+
+async def mine(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"mine": type(error).__name__}, 418)
+
+
+def mine_in_a_thread(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"mine": type(error).__name__}, 418)
+
+
+OWN: list[tuple[Any, str]] = [
+    (HTTPException, "/http"),
+    (StarletteHTTPException, "/http"),
+    (StarletteHTTPException, "/nowhere"),
+    (HTTPException, "/nowhere"),
+    (404, "/nowhere"),
+    (RequestValidationError, "/invalid"),
+    (SQLAlchemyError, "/sql"),
+    (OperationalError, "/sql"),
+    (PyMongoError, "/mongo"),
+    (PolysagaError, "/busy"),
+    (Busy, "/busy"),
+    (Refused, "/refused"),
+    (Exception, "/bug"),
+    (500, "/bug"),
+]
+
+
+def with_errors() -> FastAPI:
+    """Return an application in which everything goes wrong."""
+    app = FastAPI()
+    going_wrong: dict[str, Exception] = {
+        "/http": HTTPException(404, "no"),
+        "/sql": OperationalError("SELECT", {}, Exception()),
+        "/mongo": PyMongoError(),
+        "/busy": Busy(1, 1.0),
+        "/refused": SoldOut("none left"),
+        "/bug": Mine(),
+    }
+    for path, error in going_wrong.items():
+
+        async def fail(error: Annotated[Exception, Depends(partial(lambda it: it, error))]) -> None:
+            raise error
+
+        app.add_api_route(path, fail)
+
+    @app.get("/invalid")
+    async def invalid(number: int) -> None: ...
+
+    return app
+
+
+@pytest.mark.parametrize("handler", [mine, mine_in_a_thread])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("kind", "path"), OWN, ids=[f"{getattr(kind, '__name__', kind)} {path}" for kind, path in OWN]
+)
+async def test_handlers_of_the_application_stay(
+    tmp_path: Path, kind: Any, path: str, before: bool, handler: Any
+) -> None:
+    app = with_errors()
+    if before:
+        app.add_exception_handler(kind, handler)
+    install(app, databases, settings=settings_in(tmp_path))
+    if not before:
+        app.add_exception_handler(kind, handler)
+    async with Client(app) as client:
+        answer = await client.get(path)
+        assert (answer.status_code, "mine" in answer.json()) == (418, True)
 
 
 async def test_an_http_error_of_the_handler_keeps_its_words_and_its_headers(tmp_path: Path) -> None:
@@ -775,6 +996,76 @@ async def test_problems_are_in_the_openapi_document_under_their_media_type(tmp_p
         responses = described["paths"]["/"]["post"]["responses"]
         assert responses["409"]["description"] == "Conflict"
         assert "application/problem+json" in responses["503"]["content"]
+
+
+# ---- bodies that are too large
+
+
+async def measure(request: Request) -> int:
+    return len(await request.body())
+
+
+@pytest.mark.parametrize("handler", [ask, measure], ids=["json", "bytes"])
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "in chunks"])
+async def test_a_body_that_is_too_large_is_refused_while_it_arrives(
+    tmp_path: Path, handler: Any, declared: bool
+) -> None:
+    taken = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield b" " * 1024
+
+    headers = {"content-type": "application/json", **({"content-length": str(1024 * 1000)} if declared else {})}
+    async with serving(answering(handler, "POST"), tmp_path, max_body=4096) as client:
+        answer = await client.post("/", content=StreamOnly(chunks()), headers=headers)
+        assert "larger than 4096 bytes" in check_problem(answer, 413, "body-too-large")["detail"]
+        assert taken == (0 if declared else 5)
+
+
+class StreamOnly(httpx2.AsyncByteStream):
+    """Sends what it is given piece by piece; the application decides how much of it is taken."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+
+async def test_a_body_as_large_as_the_limit_is_taken(tmp_path: Path) -> None:
+    async with serving(answering(measure, "POST"), tmp_path) as client:
+        assert (await client.post("/", content=b" " * 2**20)).json() == 2**20
+        check_problem(await client.post("/", content=b" " * (2**20 + 1)), 413, "body-too-large")
+
+
+async def test_a_body_that_a_middleware_reads_is_limited_too(tmp_path: Path) -> None:
+    app = answering(measure, "POST")
+
+    @app.middleware("http")
+    async def look(request: Request, call_next: Any) -> Any:
+        await request.body()
+        return await call_next(request)
+
+    async with serving(app, tmp_path, max_body=3) as client:
+        check_problem(await client.post("/", content=b"long"), 413, "body-too-large")
+        assert (await client.post("/", content=b"ok.")).json() == 3
+
+
+@pytest.mark.parametrize(
+    ("app", "route", "wiring"),
+    [({}, {"max_body_size": 2**21}, {}), ({"max_body_size": 2**21}, {}, {}), ({}, {}, {"max_body": None})],
+    ids=["of the route", "of the application", "none"],
+)
+async def test_the_limits_that_the_application_sets_itself_stay(
+    tmp_path: Path, app: dict[str, Any], route: dict[str, Any], wiring: dict[str, Any]
+) -> None:
+    service = FastAPI(**app)
+    service.add_api_route("/", measure, methods=["POST"], **route)
+    async with serving(service, tmp_path, **wiring) as client:
+        assert (await client.post("/", content=b" " * 2**21)).json() == 2**21
 
 
 # ---- starting and ending
@@ -970,6 +1261,14 @@ async def test_a_live_process_says_so_whatever_its_databases_do(tmp_path: Path) 
         assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+async def test_monitors_may_ask_with_head(tmp_path: Path, path: str) -> None:
+    async with serving(FastAPI(), tmp_path) as client:
+        assert (await client.head(path)).status_code == 200
+        told = await client.post(path)
+        assert (told.status_code, told.headers["allow"]) == (405, "GET, HEAD")
+
+
 async def test_a_process_is_ready_when_all_its_databases_answer(tmp_path: Path) -> None:
     async with serving(FastAPI(), tmp_path) as client:
         answer = await client.get("/health/ready")
@@ -982,7 +1281,7 @@ async def test_a_process_that_has_not_started_is_not_ready(tmp_path: Path) -> No
     install(app, databases, settings=settings_in(tmp_path))
     async with Client(app) as client:
         answer = await client.get("/health/ready")
-        assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+        assert (answer.status_code, answer.json()["title"]) == (503, "Not ready")
 
 
 async def test_a_process_is_not_ready_while_a_database_is_away_and_says_which(tmp_path: Path) -> None:
@@ -993,8 +1292,10 @@ async def test_a_process_is_not_ready_while_a_database_is_away_and_says_which(tm
         (here / "stock.db").rename(away)
         (here / "stock.db").mkdir()
         answer = await client.get("/health/ready")
-        assert answer.status_code == 503
-        assert answer.json() == {"status": "not ready", "databases": {"orders": "ok", "stock": "unreachable"}}
+        assert answer.headers["content-type"] == "application/problem+json"
+        told = answer.json()
+        assert (told["status"], told["databases"]) == (503, {"orders": "ok", "stock": "unreachable"})
+        assert told["detail"] == "database 'stock' is unreachable"
         check_nothing_leaks(answer)
         (here / "stock.db").rmdir()
         away.rename(here / "stock.db")

@@ -14,8 +14,9 @@ internals and SQL stay in the process.
 """
 
 from polysaga.fastapi.installing import install
+from polysaga.fastapi.openapi import problems
 from polysaga.fastapi.operators import Person, Role, operator_routes
-from polysaga.fastapi.problems import Problem, problem, problems
+from polysaga.fastapi.problems import Problem, problem
 from polysaga.fastapi.sessions import auto, consistency, reader, writer
 
 __all__ = [

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from polysaga.asgi import BookmarkMiddleware
@@ -17,7 +18,10 @@ from polysaga.errors import (
     DatabaseUnavailable,
 )
 from polysaga.events import Emit
-from polysaga.fastapi.problems import install_handlers
+from polysaga.fastapi.body_limit import BodyLimit
+from polysaga.fastapi.handlers import install_handlers
+from polysaga.fastapi.openapi import problems
+from polysaga.fastapi.problems import problem
 from polysaga.fastapi.signals import heard
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
@@ -35,6 +39,7 @@ def install(
     migrate: bool = True,
     ready: Callable[[], Awaitable[None]] | None = None,
     refusals: Mapping[str, int] | None = None,
+    max_body: int | None = 1024 * 1024,  # bytes
 ) -> None:
     """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers,
     and what a client wrote it reads (`polysaga.asgi`).
@@ -47,6 +52,11 @@ def install(
     start. *ready* runs when the databases are open, before any saga is driven: a place for the program's own
     tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the HTTP
     status of a `Refused` by its code; others are 409.
+
+    A request with more than *max_body* bytes is refused while it arrives (413); the default is four times what a
+    saga takes as input. `FastAPI(max_body_size=...)` and the `max_body_size` of a route win; None sets no limit.
+
+    Handlers of errors that the application has registered stay, whether before this call or after it.
     """
     if settings is not None:
         databases.configure(settings)
@@ -71,6 +81,8 @@ def install(
 
     app.router.lifespan_context = lifespan
     app.add_middleware(BookmarkMiddleware, databases=databases)
+    if max_body is not None:
+        app.add_middleware(BodyLimit, limit=max_body)
     app.include_router(_health(databases))
     install_handlers(app, dict(refusals or {}))
 
@@ -78,23 +90,50 @@ def install(
 def _health(databases: Databases) -> APIRouter:
     router = APIRouter(prefix="/health", tags=["operations"])
 
-    @router.get("/live", summary="Is the process alive?")
-    async def live() -> dict[str, str]:
-        return {"status": "alive"}
+    # Monitors send HEAD, which FastAPI does not answer where there is a GET.
+    @router.head("/live", include_in_schema=False)
+    @router.get("/live", summary="Is the process alive?", operation_id="health_live")
+    async def live() -> Liveness:
+        return Liveness()
 
-    @router.get("/ready", summary="Do all primaries answer?")
-    async def ready(response: Response) -> dict[str, Any]:
+    @router.head("/ready", response_model=None, include_in_schema=False)
+    @router.get(
+        "/ready",
+        summary="Do all primaries answer?",
+        operation_id="health_ready",
+        response_model=Readiness,
+        responses=problems(503),
+    )
+    async def ready(request: Request) -> Readiness | Response:
         handles = list(databases)
         answers = await asyncio.gather(*(_answer(handle) for handle in handles))
-        fine = all(answer == "ok" for answer in answers)
-        response.status_code = HTTPStatus.OK if fine else HTTPStatus.SERVICE_UNAVAILABLE
         found = {handle.name: answer for handle, answer in zip(handles, answers, strict=True)}
-        return {"status": "ready" if fine else "not ready", "databases": found}
+        if all(answer == "ok" for answer in answers):
+            return Readiness(databases=found)
+        detail = ", ".join(f"database '{name}' is {answer}" for name, answer in found.items() if answer != "ok")
+        status, members = HTTPStatus.SERVICE_UNAVAILABLE, {"databases": found}
+        return problem(request, status, detail, kind="not-ready", members=members, retry_after=1.0)
 
     return router
 
 
-async def _answer(handle: AnyHandle) -> str:
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+State: TypeAlias = Literal["ok", "busy", "unreachable"]
+
+
+class Readiness(BaseModel):
+    """All databases answer; if one does not, there is a problem with the same `databases`."""
+
+    status: Literal["ready"] = "ready"
+    databases: dict[str, State]
+
+
+async def _answer(handle: AnyHandle) -> State:
     try:
         await handle.primary.ping()
     except (DatabaseUnavailable, ConfigurationError):

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
-from polysaga.fastapi.problems import problems
+from polysaga.fastapi.openapi import problems
 from polysaga.sagas import Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
 
 _FORWARDED = {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"}

@@ -1,0 +1,72 @@
+"""A limit for the bodies of requests, counted while they arrive.
+
+Starlette has one too, which answers in plain text. Where the application uses that, its number counts.
+"""
+
+from http import HTTPStatus
+
+from fastapi import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polysaga.fastapi.problems import problem
+
+_STARLETTES = "starlette.max_body_size"  # in the scope, as soon as the application or the route has a limit
+
+
+class BodyTooLarge(HTTPException):
+    """The body has more than *limit* bytes; raised to whoever reads it."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        self.limit = limit
+
+
+class BodyLimit:
+    """Refuses requests with more than *limit* bytes as soon as somebody reads their body."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, with its body counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced, taken, began = _announced(scope), 0, False
+
+        async def counted() -> Message:
+            nonlocal taken
+            limit: int = scope.get(_STARLETTES, self._limit)
+            if announced <= limit:
+                message = await receive()
+                taken += len(message.get("body", b""))
+            if max(announced, taken) > limit:
+                raise BodyTooLarge(limit)
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except BodyTooLarge as error:  # read by a middleware, for which no handler of errors is there
+            if began:
+                raise
+            await of_size(HTTPConnection(scope), error)(scope, receive, send)
+
+
+def of_size(request: HTTPConnection, error: BodyTooLarge) -> Response:
+    """Answer that the body is too large."""
+    detail = f"The body is larger than {error.limit} bytes, which is the limit here."
+    return problem(request, error.status_code, detail, kind="body-too-large")
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
