@@ -346,6 +346,55 @@ async def test_auto_reads_or_writes_by_the_method(tmp_path: Path, method: str, r
         assert modes == [reads]
 
 
+def kinds_of_dependencies() -> list[Any]:
+    """Return one of each, made anew with each call."""
+    return [
+        reader(orders),
+        reader(stock),
+        reader(orders, consistency="strong"),
+        reader(orders, max_lag=1.0),
+        reader(orders, allow_stale=True),
+        reader(orders, snapshot=True),
+        writer(orders),
+        writer(stock),
+        auto(orders),
+        auto(orders, consistency="strong"),
+    ]
+
+
+def test_equal_calls_are_equal_dependencies_and_no_others() -> None:
+    first, second = kinds_of_dependencies(), kinds_of_dependencies()
+    assert [[one == other for other in second] for one in first] == [
+        [here == there for there in range(len(second))] for here in range(len(first))
+    ]
+    assert len({*first, *second}) == len(first)
+    assert reader(orders) == reader(orders, consistency=None, snapshot=False)
+    assert "orders, consistency='strong'" in repr(reader(orders, consistency="strong"))
+
+
+@pytest.mark.parametrize("lend", [reader, writer, auto])
+async def test_a_test_puts_something_else_in_the_place_of_a_session(tmp_path: Path, lend: Any) -> None:
+    async def answer(db: Annotated[Any, lend(orders)], other: Annotated[Any, lend(stock)]) -> str:
+        return f"{db} {type(other).__name__}"
+
+    app = answering(answer)
+    app.dependency_overrides[lend(orders)] = lambda: "something else"
+    async with serving(app, tmp_path) as client:
+        assert (await client.get("/")).json() == "something else AsyncSession"
+
+
+async def test_equal_dependencies_of_a_request_share_their_session(tmp_path: Path) -> None:
+    async def compare(
+        one: Annotated[AsyncSession, reader(orders)],
+        same: Annotated[AsyncSession, reader(orders)],
+        other: Annotated[AsyncSession, reader(orders, consistency="strong")],
+    ) -> list[bool]:
+        return [one is same, one is other]
+
+    async with serving(answering(compare), tmp_path) as client:
+        assert (await client.get("/")).json() == [True, False]
+
+
 # ---- errors of ours
 
 SAGA_ID = uuid4()

@@ -1,10 +1,21 @@
-"""Dependencies that lend sessions, with FastAPI's function scope: they end before the response starts."""
+"""Dependencies that lend sessions, with FastAPI's function scope: they end before the response starts.
+
+A dependency is its own key: equal calls return equal dependencies. Two parameters of one request share the session
+of equal ones, and a test puts something else in their place with the same words:
+
+    app.dependency_overrides[reader(orders)] = lambda: session
+
+In a websocket a dependency's session lasts as long as the connection. It ends with the handler's function: without
+an error a writer commits then, and with `WebSocketDisconnect`, which is how a client goes away, it rolls back. A
+handler that lives on opens sessions of its own for each message (`docs/guides/http.md`).
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, params
+from starlette.requests import HTTPConnection
 
 from polysaga.databases import Consistency, Database
 from polysaga.routing.scopes import current
@@ -22,15 +33,11 @@ def reader(
     allow_stale: bool = False,
     snapshot: bool = False,
 ) -> Any:
-    """Return a dependency that lends a session which only reads; see `Database.reader`."""
+    """Return a dependency that lends a session which only reads; see `Database.reader`.
 
-    async def lend() -> AsyncIterator[SessionT]:
-        async with database.reader(
-            consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot
-        ) as session:
-            yield session
-
-    return Depends(lend, scope="function")
+    The same call is the same key of `app.dependency_overrides`.
+    """
+    return _Reading(database, consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot)
 
 
 def writer(database: Database[Any, SessionT]) -> Any:
@@ -39,27 +46,19 @@ def writer(database: Database[Any, SessionT]) -> Any:
     It holds a connection while the handler runs. A handler that also waits for a saga reads in a short block of
     its own instead, `async with database.reader() as session`: a saga that needs the connection which its own
     caller holds would wait for it in vain; on SQLite there is one for all writers.
+
+    The same call is the same key of `app.dependency_overrides`.
     """
-
-    async def lend() -> AsyncIterator[SessionT]:
-        async with database.writer() as session:
-            yield session
-
-    return Depends(lend, scope="function")
+    return _Writing(database)
 
 
 def auto(database: Database[Any, SessionT], *, consistency: Consistency | None = None) -> Any:
-    """Return a dependency that reads for GET, HEAD, OPTIONS and QUERY, and writes for every other method."""
+    """Return a dependency that reads for GET, HEAD, OPTIONS and QUERY, and writes for all else.
 
-    async def lend(request: Request) -> AsyncIterator[SessionT]:
-        reads = request.method in _READS
-        lent: AbstractAsyncContextManager[SessionT] = (
-            database.reader(consistency=consistency) if reads else database.writer()
-        )
-        async with lent as session:
-            yield session
-
-    return Depends(lend, scope="function")
+    All else are the other methods, and websockets, which may be sent anything. The same call is the same key of
+    `app.dependency_overrides`.
+    """
+    return _Either(database, consistency=consistency)
 
 
 def consistency(level: Consistency) -> Any:
@@ -74,3 +73,52 @@ def consistency(level: Consistency) -> Any:
             scope.consistency = level
 
     return Depends(ask)
+
+
+class _Lending(params.Depends):
+    """What FastAPI takes as a dependency, and calls: both in one, so that it is the key of its own override."""
+
+    def __init__(self, database: Database[Any, Any], **wishes: Any) -> None:
+        super().__init__(cast(Any, self), scope="function")
+        # FastAPI's class is frozen.
+        object.__setattr__(self, "_database", database)
+        object.__setattr__(self, "_wishes", wishes)
+
+    _database: Database[Any, Any]
+    _wishes: dict[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Lending)
+            and type(other) is type(self)
+            and (other._database, other._wishes) == (self._database, self._wishes)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._database, *self._wishes.values()))
+
+    def __repr__(self) -> str:
+        wishes = "".join(f", {name}={value!r}" for name, value in self._wishes.items() if value)
+        return f"{type(self).__name__.lstrip('_').lower()}({self._database.name}{wishes})"
+
+
+class _Reading(_Lending):
+    async def __call__(self) -> AsyncIterator[Any]:
+        async with self._database.reader(**self._wishes) as session:
+            yield session
+
+
+class _Writing(_Lending):
+    async def __call__(self) -> AsyncIterator[Any]:
+        async with self._database.writer() as session:
+            yield session
+
+
+class _Either(_Lending):
+    async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Any]:
+        reads = connection.scope.get("method") in _READS
+        lent: AbstractAsyncContextManager[Any] = (
+            self._database.reader(**self._wishes) if reads else self._database.writer()
+        )
+        async with lent as session:
+            yield session
