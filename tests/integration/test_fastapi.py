@@ -1044,7 +1044,51 @@ async def test_problems_are_in_the_openapi_document_under_their_media_type(tmp_p
         described = (await client.get("/openapi.json")).json()
         responses = described["paths"]["/"]["post"]["responses"]
         assert responses["409"]["description"] == "Conflict"
-        assert "application/problem+json" in responses["503"]["content"]
+        for status in ("409", "413", "415", "422", "503"):
+            (media,) = responses[status]["content"]
+            assert media == "application/problem+json"
+            assert responses[status]["content"][media]["schema"] == {"$ref": "#/components/schemas/Problem"}
+        assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+async def test_examples_of_refusals_are_in_the_openapi_document_with_their_facts(tmp_path: Path) -> None:
+    shown = problems(503, refusals={410: [Gone("not made any more", since=Decimal(1999))]})
+    async with serving(answering(ask, "POST", responses=shown), tmp_path) as client:
+        described = (await client.get("/openapi.json")).json()
+        content = described["paths"]["/"]["post"]["responses"]["410"]["content"]["application/problem+json"]
+        value = content["examples"]["gone"]["value"]
+        assert (value["type"], value["detail"]) == ("urn:polysaga:problem:gone", "not made any more")
+        assert (value["status"], value["since"]) == (410, "1999")
+
+
+class OwnProblem(BaseModel):
+    """A model of the application."""
+
+    model_config = {"title": "Problem"}
+
+
+async def test_what_the_application_says_of_its_own_errors_stays(tmp_path: Path) -> None:
+    app = answering(ask, "POST", responses={409: {"model": OwnProblem}, **problems(404)})
+    app.add_exception_handler(RequestValidationError, mine)
+    async with serving(app, tmp_path, max_body=None) as client:
+        responses = (await client.get("/openapi.json")).json()["paths"]["/"]["post"]["responses"]
+        assert set(responses["409"]["content"]) == {"application/json"}
+        assert set(responses["404"]["content"]) == {"application/problem+json"}
+        assert responses["422"]["content"]["application/json"]["schema"]["$ref"].endswith("HTTPValidationError")
+        assert not {"413", "415"} & responses.keys()
+
+
+async def test_the_examples_say_what_is_sent(tmp_path: Path) -> None:
+    told = problems(409, 422, 500, 503)
+    for error, status, kind in OURS:
+        content = told.get(status, {"content": {}})["content"].get("application/problem+json", {"examples": {}})
+        example = content["examples"].get(kind)
+        if example is not None:
+            app = raising(error)
+            install(app, databases, settings=settings_in(tmp_path))
+            async with Client(app) as client:
+                body = (await client.get("/")).json()
+            assert {**body, "instance": "/the/path"} == {**body, **example["value"]}
 
 
 # ---- bodies that are too large

@@ -53,6 +53,30 @@ async def test_a_body_that_is_not_an_object_of_json(shop: Client, text: str) -> 
     assert answer.json()["detail"].startswith("body")
 
 
+@pytest.mark.parametrize("key", ["tab\tinside", "é" * 8])
+async def test_a_key_that_no_header_should_carry(shop: Client, key: str) -> None:
+    await shop.stock()
+    order = {"user_id": "ada", "product_id": "tea", "quantity": 1}
+    answer = await shop.post("/orders", json=order, headers={"Idempotency-Key": key.encode("latin-1")})
+    assert answer.status_code == 422
+    assert "Idempotency-Key: String should match pattern" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("price", ["2.55", 2.55, 2, "2", "0.1", "0.05", 0.01, 57 * 0.01, "9999999.99"])
+async def test_prices_that_are_taken(shop: Client, price: Any) -> None:
+    answer = await shop.put("/products/tea", json={"stock": 1, "price": price})
+    assert answer.json()["price"] == f"{float(price):.2f}"
+
+
+@pytest.mark.parametrize(
+    "price", [5e-324, 0.001, 1.999, 10**7, "2e0", "+2", " 2", "2.55\n", "2_5", ".5", "007", True]
+)
+async def test_prices_that_are_none(shop: Client, price: Any) -> None:
+    answer = await shop.put("/products/tea", json={"stock": 1, "price": price})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("body.price: ")
+
+
 @pytest.mark.parametrize("key", ["short", "k" * 201])
 async def test_a_key_that_is_too_short_or_too_long(shop: Client, key: str) -> None:
     await shop.stock()

@@ -1,8 +1,92 @@
 """The document that clients are generated from."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from .conftest import Client
+
+
+def _calls(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, call in methods.items():
+            yield f"{method} {path}", call
+
+
+async def _document(shop: Client) -> dict[str, Any]:
+    document: dict[str, Any] = (await shop.get("/openapi.json")).json()
+    return document
+
+
+async def test_every_error_is_a_problem_with_its_schema_and_examples_of_its_kinds(shop: Client) -> None:
+    document = await _document(shop)
+    errors = [
+        (call, status, response)
+        for call, described in _calls(document)
+        for status, response in described["responses"].items()
+        if status[0] in "45"
+    ]
+    assert len(errors) > 50
+    for call, status, response in errors:
+        assert set(response["content"]) == {"application/problem+json"}, (call, status)
+        content = response["content"]["application/problem+json"]
+        assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+        assert content["examples"]
+        for kind, example in content["examples"].items():
+            assert set(document["components"]["schemas"]["Problem"]["required"]) <= example["value"].keys()
+            assert example["value"]["status"] == int(status)
+            assert example["value"]["type"] in {f"urn:polysaga:problem:{kind}", "about:blank"}
+        assert ("Retry-After" in response.get("headers", {})) == (status == "503")
+    examples = document["paths"]["/orders"]["post"]["responses"]["409"]["content"]["application/problem+json"]
+    assert {"out-of-stock", "saga-undone"} <= examples["examples"].keys()
+
+
+async def test_what_can_happen_to_a_body_is_told(shop: Client) -> None:
+    for call, described in _calls(await _document(shop)):
+        if "requestBody" in described:
+            assert {"413", "415", "422"} <= described["responses"].keys(), call
+
+
+async def test_headers_that_are_sent_are_described(shop: Client) -> None:
+    responses = (await _document(shop))["paths"]["/orders"]["post"]["responses"]
+    assert all("Location" in responses[status]["headers"] for status in ("200", "201", "202"))
+
+
+async def test_the_names_are_made_for_people(shop: Client) -> None:
+    document = await _document(shop)
+    names = [call["operationId"] for _, call in _calls(document)]
+    assert len(set(names)) == len(names)
+    assert {"place_order", "cancel_order", "find_sagas", "health_ready"} <= set(names)
+    assert not [name for name in names if re.search(r"_(get|put|post)$|__", name)]
+    schemas = document["components"]["schemas"]
+    assert not [name for name in schemas if name.startswith("_") or name == "HTTPValidationError"]
+    described = {tag["name"] for tag in document["tags"]}
+    assert {tag for _, call in _calls(document) for tag in call["tags"]} == described
+
+
+async def test_operators_show_a_token_and_customers_do_not(shop: Client) -> None:
+    document = await _document(shop)
+    assert document["components"]["securitySchemes"]["operator"]["scheme"] == "bearer"
+    secured = {call for call, described in _calls(document) if "security" in described}
+    assert secured == {call for call, described in _calls(document) if "operations" in described["tags"]} - {
+        "get /health/live",
+        "get /health/ready",
+    }
+
+
+async def test_readiness_has_a_schema_of_its_own(shop: Client) -> None:
+    ready = (await _document(shop))["paths"]["/health/ready"]["get"]["responses"]
+    assert ready["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Readiness"}
+    assert "503" in ready
+
+
+async def test_what_can_be_read_answers_head(shop: Client) -> None:
+    await shop.stock()
+    order_id = (await shop.order()).json()["id"]
+    for path in ("/orders", f"/orders/{order_id}", "/products/tea", "/users/ada/points", f"/sagas/{order_id}"):
+        assert (await shop.head(path)).status_code == 200, path
+    told = await shop.delete("/products/tea")
+    assert (told.status_code, told.headers["allow"]) == (405, "GET, HEAD, PUT")
 
 
 async def test_every_call_has_a_summary_a_tag_and_its_problems(shop: Client) -> None:

@@ -97,6 +97,58 @@ async def test_many_are_only_repaired_when_that_is_said(shop: Client, ours: dict
     assert everything.status_code == 422
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"key": ""},
+        {"name": ""},
+        {"error": ""},
+        {"name": "a\0b"},
+        {"older_than": -1},
+        {"older_than": "nan"},
+        {"older_than": "inf"},
+        {"older_than": 1e300},
+        {"after": ""},
+        {"after": "zzz"},
+        {"after": f"0001-01-01T00:00:00+12:00~{UUID(int=1)}"},
+        {"after": f"2026-01-01T00:00:00~{UUID(int=1)}"},
+        {"status": "lost"},
+    ],
+)
+async def test_a_search_that_makes_no_sense_is_told_in_the_words_of_the_client(
+    shop: Client, ours: dict[str, str], asked: dict[str, Any]
+) -> None:
+    answer = await shop.get("/sagas", params=asked, headers=ours)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:polysaga:problem:validation")
+    assert answer.json()["detail"].startswith(f"query.{next(iter(asked))}")
+    assert "SagaPage" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"why": "\n"},
+        {"why": "a\0b"},
+        {"why": "x" * 2001},
+        {"wanted": {}},
+        {"wanted": {"name": None}},
+        {"wanted": {"status": []}},
+        {"wanted": {"older_than": "soon"}},
+        {"wanted": {"nam": "place-order"}},
+        {"dryrun": False},
+    ],
+)
+async def test_an_order_for_many_that_is_not_clear_is_not_carried_out(
+    shop: Client, ours: dict[str, str], change: dict[str, Any]
+) -> None:
+    await park(await placed(shop))
+    asked = {"action": "retry", "wanted": {"name": "place-order"}, "why": "all", "dry_run": False, **change}
+    answer = await shop.post("/sagas/repairs", json=asked, headers=ours)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:polysaga:problem:validation")
+    (left,) = (await shop.get("/sagas", params={"status": "needs_attention"}, headers=ours)).json()["sagas"]
+    assert left["status"] == "needs_attention"
+
+
 async def test_what_cannot_be_repaired_is_a_problem_that_says_why(shop: Client, ours: dict[str, str]) -> None:
     saga_id = await placed(shop)
     late = await shop.post(f"/sagas/{saga_id}/compensate", json={"why": "regret"}, headers=ours)

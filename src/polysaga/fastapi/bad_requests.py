@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match, Mount
 
 from polysaga.fastapi.body_limit import BodyTooLarge, of_size
-from polysaga.fastapi.problems import ProblemResponse, as_json, has_no_body, problem, standard
+from polysaga.fastapi.problems import DETAILS, ProblemResponse, as_json, has_no_body, problem, standard
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 _UNREAD = "There was an error parsing the body"  # FastAPI's words for a body that its JSON parser gives up on
@@ -21,8 +21,8 @@ _UNREAD = "There was an error parsing the body"  # FastAPI's words for a body th
 async def of_validation(request: HTTPConnection, error: RequestValidationError) -> Response:
     """Answer 422 field by field, or 415 for a body that does not say that it is JSON."""
     if _is_not_called_json(request, error):
-        detail = "The body does not say that it is JSON: send content-type: application/json."
-        return problem(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, kind="unsupported-media-type")
+        kind = "unsupported-media-type"
+        return problem(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, DETAILS[kind], kind=kind)
     return _invalid(request, [_complaint(one) for one in error.errors()])
 
 

@@ -4,12 +4,12 @@ What the application has registered itself stays, whether it did so before `inst
 errors, for one of its subclasses, or for a status.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
@@ -44,12 +44,10 @@ from polysaga.errors import (
     WrongStatus,
 )
 from polysaga.fastapi.bad_requests import of_http, of_validation
-from polysaga.fastapi.problems import problem
+from polysaga.fastapi.problems import DETAILS, problem
 from polysaga.fastapi.websockets import refuse
 
-_AGAIN = "A database is busy or out of reach. Please try again."
-_ANEW = "To try again, send a new request; if it carries a key, with a new key."
-_INTERNAL = "Something went wrong inside the service."
+_AGAIN = DETAILS["try-again"]
 _log = logging.getLogger("polysaga")
 
 
@@ -59,8 +57,11 @@ Asynchronous: TypeAlias = Callable[[Any, Any], Awaitable[Response | None]]
 _DEFAULTS = {http_exception_handler, request_validation_exception_handler}  # FastAPI's own
 
 
-def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> None:
-    """Turn errors into problem details; *refusals* gives the status of a `Refused` by its code."""
+def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> Callable[[], bool]:
+    """Turn errors into problem details; *refusals* gives the status of a `Refused` by its code.
+
+    Return what tells whether requests that are not valid are answered here, and not by the application.
+    """
 
     async def ours(connection: HTTPConnection, error: PolysagaError) -> Response:
         return _of_ours(connection, error, refusals)
@@ -75,6 +76,7 @@ def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> None:
         app.exception_handlers[key] = _with_news(app.exception_handlers[key])
     if not {500, Exception} & app.exception_handlers.keys():
         app.add_exception_handler(Exception, _with_news(_of_anything))
+    return lambda: getattr(app.exception_handlers[RequestValidationError], "__wrapped__", None) is of_validation
 
 
 def _add(app: FastAPI, kind: type[Exception], handler: Asynchronous) -> None:
@@ -83,6 +85,7 @@ def _add(app: FastAPI, kind: type[Exception], handler: Asynchronous) -> None:
 
 
 def _also_for_websockets(handler: Asynchronous) -> Handler:
+    @functools.wraps(handler)
     async def answer(connection: HTTPConnection, error: Exception) -> Response | None:
         response = await handler(connection, error)
         if response is not None and isinstance(connection, WebSocket):
@@ -119,52 +122,39 @@ async def _of_http(connection: HTTPConnection, error: HTTPException) -> Response
 def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[str, int]) -> Response:
     named = getattr(error, "saga_id", None)
     saga = {} if named is None else {"saga_id": str(named)}
-    answer = partial(problem, request)
+
+    def answer(status: int, kind: str, detail: str = "", again: float | None = None) -> Response:
+        return problem(request, status, detail or DETAILS[kind], kind=kind, members=saga, retry_after=again)
+
     match error:
         case Refused():
             status = refusals.get(error.code, HTTPStatus.CONFLICT)
-            return answer(status, str(error), kind=error.code, members={**error.facts, **saga})
+            return problem(request, status, str(error), kind=error.code, members={**error.facts, **saga})
         case OutcomePending():
-            detail = "The outcome is not known yet; ask again by the id or with the same key."
-            again = error.retry_after
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            return answer(status, detail, kind="outcome-pending", members=saga, retry_after=again)
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, "outcome-pending", again=error.retry_after)
         case SagaCancelled():
-            return answer(HTTPStatus.CONFLICT, "This was cancelled and undone.", kind="cancelled", members=saga)
+            return answer(HTTPStatus.CONFLICT, "cancelled")
         # No 503, which clients repeat as it is: under its key the answer stands for ever.
         case DeadlineExceeded():
-            detail = f"This was not decided in time and undone. {_ANEW}"
-            return answer(HTTPStatus.CONFLICT, detail, kind="deadline-exceeded", members=saga)
+            return answer(HTTPStatus.CONFLICT, "deadline-exceeded")
         case SagaUndone():
-            detail = f"A database kept failing and everything was undone. {_ANEW}"
-            return answer(HTTPStatus.CONFLICT, detail, kind="saga-undone", members=saga)
+            return answer(HTTPStatus.CONFLICT, "saga-undone")
         case StillLocked():
-            detail = "Another change of the same thing is under way. Please try again."
-            again = error.retry_after
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="still-locked", retry_after=again)
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, "still-locked", again=error.retry_after)
         case TryAgain():
-            return answer(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                _AGAIN,
-                kind="try-again",
-                members=saga,
-                retry_after=error.retry_after,
-            )
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, "try-again", again=error.retry_after)
         case KeyReused():
-            detail = "This key was used for another request; use a new key for a new request."
-            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="key-reused")
+            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused")
         case PayloadError():
-            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="payload")
+            return answer(HTTPStatus.UNPROCESSABLE_ENTITY, "payload", str(error))
         case TooLate():
-            detail = "This is decided, and can no longer be undone."
-            return answer(HTTPStatus.CONFLICT, detail, kind="too-late", members=saga)
+            return answer(HTTPStatus.CONFLICT, "too-late")
         case WrongStatus():
-            return answer(HTTPStatus.CONFLICT, str(error), kind="wrong-status", members=saga)
+            return answer(HTTPStatus.CONFLICT, "wrong-status", str(error))
         case UnknownSaga():
-            return answer(HTTPStatus.NOT_FOUND, str(error), kind="unknown-saga", members=saga)
+            return answer(HTTPStatus.NOT_FOUND, "unknown-saga", str(error))
         case NeedsAttention():
-            detail = "This cannot go on without a person. Ask for it by its id; asking again changes nothing."
-            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, kind="needs-attention", members=saga)
+            return answer(HTTPStatus.INTERNAL_SERVER_ERROR, "needs-attention")
         case WriteOnReader():
             error.endpoint = f"{_method(request)} {getattr(request.scope.get('route'), 'path', request.url.path)}"
             return _internal(request, error)
@@ -175,13 +165,13 @@ def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[st
 async def _of_drivers(request: HTTPConnection, error: Exception) -> Response:
     fault = fault_of(error)
     if isinstance(error, NoResultFound):
-        return problem(request, HTTPStatus.NOT_FOUND, "There is no such thing.", kind="no-result")
+        return problem(request, HTTPStatus.NOT_FOUND, DETAILS["no-result"], kind="no-result")
     if isinstance(error, MultipleResultsFound):
         return _internal(request, error, kind="multiple-results")
     if isinstance(error, PendingRollbackError):
         return _internal(request, error, kind="pending-rollback")
     if fault is Fault.DUPLICATE_KEY:
-        return problem(request, HTTPStatus.CONFLICT, "This exists already.", kind=fault.value)
+        return problem(request, HTTPStatus.CONFLICT, DETAILS[fault.value], kind=fault.value)
     if fault is not None and fault.transient:
         again = TryAgain.retry_after
         return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _AGAIN, kind=fault.value, retry_after=again)
@@ -193,7 +183,7 @@ def _internal(
 ) -> Response:
     # The client learns nothing of the cause, so the log must have it.
     _log.error("%s %s failed", _method(request), request.url.path, exc_info=error)
-    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind=kind, members=members)
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, DETAILS["internal"], kind=kind, members=members)
 
 
 def _method(connection: HTTPConnection) -> str:
@@ -201,4 +191,4 @@ def _method(connection: HTTPConnection) -> str:
 
 
 async def _of_anything(request: HTTPConnection, error: Exception) -> Response:
-    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL, kind="internal")
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, DETAILS["internal"], kind="internal")

@@ -20,7 +20,7 @@ from polysaga.errors import (
 from polysaga.events import Emit
 from polysaga.fastapi.body_limit import BodyLimit
 from polysaga.fastapi.handlers import install_handlers
-from polysaga.fastapi.openapi import problems
+from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
 from polysaga.fastapi.signals import heard
 from polysaga.migrations import migrate as migrate_tables
@@ -84,7 +84,8 @@ def install(
     if max_body is not None:
         app.add_middleware(BodyLimit, limit=max_body)
     app.include_router(_health(databases))
-    install_handlers(app, dict(refusals or {}))
+    validation = install_handlers(app, dict(refusals or {}))
+    describe(app, validation=validation, limited=max_body is not None)
 
 
 def _health(databases: Databases) -> APIRouter:

@@ -12,20 +12,30 @@ import inspect
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request
-from pydantic import BaseModel, Field
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
 from polysaga.sagas import Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
 
+# For the OpenAPI document; *authorize* looks at the request itself.
+_TOKEN = HTTPBearer(
+    scheme_name="operator",
+    description="Who may look and act. A service that knows no operators asks its own machine for nothing.",
+    auto_error=False,
+)
 _FORWARDED = {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"}
 
 
@@ -47,34 +57,96 @@ class Person:
 Authorize: TypeAlias = Callable[[Request], Person | Awaitable[Person | None] | None]
 
 
-class _Why(BaseModel):
-    why: str = Field(min_length=1, max_length=2000, description="kept in the audit trail")
+def _in_words(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise PydanticCustomError("words", "say it in words, without the character NUL")
+    return text
+
+
+def _cursor(text: str) -> str:
+    at, _, saga_id = text.partition("~")
+    try:
+        moment = datetime.fromisoformat(at)
+        known = moment.astimezone(UTC), UUID(saga_id)
+    except (ValueError, OverflowError):
+        known = None
+    if known is None or moment.tzinfo is None:
+        message = "not a cursor of this list: pass `next` as it was given, or leave it out"
+        raise PydanticCustomError("cursor", message)
+    return text
+
+
+def _given(value: object) -> object:
+    if value is None:
+        raise PydanticCustomError("null", "leave it out instead of giving null")
+    return value
+
+
+# What JSON Schema can say of it is what is accepted, so that clients are not surprised.
+Words = Annotated[
+    str,
+    AfterValidator(_in_words),
+    Field(min_length=1, max_length=2000, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
+]
+Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
+Age = Annotated[float, Field(ge=0, le=3_000_000_000, allow_inf_nan=False)]  # seconds; less than 100 years
+Cursor = Annotated[
+    str,
+    AfterValidator(_cursor),
+    Field(json_schema_extra={"pattern": r"^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)~[0-9a-fA-F-]{36}$"}),
+]
+
+
+class RepairRequest(BaseModel):
+    """What a person orders, and why."""
+
+    model_config = ConfigDict(extra="forbid")  # a mistyped dry_run must not act
+
+    why: Words = Field(description="kept in the audit trail")
     dry_run: bool = Field(default=False, description="only tell what would happen")
 
 
-class _Skip(_Why):
-    step: str = Field(description="the step that was done by hand")
+class SkipRequest(RepairRequest):
+    """One step that was done, or undone, by hand."""
+
+    step: Name = Field(description="the step that was done by hand")
     result: Any = Field(default=None, description="what the step would have returned")
 
 
-class _Resolve(_Why):
+class ResolveRequest(RepairRequest):
+    """How a person says that a saga ended."""
+
     outcome: Literal["completed", "compensated"]
 
 
-class _Wanted(BaseModel):
+class SagaSearch(BaseModel):
     """Which sagas; at least one condition."""
 
-    status: list[Status] = []
-    name: str | None = None
-    error: str | None = None
-    older_than: float | None = Field(default=None, description="seconds since the start")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    status: list[Status] = Field(default_factory=list, min_length=1)
+    name: Name | SkipJsonSchema[None] = None
+    error: Name | SkipJsonSchema[None] = Field(default=None, description="part of the reason")
+    older_than: Age | SkipJsonSchema[None] = Field(default=None, description="seconds since the start")
+
+    _no_nulls = field_validator("*", mode="before")(_given)
+
+    @model_validator(mode="after")
+    def _not_all(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError("empty", "give at least one condition")
+        return self
 
 
-class _Many(BaseModel):
+class BulkRepair(BaseModel):
+    """What a person orders for all sagas that are found, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
     action: Literal["retry", "compensate"]
-    wanted: _Wanted
+    wanted: SagaSearch
     limit: int = Field(default=100, ge=1, le=1000)
-    why: str = Field(min_length=1, max_length=2000, description="kept in the audit trail")
+    why: Words = Field(description="kept in the audit trail")
     dry_run: bool = Field(default=True, description="say false to really do it")
 
 
@@ -131,19 +203,21 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     `details=False` leaves `GET /{saga_id}` to a route of yours.
     """
     viewer, operator = _guard(authorize, Role.VIEWER), _guard(authorize, Role.OPERATOR)
-    router = APIRouter(tags=["operations"], dependencies=[Depends(viewer)])
+    router = APIRouter(
+        generate_unique_id_function=_named, tags=["operations"], dependencies=[Depends(_TOKEN), Depends(viewer)]
+    )
     looking, acting = problems(401, 403, 404, 422, 503), problems(401, 403, 404, 409, 422, 503)
     Operator = Annotated[Person, Depends(operator)]  # noqa: N806 - a type
 
     @router.get("", summary="Find sagas", responses=looking)
-    async def find(
+    async def find_sagas(
         status: Annotated[list[Status] | None, Query()] = None,
-        name: str | None = None,
-        key: str | None = None,
-        error: Annotated[str | None, Query(description="part of the reason")] = None,
-        older_than: Annotated[float | None, Query(description="seconds since the start")] = None,
+        name: Annotated[Name | None, Query()] = None,
+        key: Annotated[Name | None, Query()] = None,
+        error: Annotated[Name | None, Query(description="part of the reason")] = None,
+        older_than: Annotated[Age | None, Query(description="seconds since the start")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+        after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
     ) -> SagaItems:
         """Return one page, the newest first."""
         wanted = SagaFilter(status=tuple(status or ()), name=name, key=key, error=error, older_than=older_than)
@@ -153,17 +227,17 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     if details:
 
         @router.get("/{saga_id}", summary="One saga, with everything known of it", responses=looking)
-        async def show(saga_id: UUID) -> SagaDetails:
+        async def show_details_of_saga(saga_id: UUID) -> SagaDetails:
             """Return the saga with its history and its audit trail."""
             return SagaDetails.model_validate(_details(await sagas.get(saga_id)))
 
     @router.post("/{saga_id}/retry", summary="Let a parked saga go on", responses=acting)
-    async def retry(saga_id: UUID, person: Operator, asked: Annotated[_Why, Body()]) -> RepairItem:
+    async def retry_saga(saga_id: UUID, person: Operator, asked: Annotated[RepairRequest, Body()]) -> RepairItem:
         """Go on in the direction it had: when the cause is gone."""
         return _told(await sagas.retry(saga_id, by=person.name, why=asked.why, dry_run=asked.dry_run))
 
     @router.post("/{saga_id}/skip", summary="Take a step as done by hand", responses=acting)
-    async def skip(saga_id: UUID, person: Operator, asked: Annotated[_Skip, Body()]) -> RepairItem:
+    async def skip_step(saga_id: UUID, person: Operator, asked: Annotated[SkipRequest, Body()]) -> RepairItem:
         """Going back: take it as undone by hand. Then go on."""
         try:
             told = await sagas.skip(
@@ -174,22 +248,24 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
         return _told(told)
 
     @router.post("/{saga_id}/compensate", summary="Undo a saga that is not decided", responses=acting)
-    async def compensate(saga_id: UUID, person: Operator, asked: Annotated[_Why, Body()]) -> RepairItem:
+    async def compensate_saga(
+        saga_id: UUID, person: Operator, asked: Annotated[RepairRequest, Body()]
+    ) -> RepairItem:
         """Undo everything that it did."""
         return _told(await sagas.compensate(saga_id, by=person.name, why=asked.why, dry_run=asked.dry_run))
 
     @router.post("/{saga_id}/resolve", summary="End a parked saga by a person's word", responses=acting)
-    async def resolve(saga_id: UUID, person: Operator, asked: Annotated[_Resolve, Body()]) -> RepairItem:
+    async def resolve_saga(
+        saga_id: UUID, person: Operator, asked: Annotated[ResolveRequest, Body()]
+    ) -> RepairItem:
         """Nothing of it runs any more."""
         told = await sagas.resolve(saga_id, asked.outcome, by=person.name, why=asked.why, dry_run=asked.dry_run)
         return _told(told)
 
     @router.post("/repairs", summary="Repair all sagas that a filter finds", responses=acting)
-    async def repair(person: Operator, asked: Annotated[_Many, Body()]) -> list[RepairItem]:
+    async def repair_sagas(person: Operator, asked: Annotated[BulkRepair, Body()]) -> list[RepairItem]:
         """Each saga tells its own problem; without `"dry_run": false` nothing is changed."""
         given = asked.wanted
-        if not given.model_dump(exclude_defaults=True):
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "`wanted` needs at least one condition")
         wanted = SagaFilter(
             status=tuple(given.status), name=given.name, error=given.error, older_than=given.older_than
         )
@@ -198,6 +274,10 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
         return [RepairItem(**asdict(one)) for one in told]
 
     return router
+
+
+def _named(route: APIRoute) -> str:
+    return route.name
 
 
 def _guard(authorize: Authorize | None, needed: Role) -> Callable[[Request], Awaitable[Person]]:
@@ -212,7 +292,7 @@ def _guard(authorize: Authorize | None, needed: Role) -> Callable[[Request], Awa
                 return Person("somebody on this machine", Role.OPERATOR)
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                "Only this machine is served: give operator_routes(authorize=...) to let people in.",
+                "Operators are served on the service's own machine only, until it is set up to know them.",
             )
         found = authorize(request)
         person = await found if inspect.isawaitable(found) else found

@@ -15,6 +15,22 @@ from starlette.requests import HTTPConnection
 MEDIA = "application/problem+json"
 BLANK = "about:blank"
 _ABOUT = "urn:polysaga:problem:"
+_ANEW = "To try again, send a new request; if it carries a key, with a new key."
+DETAILS: Mapping[str, str] = {  # by kind, where all problems of a kind say the same
+    "cancelled": "This was cancelled and undone.",
+    "deadline-exceeded": f"This was not decided in time and undone. {_ANEW}",
+    "duplicate-key": "This exists already.",
+    "internal": "Something went wrong inside the service.",
+    "key-reused": "This key was used for another request; use a new key for a new request.",
+    "needs-attention": "This cannot go on without a person. Ask for it by its id; asking again changes nothing.",
+    "no-result": "There is no such thing.",
+    "outcome-pending": "The outcome is not known yet; ask again by the id or with the same key.",
+    "saga-undone": f"A database kept failing and everything was undone. {_ANEW}",
+    "still-locked": "Another change of the same thing is under way. Please try again.",
+    "too-late": "This is decided, and can no longer be undone.",
+    "try-again": "A database is busy or out of reach. Please try again.",
+    "unsupported-media-type": "The body does not say that it is JSON: send content-type: application/json.",
+}
 _NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
 _TITLES = {"payload": "Invalid value", "validation": "Invalid request"}  # where the kind says too little
 
@@ -65,15 +81,14 @@ def problem(
 
 def standard(request: HTTPConnection, status: int, detail: str, kind: str = BLANK) -> dict[str, Any]:
     """Return the members that every problem has."""
+    return {**named(status, kind), "detail": detail, "instance": request.url.path}
+
+
+def named(status: int, kind: str) -> dict[str, Any]:
+    """Return what is the same in all problems of one *kind*."""
     blank = kind == BLANK
     title = phrase(status) if blank else _TITLES.get(kind, kind.replace("-", " ").capitalize())
-    return {
-        "type": kind if blank else _ABOUT + kind,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "instance": request.url.path,
-    }
+    return {"type": kind if blank else _ABOUT + kind, "title": title, "status": status}
 
 
 def as_json(value: object) -> Any:

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
 from orders.databases import databases
 from orders.errors import STATUSES
@@ -16,6 +17,14 @@ from polysaga.events import Emit, ignore
 from polysaga.fastapi import install, operator_routes
 
 PATIENCE = 10.0  # seconds a caller waits for an order's outcome before the answer is 202
+
+_TAGS = [
+    {"name": "orders", "description": "Placing, reading and cancelling orders."},
+    {"name": "inventory", "description": "Products, their stock and their prices."},
+    {"name": "users", "description": "What customers have, and what they did."},
+    {"name": "sagas", "description": "How far an order has got."},
+    {"name": "operations", "description": "For those who look after the service, not for customers."},
+]
 
 
 def create_app(
@@ -33,11 +42,14 @@ def create_app(
         title="Orders",
         summary="A shop's order service over three databases: each order is placed everywhere or nowhere.",
         version="0.1.0",
+        openapi_tags=_TAGS,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.patience = patience
     app.state.drain = (settings or Settings()).sagas.drain
     for router in routers:
         app.include_router(router)
+        _answer_head(app, router)
     authorize = None if operator_token is None else by_token(operator_token)
     # `GET /sagas/{id}` stays the customers'.
     app.include_router(operator_routes(sagas, authorize=authorize, details=False), prefix="/sagas")
@@ -51,6 +63,13 @@ def create_app(
         refusals=STATUSES,
     )
     return app
+
+
+def _answer_head(app: FastAPI, router: APIRouter) -> None:
+    """Answer HEAD where there is a GET, which FastAPI leaves to its applications."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _read() -> Settings:

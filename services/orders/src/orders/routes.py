@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from orders import order_book, point_book
 from orders.cancel_order import cancel_order
 from orders.databases import inventory, orders, points
-from orders.errors import OrderNotCancellable, UnknownOrder
+from orders.errors import OrderNotCancellable, OutOfStock, UnknownOrder, UnknownProduct
 from orders.inventory import Inventory, Session, inventory_of
 from orders.place_order import place_order
 from orders.sagas import sagas
@@ -53,6 +53,7 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=8,
         max_length=200,
+        pattern=r"^[!-~][ -~]*[!-~]$",  # what a header can carry
         description="the same key with the same body is the same order, however often it is sent",
     ),
 ]
@@ -67,15 +68,31 @@ users = APIRouter(prefix="/users", tags=["users"])
 following = APIRouter(prefix="/sagas", tags=["sagas"])
 
 
+_LOCATION = {"Location": {"description": "where to ask for it", "schema": {"type": "string"}}}
+_NO_PRODUCT = UnknownProduct("85123A")
+_ORDER_ID = UUID("019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10")
+_NO_ORDER = UnknownOrder(_ORDER_ID)
+
+
 @placing.post(
     "",
+    name="place_order",
     summary="Place an order",
     status_code=status.HTTP_201_CREATED,
     response_model=Order,
     responses={
-        200: {"model": Order, "description": "This key had placed the order before; here it is again"},
-        202: {"model": OrderAccepted, "description": "The outcome is not known yet; see `Location`"},
-        **problems(404, 409, 422, 503),
+        200: {
+            "model": Order,
+            "description": "This key had placed the order before; here it is again",
+            "headers": _LOCATION,
+        },
+        201: {"headers": _LOCATION},
+        202: {
+            "model": OrderAccepted,
+            "description": "The outcome is not known yet; see `Location`",
+            "headers": _LOCATION,
+        },
+        **problems(422, 503, refusals={404: [_NO_PRODUCT], 409: [OutOfStock("85123A", wanted=6, left=2)]}),
     },
 )
 async def place(
@@ -104,7 +121,7 @@ async def find_orders(db: OrdersRead, wanted: Annotated[OrderFilter, Query()]) -
     return await order_book.page(db, wanted)
 
 
-@placing.get("/{order_id}", summary="One order", responses=problems(404, 422, 503))
+@placing.get("/{order_id}", summary="One order", responses=problems(422, 503, refusals={404: [_NO_ORDER]}))
 async def show_order(db: OrdersRead, order_id: OrderId) -> Order:
     """Return the order in whatever state it is."""
     order = await order_book.find(db, order_id)
@@ -113,7 +130,19 @@ async def show_order(db: OrdersRead, order_id: OrderId) -> Order:
     return order
 
 
-@placing.post("/{order_id}/cancel", summary="Cancel an order", responses=problems(404, 409, 422, 503))
+@placing.post(
+    "/{order_id}/cancel",
+    name="cancel_order",
+    summary="Cancel an order",
+    responses=problems(
+        422,
+        503,
+        refusals={
+            404: [_NO_ORDER],
+            409: [OrderNotCancellable(_ORDER_ID, status=OrderStatus.PENDING)],
+        },
+    ),
+)
 async def cancel(order_id: OrderId) -> Order:
     """Cancel a confirmed order; stock and points follow. Cancelling twice is cancelling once."""
     order = await _order_now(order_id)
@@ -143,7 +172,7 @@ async def put_product(
     return product
 
 
-@products.get("/{product_id}", summary="One product", responses=problems(404, 422, 503))
+@products.get("/{product_id}", summary="One product", responses=problems(422, 503, refusals={404: [_NO_PRODUCT]}))
 async def show_product(store: InventoryRead, product_id: ProductId) -> Product:
     """Return stock and price."""
     return await store.product(product_id)

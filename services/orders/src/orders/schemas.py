@@ -4,12 +4,23 @@ Money is a decimal with two places here and whole cents in the databases (`table
 cent of confirmed spend.
 """
 
+import re
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from orders.cursors import check_cursor
@@ -38,10 +49,31 @@ def _plain(name: str) -> str:
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(_plain)
 ]
+_AMOUNT = r"^(0\.(0[1-9]|[1-9]\d?)|[1-9]\d{0,6}(\.\d{1,2})?)$"
+
+
+def _amount(told: object, check: ValidatorFunctionWrapHandler) -> Decimal:
+    if isinstance(told, float) and abs(told - round(told, 2)) < 1e-9:
+        told = str(round(told, 2))  # 0.57 may arrive as 0.5700000000000001
+    amount: Decimal = check(told)
+    if isinstance(told, str) and not re.fullmatch(_AMOUNT, told):
+        raise PydanticCustomError("amount", "write it as digits with at most two decimal places, such as 2.55")
+    return amount.quantize(Decimal("0.01"))
+
+
 Money = Annotated[
     Decimal,
     Field(gt=0, max_digits=9, decimal_places=2),
-    AfterValidator(lambda amount: amount.quantize(Decimal("0.01"))),
+    WrapValidator(_amount),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _AMOUNT},
+                {"type": "number", "minimum": 0.01, "maximum": 9_999_999.99, "multipleOf": 0.01},
+            ]
+        },
+        mode="validation",
+    ),
 ]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Stock = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
@@ -113,7 +145,9 @@ class OrderFilter(BaseModel):
     user_id: Name | None = None
     status: OrderStatus | None = None
     cursor: Annotated[str | None, AfterValidator(check_cursor)] = Field(
-        default=None, description="`next_cursor` of the page before"
+        default=None,
+        description="`next_cursor` of the page before",
+        json_schema_extra={"pattern": r"^[A-Za-z0-9_-]{78,87}$"},
     )
     limit: int = Field(default=50, ge=1, le=200)
 
