@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import httpx2
 import pytest
 from sqlalchemy import text
 
 from polysaga.config import Settings, parse_settings
 from polysaga.errors import RowLocked
+from polysaga.fastapi import reader
 from polysaga.migrations import migrate
 
 OTHER = {"other": "01a203a2-56e0-78f1-b4e2-8e65590dde21"}
@@ -101,3 +103,46 @@ async def test_steps_without_a_database(guide: Callable[[str], ModuleType], tmp_
             with pytest.raises(Exception, match="undone"):  # a second lantern: the primary key says no
                 await shop.sagas.run(shop.buy, shop.Purchase(item="lantern", cents=600), timeout=30)
             assert list(shop.bank.charges.values()) == [500]
+
+
+async def test_http(guide: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYSAGA_DATABASES__BOOK__URL", f"sqlite+aiosqlite:///{tmp_path}/book.db")
+    shop = guide("http")
+    origin = {"Origin": "https://guests.example"}
+    async with shop.app.router.lifespan_context(shop.app):
+        async with shop.book.writer() as db:
+            await db.execute(text("CREATE TABLE entries (guest TEXT)"))
+        transport = httpx2.ASGITransport(shop.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop", headers=origin) as client:
+            asked = {
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "polysaga-bookmark",
+            }
+            preflight = await client.options("/entries", headers=asked)
+            assert preflight.status_code == 200
+            assert "Polysaga-Bookmark" in preflight.headers["access-control-allow-headers"]
+            added = await client.post("/entries", json={"guest": "ada"})
+            assert added.status_code == 201
+            assert "Polysaga-Bookmark" in added.headers["access-control-expose-headers"]
+            assert (await client.post("/entries", json={"guest": "owl"})).json()["title"] == "Book closed"
+            poor = await client.post("/entries", json={"guest": "nobody"})
+            assert (poor.status_code, poor.json()["code"], poor.json()["need"]) == (402, "LOW", [1, 2])
+            assert poor.headers["access-control-allow-origin"] == "https://guests.example"
+            assert (await client.post("/photos", content=b" " * 2**21)).json() == 2**21
+            large = await client.post(
+                "/entries", content=b" " * 2**21, headers={"content-type": "application/json"}
+            )
+            assert large.status_code == 413
+            assert (await client.get("/export")).text == "ada\n"
+            shop.app.dependency_overrides[reader(shop.book)] = lambda: FakeSession(["bob"])
+            assert (await client.get("/entries")).json() == ["bob"]
+
+
+class FakeSession:
+    """Answers every question with the same rows."""
+
+    def __init__(self, rows: list[str]) -> None:
+        self._rows = rows
+
+    async def scalars(self, statement: object) -> list[str]:
+        return self._rows
