@@ -47,6 +47,16 @@ async def test_what_can_happen_to_a_body_is_told(shop: Client) -> None:
             assert {"413", "415", "422"} <= described["responses"].keys(), call
 
 
+async def test_the_key_is_described_as_it_is_accepted(shop: Client) -> None:
+    (key,) = [
+        one
+        for one in (await _document(shop))["paths"]["/orders"]["post"]["parameters"]
+        if one["name"] == "Idempotency-Key"
+    ]
+    shape = {name: key["schema"].get(name) for name in ("type", "minLength", "maxLength", "pattern")}
+    assert shape == {"type": "string", "minLength": 8, "maxLength": 200, "pattern": "^[!-~][ -~]*[!-~]$"}
+
+
 async def test_headers_that_are_sent_are_described(shop: Client) -> None:
     responses = (await _document(shop))["paths"]["/orders"]["post"]["responses"]
     assert all("Location" in responses[status]["headers"] for status in ("200", "201", "202"))
@@ -68,6 +78,8 @@ async def test_operators_show_a_token_and_customers_do_not(shop: Client) -> None
     document = await _document(shop)
     assert document["components"]["securitySchemes"]["operator"]["scheme"] == "bearer"
     secured = {call for call, described in _calls(document) if "security" in described}
+    # Without a token the service asks its own machine for nothing.
+    assert document["paths"]["/sagas"]["get"]["security"] == [{"operator": []}, {}]
     assert secured == {call for call, described in _calls(document) if "operations" in described["tags"]} - {
         "get /health/live",
         "get /health/ready",

@@ -21,9 +21,17 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
@@ -97,6 +105,17 @@ Cursor = Annotated[
 ]
 
 
+class _NotNull:
+    """Leaves null out of a JSON schema: a value that is not there is left out."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        given: list[JsonSchemaValue] = [one for one in handler(schema)["anyOf"] if one != {"type": "null"}]
+        return given[0]
+
+
+_NOT_NULL = _NotNull()
+
+
 class RepairRequest(BaseModel):
     """What a person orders, and why."""
 
@@ -125,9 +144,9 @@ class SagaSearch(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
     status: list[Status] = Field(default_factory=list, min_length=1)
-    name: Name | SkipJsonSchema[None] = None
-    error: Name | SkipJsonSchema[None] = Field(default=None, description="part of the reason")
-    older_than: Age | SkipJsonSchema[None] = Field(default=None, description="seconds since the start")
+    name: Annotated[Name | None, _NOT_NULL] = None
+    error: Annotated[Name | None, _NOT_NULL] = Field(default=None, description="part of the reason")
+    older_than: Annotated[Age | None, _NOT_NULL] = Field(default=None, description="seconds since the start")
 
     _no_nulls = field_validator("*", mode="before")(_given)
 
@@ -211,13 +230,13 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
 
     @router.get("", summary="Find sagas", responses=looking)
     async def find_sagas(
-        status: Annotated[list[Status] | None, Query()] = None,
-        name: Annotated[Name | None, Query()] = None,
-        key: Annotated[Name | None, Query()] = None,
-        error: Annotated[Name | None, Query(description="part of the reason")] = None,
-        older_than: Annotated[Age | None, Query(description="seconds since the start")] = None,
+        status: Annotated[list[Status] | None, _NOT_NULL, Query()] = None,
+        name: Annotated[Name | None, _NOT_NULL, Query()] = None,
+        key: Annotated[Name | None, _NOT_NULL, Query()] = None,
+        error: Annotated[Name | None, _NOT_NULL, Query(description="part of the reason")] = None,
+        older_than: Annotated[Age | None, _NOT_NULL, Query(description="seconds since the start")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
+        after: Annotated[Cursor | None, _NOT_NULL, Query(description="`next` of the page before")] = None,
     ) -> SagaItems:
         """Return one page, the newest first."""
         wanted = SagaFilter(status=tuple(status or ()), name=name, key=key, error=error, older_than=older_than)
@@ -273,6 +292,10 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
         told = await act(wanted, by=person.name, why=asked.why, dry_run=asked.dry_run, limit=asked.limit)
         return [RepairItem(**asdict(one)) for one in told]
 
+    if authorize is None:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                route.openapi_extra = {"security": [{}]}  # or nothing, from this machine
     return router
 
 

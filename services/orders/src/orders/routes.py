@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
 from fastapi.responses import JSONResponse
+from pydantic import WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import order_book, point_book
@@ -47,14 +48,14 @@ OrdersRead = Annotated[AsyncSession, reader(orders)]
 PointsRead = Annotated[AsyncSession, reader(points)]
 InventoryRead = Annotated[Inventory, Depends(_readable, scope="function")]
 InventoryWrite = Annotated[Inventory, Depends(_writable, scope="function")]
+_KEY: dict[str, Any] = {"min_length": 8, "max_length": 200, "pattern": r"^[!-~][ -~]*[!-~]$"}
 Key = Annotated[
     str | None,
+    WithJsonSchema({"type": "string", "minLength": 8, "maxLength": 200, "pattern": _KEY["pattern"]}),
     Header(
         alias="Idempotency-Key",
-        min_length=8,
-        max_length=200,
-        pattern=r"^[!-~][ -~]*[!-~]$",  # what a header can carry
         description="the same key with the same body is the same order, however often it is sent",
+        **_KEY,
     ),
 ]
 Prefer = Annotated[str | None, Header(description="`respond-async`: do not wait for the outcome (RFC 7240)")]
