@@ -136,6 +136,9 @@ async def test_a_search_that_makes_no_sense_is_told_in_the_words_of_the_client(
         {"wanted": {"older_than": "soon"}},
         {"wanted": {"nam": "place-order"}},
         {"dryrun": False},
+        {"dry_run": 0},
+        {"dry_run": "no"},
+        {"limit": "5"},
     ],
 )
 async def test_an_order_for_many_that_is_not_clear_is_not_carried_out(

@@ -122,7 +122,7 @@ class RepairRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")  # a mistyped dry_run must not act
 
     why: Words = Field(description="kept in the audit trail")
-    dry_run: bool = Field(default=False, description="only tell what would happen")
+    dry_run: bool = Field(default=False, strict=True, description="only tell what would happen")
 
 
 class SkipRequest(RepairRequest):
@@ -164,9 +164,9 @@ class BulkRepair(BaseModel):
 
     action: Literal["retry", "compensate"]
     wanted: SagaSearch
-    limit: int = Field(default=100, ge=1, le=1000)
+    limit: int = Field(default=100, strict=True, ge=1, le=1000)
     why: Words = Field(description="kept in the audit trail")
-    dry_run: bool = Field(default=True, description="say false to really do it")
+    dry_run: bool = Field(default=True, strict=True, description="say false to really do it")
 
 
 class SagaItem(BaseModel):
