@@ -33,6 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polysaga import Databases, Refused, Retry, Saga, Sagas, SqlDatabase, StepContext, load_settings
 from polysaga import errors as tree
+from polysaga.asgi import NEWS
 from polysaga.config import Settings
 from polysaga.errors import (
     Busy,
@@ -1009,6 +1010,28 @@ async def test_handlers_of_the_application_stay(
     async with Client(app) as client:
         answer = await client.get(path)
         assert (answer.status_code, "mine" in answer.json()) == (418, True)
+
+
+@pytest.mark.parametrize("kind", [Exception, 500, None])
+@pytest.mark.parametrize("handler", [mine, mine_in_a_thread])
+async def test_the_answer_to_a_bug_tells_what_was_committed_before_it_whoever_gives_it(
+    tmp_path: Path, kind: Any, handler: Any
+) -> None:
+    app = raising(Mine())
+    if kind is not None:
+        app.add_exception_handler(kind, handler)
+    install(app, databases, settings=settings_in(tmp_path))
+
+    async def news() -> list[tuple[bytes, bytes]]:
+        return [(b"polysaga-bookmark", b"here")]
+
+    async def with_news(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[NEWS] = news
+        await app(scope, receive, send)
+
+    async with Client(with_news) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.headers["polysaga-bookmark"]) == (418 if kind else 500, "here")
 
 
 async def test_an_http_error_of_the_handler_keeps_its_words_and_its_headers(tmp_path: Path) -> None:
