@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
+_POLITE = 0.3  # seconds in which a client ends its sessions on the server, when it is closed
+
 _ABANDONED: list[Any] = []  # clients that could not be closed: PyMongo warns of one that is collected open
 
 
@@ -193,7 +195,10 @@ class MongoNode:
     async def close(self) -> None:
         """Close every connection."""
         if self._client is not None:
-            await self._client.close()
+            try:
+                await limited(self._client.close(), _POLITE, grace=_POLITE)
+            except TimeoutError:
+                await self._client.close()  # it has told a silent server of its sessions, and does not do so again
             self._client = None
 
     def _refusal(self, error: BaseException) -> Exception:
