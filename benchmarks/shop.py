@@ -44,7 +44,7 @@ class Shop:
 def some_order() -> PricedOrder:
     """Return an order that somebody might place."""
     product, user = random.randrange(_PRODUCTS), random.randrange(_USERS)
-    return PricedOrder(user_id=f"u{user}", product_id=f"p{product}", quantity=1, unit_price=_PRICE)
+    return PricedOrder(user_id=user + 1, product_id=f"p{product}", quantity=1, unit_price=_PRICE)
 
 
 async def fill(urls: dict[str, str]) -> None:

@@ -117,7 +117,7 @@ def test_a_saga_that_finishes_before_its_last_step_is_found(
     found = broken(tmp_path)
     assert found.report.cases[0] == "forward", "the shortest story comes first"
     assert "the record of 'record_event' says None" in str(found)
-    assert "has no event 'order_placed'" in str(found)
+    assert "has no event 'order_created'" in str(found)
 
 
 def test_a_deadline_that_undoes_a_decided_saga_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from orders.databases import databases
 from orders.reconcile import Books, contradictions, read_books
 from orders.sagas import sagas
-from orders.schemas import EventKind, OrderStatus
+from orders.schemas import EventType, OrderStatus
 from polysaga import Status
 from polysaga.clock import Clock
 from polysaga.config import Settings, parse_settings
@@ -94,7 +94,7 @@ def findings(verified: Verification, books: Books, confirmed: Collection[UUID]) 
 def _lost(books: Books, confirmed: Collection[UUID]) -> list[str]:
     kept = {order.id for order in books.orders if order.status in {OrderStatus.CONFIRMED, OrderStatus.CANCELLED}}
     earning = {order.id for order in books.orders if order.status is OrderStatus.CONFIRMED}
-    placed = {order_id for order_id, kind in books.events if kind is EventKind.ORDER_PLACED}
+    placed = {order_id for order_id, event in books.events if event is EventType.ORDER_CREATED}
     taken = _taken(books)
     return [
         *[f"order {order_id} was told to be confirmed and is not" for order_id in set(confirmed) - kept],

@@ -79,7 +79,7 @@ class Customers:
         while not self._stop.is_set():
             turn += 1
             product = random.choice(_SHELVES) if random.random() < 0.95 else _SOLD_OUT
-            order = OrderCreate(user_id=f"user-{number}", product_id=product.id, quantity=random.randint(1, 3))
+            order = OrderCreate(user_id=number + 1, product_id=product.id, quantity=random.randint(1, 3))
             outcome = await self._order(shops, order, f"{self._crowd_name}-{number}-{turn}")
             self.answers[outcome.reason or outcome.verdict.value] += 1
             if outcome.verdict is Verdict.CONFIRMED:

@@ -8,7 +8,7 @@ import pytest
 
 from orders.inventory import Shelf
 from orders.reconcile import Books
-from orders.schemas import EventKind, Order, OrderStatus
+from orders.schemas import EventType, Order, OrderStatus
 from polysaga import Status
 from polysaga.sagas import Contradiction, ContradictionKind, Verification
 from tests.soak.audit import Findings, findings
@@ -44,15 +44,15 @@ def test_servers_that_are_not_ours_are_left_alone() -> None:
 def books(status: OrderStatus = OrderStatus.CONFIRMED, *, points: bool = True, taken: int = 2) -> Books:
     order = Order(
         id=ORDER,
-        user_id="ada",
+        user_id=7,
         product_id="tea",
         quantity=2,
         unit_price=Decimal("2.50"),
         status=status,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    events = {(ORDER, EventKind.ORDER_PLACED)} if status is OrderStatus.CONFIRMED else set()
-    credited = {ORDER: ("ada", 500)} if points else {}
+    events = {(ORDER, EventType.ORDER_CREATED)} if status is OrderStatus.CONFIRMED else set()
+    credited = {ORDER: (7, 500)} if points else {}
     return Books([order], credited, {"tea": Shelf(10 - taken, 10)}, events)
 
 

@@ -49,7 +49,7 @@ class Client(httpx2.AsyncClient):
         assert answer.is_success
 
     async def order(
-        self, *, quantity: int = 2, product_id: str = "tea", user_id: str = "ada", **headers: str
+        self, *, quantity: int = 2, product_id: str = "tea", user_id: int | str = 7, **headers: str
     ) -> Any:
         """Place an order; underscores in the names of *headers* stand for hyphens."""
         body = {"user_id": user_id, "product_id": product_id, "quantity": quantity}

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Client
 
-ORDER = {"user_id": "ada", "product_id": "tea", "quantity": 1}
+ORDER = {"user_id": 7, "product_id": "tea", "quantity": 1}
 JSON = {"Content-Type": "application/json"}
 # 0001-01-01T00:00:00+12:00, which lies before the first moment in UTC
 BEFORE_TIME = "MDAwMS0wMS0wMVQwMDowMDowMCsxMjowMCAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwNw"
@@ -22,9 +22,6 @@ BEFORE_TIME = "MDAwMS0wMS0wMVQwMDowMDowMCsxMjowMCAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM
         ({"quantity": "6"}, "body.quantity: Input should be a valid integer"),
         ({"quantity": True}, "body.quantity: Input should be a valid integer"),
         ({"quantity": None}, "body.quantity: Input should be a valid integer"),
-        ({"user_id": "   "}, "body.user_id: String should have at least 1 character"),
-        ({"user_id": "x" * 65}, "body.user_id: String should have at most 64 characters"),
-        ({"user_id": 17}, "body.user_id: Input should be a valid string"),
         ({"product_id": "a/b"}, "body.product_id: use printable characters without '/'"),
         ({"product_id": "a\x00b"}, "body.product_id: use printable characters without '/'"),
         ({"coupon": "SPRING"}, "body.coupon: Extra inputs are not permitted"),
@@ -46,7 +43,7 @@ async def test_an_order_that_lacks_something(shop: Client, name: str) -> None:
     assert f"body.{name}: Field required" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("text", ['{"user_id": "ada",', "", "[]", "null", '"tea"', '{"user_id": "\\ud800"}'])
+@pytest.mark.parametrize("text", ['{"user_id": 7,', "", "[]", "null", '"tea"', '{"user_id": "\\ud800"}'])
 async def test_a_body_that_is_not_an_object_of_json(shop: Client, text: str) -> None:
     answer = await shop.post("/orders", content=text, headers=JSON)
     assert answer.status_code == 422
@@ -56,7 +53,7 @@ async def test_a_body_that_is_not_an_object_of_json(shop: Client, text: str) -> 
 @pytest.mark.parametrize("key", ["tab\tinside", "é" * 8])
 async def test_a_key_that_no_header_should_carry(shop: Client, key: str) -> None:
     await shop.stock()
-    order = {"user_id": "ada", "product_id": "tea", "quantity": 1}
+    order = {"user_id": 7, "product_id": "tea", "quantity": 1}
     answer = await shop.post("/orders", json=order, headers={"Idempotency-Key": key.encode("latin-1")})
     assert answer.status_code == 422
     assert "Idempotency-Key: String should match pattern" in answer.json()["detail"]
@@ -119,7 +116,7 @@ async def test_a_cursor_of_somebody_else(shop: Client, cursor: str) -> None:
         ({"limit": 0}, "query.limit: Input should be greater than or equal to 1"),
         ({"limit": 1000}, "query.limit: Input should be less than or equal to 200"),
         ({"status": "lost"}, "query.status: Input should be 'pending', 'confirmed', 'rejected' or 'cancelled'"),
-        ({"user": "ada"}, "query.user: Extra inputs are not permitted"),
+        ({"user": 7}, "query.user: Extra inputs are not permitted"),
     ],
 )
 async def test_a_list_that_cannot_be_made(shop: Client, wanted: dict[str, Any], said: str) -> None:

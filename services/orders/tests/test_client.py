@@ -11,7 +11,7 @@ from orders.client import Outcome, Shop, Verdict
 from orders.schemas import OrderCreate
 from polysaga.clock import Clock
 
-ORDER = OrderCreate(user_id="ada", product_id="tea", quantity=1)
+ORDER = OrderCreate(user_id=7, product_id="tea", quantity=1)
 ID = UUID(int=7)
 Answer = httpx2.Response | Exception
 

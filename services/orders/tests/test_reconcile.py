@@ -52,22 +52,22 @@ async def test_an_empty_shop_is_in_order(shop: Client) -> None:
 
 async def test_points_that_were_edited(order_id: UUID) -> None:
     await _plant(points, update(point_table).values(amount=1))
-    assert await _found() == ["user ada: 1 points, 765 cents of confirmed spend"]
+    assert await _found() == ["user 7: 1 points, 765 cents of confirmed spend"]
 
 
 async def test_points_that_were_deleted(order_id: UUID) -> None:
     await _plant(points, delete(point_table))
     assert await _found() == [
         f"order {order_id} is confirmed but has no points entry",
-        "user ada: 0 points, 765 cents of confirmed spend",
+        "user 7: 0 points, 765 cents of confirmed spend",
     ]
 
 
 async def test_points_without_an_order(order_id: UUID) -> None:
-    await _plant(points, insert(point_table).values(order_id=NOBODY, user_id="bo", amount=5))
+    await _plant(points, insert(point_table).values(order_id=NOBODY, user_id=8, amount=5))
     assert await _found() == [
         f"order {NOBODY} has a points entry but is not confirmed",
-        "user bo: 5 points, 0 cents of confirmed spend",
+        "user 8: 5 points, 0 cents of confirmed spend",
     ]
 
 
@@ -83,15 +83,15 @@ async def test_a_product_that_was_deleted(order_id: UUID) -> None:
 
 async def test_an_event_that_was_deleted(order_id: UUID) -> None:
     await _plant(inventory, delete(event_table).where(event_table.c.order_id == order_id))
-    assert await _found() == [f"order {order_id} has no event 'order_placed'"]
+    assert await _found() == [f"order {order_id} has no event 'order_created'"]
 
 
 async def test_an_event_that_does_not_fit(order_id: UUID) -> None:
-    changing = update(event_table).where(event_table.c.order_id == order_id).values(kind="order_cancelled")
+    changing = update(event_table).where(event_table.c.order_id == order_id).values(event_type="order_cancelled")
     await _plant(inventory, changing)
     assert await _found() == [
         f"order {order_id} has an event 'order_cancelled' that does not fit its status",
-        f"order {order_id} has no event 'order_placed'",
+        f"order {order_id} has no event 'order_created'",
     ]
 
 

@@ -52,10 +52,10 @@ async def test_customers_see_their_order_their_points_and_the_stock(
             await asyncio.to_thread(replica.pause)
     went = Counter[str]()
 
-    async def customer(name: str) -> None:
+    async def customer(user_id: int) -> None:
         async with Client(transport=replicated_shop._transport, base_url="http://shop") as shop:
             for count in range(1, ORDERS + 1):
-                placed = await shop.order(quantity=1, user_id=name, **({"Prefer": prefer} if prefer else {}))
+                placed = await shop.order(quantity=1, user_id=user_id, **({"Prefer": prefer} if prefer else {}))
                 if prefer:
                     saga = await follow(shop, placed.headers["Location"])
                     location = f"/orders/{saga['id']}"
@@ -63,11 +63,11 @@ async def test_customers_see_their_order_their_points_and_the_stock(
                     location = placed.headers["Location"]
                 order = await shop.get(location)
                 assert (order.status_code, order.json()["status"]) == (200, "confirmed")
-                points = await shop.get(f"/users/{name}/points")
+                points = await shop.get(f"/users/{user_id}/points")
                 assert points.json()["points"] == count * 255
                 went.update(answer.headers["X-Polysaga-Route"].split(";")[0] for answer in (order, points))
 
-    await asyncio.gather(*(customer(f"customer-{number}") for number in range(CUSTOMERS)))
+    await asyncio.gather(*(customer(user_id) for user_id in range(1, CUSTOMERS + 1)))
     assert (await replicated_shop.get("/products/tea")).json()["stock"] == 0
     if not paused:
         assert any("=replica" in node for node in went), went

@@ -17,9 +17,15 @@ def _trace(tmp_path: Path, *rows: str) -> Path:
     return file
 
 
+@pytest.mark.parametrize("written", ["17850", " 17850 ", "17850.0"])
+def test_a_customer_is_one_however_the_spreadsheet_wrote_the_number(tmp_path: Path, written: str) -> None:
+    trace = read(_trace(tmp_path, f"536365,85123A,WHITE HOLDER,6,1/12/2010,2.55,{written},United Kingdom"))
+    assert [line.order.user_id for line in trace.lines] == [17850]
+
+
 def test_a_clean_row_is_an_order(tmp_path: Path) -> None:
     trace = read(_trace(tmp_path, "536365,85123A,WHITE HOLDER,6,1/12/2010,2.55,17850,United Kingdom"))
-    order = OrderCreate(user_id="17850", product_id="85123A", quantity=6)
+    order = OrderCreate(user_id=17850, product_id="85123A", quantity=6)
     assert trace.lines == [Line(2, order, Decimal("2.55"))]
     assert not trace.dirty
 
@@ -34,6 +40,8 @@ def test_a_clean_row_is_an_order(tmp_path: Path) -> None:
         ("536414,22139,,1.5,1/12/2010,1.0,14527,United Kingdom", "unreadable quantity"),
         ("536414,22139,,2000000,1/12/2010,1.0,14527,United Kingdom", "unusable quantity"),
         ("536414,22139,,56,1/12/2010,2.5,,United Kingdom", "no customer"),
+        ("536414,22139,,56,1/12/2010,2.5,ada,United Kingdom", "unusable user_id"),
+        ("536414,22139,,56,1/12/2010,2.5,17850.5,United Kingdom", "unusable user_id"),
         ("536414,,,56,1/12/2010,2.5,14527,United Kingdom", "no stock code"),
         ("536414,a/b,,56,1/12/2010,2.5,14527,United Kingdom", "unusable product_id"),
         ("536414,22139,,56,1/12/2010,0,14527,United Kingdom", "no price"),

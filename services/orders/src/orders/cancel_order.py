@@ -13,7 +13,7 @@ from orders import order_book, point_book
 from orders.databases import inventory, orders, points
 from orders.errors import OrderNotCancellable, UnknownOrder
 from orders.inventory import Session, inventory_of
-from orders.schemas import EventKind, Order, OrderCancel, OrderStatus, UserEvent
+from orders.schemas import EventType, Order, OrderCancel, OrderStatus, UserEvent
 from polysaga import Retry, Saga, StepContext
 from polysaga.clock import Clock
 from polysaga.errors import StillLocked
@@ -54,12 +54,12 @@ async def record_cancellation(db: Session, cancel: OrderCancel, ctx: StepContext
     """Tell the behaviour events that the customer changed their mind."""
     order = ctx.result(mark_cancelled)
     event = UserEvent(
-        kind=EventKind.ORDER_CANCELLED,
+        event_type=EventType.ORDER_CANCELLED,
         order_id=order.id,
         user_id=order.user_id,
         product_id=order.product_id,
         quantity=order.quantity,
-        at=Clock().now(),
+        timestamp=Clock().now(),
     )
     await inventory_of(db).record(event)
 

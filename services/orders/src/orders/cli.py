@@ -20,6 +20,7 @@ from orders.reconcile import PATIENCE, Reconciliation, reconcile
 from orders.replay import Replay, Tally
 from orders.serving import PortTaken, serve
 from orders.settings import DATA, files, load, operator_token
+from orders.tables import check_tables
 from orders.trace import NotATrace, read
 from polysaga.config import Settings
 from polysaga.errors import PolysagaError
@@ -102,6 +103,7 @@ def replay_command(
             with screen.progress(len(trace.lines), quiet=as_json) as watch:
                 tally = await replay.run(watch)
         async with databases.open(settings):
+            await check_tables()
             return tally, await reconcile(confirmed=tally.confirmed, patience=wait)
 
     tally, found = _run(work())
@@ -120,6 +122,7 @@ def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = 
 
     async def work() -> Reconciliation:
         async with databases.open(settings):
+            await check_tables()
             return await reconcile(patience=wait)
 
     found = _run(work())

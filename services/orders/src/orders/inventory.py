@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders.errors import OutOfStock, UnknownProduct
-from orders.schemas import EventKind, Product, UserEvent
+from orders.schemas import EventType, Product, UserEvent
 from orders.tables import changed_one, from_cents, to_cents
 from orders.tables import event_table as events
 from orders.tables import product_table as products
@@ -81,9 +81,9 @@ class SqlInventory:
         """Store *event*."""
         await self._db.execute(insert(events).values(event.model_dump()))
 
-    async def events_of(self, user_id: str, limit: int) -> list[UserEvent]:
+    async def events_of(self, user_id: int, limit: int) -> list[UserEvent]:
         """Return the user's latest events, newest first."""
-        latest = select(events).where(events.c.user_id == user_id).order_by(events.c.at.desc()).limit(limit)
+        latest = select(events).where(events.c.user_id == user_id).order_by(events.c.timestamp.desc()).limit(limit)
         return [UserEvent.model_validate(dict(row)) for row in (await self._db.execute(latest)).mappings()]
 
     async def shelves(self) -> dict[str, Shelf]:
@@ -91,10 +91,10 @@ class SqlInventory:
         rows = await self._db.execute(select(products.c.id, products.c.stock, products.c.stocked))
         return {product_id: Shelf(stock, stocked) for product_id, stock, stocked in rows}
 
-    async def recorded(self) -> set[tuple[UUID, EventKind]]:
+    async def recorded(self) -> set[tuple[UUID, EventType]]:
         """Return which events there are, for the reconciliation."""
-        rows = await self._db.execute(select(events.c.order_id, events.c.kind))
-        return {(order_id, EventKind(kind)) for order_id, kind in rows}
+        rows = await self._db.execute(select(events.c.order_id, events.c.event_type))
+        return {(order_id, EventType(event_type)) for order_id, event_type in rows}
 
     async def _add(self, product_id: str, quantity: int, *conditions: ColumnElement[bool]) -> bool:
         adding = update(products).where(products.c.id == product_id, *conditions)
@@ -148,23 +148,26 @@ class MongoInventory:
 
     async def record(self, event: UserEvent) -> None:
         """Store *event*."""
-        document = event.model_dump()
-        document.update(_id=f"{event.order_id}:{event.kind}", order_id=str(event.order_id), kind=event.kind.value)
+        document = event.model_dump() | {
+            "_id": f"{event.order_id}:{event.event_type}",
+            "order_id": str(event.order_id),
+            "event_type": event.event_type.value,
+        }
         await self._events.insert_one(document)
 
-    async def events_of(self, user_id: str, limit: int) -> list[UserEvent]:
+    async def events_of(self, user_id: int, limit: int) -> list[UserEvent]:
         """Return the user's latest events, newest first."""
-        latest = self._events.find({"user_id": user_id}, {"_id": False}).sort("at", -1).limit(limit)
+        latest = self._events.find({"user_id": user_id}, {"_id": False}).sort("timestamp", -1).limit(limit)
         return [UserEvent.model_validate(found) async for found in latest]
 
     async def shelves(self) -> dict[str, Shelf]:
         """Return all products, for the reconciliation."""
         return {found["_id"]: Shelf(found["stock"], found["stocked"]) async for found in self._products.find()}
 
-    async def recorded(self) -> set[tuple[UUID, EventKind]]:
+    async def recorded(self) -> set[tuple[UUID, EventType]]:
         """Return which events there are, for the reconciliation."""
-        found = self._events.find({}, {"_id": False, "order_id": True, "kind": True})
-        return {(UUID(event["order_id"]), EventKind(event["kind"])) async for event in found}
+        found = self._events.find({}, {"_id": False, "order_id": True, "event_type": True})
+        return {(UUID(event["order_id"]), EventType(event["event_type"])) async for event in found}
 
 
 Inventory: TypeAlias = SqlInventory | MongoInventory

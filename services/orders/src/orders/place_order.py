@@ -11,7 +11,7 @@ from orders import order_book, point_book
 from orders.databases import inventory, orders, points
 from orders.errors import OutOfStock, UnknownProduct
 from orders.inventory import Session, inventory_of
-from orders.schemas import EventKind, Order, OrderCreate, OrderStatus, PricedOrder, UserEvent
+from orders.schemas import EventType, Order, OrderCreate, OrderStatus, PricedOrder, UserEvent
 from polysaga import Saga, StepContext
 from polysaga.clock import Clock
 
@@ -80,12 +80,12 @@ async def confirm_order(db: AsyncSession, order: PricedOrder, ctx: StepContext) 
 async def record_event(db: Session, order: PricedOrder, ctx: StepContext) -> None:
     """Tell the behaviour events that the customer bought something."""
     event = UserEvent(
-        kind=EventKind.ORDER_PLACED,
+        event_type=EventType.ORDER_CREATED,
         order_id=ctx.saga_id,
         user_id=order.user_id,
         product_id=order.product_id,
         quantity=order.quantity,
-        at=ctx.result(open_order).created_at,
+        timestamp=ctx.result(open_order).created_at,
     )
     await inventory_of(db).record(event)
 

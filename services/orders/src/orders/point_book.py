@@ -18,7 +18,7 @@ def earned(order: PricedOrder) -> int:
     return order.quantity * to_cents(order.unit_price)
 
 
-async def credit(db: AsyncSession, order_id: UUID, user_id: str, amount: int) -> None:
+async def credit(db: AsyncSession, order_id: UUID, user_id: int, amount: int) -> None:
     """Enter *amount* for the order."""
     await db.execute(insert(table).values(order_id=order_id, user_id=user_id, amount=amount))
 
@@ -28,14 +28,14 @@ async def take_back(db: AsyncSession, order_id: UUID) -> None:
     await db.execute(delete(table).where(table.c.order_id == order_id))
 
 
-async def balance(db: AsyncSession, user_id: str) -> int:
+async def balance(db: AsyncSession, user_id: int) -> int:
     """Return the user's points; someone who never bought anything has none."""
     total = select(func.coalesce(func.sum(table.c.amount), 0)).where(table.c.user_id == user_id)
     # Not every driver gives a sum of integers as an integer.
     return int((await db.execute(total)).scalar_one())
 
 
-async def entries(db: AsyncSession) -> dict[UUID, tuple[str, int]]:
+async def entries(db: AsyncSession) -> dict[UUID, tuple[int, int]]:
     """Return user and amount by order, for the reconciliation."""
     rows = await db.execute(select(table.c.order_id, table.c.user_id, table.c.amount))
     return {order_id: (user_id, amount) for order_id, user_id, amount in rows}

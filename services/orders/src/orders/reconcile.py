@@ -17,7 +17,7 @@ from uuid import UUID
 from orders import order_book, point_book
 from orders.databases import inventory, orders, points
 from orders.inventory import Shelf, inventory_of
-from orders.schemas import EventKind, Order, OrderStatus
+from orders.schemas import EventType, Order, OrderStatus
 from orders.tables import to_cents
 from polysaga.clock import Clock
 
@@ -25,8 +25,8 @@ PATIENCE = 30.0  # seconds: a saga whose owner was killed is taken over after 10
 _PAUSE = (0.1, 1.0)  # seconds between two looks: first, at most
 
 _EVENTS = {
-    OrderStatus.CONFIRMED: {EventKind.ORDER_PLACED},
-    OrderStatus.CANCELLED: {EventKind.ORDER_PLACED, EventKind.ORDER_CANCELLED},
+    OrderStatus.CONFIRMED: {EventType.ORDER_CREATED},
+    OrderStatus.CANCELLED: {EventType.ORDER_CREATED, EventType.ORDER_CANCELLED},
 }
 
 
@@ -35,12 +35,12 @@ class Books:
     """Everything that the databases say at about the same time."""
 
     orders: list[Order]
-    points: dict[UUID, tuple[str, int]]
+    points: dict[UUID, tuple[int, int]]
     shelves: dict[str, Shelf]
-    events: set[tuple[UUID, EventKind]]
+    events: set[tuple[UUID, EventType]]
 
     @property
-    def users(self) -> set[str]:
+    def users(self) -> set[int]:
         """Return everyone who has an order or points."""
         return {order.user_id for order in self.orders} | {user_id for user_id, _ in self.points.values()}
 
@@ -126,8 +126,8 @@ def _wrong_stock(books: Books) -> Iterator[Contradiction]:
 
 
 def _wrong_points(books: Books) -> Iterator[Contradiction]:
-    spend: Counter[str] = Counter()
-    credited: Counter[str] = Counter()
+    spend: Counter[int] = Counter()
+    credited: Counter[int] = Counter()
     for order in _confirmed(books):
         spend[order.user_id] += order.quantity * to_cents(order.unit_price)
     for user_id, amount in books.points.values():
@@ -145,11 +145,11 @@ def _wrong_points(books: Books) -> Iterator[Contradiction]:
 
 
 def _wrong_events(books: Books) -> Iterator[Contradiction]:
-    due = {(order.id, kind) for order in books.orders for kind in _EVENTS.get(order.status, ())}
-    for order_id, kind in due - books.events:
-        yield Contradiction(f"order {order_id} has no event '{kind}'", passing=True)
-    for order_id, kind in books.events - due:
-        yield Contradiction(f"order {order_id} has an event '{kind}' that does not fit its status")
+    due = {(order.id, event) for order in books.orders for event in _EVENTS.get(order.status, ())}
+    for order_id, event in due - books.events:
+        yield Contradiction(f"order {order_id} has no event '{event}'", passing=True)
+    for order_id, event in books.events - due:
+        yield Contradiction(f"order {order_id} has an event '{event}' that does not fit its status")
 
 
 def _confirmed(books: Books) -> Iterator[Order]:

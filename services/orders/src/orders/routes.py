@@ -30,6 +30,7 @@ from orders.schemas import (
     ProductSet,
     SagaReport,
     UserEvent,
+    UserId,
 )
 from polysaga import SagaHandle
 from polysaga.errors import OutcomePending
@@ -60,7 +61,7 @@ Key = Annotated[
 ]
 Prefer = Annotated[str | None, Header(description="`respond-async`: do not wait for the outcome (RFC 7240)")]
 OrderId = Annotated[UUID, Path(description="the order's id, which is also its saga's")]
-UserId = Annotated[Name, Path(examples=["17850"])]
+OfUser = Annotated[UserId, Path(description="the user's id", examples=[17850])]
 ProductId = Annotated[Name, Path(examples=["85123A"])]
 
 placing = APIRouter(prefix="/orders", tags=["orders"])
@@ -180,14 +181,14 @@ async def show_product(store: InventoryRead, product_id: ProductId) -> Product:
 
 
 @users.get("/{user_id}/points", summary="A user's points", responses=problems(422, 503))
-async def show_points(db: PointsRead, user_id: UserId) -> Points:
+async def show_points(db: PointsRead, user_id: OfUser) -> Points:
     """Return one point for each cent of confirmed spend; 0 for someone who never bought anything."""
     return Points(user_id=user_id, points=await point_book.balance(db, user_id))
 
 
 @users.get("/{user_id}/events", summary="What a user did, newest first", responses=problems(422, 503))
 async def show_events(
-    store: InventoryRead, user_id: UserId, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    store: InventoryRead, user_id: OfUser, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> list[UserEvent]:
     """Return the latest events."""
     return await store.events_of(user_id, limit)

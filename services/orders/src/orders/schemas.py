@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -26,11 +27,14 @@ from pydantic_core import PydanticCustomError
 from orders.cursors import check_cursor
 from polysaga.sagas import Status
 
+_LARGEST_ID = 2**63 - 1  # of a BIGINT
+_EXACT = 2**53  # from here on a number with a point no longer says which integer it means
+_WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{1,40})?")
 _ORDER_ID = "019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10"
 _AT = "2026-03-01T09:30:00.125000Z"
 _ORDER = {
     "id": _ORDER_ID,
-    "user_id": "17850",
+    "user_id": 17850,
     "product_id": "85123A",
     "quantity": 6,
     "unit_price": "2.55",
@@ -46,6 +50,33 @@ def _plain(name: str) -> str:
     return name
 
 
+def _whole(value: object) -> int:
+    """Return the integer that *value* is: a number, or its digits as text, both also with zeros after a point."""
+    number = None
+    if isinstance(value, str):
+        written = _WHOLE.fullmatch(value.strip())
+        number = None if written is None else int(written[1])
+    elif isinstance(value, float):
+        number = int(value) if value.is_integer() and abs(value) < _EXACT else None
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    if number is None or not 0 < number <= _LARGEST_ID:
+        message = "a user id is an integer from 1 to {largest}, as a number or in digits"
+        raise PydanticCustomError("user_id", message, {"largest": _LARGEST_ID})
+    return number
+
+
+# Exclusive, for OpenAPI's numbers are floats: 2**63 is one, the largest id is not.
+_ID_IN_NUMBERS = {"type": "integer", "format": "int64", "minimum": 1, "exclusiveMaximum": _LARGEST_ID + 1}
+_ID_IN_DIGITS = {"type": "string", "pattern": r"^[1-9][0-9]{0,17}(\.0{1,9})?$"}
+
+# `7`, `"7"` and `"7.0"` are one customer: some clients send text, and spreadsheets write integers with a point.
+UserId = Annotated[
+    int,
+    BeforeValidator(_whole),
+    WithJsonSchema({"anyOf": [_ID_IN_NUMBERS, _ID_IN_DIGITS]}, mode="validation"),
+    WithJsonSchema(_ID_IN_NUMBERS, mode="serialization"),
+]
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(_plain)
 ]
@@ -101,9 +132,9 @@ class OrderStatus(StrEnum):
 class OrderCreate(BaseModel):
     """What a customer asks for."""
 
-    model_config = _asked(user_id="17850", product_id="85123A", quantity=6)
+    model_config = _asked(user_id=17850, product_id="85123A", quantity=6)
 
-    user_id: Name
+    user_id: UserId
     product_id: Name
     quantity: Quantity
 
@@ -120,7 +151,7 @@ class Order(BaseModel):
     model_config = _shown(**_ORDER)
 
     id: UUID
-    user_id: Name
+    user_id: UserId
     product_id: Name
     quantity: int
     unit_price: Money
@@ -142,7 +173,7 @@ class OrderFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: Name | None = None
+    user_id: UserId | None = None
     status: OrderStatus | None = None
     cursor: Annotated[str | None, AfterValidator(check_cursor)] = Field(
         default=None,
@@ -189,16 +220,16 @@ class Product(BaseModel):
 class Points(BaseModel):
     """A customer's points: one for each cent of confirmed spend."""
 
-    model_config = _shown(user_id="17850", points=1530)
+    model_config = _shown(user_id=17850, points=1530)
 
-    user_id: str
+    user_id: UserId
     points: int
 
 
-class EventKind(StrEnum):
+class EventType(StrEnum):
     """What customers do."""
 
-    ORDER_PLACED = "order_placed"
+    ORDER_CREATED = "order_created"
     ORDER_CANCELLED = "order_cancelled"
 
 
@@ -206,15 +237,20 @@ class UserEvent(BaseModel):
     """Something that a customer did."""
 
     model_config = _shown(
-        kind="order_placed", order_id=_ORDER_ID, user_id="17850", product_id="85123A", quantity=6, at=_AT
+        event_type="order_created",
+        order_id=_ORDER_ID,
+        user_id=17850,
+        product_id="85123A",
+        quantity=6,
+        timestamp=_AT,
     )
 
-    kind: EventKind
+    event_type: EventType
     order_id: UUID
-    user_id: str
+    user_id: UserId
     product_id: str
     quantity: int
-    at: AwareDatetime
+    timestamp: AwareDatetime
 
 
 class SagaReport(BaseModel):

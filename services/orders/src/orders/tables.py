@@ -1,7 +1,9 @@
 """The tables of the shop in types that PostgreSQL, MySQL, MariaDB and SQLite share.
 
 Names keep upper and lower case apart everywhere (MySQL's default collation would not: 85123A and 85123a are
-two products). Moments are UTC without a time zone, with microseconds. Money is whole cents.
+two products). Moments are UTC without a time zone, with microseconds. Money is whole cents. Users are numbers.
+
+There are no migrations: tables of another shape than these are refused, before anything is read or written.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +12,20 @@ from typing import Any, cast
 from uuid import UUID
 
 from pymongo.errors import CollectionInvalid
-from sqlalchemy import BigInteger, Column, CursorResult, DateTime, Index, Integer, MetaData, String, Table, Update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    CursorResult,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Update,
+    inspect,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,9 +33,10 @@ from sqlalchemy.types import TypeDecorator
 
 from orders.databases import inventory, orders, points
 from polysaga.databases import MongoNode, SqlNode
+from polysaga.errors import ConfigurationError
 
 NAME = String(64).with_variant(mysql.VARCHAR(64, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-_WORD = String(16)  # a status, or the kind of an event
+_WORD = String(16)  # a status, or the type of an event
 _INNODB: dict[str, Any] = {
     f"{server}_{option}": value
     for server in ("mysql", "mariadb")
@@ -89,7 +105,7 @@ order_table = Table(
     "orders",
     in_orders,
     Column("id", OrderId, primary_key=True),
-    Column("user_id", NAME, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
     Column("product_id", NAME, nullable=False),
     Column("quantity", Integer, nullable=False),
     Column("unit_price", Cents, nullable=False),
@@ -107,7 +123,7 @@ point_table = Table(
     "point_entries",
     in_points,
     Column("order_id", OrderId, primary_key=True),
-    Column("user_id", NAME, nullable=False, index=True),
+    Column("user_id", BigInteger, nullable=False, index=True),
     Column("amount", BigInteger, nullable=False),
     **_INNODB,
 )
@@ -126,12 +142,12 @@ event_table = Table(
     "user_events",
     in_inventory,
     Column("order_id", OrderId, primary_key=True),
-    Column("kind", _WORD, primary_key=True),
-    Column("user_id", NAME, nullable=False),
+    Column("event_type", _WORD, primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
     Column("product_id", NAME, nullable=False),
     Column("quantity", Integer, nullable=False),
-    Column("at", Moment, nullable=False),
-    Index("user_events_by_user", "user_id", "at"),
+    Column("timestamp", Moment, nullable=False),
+    Index("user_events_by_user", "user_id", "timestamp"),
     **_INNODB,
 )
 
@@ -143,16 +159,67 @@ async def changed_one(db: AsyncSession, statement: Update) -> bool:
 
 
 async def create_tables() -> None:
-    """Create what is missing; the databases must be open."""
-    for node, metadata in (
-        (orders.primary, in_orders),
-        (points.primary, in_points),
-        (inventory.primary, in_inventory),
-    ):
+    """Create what is missing; the databases must be open.
+
+    Raises `ConfigurationError` if a database holds the shop of another version.
+    """
+    await check_tables()
+    for node, metadata in _places():
         if isinstance(node, MongoNode):
             await _create_collections(node)
         else:
             await _create_sql(node, metadata)
+
+
+async def check_tables() -> None:
+    """Raise `ConfigurationError` if an open database has tables of another shape; missing ones are fine."""
+    for node, metadata in _places():
+        if isinstance(node, MongoNode):
+            unlike = await _unlike_collections(node)
+        else:
+            async with node.writer.connect() as connection:
+                unlike = await connection.run_sync(_unlike, metadata)
+        if unlike:
+            raise ConfigurationError(
+                f"database '{node.database}' has a shop of another version: {', '.join(unlike)}. Its data cannot "
+                "be taken over: name empty databases in the settings (another --data for SQLite files), or drop "
+                "the tables of the shop and of Polysaga in all databases of the shop"
+            )
+
+
+def _places() -> tuple[tuple[SqlNode | MongoNode, MetaData], ...]:
+    return (
+        (orders.primary, in_orders),
+        (points.primary, in_points),
+        (inventory.primary, in_inventory),
+    )
+
+
+def _unlike(connection: Connection, metadata: MetaData) -> list[str]:
+    """Return what is wrong with the tables that are there: columns that are missing, or not numbers but text."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    wrong = []
+    for table in metadata.tables.values():
+        if table.name in there:
+            found = {column["name"]: column["type"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in found:
+                    wrong.append(f"table '{table.name}' has no column '{column.name}'")
+                elif isinstance(column.type, Integer) and not isinstance(found[column.name], Integer):
+                    wrong.append(f"column '{table.name}.{column.name}' is {found[column.name]}, not {column.type}")
+    return wrong
+
+
+async def _unlike_collections(node: MongoNode) -> list[str]:
+    # One event is as good as all: no shop of this version adds to those of another one.
+    event = await node.documents[event_table.name].find_one()
+    if event is None:
+        return []
+    wrong = [f"its events have no '{name}'" for name in ("event_type", "timestamp") if name not in event]
+    if not isinstance(event.get("user_id"), int):
+        wrong.append("the 'user_id' of its events is not a number")
+    return wrong
 
 
 async def _create_sql(node: SqlNode, metadata: MetaData) -> None:
@@ -175,4 +242,4 @@ async def _create_collections(node: MongoNode) -> None:
             await node.documents.create_collection(name)
         except CollectionInvalid:
             continue  # it is there already
-    await node.documents[event_table.name].create_index([("user_id", 1), ("at", -1)])
+    await node.documents[event_table.name].create_index([("user_id", 1), ("timestamp", -1)])
