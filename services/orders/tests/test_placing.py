@@ -87,6 +87,14 @@ async def test_the_same_key_and_body_are_the_same_order(shop: Client) -> None:
     assert (await shop.get("/products/tea")).json()["stock"] == 8
 
 
+async def test_a_key_in_quotes_is_the_same_key(shop: Client) -> None:
+    await shop.stock()
+    first = await shop.order(Idempotency_Key="key-of-ada")
+    again = await shop.order(Idempotency_Key='"key-of-ada"')
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+
+
 async def test_a_key_means_the_same_order_after_a_change_of_price(shop: Client) -> None:
     await shop.stock(price="2.55")
     first = await shop.order(Idempotency_Key="key-of-ada")

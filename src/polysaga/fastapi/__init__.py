@@ -14,6 +14,7 @@ internals and SQL stay in the process.
 """
 
 from polysaga.fastapi.installing import install
+from polysaga.fastapi.keys import idempotency_key
 from polysaga.fastapi.openapi import problems
 from polysaga.fastapi.operators import Person, Role, operator_routes
 from polysaga.fastapi.problems import Problem, problem
@@ -25,6 +26,7 @@ __all__ = [
     "Role",
     "auto",
     "consistency",
+    "idempotency_key",
     "install",
     "operator_routes",
     "problem",

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
 from fastapi.responses import JSONResponse
-from pydantic import WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import order_book, point_book
@@ -34,7 +33,7 @@ from orders.schemas import (
 )
 from polysaga import SagaHandle
 from polysaga.errors import OutcomePending
-from polysaga.fastapi import problems, reader, writer
+from polysaga.fastapi import idempotency_key, problems, reader, writer
 
 
 def _readable(session: Annotated[Session, reader(inventory)]) -> Inventory:
@@ -49,16 +48,7 @@ OrdersRead = Annotated[AsyncSession, reader(orders)]
 PointsRead = Annotated[AsyncSession, reader(points)]
 InventoryRead = Annotated[Inventory, Depends(_readable, scope="function")]
 InventoryWrite = Annotated[Inventory, Depends(_writable, scope="function")]
-_KEY: dict[str, Any] = {"min_length": 8, "max_length": 200, "pattern": r"^[!-~][ -~]*[!-~]$"}
-Key = Annotated[
-    str | None,
-    WithJsonSchema({"type": "string", "minLength": 8, "maxLength": 200, "pattern": _KEY["pattern"]}),
-    Header(
-        alias="Idempotency-Key",
-        description="the same key with the same body is the same order, however often it is sent",
-        **_KEY,
-    ),
-]
+Key = Annotated[str | None, idempotency_key(min_length=8, max_length=200)]
 Prefer = Annotated[str | None, Header(description="`respond-async`: do not wait for the outcome (RFC 7240)")]
 OrderId = Annotated[UUID, Path(description="the order's id, which is also its saga's")]
 OfUser = Annotated[UserId, Path(description="the user's id", examples=[17850])]
@@ -97,9 +87,7 @@ _NO_ORDER = UnknownOrder(_ORDER_ID)
         **problems(422, 503, refusals={404: [_NO_PRODUCT], 409: [OutOfStock("85123A", wanted=6, left=2)]}),
     },
 )
-async def place(
-    asked: OrderCreate, request: Request, response: Response, key: Key = None, prefer: Prefer = None
-) -> Any:
+async def place(asked: OrderCreate, request: Request, response: Response, key: Key, prefer: Prefer = None) -> Any:
     """Take the stock, credit the points and confirm the order: all of it happens, or none."""
     # Read and let go: a session held while the saga runs would keep a connection from it.
     async with inventory.reader() as session:
