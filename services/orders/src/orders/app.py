@@ -4,9 +4,11 @@ from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 
 from orders.databases import databases
 from orders.errors import STATUSES
+from orders.home import home
 from orders.operators import by_token
 from orders.routes import routers
 from orders.sagas import sagas
@@ -38,16 +40,19 @@ def create_app(
 
     *operator_token* opens the routes that list and repair sagas; without it they answer to this machine only.
     """
-    app = FastAPI(
+    # Swagger UI comes with the package: /docs needs no other host. ReDoc's script would ask for a logo elsewhere.
+    app = FastAPIOffline(
         title="Orders",
         summary="A shop's order service over three databases: each order is placed everywhere or nowhere.",
         version="0.1.0",
         openapi_tags=_TAGS,
         generate_unique_id_function=lambda route: route.name,
+        redoc_url=None,
+        favicon_url="favicon.svg",
     )
     app.state.patience = patience
     app.state.drain = (settings or Settings()).sagas.drain
-    for router in routers:
+    for router in (home, *routers):
         app.include_router(router)
         _answer_head(app, router)
     authorize = None if operator_token is None else by_token(operator_token)
