@@ -39,6 +39,7 @@ Every leaf carries its facts as attributes; the message says what to do.
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from uuid import UUID
 
 
@@ -298,11 +299,12 @@ class Refused(PolysagaError):
     """
 
     code: str = "refused"
+    facts: Mapping[str, object] = MappingProxyType({})  # also of a subclass that does not call this constructor
+    saga_id: UUID | None = None
 
     def __init__(self, message: str, **facts: object) -> None:
         super().__init__(message)
-        self.facts: Mapping[str, object] = facts
-        self.saga_id: UUID | None = None
+        self.facts = facts
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

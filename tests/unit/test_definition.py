@@ -1,11 +1,11 @@
 """Sagas as data: every mistake is one clear error at import, and a sound saga knows its own shape."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 
 from polysaga import Databases, MongoDatabase, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.errors import DefinitionError, Refused
@@ -628,3 +628,61 @@ def test_a_deadline_that_makes_no_sense_is_a_mistake(seconds: float) -> None:
 def test_a_deadline_is_kept_in_seconds() -> None:
     assert Saga("buy", input=int, deadline=5).deadline == 5
     assert Saga("buy", input=int).deadline is None
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
+Tuned = Annotated[Opaque, PlainSerializer(lambda _: "opaque"), BeforeValidator(lambda _: Opaque())]
+Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+def test_what_annotated_adds_to_a_result_counts() -> None:
+    saga: Saga[int, Any] = Saga("keep", input=int, output=Tuned)
+
+    @saga.step(orders)
+    async def find(db: Any, value: int, ctx: StepContext) -> Pet: ...
+
+    @find.compensation
+    async def lose(db: Any, value: int, done: Pet, ctx: StepContext) -> None: ...
+
+    @saga.step(orders)
+    async def keep(db: Any, value: int, ctx: StepContext) -> Tuned: ...
+
+    assert saga.definition().decision is keep
+    assert keep.result.dump_json(Opaque()) == b'"opaque"'
+    assert "discriminator" in find.result.json_schema()
+
+
+def test_what_annotated_adds_makes_no_other_output() -> None:
+    saga: Saga[int, int] = Saga("keep", input=int, output=int)
+
+    @saga.step(orders)
+    async def keep(db: Any, value: int, ctx: StepContext) -> Annotated[int, Field(ge=0)]: ...
+
+    assert saga.definition().decision is keep
+
+
+class Bare(BaseModel, arbitrary_types_allowed=True):
+    thing: Opaque
+
+
+class OneWay(BaseModel, arbitrary_types_allowed=True):
+    thing: Annotated[Opaque, PlainSerializer(lambda _: "opaque")]
+
+
+class BothWays(BaseModel, arbitrary_types_allowed=True):
+    thing: Tuned
+
+
+def test_a_class_of_its_own_needs_both_a_serializer_and_a_validator() -> None:
+    assert Saga("keep", input=BothWays)
+    assert Saga("keep", input=list[Tuned])
+    for kind in (Bare, OneWay, list[Opaque], Annotated[Opaque, BeforeValidator(lambda _: Opaque())]):
+        with pytest.raises(DefinitionError, match="does not survive JSON"):
+            Saga("keep", input=kind)

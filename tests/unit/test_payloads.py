@@ -1,16 +1,32 @@
 """Inputs and results on their way through JSON: what comes out is what went in, or it never goes in."""
 
+import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, computed_field
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FutureDatetime,
+    RootModel,
+    SecretStr,
+    TypeAdapter,
+    computed_field,
+    model_serializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from polysaga.errors import DefinitionError, PayloadError, PayloadUnreadable
@@ -172,3 +188,139 @@ def test_what_goes_in_comes_back_or_is_refused_at_once(kind: Any, value: Any) ->
 def test_a_type_that_hides_its_value_in_json_is_refused_when_the_saga_is_declared() -> None:
     with pytest.raises(DefinitionError, match="Card, holds a secret, which JSON shows as"):
         Saga("pay", input=Card)
+
+
+class Inner(BaseModel):
+    user_id: int = Field(validation_alias="userId")
+
+
+class ByDefault(BaseModel):
+    user_id: int = Field(default=0, validation_alias=AliasChoices("userId", "uid"))
+
+
+class ByPath(BaseModel):
+    user_id: int = Field(validation_alias=AliasPath("user", 0))
+
+
+class ByName(BaseModel):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=False)
+
+    user_id: int = Field(alias="userId")
+
+
+class Hidden(BaseModel):
+    token: str = Field(exclude=True)
+
+
+class Stream(BaseModel):
+    places: Iterable[int]
+
+
+class Soon(BaseModel):
+    at: FutureDatetime | None = None
+
+
+class Tree(BaseModel):
+    inner: Inner
+    below: "list[Tree]" = []
+
+
+@dataclasses.dataclass
+class Given:
+    kind: str
+    secret: dataclasses.InitVar[int]
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (Inner, r"field 'user_id' is written as 'user_id' and read as 'userId'; give it one name for both"),
+        (ByDefault, "read as 'userId' or 'uid'"),
+        (ByPath, "read as a part of another field"),
+        (ByName, "written as 'userId' and read as 'user_id'"),
+        (list[Inner], "read as 'userId'"),
+        (dict[str, Inner | None], "read as 'userId'"),
+        (Tree, "read as 'userId'"),
+        (Hidden, "'token' is required and not written; give it a default"),
+        (Given, "'secret' is required and not written"),
+        (Stream, r"used up by whoever reads it first; use list\[...\]"),
+        (Soon, "in the future is refused when it is read later"),
+    ],
+)
+def test_a_type_that_cannot_be_read_back_as_it_was_is_refused_when_the_saga_is_declared(
+    kind: Any, problem: str
+) -> None:
+    with pytest.raises(DefinitionError, match=f"the input of saga 'pay', .*, cannot be read back.*{problem}"):
+        Saga("pay", input=kind)
+
+
+class EitherName(BaseModel):
+    user_id: int = Field(validation_alias=AliasChoices("userId", "user_id", AliasPath("user", 0)))
+
+
+class Populated(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    user_id: int = Field(validation_alias="userId")
+
+
+class Twice(BaseModel):
+    """Reads and writes in a way of its own."""
+
+    user_id: int = Field(validation_alias="userId")
+
+    @model_validator(mode="before")
+    @classmethod
+    def renamed(cls, value: Any) -> Any:
+        return {"userId": value["user_id"]} if "user_id" in value else value
+
+
+class Written(BaseModel):
+    user_id: int = Field(validation_alias="userId")
+
+    @model_serializer
+    def with_its_alias(self) -> dict[str, Any]:
+        return {"userId": self.user_id}
+
+
+class Odd(BaseModel):
+    """Fields named like the words of pydantic's schemas."""
+
+    type: str = "generator"
+    schema_: dict[str, Any] = Field(default={"type": "generator"}, alias="schema")
+    fields: list[str] = ["type"]
+    choices: Literal["generator"] = "generator"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (EitherName, {"userId": 1}),
+        (Populated, {"userId": 1}),
+        (Twice, {"userId": 1}),
+        (Written, {"userId": 1}),
+        (Odd, {}),
+        (RootModel[list[int]], [1]),
+        (Annotated[int, BeforeValidator(int)], 1),
+    ],
+)
+def test_a_type_that_can_be_read_back_is_taken_whatever_its_aliases(kind: Any, value: Any) -> None:
+    adapter: TypeAdapter[Any] = Saga("pay", input=kind).input
+    one = adapter.validate_python(value)
+    assert decode(adapter, encode(adapter, one, what="it", limit=LIMIT), what="it") == one
+
+
+def test_key_fields_are_named_as_they_are_written() -> None:
+    class Two(BaseModel):
+        user_id: int = Field(validation_alias=AliasChoices("userId", "user_id"))
+        note: str = Field(default="", exclude=True)
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def doubled(self) -> int:
+            return 2 * self.user_id
+
+    assert Saga("pay", input=Two, key_fields=["user_id"]).key_fields == ["user_id"]
+    for missing in ("userId", "note", "doubled"):
+        with pytest.raises(DefinitionError, match=f"no field '{missing}' for key_fields; known: user_id"):
+            Saga("pay", input=Two, key_fields=[missing])

@@ -1,15 +1,15 @@
 """What makes a saga's definition one that can keep the promise; each mistake is one clear `DefinitionError`."""
 
 import inspect
-import json
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter
 
 from polysaga.databases import Database
 from polysaga.errors import DefinitionError
+from polysaga.sagas.schemas import named, payload_type
 
 if TYPE_CHECKING:
     from polysaga.sagas.definition import Definition
@@ -57,34 +57,19 @@ def check_output(definition: "Definition") -> None:
             f"saga '{definition.name}' has an output but {found}; declare a pivot, which returns it"
         )
     given = typing.get_type_hints(decision.action).get("return")
-    if given != wanted:
+    if given != _without_extras(wanted):
         raise DefinitionError(
-            f"the output of saga '{definition.name}' is {_named(wanted)}, but its deciding step "
-            f"'{decision.name}' returns {_named(given)}"
+            f"the output of saga '{definition.name}' is {named(wanted)}, but its deciding step "
+            f"'{decision.name}' returns {named(given)}"
         )
 
 
 def result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
     """Return what *action* is annotated to return, as a type that survives JSON."""
-    try:
-        hints = typing.get_type_hints(action)
-    except NameError as error:
-        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
+    hints = _hints(action, what)
     if "return" not in hints:
         raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
     return payload_type(hints["return"], f"the result of {what}")
-
-
-def payload_type(kind: Any, what: str) -> TypeAdapter[Any]:
-    """Return *kind* as a type that can be written to JSON and read back; raise if it cannot."""
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        schema = adapter.json_schema()
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise DefinitionError(f"{what}, {_named(kind)}, does not survive JSON; use a pydantic model") from error
-    if '"format": "password"' in json.dumps(schema):
-        raise DefinitionError(f"{what}, {_named(kind)}, holds a secret, which JSON shows as '***'; pass its key")
-    return adapter
 
 
 def check_function(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
@@ -110,10 +95,10 @@ def check_call(kind: str, name: str) -> None:
 def check_unknown(undo: Callable[..., Any], what: str) -> None:
     """Raise if *undo* says that it cannot be told None: that nobody knows whether the step happened."""
     done = list(inspect.signature(undo).parameters)[1]
-    hint = typing.get_type_hints(undo).get(done, Any)
+    hint = _without_extras(_hints(undo, what).get(done, Any))
     if hint not in {Any, object, type(None)} and type(None) not in typing.get_args(hint):
         raise DefinitionError(
-            f"{what} must take `{done}: {_named(hint)} | None`; None says that nobody knows whether the call "
+            f"{what} must take `{done}: {named(hint)} | None`; None says that nobody knows whether the call "
             "happened"
         )
 
@@ -124,5 +109,18 @@ def check_database(database: object, step: str) -> None:
         raise DefinitionError(f"step '{step}' runs on {database!r}, which is not a database: give it a handle")
 
 
-def _named(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind)
+def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
+    """Return the annotations of *function* as they are written: what `Annotated` adds is part of a type."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
+
+
+def _without_extras(kind: Any) -> Any:
+    """Return *kind* as a type checker compares it."""
+
+    def annotated() -> None: ...
+
+    annotated.__annotations__ = {"return": kind}
+    return typing.get_type_hints(annotated)["return"]

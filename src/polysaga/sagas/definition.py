@@ -29,10 +29,10 @@ from polysaga.sagas.checks import (
     check_kinds,
     check_output,
     check_unknown,
-    payload_type,
     result_type,
 )
 from polysaga.sagas.retries import COMPENSATION, RETRIABLE, STEP, Retry
+from polysaga.sagas.schemas import payload_type, written_fields
 
 if TYPE_CHECKING:
     from polysaga.databases import Database
@@ -221,14 +221,14 @@ class Saga(Generic[InputT, OutputT]):
         return Definition(self, tuple(self._steps.values()))
 
     def _check_key_fields(self) -> None:
-        known = self.input.json_schema().get("properties")
+        known = written_fields(self.input)
         for field in self.key_fields or ():
             if known is None:
                 raise DefinitionError(f"the input of saga '{self.name}' has no fields; drop key_fields")
             if field not in known:
                 raise DefinitionError(
                     f"the input of saga '{self.name}' has no field '{field}' for key_fields; "
-                    f"known: {', '.join(known)}"
+                    f"known: {', '.join(sorted(known))}"
                 )
 
     def _check_new(self, name: str, kind: Kind, after: Sequence[AnyStep] | None) -> None:

@@ -40,9 +40,8 @@ from polysaga.sagas.decisions import (
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.journal import NOBODY, Row
-from polysaga.sagas.outcomes import Failure, error_of, overdue
+from polysaga.sagas.outcomes import Failure, error_of, first_told, overdue
 from polysaga.sagas.participants import LedgerRow
-from polysaga.sagas.payloads import decode
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.signals import Lost, Stopped
 from polysaga.sagas.steps import Steps
@@ -58,7 +57,7 @@ class Execution:
         self.engine, self.progress = engine, progress
         self.began = progress.renewed_at = engine.clock.monotonic()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.deadlines)
         self.holds_claim = False  # there is a row, and it names us
@@ -126,8 +125,7 @@ class Execution:
         self._time_left = row.remaining
         self.attempts.history.extend(row.history)
         try:
-            saga = progress.definition.saga
-            progress.input = decode(saga.input, row.input, what=f"the input of saga {progress.saga_id}")
+            _ = progress.input  # raises now, before any step meets it
             progress.found_with(row.results)
             found = await self._take_stock(row.results)
             for step in (row.error or {}).get("undone_by_hand", ()):
@@ -383,7 +381,7 @@ class Execution:
                 self.decided.set_exception(self._error())
                 self.decided.exception()  # nobody may be waiting; that is not an error
         elif (progress.decision_known or progress.status is Status.COMPLETED) and not self.decided.done():
-            self.decided.set_result(progress.output)
+            self.decided.set_result(None)
             self._announce_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
         self._turn()
         if progress.status.final:
@@ -420,8 +418,7 @@ class Execution:
         progress, failure = self.progress, self.progress.failure
         parked = progress.status is Status.NEEDS_ATTENTION
         if failure is not None and isinstance(failure.error, Refused) and not parked:
-            failure.error.saga_id = progress.saga_id
-            return failure.error
+            return first_told(failure.error, progress.saga_id, progress.reason or {})
         error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason or {})
         stopped = failure is None or isinstance(failure.error, Stopped)
         error.__cause__ = None if stopped or failure is None else failure.error

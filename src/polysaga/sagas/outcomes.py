@@ -38,7 +38,7 @@ class Failure:
         """Return what the journal keeps."""
         data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": said(self.error)}
         if isinstance(self.error, Refused):
-            data["code"] = self.error.code
+            data["code"] = str(self.error.code)
             data["facts"] = _as_json(self.error.facts)
         elif self.verdict not in {Verdict.UNAVAILABLE, Verdict.CANCELLED, Verdict.OVERDUE}:
             data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
@@ -75,20 +75,34 @@ def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mappin
             return SagaUndone(saga_id, definition.name, step, message)
 
 
+def first_told(refusal: Refused, saga_id: UUID, data: Mapping[str, Any]) -> Refused:
+    """Return *refusal* as its first caller gets it: with the facts that every later caller gets."""
+    refusal.saga_id, refusal.facts = saga_id, data.get("facts", {})
+    return refusal
+
+
 def _rebuilt(definition: Definition, data: Mapping[str, Any]) -> Refused:
     # Not by calling it: a subclass may have a constructor of its own.
     ours = RowLocked if data["code"] == RowLocked.code else Refused
     kind = definition.saga.refusals.get(data["code"], ours)
+    refusal = _bare(kind, data)
+    if said(refusal) != data["message"]:
+        # Its own `__str__` needs what its constructor would have set; the journal has its words.
+        refusal = _bare(type(kind.__name__, (kind,), {"__str__": Refused.__str__}), data)
+    return refusal
+
+
+def _bare(kind: type[Refused], data: Mapping[str, Any]) -> Refused:
     refusal = kind.__new__(kind)
-    Refused.__init__(refusal, data["message"], **data["facts"])
-    refusal.code = data["code"]
+    Refused.__init__(refusal, data["message"])
+    refusal.facts, refusal.code = data["facts"], data["code"]
     return refusal
 
 
 def _as_json(facts: Mapping[str, Any]) -> Any:
     try:
         return json.loads(to_json(dict(facts), fallback=str, inf_nan_mode="strings"))
-    except (ValueError, RecursionError):  # PydanticSerializationError is a ValueError
+    except (ValueError, TypeError, RecursionError):  # PydanticSerializationError is a ValueError
         return {"lost": "these facts cannot be written as JSON"}
 
 

@@ -1,6 +1,12 @@
-"""Everything this process knows about one saga: may be lost at any moment, the databases know the same."""
+"""Everything this process knows about one saga: may be lost at any moment, the databases know the same.
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+Input and results are kept as JSON, as the databases keep them, and read anew for whoever asks. So a step sees
+what it would see after a takeover, on every attempt, whatever JSON makes of a value and whatever another step, an
+earlier attempt or the caller does to the object that it was given
+(`test_a_takeover_sees_what_the_first_run_saw`). Reading takes microseconds.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -19,8 +25,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 class Progress:
     """The state of one saga in the hands of its owner."""
 
-    def __init__(self, definition: Definition, birth: Birth, value: Any, *, home: str, limit: int) -> None:
-        self.definition, self.birth, self.input = definition, birth, value
+    def __init__(self, definition: Definition, birth: Birth, *, home: str, limit: int) -> None:
+        self.definition, self.birth = definition, birth
         self.claim: Claim = birth.claim
         self.saga_id: UUID = birth.claim.saga_id
         self.status: Status = birth.status
@@ -32,7 +38,6 @@ class Progress:
         self.marks: dict[str, Mark] = {}
         self.renewed_at = 0.0  # the clock's reading from before the claim was made or last prolonged
         self.not_after: datetime = _LONG_AGO  # from then on no ledger accepts this owner's rows
-        self._values: dict[str, Any] = {}
         self._texts: dict[str, str] = {}  # results as JSON
         self._limit = limit
 
@@ -55,10 +60,15 @@ class Progress:
         return self.marks.get(self.fused) is not Mark.COMPENSATED
 
     @property
+    def input(self) -> Any:
+        """What the saga was started with; raises `PayloadUnreadable` if it does not fit its type any more."""
+        return decode(self.definition.saga.input, self.birth.input, what=f"the input of saga {self.saga_id}")
+
+    @property
     def output(self) -> Any:
         """What the deciding step returned; None if several last steps decide together."""
         decision = self.definition.decision
-        return None if decision is None else self._values[decision.name]
+        return None if decision is None else self._result(decision, self._texts[decision.name])
 
     def learn(self, step: str, text: str) -> None:
         """Take in that *step* is done, with its result as JSON."""
@@ -66,9 +76,8 @@ class Progress:
         self.marks[step] = Mark.DONE
 
     def remember(self, step: str, text: str) -> None:
-        """Keep the result of *step* for those that will ask for it."""
-        adapter = self.definition.by_name[step].result
-        self._values[step] = decode(adapter, text, what=f"the result of step '{step}'")
+        """Keep the result of *step* for those that will ask for it; raise `PayloadUnreadable` if none can."""
+        self._result(self.definition.by_name[step], text)
         self._texts[step] = text
 
     def take_in(self, rows: Mapping[str, LedgerRow]) -> None:
@@ -124,9 +133,7 @@ class Progress:
 
         async def work(session: Any) -> str:
             value = await step.action(session, self.input, context)
-            text = encode(step.result, value, what=f"the result of step '{step.name}'", limit=self._limit)
-            self._values[step.name] = value
-            return text
+            return encode(step.result, value, what=f"the result of step '{step.name}'", limit=self._limit)
 
         return work
 
@@ -138,8 +145,7 @@ class Progress:
         context = self._context(step, attempt)
 
         async def work(session: Any, result: str | None) -> None:
-            what = f"the result of step '{step.name}'"
-            done = None if result is None else decode(step.result, result, what=what)
+            done = None if result is None else self._result(step, result)
             await undo(session, self.input, done, context)
 
         return work
@@ -150,5 +156,30 @@ class Progress:
 
     def _context(self, step: AnyStep, attempt: int) -> StepContext:
         earlier = self.definition.ancestors[step.name]
-        known = {name: value for name, value in self._values.items() if name in earlier}
-        return StepContext(self.saga_id, step.name, attempt, known)
+        known = {name: text for name, text in self._texts.items() if name in earlier}
+        return StepContext(self.saga_id, step.name, attempt, _Results(known, self._result_of))
+
+    def _result_of(self, step: str, text: str) -> Any:
+        return self._result(self.definition.by_name[step], text)
+
+    def _result(self, step: AnyStep, text: str) -> Any:
+        return decode(step.result, text, what=f"the result of step '{step.name}'")
+
+
+class _Results(Mapping[str, Any]):
+    """Results by step, each read when it is asked for."""
+
+    def __init__(self, texts: Mapping[str, str], read: Callable[[str, str], Any]) -> None:
+        self._texts, self._read = texts, read
+
+    def __getitem__(self, step: str) -> Any:
+        return self._read(step, self._texts[step])
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._texts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)

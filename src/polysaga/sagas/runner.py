@@ -130,7 +130,7 @@ class LocalRunner:
             raise Busy(0, 0.0)
         if known is not None:
             return await self._join(definition, birth, known)
-        execution = self._execution(definition, birth, value)
+        execution = self._execution(definition, birth)
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.started)
@@ -156,7 +156,7 @@ class LocalRunner:
             row.input_hash,
             row.status,
         )
-        execution = self._execution(definition, birth, None)  # `resume` decodes the input
+        execution = self._execution(definition, birth)
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
         self._own(execution, self._resume(execution, row))
 
@@ -305,9 +305,9 @@ class LocalRunner:
             deadline=saga.deadline,
         )
 
-    def _execution(self, definition: Definition, birth: Birth, value: Any) -> Execution:
+    def _execution(self, definition: Definition, birth: Birth) -> Execution:
         home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
-        return Execution(self.engine, Progress(definition, birth, value, home=home, limit=limit))
+        return Execution(self.engine, Progress(definition, birth, home=home, limit=limit))
 
     async def _wait_for_place(self) -> None:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
@@ -377,9 +377,11 @@ class LocalRunner:
             try:
                 if live is not None:
                     try:
-                        return await asyncio.shield(live.decided)
+                        await asyncio.shield(live.decided)
                     except (Lost, Joined):
                         pass  # another process drives it now
+                    else:
+                        return live.progress.output  # read anew for each caller
                 return await self._follow(definition, saga_id)
             finally:
                 _let_see(definition)

@@ -1,0 +1,198 @@
+"""What users write into sagas: the same on the first run, after a takeover, and for a repeated key."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from polysaga import Databases, Refused, Retry, Saga, Sagas, SqlDatabase, StepContext
+from polysaga.config import SagaSettings, parse_settings
+from polysaga.events import WorkerTicked
+from polysaga.migrations import migrate
+from polysaga.sagas.payloads import decode
+from tests.fixtures.programs import Recorder, make_due
+from tests.fixtures.waiting import forever, reached
+
+QUICK = Retry(within=5.0, first=0.001)
+
+
+class Payment(BaseModel):
+    kind: str = "any"
+
+
+class Card(Payment):
+    number: str = "4111"
+
+
+class Order(BaseModel):
+    """Everything that JSON changes."""
+
+    discount: float | None = None
+    payment: Payment = Payment()
+    token: str = Field(default="none", exclude=True)
+    extra: dict[str, Any] = {}
+    day: str | date = ""
+    tags: list[str] = []
+
+
+CHANGED = {
+    "not a number": Order(discount=float("nan")),
+    "a subclass": Order(payment=Card()),
+    "an excluded field": Order(token="abc"),
+    "anything": Order(
+        extra={"id": uuid.uuid4(), "at": datetime.now(UTC), "price": Decimal("1.10"), "pair": (1, 2)}
+    ),
+    "a date where a text may be": Order(day=date(2026, 1, 1)),
+}
+
+
+class Shop:
+    """A saga of two steps in one SQLite file; what each of them sees is noted."""
+
+    def __init__(self, url: str, kind: Any = Order) -> None:
+        self.url, self.seen, self.recorder = url, list[tuple[str, Any]](), Recorder()
+        self.hooks: dict[str, Callable[[Any, StepContext], Awaitable[None]]] = {}
+        self.orders = SqlDatabase("orders")
+        self.databases = Databases(self.orders)
+        self.saga: Saga[Any, Any] = Saga("buy", input=kind, output=kind, refusals=[SoldOut])
+
+        @self.saga.step(self.orders, retry=QUICK)
+        async def take(db: Any, order: kind, ctx: StepContext) -> kind:
+            await self._note("take", order, ctx)
+            return order
+
+        @take.compensation
+        async def give_back(db: Any, order: kind, done: kind, ctx: StepContext) -> None:
+            await self._note("give_back", (order, done), ctx)
+
+        @self.saga.step(self.orders, kind="pivot", retry=QUICK)
+        async def decide(db: Any, order: kind, ctx: StepContext) -> kind:
+            await self._note("decide", (order, ctx.result(take)), ctx)
+            return order
+
+        self.sagas = Sagas(self.databases, self.saga, journal=self.orders)
+
+    async def _note(self, step: str, value: Any, ctx: StepContext) -> None:
+        self.seen.append((step, repr(value)))
+        if step in self.hooks:
+            await self.hooks[step](value, ctx)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Shop"]:
+        async with self.databases.open(parse_settings({"databases": {"orders": {"url": self.url}}})):
+            await migrate(self.sagas)
+            async with self.sagas.open(SagaSettings(drain=0.05), emit=self.recorder):
+                await self.recorder.wait_for(WorkerTicked)
+                yield self
+
+    async def stored(self, saga_id: uuid.UUID) -> Any:
+        runner = self.sagas._runner
+        assert runner is not None
+        row = await runner.engine.journal.load(saga_id)
+        assert row is not None
+        return decode(self.saga.input, row.input, what="it")
+
+
+class SoldOut(Refused):
+    """A refusal whose text needs what its constructor sets."""
+
+    def __init__(self, product: object) -> None:
+        super().__init__("sold out", product=product, price=Decimal("1.10"))
+        self.product = product
+
+    def __str__(self) -> str:
+        return f"no {self.product} left"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+
+
+@pytest.mark.parametrize("order", CHANGED.values(), ids=CHANGED)
+async def test_every_step_and_every_caller_sees_what_a_takeover_would_see(url: str, order: Order) -> None:
+    async with Shop(url).open() as shop:
+        handle = await shop.sagas.start(shop.saga, order, key="k")
+        first = await handle.result(30)
+        stored = await shop.stored(handle.id)
+        assert shop.seen == [("take", repr(stored)), ("decide", repr((stored, stored)))]
+    async with Shop(url).open() as another:
+        again = await another.sagas.run(another.saga, order, key="k", timeout=30)
+        assert repr(again) == repr(first) == repr(stored)
+
+
+async def test_a_takeover_sees_what_the_first_run_saw(url: str) -> None:
+    first, second = Shop(url), Shop(url)
+
+    async def stay(value: Any, ctx: StepContext) -> None:
+        arrived.set()
+        await forever()
+
+    arrived = asyncio.Event()
+    first.hooks["decide"] = stay
+    async with first.open(), second.open():
+        handle = await first.sagas.start(first.saga, CHANGED["anything"], key="k")
+        await reached(arrived, "the pivot runs")
+        runner = await make_due(first, handle.id)  # type: ignore[arg-type]
+        rows = await runner.engine.journal.claim(1)
+        driver = second.sagas._runner
+        assert driver is not None
+        for row in rows:
+            driver.take_over(row)
+        await second.sagas.run(second.saga, CHANGED["anything"], key="k", timeout=30)
+        assert second.seen == [seen for seen in first.seen if seen[0] == "decide"]
+
+
+async def test_a_step_that_changes_its_input_or_a_result_changes_it_for_no_other(url: str) -> None:
+    """No other step, no later attempt, no compensation, no caller sees it: a takeover could not see it either."""
+    async with Shop(url).open() as shop:
+
+        async def spoil(value: Any, ctx: StepContext) -> None:
+            for one in value if isinstance(value, tuple) else (value,):
+                one.tags.append(ctx.step)
+            if ctx.attempt == 1 and ctx.step == "decide":
+                raise TimeoutError("once more")
+            if ctx.step == "decide":
+                raise SoldOut("tea")
+
+        shop.hooks = {"take": spoil, "decide": spoil}
+        mine = Order(tags=["mine"])
+        with pytest.raises(SoldOut):
+            await shop.sagas.run(shop.saga, mine, timeout=30)
+        taken = Order(tags=["mine", "take"])
+        assert mine.tags == ["mine"]
+        assert shop.seen == [
+            ("take", repr(mine)),
+            ("decide", repr((mine, taken))),
+            ("decide", repr((mine, taken))),
+            ("give_back", repr((mine, taken))),
+        ]
+
+
+async def test_callers_of_one_saga_get_outputs_of_their_own(url: str) -> None:
+    async with Shop(url).open() as shop:
+        handle = await shop.sagas.start(shop.saga, Order(), key="k")
+        (await handle.result(30)).tags.append("mine")
+        assert (await handle.result(30)).tags == []
+
+
+async def test_the_first_caller_and_a_later_one_are_refused_with_the_same_words_and_facts(url: str) -> None:
+    async def refuse(value: Any, ctx: StepContext) -> None:
+        raise SoldOut(uuid.UUID(int=7))
+
+    told: list[tuple[str, Mapping[str, object], object]] = []
+    for _ in range(2):
+        async with Shop(url).open() as shop:
+            shop.hooks["decide"] = refuse
+            with pytest.raises(SoldOut) as refused:
+                await shop.sagas.run(shop.saga, Order(), key="k", timeout=30)
+            told.append((str(refused.value), refused.value.facts, refused.value.saga_id))
+    assert told[0] == told[1]
+    assert told[0][1] == {"product": str(uuid.UUID(int=7)), "price": "1.10"}
