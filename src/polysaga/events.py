@@ -4,6 +4,7 @@ The core receives an `Emit` and knows nothing about who listens. `Events` is the
 event to every subscriber, and a subscriber that fails harms neither the core nor the others.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,6 +15,9 @@ from uuid import UUID
 class Event:
     """One thing that happened."""
 
+
+_TEXTS = reprlib.Repr()  # also of what cannot make its own text
+_TEXTS.maxother = 1000
 
 Emit: TypeAlias = Callable[[Event], None]
 
@@ -262,6 +266,9 @@ class Events:
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
-            except Exception as error:  # noqa: BLE001 - border: a broken listener must not break a saga
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - border: a broken listener must not break a saga
                 if not isinstance(event, SubscriberFailed):
-                    self(SubscriberFailed(getattr(subscriber, "__name__", repr(subscriber)), repr(error)))
+                    name = getattr(subscriber, "__name__", None) or _TEXTS.repr(subscriber)
+                    self(SubscriberFailed(name, _TEXTS.repr(error)))

@@ -13,6 +13,8 @@ BORDERS = {
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/attempts.py: Attempts._caught",  # a step
+    "polysaga/sagas/payloads.py: decode",  # a validator
+    "polysaga/sagas/user_code.py: awaited",  # a step, or its compensation
     "polysaga/sagas/rounds.py: repeat",  # a round of the worker or of a drain
 }
 BROAD = {"Exception", "BaseException"}

@@ -7,17 +7,19 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from polysaga import Databases, Refused, Retry, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
-from polysaga.events import WorkerTicked
+from polysaga.errors import SagaFailed
+from polysaga.events import SagaParked, StepFailed, WorkerTicked
 from polysaga.migrations import migrate
 from polysaga.sagas.payloads import decode
-from tests.fixtures.programs import Recorder, make_due
+from polysaga.sagas.user_code import awaited
+from tests.fixtures.programs import Recorder, take_over
 from tests.fixtures.waiting import forever, reached
 
 QUICK = Retry(within=5.0, first=0.001)
@@ -140,12 +142,7 @@ async def test_a_takeover_sees_what_the_first_run_saw(url: str) -> None:
     async with first.open(), second.open():
         handle = await first.sagas.start(first.saga, CHANGED["anything"], key="k")
         await reached(arrived, "the pivot runs")
-        runner = await make_due(first, handle.id)  # type: ignore[arg-type]
-        rows = await runner.engine.journal.claim(1)
-        driver = second.sagas._runner
-        assert driver is not None
-        for row in rows:
-            driver.take_over(row)
+        await take_over(second, handle.id)  # type: ignore[arg-type]
         await second.sagas.run(second.saga, CHANGED["anything"], key="k", timeout=30)
         assert second.seen == [seen for seen in first.seen if seen[0] == "decide"]
 
@@ -196,3 +193,123 @@ async def test_the_first_caller_and_a_later_one_are_refused_with_the_same_words_
             told.append((str(refused.value), refused.value.facts, refused.value.saga_id))
     assert told[0] == told[1]
     assert told[0][1] == {"product": str(uuid.UUID(int=7)), "price": "1.10"}
+
+
+class Wordless(BaseException):
+    """An error that is no `Exception`, without a text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+ODD_ERRORS = [
+    GeneratorExit(),
+    Wordless(),
+    BaseExceptionGroup("several", [KeyError("price"), asyncio.CancelledError()]),
+    BaseExceptionGroup("several", [BaseExceptionGroup("more", [GeneratorExit()])]),
+    pytest.skip.Exception("not today"),
+]
+
+
+@pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
+async def test_whatever_a_step_raises_is_a_failure_of_the_step(url: str, error: BaseException) -> None:
+    async def fail(value: Any, ctx: StepContext) -> None:
+        raise error
+
+    async with Shop(url).open() as shop:
+        for step in ("take", "decide"):
+            shop.hooks = {step: fail}
+            with pytest.raises(SagaFailed, match=f"step '{step}' raised"):
+                await shop.sagas.run(shop.saga, Order(), timeout=10)
+        assert [step for step, _ in shop.seen] == ["take", "take", "decide", "give_back"]
+
+
+async def test_whatever_a_compensation_raises_is_a_failed_attempt_of_it(url: str) -> None:
+    async def fail(value: Any, ctx: StepContext) -> None:
+        raise GeneratorExit if ctx.step == "take" and ctx.attempt == 1 else SoldOut("tea")
+
+    async with Shop(url).open() as shop:
+        shop.hooks = {"give_back": fail, "decide": fail}
+        shop.saga.definition().by_name["take"].undo_retry = QUICK
+        failed = asyncio.ensure_future(shop.sagas.run(shop.saga, Order(), timeout=10))
+        await shop.recorder.wait_for(StepFailed, lambda event: "GeneratorExit" in event.reason)
+        shop.hooks.pop("give_back")
+        with pytest.raises(SoldOut):
+            await failed
+
+
+async def test_a_group_of_nothing_but_cancellations_is_one(url: str) -> None:
+    async def be_cancelled(value: Any, ctx: StepContext) -> None:
+        raise BaseExceptionGroup("all", [asyncio.CancelledError(), asyncio.CancelledError()])
+
+    async with Shop(url).open() as shop:
+        shop.hooks = {"decide": be_cancelled}
+        with pytest.raises(SagaFailed, match="awaited something that was cancelled"):
+            await shop.sagas.run(shop.saga, Order(), timeout=10)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in groups"])
+async def test_what_ends_a_program_passes(error: BaseException, grouped: bool) -> None:
+    async def leave() -> None:
+        raise BaseExceptionGroup("all", [BaseExceptionGroup("ends", [error])]) if grouped else error
+
+    with pytest.raises(type(error)):
+        await awaited(leave())
+
+
+async def test_a_coroutine_that_is_closed_is_no_failed_step() -> None:
+    """It is closed when its event loop ends before it: nothing may be made of that, and nothing awaited."""
+    ended: list[BaseException] = []
+
+    async def step() -> None:
+        try:
+            await forever()
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    async def owner() -> None:
+        try:
+            await awaited(step())
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    running = owner()
+    running.send(None)
+    running.close()
+    assert [type(error) for error in ended] == [GeneratorExit, GeneratorExit]
+
+
+class Grumpy(BaseModel):
+    n: int = 0
+
+    @field_validator("n")
+    @classmethod
+    def check(cls, n: int) -> int:
+        if Grumpy.angry:
+            raise LookupError("a validator may raise anything")
+        return n
+
+    angry: ClassVar[bool] = False
+
+
+async def test_a_validator_that_fails_at_a_takeover_parks_the_saga(url: str) -> None:
+    first, second = Shop(url, Grumpy), Shop(url, Grumpy)
+    arrived = asyncio.Event()
+
+    async def stay(value: Any, ctx: StepContext) -> None:
+        arrived.set()
+        await forever()
+
+    first.hooks["decide"] = stay
+    async with first.open(), second.open():
+        handle = await first.sagas.start(first.saga, Grumpy())
+        await reached(arrived, "the pivot runs")
+        Grumpy.angry = True
+        try:
+            await take_over(second, handle.id)  # type: ignore[arg-type]
+            await second.recorder.wait_for(SagaParked)
+        finally:
+            Grumpy.angry = False

@@ -37,7 +37,7 @@ def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
     """Return the value that `encode` wrote; raise `PayloadUnreadable` if it is of another type."""
     try:
         return adapter.validate_json(text)
-    except ValidationError as error:
+    except Exception as error:  # border: a validator is the user's code and may raise anything
         raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {error}") from error
 
 

@@ -18,6 +18,7 @@ from polysaga.sagas.journal import Birth, Claim, Ending
 from polysaga.sagas.outcomes import Failure
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.payloads import decode, encode
+from polysaga.sagas.user_code import awaited
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -132,7 +133,7 @@ class Progress:
         context = self._context(step, attempt)
 
         async def work(session: Any) -> str:
-            value = await step.action(session, self.input, context)
+            value = await awaited(step.action(session, self.input, context))
             return encode(step.result, value, what=f"the result of step '{step.name}'", limit=self._limit)
 
         return work
@@ -146,7 +147,7 @@ class Progress:
 
         async def work(session: Any, result: str | None) -> None:
             done = None if result is None else self._result(step, result)
-            await undo(session, self.input, done, context)
+            await awaited(undo(session, self.input, done, context))
 
         return work
 
