@@ -1,6 +1,7 @@
 """What users write into sagas: the same on the first run, after a takeover, and for a repeated key."""
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from polysaga import Databases, Refused, Retry, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
-from polysaga.errors import SagaFailed
+from polysaga.errors import KeyReused, SagaFailed
 from polysaga.events import SagaParked, StepFailed, WorkerTicked
 from polysaga.migrations import migrate
 from polysaga.sagas.payloads import decode
@@ -313,3 +314,122 @@ async def test_a_validator_that_fails_at_a_takeover_parks_the_saga(url: str) -> 
             await second.recorder.wait_for(SagaParked)
         finally:
             Grumpy.angry = False
+
+
+class First(BaseModel):
+    """An input, as the program had it first."""
+
+    user: int = Field(alias="userId")
+    price: Decimal = Decimal(1)
+    when: datetime | None = None
+
+
+class WithANewField(First):
+    note: str = "none"
+    tags: list[str] = []
+
+
+class WithAnotherDefault(First):
+    price: Decimal = Decimal(2)
+
+
+class WithAnotherAlias(First):
+    user: int = Field(alias="user_id")
+
+
+class Strict(First):
+    """Not said by its client: the fields that it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclasses.dataclass
+class Old:
+    user: int
+
+
+@dataclasses.dataclass
+class New:
+    user: int
+    note: str = "none"
+
+
+LATER = {
+    "a new field with a default": (First, {"userId": 7}, WithANewField, {"userId": 7}),
+    "another default": (First, {"userId": 7}, WithAnotherDefault, {"userId": 7}),
+    "another alias": (First, {"userId": 7}, WithAnotherAlias, {"user_id": 7}),
+    "a default that is said now": (First, {"userId": 7}, First, {"userId": 7, "price": 1}),
+    "another spelling": (First, {"userId": 7, "price": "1.5"}, First, {"userId": "7", "price": 1.5}),
+    "a dataclass with a new field": (Old, {"user": 7}, New, {"user": 7}),
+}
+
+
+def as_sent(kind: Any, body: dict[str, Any]) -> Any:
+    return TypeAdapter(kind).validate_python(body)
+
+
+@pytest.mark.parametrize(("before", "body", "after", "again"), LATER.values(), ids=LATER)
+async def test_a_request_that_is_repeated_after_a_deployment_joins_its_saga(
+    url: str, before: Any, body: Any, after: Any, again: Any
+) -> None:
+    async with Shop(url, before).open() as shop:
+        first = await shop.sagas.start(shop.saga, as_sent(before, body), key="k")
+        await first.result(30)
+    async with Shop(url, after).open() as shop:
+        second = await shop.sagas.start(shop.saga, as_sent(after, again), key="k")
+        assert (second.id, second.joined) == (first.id, True)
+        async with shop.orders.writer() as tx:
+            third = await shop.sagas.start(shop.saga, as_sent(after, again), key="k", tx=tx)
+            assert (third.id, third.joined) == (first.id, True)
+
+
+@pytest.mark.parametrize(
+    ("after", "again"),
+    [
+        (WithANewField, {"userId": 8}),
+        (WithANewField, {"userId": 7, "note": "some"}),
+        (WithAnotherDefault, {"userId": 7, "price": 2}),
+        (Strict, {"userId": 8}),
+    ],
+)
+async def test_another_request_is_refused_after_a_deployment_as_before(url: str, after: Any, again: Any) -> None:
+    async with Shop(url, First).open() as shop:
+        await shop.sagas.run(shop.saga, as_sent(First, {"userId": 7}), key="k", timeout=30)
+    async with Shop(url, after).open() as shop:
+        with pytest.raises(KeyReused):
+            await shop.sagas.start(shop.saga, as_sent(after, again), key="k")
+        async with shop.orders.writer() as tx:
+            with pytest.raises(KeyReused):
+                await shop.sagas.start(shop.saga, as_sent(after, again), key="k", tx=tx)
+
+
+async def test_key_fields_may_come_and_go(url: str) -> None:
+    def shop_with(fields: list[str] | None) -> Shop:
+        shop = Shop(url, First)
+        shop.saga.key_fields = fields
+        return shop
+
+    async with shop_with(None).open() as shop:
+        await shop.sagas.run(shop.saga, as_sent(First, {"userId": 7}), key="k", timeout=30)
+    async with shop_with(["userId"]).open() as shop:
+        now = as_sent(First, {"userId": 7, "when": datetime.now(UTC)})
+        assert (await shop.sagas.start(shop.saga, now, key="k")).joined
+        with pytest.raises(KeyReused):
+            await shop.sagas.start(shop.saga, as_sent(First, {"userId": 8}), key="k")
+    async with shop_with(None).open() as shop:
+        assert (await shop.sagas.start(shop.saga, as_sent(First, {"userId": 7}), key="k")).joined
+        with pytest.raises(KeyReused):
+            await shop.sagas.start(shop.saga, now, key="k")
+
+
+async def test_a_key_field_that_is_null_is_not_one_that_is_left_out(url: str) -> None:
+    class Amount(BaseModel):
+        amount: int | None = 5
+
+    shop = Shop(url, Amount)
+    shop.saga.key_fields = ["amount"]
+    async with shop.open():
+        await shop.sagas.run(shop.saga, Amount(), key="k", timeout=30)
+        with pytest.raises(KeyReused):
+            await shop.sagas.start(shop.saga, Amount(amount=None), key="k")
+        assert (await shop.sagas.start(shop.saga, Amount(amount=5), key="k")).joined

@@ -13,7 +13,7 @@ the same moment both commit; the second to be moved is parked in its outbox.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -25,14 +25,14 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import MongoSession
 from polysaga.databases.pools import BOUND_TO
-from polysaga.errors import DatabaseUnavailable, KeyReused, NotEnlisted, NotStarted
+from polysaga.errors import DatabaseUnavailable, NotEnlisted, NotStarted
 from polysaga.events import SagaStarted
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.journal import Birth, Row, sender
 from polysaga.sagas.outbox import MongoOutbox, Outbox, SqlOutbox, birth_of, waiting_of
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.sagas.runner import LocalRunner, SagaHandle
+from polysaga.sagas.runner import LocalRunner, SagaHandle, check_same
 
 Transaction: TypeAlias = AsyncSession | MongoSession
 
@@ -69,28 +69,31 @@ class Enlisting:
         database = await self._database_of(tx)
         outbox = self.outboxes.get(database)
         fate = None
+        found: Birth | Row
         if outbox is None:
             assert isinstance(tx, AsyncSession), "the journal is in an SQL database"
             send = sender(await tx.connection())
-            new, digest = await self._engine.journal.enlist(send, birth)
+            new, hashed = await self._engine.journal.enlist(send, birth)
+            stored = (
+                birth.input if hashed == birth.input_hash else await self._engine.journal.input_of(send, saga_id)
+            )
+            found = replace(birth, input=stored, input_hash=hashed)
         else:
             row = None if key is None else await self._known(saga_id)
             if row is None:
-                found = await outbox.put(tx, waiting_of(birth))
-                new, digest = True, birth_of(found).input_hash
+                new, found = True, birth_of(await outbox.put(tx, waiting_of(birth)))
             else:
-                new, digest = False, row.input_hash
-        if digest != birth.input_hash:
-            raise KeyReused(definition.name, key or "")
+                new, found = False, row
+        check_same(definition, birth, found)
         if new and isinstance(tx, AsyncSession):
             fate = _follow(tx.sync_session, lambda: self._committed(birth, outbox))
 
         async def wait() -> Any:
-            await self._appears(birth, fate, tx, outbox)
+            await self._appears(definition, birth, fate, tx, outbox)
             return await self._runner.handle(definition, saga_id).result()
 
         async def cancel(why: str) -> None:
-            await self._appears(birth, fate, tx, outbox)
+            await self._appears(definition, birth, fate, tx, outbox)
             await self._runner.cancel(saga_id, why)
 
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=not new)
@@ -102,25 +105,24 @@ class Enlisting:
         else:
             outbox.news.set()
 
-    async def _appears(self, birth: Birth, fate: Fate | None, tx: Transaction, outbox: Outbox | None) -> None:
+    async def _appears(
+        self, definition: Definition, birth: Birth, fate: Fate | None, tx: Transaction, outbox: Outbox | None
+    ) -> None:
         """Return when the journal has the saga; raise if it will not."""
         saga_id, (pause, longest) = birth.claim.saga_id, _LOOK_AGAIN
         while True:
             if fate is not None and fate.open:
                 raise NotStarted(saga_id, birth.name, _OPEN)
             live = self._runner.executions.get(saga_id)
-            digest = None if live is None else live.progress.birth.input_hash
+            found: Birth | Row | None = None if live is None else live.progress.birth
             # First the outbox: what is in neither of them now was never committed. A MongoDB session that is in a
             # transaction would look with its own eyes, and see what nobody else does.
             asked = None if live is not None or _in_transaction(tx) else outbox
             waiting = None if asked is None else await asked.find(saga_id)
-            if digest is None:
-                row = await self._runner.load(saga_id)
-                digest = None if row is None else row.input_hash
-            if digest == birth.input_hash:
+            found = found or await self._runner.load(saga_id)
+            if found is not None:
+                check_same(definition, birth, found)
                 return
-            if digest is not None:
-                raise KeyReused(birth.name, birth.key or "")
             if waiting is None:
                 raise NotStarted(saga_id, birth.name, _OPEN if _in_transaction(tx) else _GONE)
             if waiting.error is not None:

@@ -159,6 +159,11 @@ class Journal:
         assert found is not None
         return found
 
+    async def input_of(self, send: Send, saga_id: UUID) -> str:
+        """Return the input of a saga that is there, as the transaction of *send* sees it."""
+        ((text,),) = (await send(self._sql["input"], {"id": self._dialect.key(saga_id)})).rows
+        return str(text)
+
     async def enlist_all(self, births: Sequence[tuple[Birth, datetime]]) -> list[tuple[bool, str] | None]:
         """Enlist *births* in one commit, each before its fence; None for what comes too late and is not there."""
         async with _Transaction(self.node.writer) as send:

@@ -46,10 +46,36 @@ def as_json(value: Any) -> str:
     return to_json(value).decode()
 
 
+def digest(adapter: TypeAdapter[Any], value: Any, fields: Collection[str] | None) -> str:
+    """Return a SHA-256 over what the caller has said with *value*, or with its named *fields* only.
+
+    A default was not said, nor was an alias: the program may change both while a client repeats its request.
+    """
+    if fields is None:
+        return _hash(json.loads(adapter.dump_json(value, by_alias=False, round_trip=True, exclude_unset=True)))
+    said = json.loads(adapter.dump_json(value, by_alias=True, round_trip=True, exclude_unset=True))
+    return _hash({name: said[name] for name in fields if name in said})
+
+
+def is_same(adapter: TypeAdapter[Any], given: str, stored: str, fields: Collection[str] | None) -> bool:
+    """Tell whether two texts stand for the same input, as today's type reads both; *fields* count only."""
+    if fingerprint(given, fields) == fingerprint(stored, fields):
+        return True
+    try:
+        again = [adapter.dump_json(decode(adapter, text, what="it"), by_alias=True) for text in (given, stored)]
+    except (PayloadUnreadable, PydanticSerializationError):
+        return False
+    return fingerprint(again[0].decode(), fields) == fingerprint(again[1].decode(), fields)
+
+
 def fingerprint(text: str, fields: Collection[str] | None) -> str:
     """Return a SHA-256 over the JSON *text*, or over its named *fields* only, independent of their order."""
     value = json.loads(text)
     if fields is not None:
         value = {name: value.get(name) for name in fields}
+    return _hash(value)
+
+
+def _hash(value: Any) -> str:
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -36,7 +36,7 @@ from polysaga.sagas.executor import Execution
 from polysaga.sagas.identity import id_from_key, id_from_time
 from polysaga.sagas.journal import Birth, Claim, Row
 from polysaga.sagas.outcomes import cancelled, error_of, said
-from polysaga.sagas.payloads import decode, encode, fingerprint
+from polysaga.sagas.payloads import decode, digest, encode, is_same
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
 from polysaga.sagas.signals import Joined, Lost
@@ -292,7 +292,7 @@ class LocalRunner:
         saga, limit = definition.saga, self.engine.settings.payload_limit
         text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
         saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
-        digest = fingerprint(text, saga.key_fields)
+        hashed = digest(saga.input, value, saga.key_fields)
         claim = Claim(saga_id, 1, uuid4())
         return Birth(
             claim,
@@ -301,7 +301,7 @@ class LocalRunner:
             definition.fingerprint,
             key,
             text,
-            digest,
+            hashed,
             deadline=saga.deadline,
         )
 
@@ -360,13 +360,11 @@ class LocalRunner:
                 raise error
         row = None if live is not None else await self.load(saga_id)
         if live is not None:
-            digest = live.progress.birth.input_hash
+            check_same(definition, birth, live.progress.birth)
         elif row is not None:
-            digest = row.input_hash
+            check_same(definition, birth, row)
         else:
             raise OutcomePending(saga_id, definition.name)
-        if digest != birth.input_hash:
-            raise KeyReused(definition.name, birth.key or "")
         self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
         return self._handle(definition, saga_id, live, joined=True)
 
@@ -431,6 +429,16 @@ def _end_waiting(execution: Execution, error: BaseException) -> None:
         if future is not None and not future.done():
             future.set_exception(error)
             future.exception()  # nobody may be waiting; that is not an error
+
+
+def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
+    """Raise `KeyReused` unless the saga *found* was started with the same input, as far as the key vouches."""
+    if found.input_hash == given.input_hash:
+        return
+    # The input's type may have changed since: what it reads and writes now is compared.
+    saga = definition.saga
+    if not is_same(saga.input, given.input, found.input, saga.key_fields):
+        raise KeyReused(definition.name, given.key or "")
 
 
 def _let_see(definition: Definition) -> None:

@@ -37,6 +37,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         # The same, unless it comes so late that the saga may have been born before and been removed.
         "enlist_fenced": f"INSERT INTO {JOURNAL} ({columns}) {fenced} {unless_it_exists(dialect)}",
         "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
+        "input": f"SELECT input FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
         "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
