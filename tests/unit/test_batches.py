@@ -203,3 +203,58 @@ async def test_a_connection_that_goes_silent_fails_its_batch_at_once_and_holds_n
     assert disk.tried == [[0], [1, 2, 3]], "not item by item: each of them would wait as long"
     disk.open.set()
     assert await ended(asyncio.create_task(group.add(4))) == [8]
+
+
+async def test_a_batch_is_bounded_in_bytes_but_has_one_item_at_least() -> None:
+    disk = Disk()
+    group = GroupCommit(disk.write, most_bytes=10, size=lambda item: item)
+    tasks = await begin(group, disk, 13)
+    disk.open.set()
+    await ended(*tasks)
+    assert disk.commits == [[0], [1, 2, 3, 4], [5], [6], [7], [8], [9], [10], [11], [12]]
+
+
+class Small(Disk):
+    """Takes a few items at a time; for more it is lost, and says nothing of the reason."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.open.set()
+
+    async def write(self, items: Sequence[int]) -> Sequence[int]:
+        answers = await super().write(items)
+        if len(items) > self.most:
+            self.commits.pop()
+            raise ConnectionResetError
+        return answers
+
+
+async def test_after_a_failure_of_all_the_next_batches_are_smaller_until_they_succeed() -> None:
+    disk = Small(3)
+    group: GroupCommit[int, int] = GroupCommit(
+        disk.write, shared=lambda error: isinstance(error, ConnectionResetError)
+    )
+
+    async def insist(item: int) -> int:
+        while True:
+            try:
+                return await group.add(item)
+            except ConnectionResetError:
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(insist(item)) for item in range(40)]
+    assert await ended(*tasks) == [2 * item for item in range(40)]
+    assert sorted(item for commit in disk.commits for item in commit) == list(range(40))
+    assert len(disk.tried[0]) == 40
+    assert len(disk.tried) < 60
+
+
+async def test_behind_a_silent_server_batches_do_not_become_as_small_as_one() -> None:
+    disk = Disk()
+    group: GroupCommit[int, int] = GroupCommit(disk.write, most=40, timeout=0.02)
+    for _ in range(5):
+        tasks = [asyncio.create_task(group.add(item)) for item in range(40)]
+        answers = await ended(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [TimeoutError] * 40
+    assert min(map(len, disk.tried)) == 5

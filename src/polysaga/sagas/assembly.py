@@ -15,7 +15,7 @@ from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.engine import Engine
 from polysaga.sagas.gates import Gate
-from polysaga.sagas.journal import Birth, Ending, Journal
+from polysaga.sagas.journal import Birth, Ending, Journal, size_of_birth, size_of_ending
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
@@ -66,8 +66,8 @@ def assemble(
         fault = home.fault(error)
         return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
 
-    starts = GroupCommit(insert, timeout=settings.lease, shared=shared)
-    finishes = GroupCommit(finish, timeout=settings.lease, patience=patience, shared=shared)
+    starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
+    finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)
     gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
     return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines(), gates)
 

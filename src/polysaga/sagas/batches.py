@@ -5,6 +5,10 @@ has come is patient: then the batch stays open for a moment, for company, if the
 bad item fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A
 database that does not answer fails all items at once, also when its connection just went silent: nobody may wait
 for ever behind somebody else's write.
+
+A batch may be too large for the server or for the time it has, and the server does not always say so: a packet
+beyond its limit looks like a lost connection. So a batch is bounded in items and in bytes. After a failure that no
+single item can have caused, the next batches are half as large, until one succeeds.
 """
 
 import asyncio
@@ -21,6 +25,7 @@ Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
 
 
 PATIENCE = 0.05  # seconds
+MOST_BYTES = 256 * 1024  # of one batch; servers take a megabyte and more, in which quotes count several times
 
 
 class GroupCommit(Generic[ItemT, AnswerT]):
@@ -31,15 +36,20 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         write: "Write[ItemT, AnswerT]",
         *,
         most: int = 200,
+        most_bytes: int = MOST_BYTES,
+        size: Callable[[ItemT], int] = lambda item: 0,
         timeout: float = 10.0,
         patience: float = PATIENCE,
         shared: Callable[[BaseException], bool] = lambda error: isinstance(error, TimeoutError),
     ) -> None:
         """*timeout* is in seconds, for one batch; *patience* too, for company that a patient item waits for.
 
+        *size* is about how many bytes an item is; a batch of several has at most *most_bytes*.
         *shared* tells a failure that no single item can have caused.
         """
         self._write, self._most, self._timeout, self._shared = write, most, timeout, shared
+        self._most_bytes, self._size = most_bytes, size
+        self._limit = most  # items of the next batch: fewer than *most* after a failure
         self._patience = patience
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -72,12 +82,22 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         try:
             while self._waiting:
                 await self._stay_open()
-                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                count = self._fitting()
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
                 if not self._waiting:
                     self._urgent.clear()
                 await self._settle(batch)
         finally:
             self._writer = None
+
+    def _fitting(self) -> int:
+        """Return how many of those that wait fit into one batch: at least one."""
+        size = 0
+        for count, (item, _) in enumerate(self._waiting):
+            size += self._size(item)
+            if count and (count == self._limit or size > self._most_bytes):
+                return count
+        return len(self._waiting)
 
     async def _stay_open(self) -> None:
         if not self._urgent.is_set():
@@ -89,6 +109,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         items = [item for item, _ in batch]
         (outcome,) = await asyncio.gather(limited(self._write(items), self._timeout), return_exceptions=True)
         if not isinstance(outcome, BaseException):
+            self._limit = min(2 * self._limit, self._most)
             for (_, future), answer in zip(batch, outcome, strict=True):
                 if not future.done():
                     future.set_result(answer)
@@ -96,6 +117,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             for one in batch:
                 await self._settle([one])
         else:
+            if len(batch) > 1:
+                # While a server is silent, each batch costs those behind it a time-out.
+                least = self._most // 8 if isinstance(outcome, TimeoutError) else 1
+                self._limit = max(least, len(batch) // 2)
             for _, future in batch:
                 if not future.done():
                     future.set_exception(outcome)

@@ -10,7 +10,7 @@ journal's own database these write the journal row itself, which then is the rec
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Answer, Rendered, Write
+from polysaga.sagas.batches import MOST_BYTES
 from polysaga.sagas.claims import Claims, Pick
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.payloads import as_json
@@ -29,6 +30,8 @@ Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
 Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as JSON
 
 
+# Bytes, about: of a row without its payload, and of one attempt in a history.
+_ROW, _ENTRY = 300, 120
 NOBODY = UUID(int=0)  # the owner of a saga that was put aside
 
 
@@ -193,7 +196,16 @@ class Journal:
         return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
 
     async def renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
-        """Prolong all claims in one statement, each with its history so far; return the ids still ours."""
+        """Prolong all claims, each with its history so far; return the ids still ours.
+
+        One statement does it, or a few if the histories are long.
+        """
+        ours: set[UUID] = set()
+        for some in _parts(held):
+            ours |= await self._renew(some)
+        return ours
+
+    async def _renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
         rows = json.dumps(
             [
                 {
@@ -373,6 +385,33 @@ class Journal:
             progress=found["progress"],
             remaining=found["remaining"],
         )
+
+
+def size_of_birth(birth: Birth) -> int:
+    """Return about how many bytes the row of *birth* is."""
+    return len(birth.input) + _size_of_history(birth.history)
+
+
+def size_of_ending(ending: Ending) -> int:
+    """Return about how many bytes *ending* is."""
+    return sum(map(len, ending.results.values())) + _size_of_history(ending.history)
+
+
+def _size_of_history(history: Sequence[Any]) -> int:
+    return _ROW + _ENTRY * len(history)
+
+
+def _parts(held: Sequence[tuple[Claim, Sequence[Any]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Any]]]]:
+    """Yield *held* in parts that one statement can carry."""
+    begin = size = 0
+    for index, (_, history) in enumerate(held):
+        more = _size_of_history(history)
+        if index > begin and size + more > MOST_BYTES:
+            yield held[begin:index]
+            begin, size = index, 0
+        size += more
+    if held:
+        yield held[begin:]
 
 
 class _Transaction:
