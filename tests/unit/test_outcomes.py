@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from polysaga import Saga, SqlDatabase
+from polysaga.databases.texts import said
 from polysaga.errors import (
     DeadlineExceeded,
     NeedsAttention,
@@ -17,7 +18,7 @@ from polysaga.errors import (
 )
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
-from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue, said
+from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue
 
 ID = uuid4()
 

@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket
 from polysaga.asgi import NEWS
 from polysaga.databases import Fault
 from polysaga.databases.dialects import fault_of
+from polysaga.databases.texts import said, without_values
 from polysaga.errors import (
     DeadlineExceeded,
     KeyReused,
@@ -129,7 +130,7 @@ def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[st
     match error:
         case Refused():
             status = refusals.get(error.code, HTTPStatus.CONFLICT)
-            return problem(request, status, str(error), kind=error.code, members={**error.facts, **saga})
+            return problem(request, status, said(error), kind=error.code, members={**error.facts, **saga})
         case OutcomePending():
             return answer(HTTPStatus.SERVICE_UNAVAILABLE, "outcome-pending", again=error.retry_after)
         case SagaCancelled():
@@ -182,7 +183,7 @@ def _internal(
     request: HTTPConnection, error: Exception, members: Mapping[str, Any] | None = None, *, kind: str = "internal"
 ) -> Response:
     # The client learns nothing of the cause, so the log must have it.
-    _log.error("%s %s failed", _method(request), request.url.path, exc_info=error)
+    _log.error("%s %s failed", _method(request), request.url.path, exc_info=without_values(error))
     return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, DETAILS["internal"], kind=kind, members=members)
 
 

@@ -8,6 +8,7 @@ import asyncio
 from typing import Protocol
 
 from polysaga.databases.positions import Position
+from polysaga.databases.texts import said
 from polysaga.events import BookmarkUnknown, Emit
 
 
@@ -85,6 +86,6 @@ class Capture:
                 self._emit(BookmarkUnknown(self._database, "the server does not tell how far it has got"))
             return position
         await self._line.close()
-        reason = "no answer in time" if error is None else f"{type(error).__name__}: {error}"
+        reason = "no answer in time" if error is None else said(error)
         self._emit(BookmarkUnknown(self._database, reason))
         return None

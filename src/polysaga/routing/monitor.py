@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from polysaga.clock import Clock
 from polysaga.databases.positions import Position, Sample
+from polysaga.databases.texts import said
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
 from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, unknown
@@ -140,7 +141,7 @@ class Monitor:
             try:
                 await question
             except Exception as error:  # noqa: BLE001 - border: one bad answer must not end the watch over a node
-                self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, repr(error)))
+                self._emit(MonitorFailed(self._database, self.topology.nodes[index].seat.name, said(error)))
             hurry = self._hurry[index]
             if self._waiters and index != self.topology.primary:
                 if not await self._waited(index):
@@ -236,7 +237,7 @@ async def _ended(task: "asyncio.Future[Sample]", line: Asked, silent: str) -> Sa
         return silent
     if isinstance(error, DatabaseUnavailable):
         return error.reason
-    return f"{type(error).__name__}: {error}"
+    return said(error)
 
 
 def _lies_ahead(known: Position | None, wanted: Position | None) -> bool:

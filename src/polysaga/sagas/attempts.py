@@ -15,13 +15,13 @@ from uuid import UUID
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault
+from polysaga.databases.texts import said
 from polysaga.errors import Refused
 from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.gates import Gate
-from polysaga.sagas.outcomes import said
 from polysaga.sagas.retries import Retry
 from polysaga.sagas.signals import Joined, Lost
 

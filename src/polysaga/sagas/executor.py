@@ -18,6 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from polysaga.databases.texts import said
 from polysaga.errors import PayloadUnreadable, Refused, TooLate
 from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.attempts import Attempts
@@ -131,7 +132,7 @@ class Execution:
             for step in (row.error or {}).get("undone_by_hand", ()):
                 progress.marks[step] = Mark.COMPENSATED
         except PayloadUnreadable as error:
-            await self._park({"message": str(error)})
+            await self._park({"message": said(error)})
         else:
             if found > row.progress:
                 noted = partial(journal.note_progress, progress.claim, found)

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, MongoSession, SqlNode
+from polysaga.databases.texts import said
 from polysaga.errors import KeyReused
 from polysaga.events import SagaStarted, StartParked
 from polysaga.sagas.engine import Engine
@@ -202,7 +203,7 @@ class Drain:
             try:
                 births.append((birth_of(waiting), fence - timedelta(seconds=waiting.age)))
             except (ValueError, TypeError, KeyError) as error:
-                bad[waiting.saga_id] = f"nobody can read this start: {error!r}"
+                bad[waiting.saga_id] = f"nobody can read this start: {said(error)}"
         bad |= await self._enlist(births)
         for waiting in page:
             if waiting.saga_id in bad:
@@ -225,7 +226,7 @@ class Drain:
             if fault is not None and fault.transient:
                 raise
             if len(births) == 1:
-                return {births[0][0].claim.saga_id: f"the journal refuses this start: {error.orig}"}
+                return {births[0][0].claim.saga_id: f"the journal refuses this start: {said(error)}"}
             found = [await self._enlist([birth]) for birth in births]
             return {saga_id: reason for one in found for saga_id, reason in one.items()}
         bad = {}

@@ -1,7 +1,6 @@
 """How a saga that did not complete is told: to the journal as data, to callers as the error they expect."""
 
 import json
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from polysaga.databases.texts import said, traced
 from polysaga.errors import (
     DeadlineExceeded,
     NeedsAttention,
@@ -22,8 +22,6 @@ from polysaga.errors import (
 from polysaga.sagas.decisions import Status, Verdict
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.signals import Stopped
-
-_TRACEBACK = 4000  # characters kept of a traceback; its end tells the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Failure:
             data["code"] = str(self.error.code)
             data["facts"] = _as_json(self.error.facts)
         elif self.verdict not in {Verdict.UNAVAILABLE, Verdict.CANCELLED, Verdict.OVERDUE}:
-            data["traceback"] = "".join(traceback.format_exception(self.error))[-_TRACEBACK:]
+            data["traceback"] = traced(self.error)
         return data
 
 
@@ -104,12 +102,3 @@ def _as_json(facts: Mapping[str, Any]) -> Any:
         return json.loads(to_json(dict(facts), fallback=str, inf_nan_mode="strings"))
     except (ValueError, TypeError, RecursionError):  # PydanticSerializationError is a ValueError
         return {"lost": "these facts cannot be written as JSON"}
-
-
-def said(error: BaseException) -> str:
-    """Return what *error* says, for people: never empty, and also if it cannot make its own text."""
-    # Not str(error): an exception whose `__str__` raises must not keep a saga from being undone.
-    told = "".join(traceback.format_exception_only(error)).strip()
-    if isinstance(error, PolysagaError | Stopped):
-        told = told.partition(": ")[2] or told
-    return told[:_TRACEBACK]

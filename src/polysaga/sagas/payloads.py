@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from polysaga.databases.texts import said
 from polysaga.errors import PayloadError, PayloadUnreadable
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
         adapter.validate_json(text)  # a takeover is too late to find out
     except (PydanticSerializationError, ValidationError) as error:
-        raise PayloadError(f"{what} does not survive JSON as its declared type: {error}") from error
+        raise PayloadError(f"{what} does not survive JSON as its declared type: {said(error)}") from error
     if len(text) > limit:
         raise PayloadError(
             f"{what} is {len(text):,} bytes as JSON, more than the {limit:,} of sagas.payload_limit; "
@@ -38,7 +39,7 @@ def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
     try:
         return adapter.validate_json(text)
     except Exception as error:  # border: a validator is the user's code and may raise anything
-        raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {error}") from error
+        raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {said(error)}") from error
 
 
 def as_json(value: Any) -> str:

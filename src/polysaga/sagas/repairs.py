@@ -28,6 +28,7 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from polysaga.databases import Fault
+from polysaga.databases.texts import said
 from polysaga.errors import (
     DatabaseUnavailable,
     DefinitionError,
@@ -122,7 +123,7 @@ class Repairs:
                     before=saga.status,
                     after=None,
                     done=False,
-                    problem=str(error),
+                    problem=said(error),
                 )
                 repairs.append(refused)
         return tuple(repairs)
@@ -416,7 +417,7 @@ class _Work:
         try:
             value = step.result.validate_python(self._order.result)
         except ValidationError as error:
-            raise PayloadError(f"{what} is not what the step returns: {error}") from error
+            raise PayloadError(f"{what} is not what the step returns: {said(error)}") from error
         return encode(step.result, value, what=what, limit=self._engine.settings.payload_limit)
 
     @property

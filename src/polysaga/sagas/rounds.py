@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from polysaga.databases.texts import said
 from polysaga.events import WorkerFailed
 from polysaga.limits import limited
 from polysaga.sagas.engine import Engine
@@ -25,7 +26,7 @@ async def repeat(
             pause = await limited(work(), patience)
         except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
             late = isinstance(error, TimeoutError) and engine.clock.monotonic() - began >= patience
-            engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else repr(error)))
+            engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else said(error)))
         await _pause(engine, pause, heard)
 
 

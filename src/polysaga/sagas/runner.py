@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from polysaga.databases.texts import said
 from polysaga.errors import (
     Busy,
     DatabaseUnavailable,
@@ -35,7 +36,7 @@ from polysaga.sagas.engine import Engine
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.identity import id_from_key, id_from_time
 from polysaga.sagas.journal import Birth, Claim, Row
-from polysaga.sagas.outcomes import cancelled, error_of, said
+from polysaga.sagas.outcomes import cancelled, error_of
 from polysaga.sagas.payloads import decode, digest, encode, is_same
 from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
@@ -340,7 +341,7 @@ class LocalRunner:
             del self.executions[saga_id]
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
-            self.engine.emit(WorkerFailed(f"saga {saga_id}: {error!r}"))
+            self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
         # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
         _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()

@@ -9,7 +9,7 @@ from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.dialects.sqlite import SQLite
 from polysaga.databases.faults import Fault
 
-__all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect", "Write", "fault_of"]
+__all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect", "Write", "fault_of", "said_by_driver"]
 
 
 class Dialect(Protocol):
@@ -20,6 +20,9 @@ class Dialect(Protocol):
 
     def fault(self, error: BaseException) -> Fault | None:
         """Recognise *error*; None if it is not the database's."""
+
+    def said(self, error: BaseException) -> str | None:
+        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
 
 
 SQL_DIALECTS: dict[str, type[SqlDialect]] = {
@@ -36,3 +39,8 @@ _ALL: tuple[Dialect, ...] = (PostgresAsyncpg(), MySQL(), SQLite(), Mongo())
 def fault_of(error: BaseException) -> Fault | None:
     """Recognise *error* without knowing which database it came from; drivers' codes do not overlap."""
     return next((fault for fault in (dialect.fault(error) for dialect in _ALL) if fault is not None), None)
+
+
+def said_by_driver(error: BaseException) -> str | None:
+    """Return what a raw *error* of any driver's says, without values; None if it is no driver's."""
+    return next((text for text in (dialect.said(error) for dialect in _ALL) if text is not None), None)

@@ -99,6 +99,22 @@ class Mongo:
                 return _CLASSES[name]
         return None
 
+    def said(self, error: BaseException) -> str | None:
+        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        name, ancestors = type(error).__name__, [ancestor.__name__ for ancestor in type(error).__mro__]
+        if "BSONError" in ancestors:
+            return name
+        if "PyMongoError" not in ancestors:
+            return None
+        details = getattr(error, "details", None)
+        if details is None:
+            # About servers and connections: "host:port: ...", or about how the driver was called.
+            return f"{name}: {error}" if "ConnectionFailure" in ancestors else name
+        first = (details.get("writeErrors") or [details])[0]
+        code, pattern = first.get("code", getattr(error, "code", None)), first.get("keyPattern")
+        told = f"{name} ({code})" if details.get("codeName") is None else f"{name} ({code} {details['codeName']})"
+        return told if pattern is None else f"{told}, key {', '.join(pattern)}"
+
 
 def _allowed(told: Mapping[str, Any], database: str, collection: str) -> set[str]:
     """Return the actions that *told*, the answer to connectionStatus, allows on *collection*."""

@@ -1,6 +1,7 @@
 """MySQL 8 and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -81,6 +82,14 @@ _NO_GTIDS_YET = Finding(
     "if that stays so: MASTER_USE_GTID = slave_pos (MariaDB), SOURCE_AUTO_POSITION = 1 (MySQL)",
     fatal=False,
 )
+
+# Codes whose texts name objects and conditions and never values.
+_PLAIN_CODES = {
+    *(1040, 1044, 1045, 1046, 1048, 1049, 1053, 1054, 1114, 1142, 1146, 1153, 1158, 1159, 1160, 1161, 1180, 1203),
+    *(1205, 1213, 1226, 1264, 1290, 1305, 1317, 1364, 1406, 1412, 1451, 1452, 1615, 1637, 1792, 1836, 3024, 3572),
+    4025,
+}
+_KEY = re.compile(r"for key '([^']*)'\Z")
 
 
 class MySQL(SqlDialect):
@@ -198,6 +207,18 @@ class MySQL(SqlDialect):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "%s"
+
+    def said(self, error: BaseException) -> str | None:
+        if not type(error).__module__.startswith("asyncmy"):
+            return None
+        name, code = type(error).__name__, error.args[0] if error.args else None
+        if not isinstance(code, int):
+            return name
+        text = str(error.args[-1])
+        if code in _PLAIN_CODES or 2000 <= code < 3000:  # 2...: the client's own, about the connection
+            return f"{name} ({code}): {text}"
+        key = _KEY.search(text)
+        return f"{name} ({code})" if key is None else f"{name} ({code}), key {key[1]}"
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         if not type(error).__module__.startswith(("asyncmy", "sqlalchemy")):

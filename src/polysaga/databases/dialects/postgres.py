@@ -46,7 +46,9 @@ _FAULTS = {
     "08003": Fault.DISCONNECTED,
     "08006": Fault.DISCONNECTED,
 }
-
+# SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
+_PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
+_PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
 
 # The insert position covers what a commit wrote also where synchronous_commit is off. A primary's timeline is in
 # the name of its segment (the control file learns of a promotion with the next checkpoint only); a replica's is
@@ -167,6 +169,19 @@ class Postgres(SqlDialect):
             if _divided_by_zero(error):
                 return False
             raise
+
+    def said(self, error: BaseException) -> str | None:
+        if not type(error).__module__.startswith(("asyncpg", "psycopg")):
+            return None
+        name, code = type(error).__name__, getattr(error, "sqlstate", None)
+        if code is None:
+            plain = name in {"InterfaceError", "OperationalError"} and not isinstance(error, ValueError)
+            return f"{name}: {error}" if plain else name
+        told = getattr(error, "diag", error)  # asyncpg tells on the error, psycopg on what it calls diagnostics
+        if code in _PLAIN_CODES or code[:2] in _PLAIN_CLASSES:
+            return f"{name} ({code}): {getattr(told, 'message', None) or getattr(told, 'message_primary', None)}"
+        parts = [f"{part} {getattr(told, part + '_name', None)}" for part in ("constraint", "table", "column")]
+        return ", ".join([f"{name} ({code})", *(part for part in parts if not part.endswith(" None"))])
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         if not type(error).__module__.startswith(("asyncpg", "psycopg", "sqlalchemy")):

@@ -208,6 +208,10 @@ class SqlDialect:
             return self._code_fault(raw.__cause__ or raw) if raw is not None else None
         return self._code_fault(error)
 
+    def said(self, error: BaseException) -> str | None:
+        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        raise NotImplementedError
+
     def _placeholder(self, name: str, order: list[str]) -> str:
         raise NotImplementedError
 

@@ -36,6 +36,9 @@ _FAULTS = {
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 
+# What has texts that name objects and conditions and never values.
+_PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
+
 
 class SQLite(SqlDialect):
     """Times are text in UTC with milliseconds, so they sort."""
@@ -145,6 +148,15 @@ class SQLite(SqlDialect):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "?"
+
+    def said(self, error: BaseException) -> str | None:
+        if not type(error).__module__.startswith(("sqlite3", "aiosqlite")):
+            return None
+        kind, name = type(error).__name__, getattr(error, "sqlite_errorname", None)
+        if name is None:
+            return f"{kind}: {error}"  # the module's own, about types and names of parameters
+        plain = name.removeprefix("SQLITE_").startswith(_PLAIN) or str(error).startswith("no such ")
+        return f"{kind} ({name}): {error}" if plain else f"{kind} ({name})"
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)

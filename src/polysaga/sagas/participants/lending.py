@@ -23,6 +23,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sql import COMMITTED
+from polysaga.databases.texts import said
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.endings import calls_procedure, ends_transaction
 from polysaga.sagas.signals import Fenced
@@ -151,7 +152,7 @@ class _Loan:
             if fault is not None and fault.transient:
                 raise self.doom
             raise StepMisused(
-                f"a step went on after an error inside its transaction ({self.doom}); "
+                f"a step went on after an error inside its transaction ({said(self.doom)}); "
                 "use begin_nested() for a part that may fail"
             ) from self.doom
         adapted: Any = connection.connection.dbapi_connection
