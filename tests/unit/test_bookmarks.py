@@ -18,7 +18,7 @@ from polysaga.clock import Clock
 from polysaga.config import BookmarkSettings, parse_settings
 from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, Role, parse_gtids
 from polysaga.errors import ConfigurationError
-from polysaga.routing.bookmarks import LONGEST, sign, verify
+from polysaga.routing.bookmarks import LONGEST, sign, verify, written
 from polysaga.routing.policy import Limits, clamped, pick
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import NodeState, Seat, Topology
@@ -103,6 +103,40 @@ def test_a_bookmark_stays_shorter_than_a_cookie_may_be() -> None:
     kept = verify(text, [KEY])
     assert kept
     assert kept.items() <= many.items()
+
+
+def of_many_servers(count: int) -> Gtids:
+    return Gtids(parse_gtids(",".join(f"{n:08x}-0000-0000-0000-000000000000:1-9" for n in range(count))).sources)
+
+
+def read(text: str) -> dict[str, Position]:
+    return {name: place for one in text.split(",") for name, place in verify(one, [KEY]).items()}
+
+
+@given(bookmarks)
+def test_what_was_written_is_read_back(bookmark: Mapping[str, Position]) -> None:
+    assert read(written(bookmark, KEY)) == bookmark
+
+
+@pytest.mark.parametrize("count", [70, 80, 200, 2000])
+def test_of_a_position_too_long_to_carry_the_primary_is_asked(count: int) -> None:
+    """A MySQL server that has been rebuilt many times has many sources; what is left out would be read stale."""
+    long = of_many_servers(count)
+    text = written({"shop": long, "orders": Lsn(7, HERE)}, KEY)
+    assert len(text) <= LONGEST
+    place = read(text)["shop"]
+    assert read(text)["orders"] == Lsn(7, HERE)
+    assert place == long or (place.comparable(long) and not long.reached(place) and not place.reached(long))
+
+
+def test_no_database_is_left_out_however_many_there_are() -> None:
+    many: dict[str, Position] = {f"database_{n}": Lsn(n, HERE) for n in range(200)}
+    many |= {f"long_{n}": of_many_servers(60) for n in range(4)}
+    text = written(many, KEY)
+    assert max(map(len, text.split(","))) <= LONGEST
+    told = read(text)
+    assert told.keys() == many.keys()
+    assert all(told[name] == place or not place.reached(told[name]) for name, place in many.items())
 
 
 # ---- what a bookmark can do

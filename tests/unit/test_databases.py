@@ -119,3 +119,9 @@ async def test_of_two_that_open_at_the_same_moment_one_is_refused(tmp_path: Path
     leave.set()
     await asyncio.gather(*tasks)
     assert sorted(found) == ["opened", "refused"]
+
+
+@pytest.mark.parametrize("name", ["größe", "店", "order s", "", "1st", "a" * 65])
+def test_a_name_that_bookmarks_could_not_spell_is_refused_when_the_handle_is_made(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a name for a database: use A-Z, a-z, 0-9 and _"):
+        SqlDatabase(name)

@@ -38,6 +38,7 @@ class Wish:
 
 
 _PLAIN = Wish()
+_LONGEST_NAME = 64  # characters
 
 
 class Routes(Protocol):
@@ -57,8 +58,12 @@ class Database(Generic[NodeT, SessionT]):
     """One named database: a primary and any number of replicas. Use one of the kinds below."""
 
     def __init__(self, name: str) -> None:
-        if not name.isidentifier():
-            raise ConfigurationError(f"'{name}' is not a name for a database: use letters, digits and _")
+        # Bookmarks, cookies and environment variables name databases: what they cannot spell is lost there.
+        if not (name.isidentifier() and name.isascii() and len(name) <= _LONGEST_NAME):
+            raise ConfigurationError(
+                f"'{name}' is not a name for a database: use A-Z, a-z, 0-9 and _, "
+                f"at most {_LONGEST_NAME} characters"
+            )
         if "__" in name or name.endswith("_"):
             raise ConfigurationError(
                 f"'{name}' is not a name for a database: two underscores separate the words of an environment "

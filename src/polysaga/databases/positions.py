@@ -120,8 +120,8 @@ class Gtids:
         return type(other) is Gtids and self.epoch.lineage == other.epoch.lineage
 
     def beyond(self) -> "Gtids":
-        """Return a set of this epoch that no server ever executes."""
-        return Gtids(dict.fromkeys(self.sources, ((1, _LARGEST),)), self.epoch)
+        """Return a set of this epoch that no server ever executes; short, however many sources there are."""
+        return Gtids(dict.fromkeys(sorted(self.sources)[:1], ((1, _LARGEST),)), self.epoch)
 
     def merged(self, other: "Position") -> "Gtids":
         """Return the union; raise ValueError if they are not comparable."""
@@ -183,8 +183,9 @@ class MariaGtid:
         )
 
     def beyond(self) -> "MariaGtid":
-        """Return a position of this epoch that no server ever reaches."""
-        return MariaGtid({d: (server, _LARGEST) for d, (server, _) in self.domains.items()}, self.epoch)
+        """Return a position of this epoch that no server ever reaches; short, however many domains there are."""
+        first = sorted(self.domains)[:1]
+        return MariaGtid({domain: (self.domains[domain][0], _LARGEST) for domain in first}, self.epoch)
 
     def merged(self, other: "Position") -> "MariaGtid":
         """Return the later one of every domain; raise ValueError if they are not comparable."""

@@ -19,13 +19,39 @@ from polysaga.databases.positions import Position, parse
 LONGEST = 3500  # characters; browsers refuse cookies of more than 4096
 
 _VERSION = "v1"
+_ROOM = LONGEST - len(_VERSION) - 24  # characters for the places, beside the signature
+_SHORT = 120  # characters of a place that it is not worth while to shorten
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII).fullmatch
+
+
+def written(bookmark: Mapping[str, Position], secret: bytes) -> str:
+    """Return all of *bookmark* in writing: one text, or several joined by commas if one would be too long.
+
+    A place that is too long to be carried becomes one that no server reaches, which sends the next reader to the
+    primary: slower, and never stale.
+    """
+    places = dict(bookmark)
+    for name in sorted(places, key=lambda name: -len(places[name].text)):
+        if sum(map(_length, places.items())) <= _ROOM or len(places[name].text) <= _SHORT:
+            break
+        places[name] = places[name].beyond()
+    texts: list[dict[str, Position]] = [{}]
+    for name, place in sorted(places.items()):
+        if sum(map(_length, texts[-1].items())) + _length((name, place)) > _ROOM:
+            texts.append({})
+        texts[-1][name] = place
+    return ",".join(sign(text, secret) for text in texts)
+
+
+def _length(named: tuple[str, Position]) -> int:
+    name, place = named
+    return len(name) + len(place.text) + 2
 
 
 def sign(bookmark: Mapping[str, Position], secret: bytes) -> str:
     """Return *bookmark* in writing; databases that would make it longer than `LONGEST` are left out."""
     parts: list[str] = []
-    left = LONGEST - len(_VERSION) - 24
+    left = _ROOM
     for name, position in sorted(bookmark.items()):
         part = f"{name}={position.text}"
         if _NAME(name) and len(part) < left:

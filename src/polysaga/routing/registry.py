@@ -16,7 +16,7 @@ from polysaga.databases.positions import ClusterTime, Position
 from polysaga.databases.registry import Registry
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
-from polysaga.routing.bookmarks import sign, verify
+from polysaga.routing.bookmarks import verify, written
 from polysaga.routing.guard import guard
 from polysaga.routing.replica_sets import MongoRoutes
 from polysaga.routing.router import Router
@@ -107,7 +107,7 @@ class Databases(Registry):
                 must[name] = place.beyond()
         if names is not None:
             must = {name: place for name, place in must.items() if name in names}
-        return sign(must, self._secrets()[0]) if must else ""
+        return written(must, self._secrets()[0]) if must else ""
 
     def check_secret(self) -> None:
         """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""
