@@ -97,7 +97,8 @@ async def confirm(db: AsyncSession, order: Order, ctx: StepContext) -> Placed:
 
 
 sagas = Sagas(databases, place_order, journal=orders)
-cancel_order: Saga[int, None] = Saga("cancel-order", input=int)  # the output cannot be inferred from nothing
+cancel_order = Saga("cancel-order", input=int)
+assert_type(cancel_order, Saga[int, None])
 
 
 async def use(settings: Settings) -> None:
@@ -164,6 +165,11 @@ async def that_expects_a_result(order: Order, done: Reservation, ctx: StepContex
 
 @place_order.step(None)  # type: ignore[arg-type]
 async def with_a_session(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
+
+
+@place_order.step(None, kind="pivot")  # type: ignore[call-overload, untyped-decorator]
+async def a_call_that_decides(order: Order, ctx: StepContext) -> Placed:
+    return Placed(number=1)
 
 
 async def misuse() -> None:

@@ -119,12 +119,38 @@ class Saga(Generic[InputT, OutputT]):
     seconds of its durable start, by the clock of the journal's database, is undone.
     """
 
+    @overload
+    def __init__(
+        self: "Saga[InputT, None]",
+        name: str,
+        *,
+        input: type[InputT],
+        output: None = None,
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: type[InputT],
+        output: type[OutputT],
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
     def __init__(
         self,
         name: str,
         *,
         input: type[InputT],  # noqa: A002 - the word users look for
-        output: type[OutputT] | None = None,
+        output: type[Any] | None = None,
         version: int = 1,
         key_fields: Collection[str] | None = None,
         refusals: Sequence[type[Refused]] = (),
@@ -155,7 +181,7 @@ class Saga(Generic[InputT, OutputT]):
         database: None,
         *,
         after: Sequence[AnyStep] | None = None,
-        kind: Kind = "compensatable",
+        kind: Literal["compensatable", "retriable"] = "compensatable",
         retry: Retry | None = None,
         timeout: float | None = None,
         undo_retry: Retry | None = None,
