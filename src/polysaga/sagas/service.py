@@ -47,6 +47,7 @@ class Sagas:
             if names.count((name, version)) > 1:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
         self._runner: LocalRunner | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of `open`
         self._enlisting: Enlisting | None = None
 
     @property
@@ -73,7 +74,7 @@ class Sagas:
         enlisting = Enlisting(runner, due)
         drains = [Drain(engine, outbox, due).run() for outbox in enlisting.outboxes.values()]
         rounds = [asyncio.create_task(one) for one in (Worker(engine, runner, due).run(), *drains)]
-        self._runner, self._enlisting = runner, enlisting
+        self._runner, self._enlisting, self._loop = runner, enlisting, asyncio.get_running_loop()
         try:
             yield self
         finally:
@@ -133,7 +134,7 @@ class Sagas:
         This, `find` and the repairs need the databases to be open, not the sagas.
         """
         if self._runner is not None:
-            found: SagaState | None = await self._runner.state(saga_id)
+            found: SagaState | None = await self._open_runner().state(saga_id)
         else:
             found = await self._repairs().catalogue.get(saga_id)
         if found is None:
@@ -248,11 +249,17 @@ class Sagas:
     def _open_runner(self) -> LocalRunner:
         if self._runner is None:
             raise ConfigurationError("the sagas are not open: use them inside `async with sagas.open()`")
+        if asyncio.get_running_loop() is not self._loop:
+            # What is woken in another loop's thread, or in a loop that stands, would be waited for without end.
+            raise ConfigurationError(
+                "the sagas were opened in another event loop: use them in the loop that opened them (from another "
+                "thread by asyncio.run_coroutine_threadsafe), or open them anew in this one"
+            )
         return self._runner
 
     def _repairs(self) -> Repairs:
         if self._runner is not None:
-            return self._runner.repairs
+            return self._open_runner().repairs
         return Repairs(self._engine(SagaSettings(), ignore, Clock()), self._known())
 
     def _known(self) -> dict[str, Definition]:

@@ -1,0 +1,79 @@
+"""Sagas and the event loops of a program: those of threads, and one loop after another."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polysaga.errors import ConfigurationError
+from tests.fixtures.programs import SINGLE, Order, Program
+from tests.fixtures.setups import embedded_urls
+from tests.fixtures.waiting import within
+
+
+def in_a_thread(work: Callable[[], Coroutine[Any, Any, object]]) -> BaseException | None:
+    """Run *work* in a loop of a thread of its own and return its error."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(asyncio.wait_for(work(), 10))
+        except BaseException as error:  # noqa: BLE001 - given to the caller
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    return failed[0] if failed else None
+
+
+async def test_sagas_refuse_another_event_loop_at_once_and_say_what_to_do(tmp_path: Path) -> None:
+    async with Program(embedded_urls(tmp_path), SINGLE).open() as program:
+        sagas, saga = program.sagas, program.saga
+        known = await sagas.start(saga, Order(), key="k")
+        await known.result(30)
+        uses: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: sagas.run(saga, Order()),
+            lambda: sagas.start(saga, Order(), key="k"),
+            lambda: sagas.get(known.id),
+            lambda: sagas.find(),
+            lambda: sagas.cancel(known.id),
+            lambda: sagas.retry(known.id, by="me", why="to see"),
+        ]
+        for use in uses:
+            error = await within(asyncio.to_thread(in_a_thread, use), "the other loop ends")
+            assert isinstance(error, ConfigurationError)
+            assert "opened in another event loop" in str(error)
+            assert "run_coroutine_threadsafe" in str(error)
+        loop = asyncio.get_running_loop()
+        sent = await asyncio.to_thread(
+            lambda: asyncio.run_coroutine_threadsafe(sagas.run(saga, Order(), timeout=30), loop).result(30)
+        )
+        assert sent is not None
+
+
+def test_sagas_can_be_opened_in_one_loop_after_another(tmp_path: Path) -> None:
+    program = Program(embedded_urls(tmp_path), SINGLE)
+
+    async def place() -> None:
+        async with program.open():
+            await program.sagas.run(program.saga, Order(), timeout=30)
+
+    for _ in range(2):
+        asyncio.run(place())
+
+
+def test_a_loop_that_ended_without_closing_leaves_sagas_that_say_so(tmp_path: Path) -> None:
+    """A fixture that opens them in the loop of another test."""
+    program, opened = Program(embedded_urls(tmp_path), SINGLE), asyncio.new_event_loop()
+    context = program.open()
+    try:
+        opened.run_until_complete(context.__aenter__())
+        with pytest.raises(ConfigurationError, match="opened in another event loop"):
+            asyncio.run(asyncio.wait_for(program.sagas.run(program.saga, Order()), 10))
+        opened.run_until_complete(context.__aexit__(None, None, None))
+    finally:
+        opened.close()
