@@ -5,6 +5,7 @@ at once here; only waiting for a lock still happens in the thread, where it stop
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,13 +25,16 @@ class _Queue(Protocol):
 def quicken(node: Node) -> None:
     """Let connections of *node* that are opened from now on run their statements at once; SQLite only."""
     for engine in _engines(node):
-        _quicken(engine)
+        _quicken(engine, _always)
 
 
-async def quicken_all(node: Node) -> None:
-    """Do as `quicken` does, also for connections that are open: idle ones are opened anew."""
+async def quicken_all(node: Node, waits: Callable[[], bool]) -> None:
+    """Do as `quicken` does, also for connections that are open: idle ones are opened anew.
+
+    While *waits* returns False, a statement that meets a lock fails at once instead of after its lock timeout.
+    """
     for engine in _engines(node):
-        _quicken(engine)
+        _quicken(engine, waits)
         await engine.dispose()
 
 
@@ -40,7 +44,11 @@ def _engines(node: Node) -> list[AsyncEngine]:
     return []
 
 
-def _quicken(engine: AsyncEngine) -> None:
+def _always() -> bool:
+    return True
+
+
+def _quicken(engine: AsyncEngine, waits: Callable[[], bool]) -> None:
     @event.listens_for(engine.sync_engine, "do_connect", insert=True)
     def allow_threads(dialect: Any, record: Any, positional: Any, named: dict[str, Any]) -> None:
         named["check_same_thread"] = False
@@ -48,50 +56,65 @@ def _quicken(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def replace_queue(adapted: Any, record: Any) -> None:
         connection = adapted.driver_connection
-        connection._tx = AtOnce(connection._tx, connection._conn)
+        connection._tx = AtOnce(connection._tx, connection._conn, waits)
 
 
 class AtOnce:
-    """Takes the place of a connection's queue."""
+    """Takes the place of a connection's queue.
 
-    def __init__(self, queue: _Queue, connection: sqlite3.Connection) -> None:
-        self._queue, self._connection = queue, connection
-        self._thread_is_busy = False
+    The event loop and the thread never use the connection at the same time: SQLite would survive that, except for
+    a `close()` under a statement, which ends the interpreter. So while the thread has anything left to do, what is
+    asked next waits for its turn behind it: a statement, a rollback, the end of the connection.
+    """
+
+    def __init__(self, queue: _Queue, connection: sqlite3.Connection, waits: Callable[[], bool] = _always) -> None:
+        self._queue, self._connection, self._waits = queue, connection, waits
+        # Each is written by one side only: the event loop counts what it hands over, the thread what it has done.
+        self._handed_over = self._done = 0
         # Processes die here, machines do not: nothing is lost without waiting for the disk.
         connection.execute("PRAGMA synchronous = OFF")
         (self._patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
         self._wait_for(0)
 
     def put_nowait(self, call: _Call) -> None:
-        """Carry out *call*, or leave it to the thread if it has to wait, or ends the thread."""
+        """Carry out *call*, or leave it to the thread if that is busy, or has to wait for a lock, or is to end."""
         future, function = call
-        if future is None or getattr(function, "func", None) is None:
-            self._queue.put_nowait(call)
+        if future is None or getattr(function, "func", None) is None or self._thread_is_busy:
+            self._hand_over(future, function)
             return
         try:
             result = function()  # what else it raises goes to its caller, who has not begun to wait
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not self._waits():
                 raise
-            self._thread_is_busy = True
-            self._queue.put_nowait((future, lambda: self._patiently(function)))
+            self._hand_over(future, function)
         else:
             future.set_result(result)
 
     def cut(self) -> None:
         """Close the connection without a word; what is open in the file is void then, as after a process's end."""
         if self._thread_is_busy:
-            self._queue.put_nowait((None, self._connection.close))
+            self._hand_over(None, self._connection.close)
         else:
             self._connection.close()
 
+    @property
+    def _thread_is_busy(self) -> bool:
+        return self._done != self._handed_over
+
+    def _hand_over(self, future: "asyncio.Future[Any] | None", function: Callable[[], Any]) -> None:
+        self._handed_over += 1
+        self._queue.put_nowait((future, lambda: self._patiently(function)))
+
     def _patiently(self, function: Callable[[], Any]) -> Any:
-        self._wait_for(self._patience)
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+            self._wait_for(self._patience)
         try:
             return function()
         finally:
-            self._wait_for(0)
-            self._thread_is_busy = False
+            with contextlib.suppress(sqlite3.ProgrammingError):
+                self._wait_for(0)
+            self._done += 1
 
     def _wait_for(self, milliseconds: int) -> None:
         self._connection.execute(f"PRAGMA busy_timeout = {milliseconds:d}")

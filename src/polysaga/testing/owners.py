@@ -30,11 +30,16 @@ class Owner:
         self.name = name
         self.connections: dict[int, Any] = {}  # drivers' own, in use
         self.cut_off: set[int] = set()  # ids of those that were broken
+        self.loans: dict[int, Any] = {}  # what SQLAlchemy's pools have lent and not got back
         self.endings: dict[int, Callable[[], Awaitable[None]]] = {}  # how the server ends what is open
         self.begin()
 
     def begin(self) -> None:
         """Be as good as new, for the next run."""
+        # A task that is cancelled again while it gives its connection back leaves it with the pool for lent.
+        for loan in list(self.loans.values()):
+            if loan.is_valid:
+                loan.invalidate()
         self.dead = self.refusing = False
         self.thawed = asyncio.Event()
         self.thawed.set()

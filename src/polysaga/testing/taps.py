@@ -21,7 +21,7 @@ from polysaga.sagas.journal import Journal
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.testing.drivers import Disturbed, cut, lost_connection, lost_mongo_commit, no_mongo_transaction
-from polysaga.testing.owners import Owner
+from polysaga.testing.owners import OWNER, Owner
 from polysaga.testing.points import Stage
 from polysaga.testing.scenes import RAN, WORK
 
@@ -53,6 +53,26 @@ def tap_node(node: SqlNode | MongoNode, owner: Owner) -> None:
     if isinstance(node, SqlNode):
         # Every run assembles an engine of its own, out of the same texts.
         _replace(node.dialect, "render", lru_cache(_TEXTS)(node.dialect.render))
+
+
+def tap_handle(node: SqlNode | MongoNode) -> None:
+    """Tell in the story when a step opens a session of its own on *node*, from which the handle lends."""
+    if isinstance(node, SqlNode):
+        event.listen(node.writer.sync_engine, "checkout", lambda *_: _tell_own_session(node.database))
+        return
+    start = node.client.start_session
+
+    def start_session(*arguments: Any, **options: Any) -> Any:
+        _tell_own_session(node.database)
+        return start(*arguments, **options)
+
+    _replace(node.client, "start_session", start_session)
+
+
+def _tell_own_session(database: str) -> None:
+    owner, work = OWNER.get(), WORK.get()
+    if owner is not None and work is not None:
+        owner.scene.tell(f"{work} opens a session of its own on {database}, beside the one that it was given")
 
 
 def tap_participant(participant: Any, owner: Owner) -> None:
@@ -171,12 +191,14 @@ class _SqlTap:
         if self._owner.dead:
             raise Disturbed("this process is dead", Fault.DISCONNECTED)
         self._owner.connections[id(record)] = adapted.driver_connection
+        self._owner.loans[id(record)] = proxy
         self._owner.cut_off.discard(id(adapted.driver_connection))  # an id can be given again
         self._owner.endings[id(record)] = partial(self._end, adapted.driver_connection)
 
     def _take_back(self, adapted: Any, record: Any) -> None:
         # By the record: a connection that was invalidated is not named any more.
         self._owner.connections.pop(id(record), None)
+        self._owner.loans.pop(id(record), None)
         self._owner.endings.pop(id(record), None)
         if adapted is not None and id(adapted.driver_connection) in self._owner.cut_off:
             record.invalidate()  # aiosqlite keeps silent about a closed connection

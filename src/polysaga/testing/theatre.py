@@ -26,16 +26,19 @@ from polysaga.sagas.identity import id_from_key
 from polysaga.sagas.journal import Row
 from polysaga.testing.inline import quicken_all
 from polysaga.testing.judges import Effects, Run, Told, findings
-from polysaga.testing.owners import OwnedTasks, Owner
+from polysaga.testing.owners import OWNER, OwnedTasks, Owner
 from polysaga.testing.points import Case, Freeze, Point
 from polysaga.testing.processes import Process, new_nodes, staged
 from polysaga.testing.records import Observer
 from polysaga.testing.scenes import Scene
+from polysaga.testing.taps import tap_handle
 
 Invariant = Callable[[Run], Awaitable[None]]
 
 _NAMES = "ABCDE"
+_NEWLINE = "\n"
 _ROUNDS = 30  # of recovery until a saga counts as one that never rests
+_RETRIES = 3  # by a person, of a saga that nothing disturbs any more, until it counts as one that never rests
 _PATIENCE = 30.0  # seconds of real time until a run counts as one that hangs
 
 
@@ -109,6 +112,7 @@ class _Performance:
         self._cancels = any(isinstance(act, Freeze) and act.cancelled for act in case.acts)
         # While the lease still lasts: owners that do nothing about a deadline lose the saga for that alone.
         self._only_late = any(isinstance(act, Freeze) and act.overdue for act in case.acts)
+        self._retried = 0
         self._saga_id = UUID(int=0)
 
     async def play(self, value: Any, key: str) -> None:
@@ -125,6 +129,8 @@ class _Performance:
                     await self._answered()
                     return
                 self._thaw(frozen)
+            elif row is not None and row.status is Status.NEEDS_ATTENTION and self._retried == _RETRIES:
+                return
             elif row is None:
                 if frozen and len(self._on_stage) > len(frozen):
                     self._thaw(frozen)
@@ -214,7 +220,10 @@ class _Performance:
     async def _let_time_pass(self, row: Row) -> None:
         self.scene.heal()
         if row.status is Status.NEEDS_ATTENTION:
+            why = str((row.error or {}).get("parked", {}).get("message", "nothing says why"))
+            self.scene.tell(f"the saga is parked: {why.partition(_NEWLINE)[0]}")
             self.scene.tell("a person lets the parked saga be retried")
+            self._retried += 1
             await self._observer.resume(self._saga_id)
         owner = self._next_owner()
         if self._cancels:
@@ -277,7 +286,9 @@ async def theatre(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(sagas.databases.open(alone))
         for handle in sagas.databases:
-            await quicken_all(handle.primary)
+            # A step that waits on a connection of its own waits for itself: nobody else runs meanwhile.
+            await quicken_all(handle.primary, waits=lambda: OWNER.get() is None)
+            tap_handle(handle.primary)
         await migrate(sagas)
         if setup is not None:
             await setup()
