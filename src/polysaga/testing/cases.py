@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import dropwhile
 
+from polysaga.sagas.decisions import fused_first
 from polysaga.sagas.definition import Definition
 from polysaga.testing.points import (
     Cancel,
@@ -122,14 +123,21 @@ class Cases:
 
     def _holds(self, plot: Plot, points: Iterable[Point]) -> Iterator[Hold]:
         """Yield where a branch can stand when the step beside it refuses."""
-        if plot.refused is None:
+        # The saga is born in one commit with such a step: nothing runs beside it.
+        born_with = fused_first(self._definition, self._home)
+        if plot.refused is None or plot.refused == born_with:
             return
         for point in points:
             if point.work == plot.refused:
                 return
-            if point.work in self._beside(plot.refused) and point.stage is not Stage.AFTER:
-                if point.stage is Stage.BEFORE and not self._apart(point.work, plot.refused):
-                    continue
+            if point.work == born_with:
+                continue
+            if point.work not in self._beside(plot.refused) or point.stage is Stage.AFTER:
+                continue
+            if self._definition.by_name[point.work].database is None:
+                continue  # a call under way is not cancelled but awaited
+            # From its first statement to the reply it has the one connection of such a database.
+            if point.stage is Stage.BEGIN or self._alone_there(point.work):
                 yield Hold(point)
 
     def _beside(self, step: str) -> set[str]:
@@ -140,9 +148,10 @@ class Cases:
             if other != step and other not in ancestors[step] and step not in ancestors[other]
         }
 
-    def _apart(self, work: str, other: str) -> bool:
-        database = self._databases[work]
-        return database != self._databases[other] or database not in self._single_writers
+    def _alone_there(self, step: str) -> bool:
+        database = self._databases[step]
+        others = {self._databases[other] for other in self._beside(step)}
+        return database not in self._single_writers or database not in others
 
 
 def _since_birth(points: Iterable[Point]) -> Iterator[Point]:
