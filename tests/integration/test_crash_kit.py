@@ -23,7 +23,7 @@ from polysaga.sagas.journal import Row
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.testing import CrashKit, PromiseBroken, Run
+from polysaga.testing import CrashKit, CrashProgress, PromiseBroken, Run
 from tests.fixtures.order_books import a_cancellation, an_order, books_add_up
 from tests.fixtures.setups import embedded_urls
 
@@ -171,6 +171,38 @@ def test_a_case_that_does_not_exist_is_no_proof(tmp_path: Path, case: str) -> No
 def test_a_case_of_another_part_is_no_proof(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="case 'forward' did not run: it is not in part 2 of 2"):
         kit(tmp_path, only="forward", part=(2, 2)).prove(place_order, an_order, invariant=books_add_up)
+
+
+@pytest.mark.parametrize("then", ["", "/kill@B:after:confirm_order"])
+def test_a_case_says_which_part_has_it(tmp_path: Path, then: str) -> None:
+    kill = "forward/kill@A:at:open_order"
+    told: dict[int, str] = {}
+    for number in (1, 2):
+        try:
+            kit(tmp_path, only=kill + then, part=(number, 2)).prove(place_order, an_order, invariant=books_add_up)
+        except ConfigurationError as error:
+            told[number] = str(error)
+    ((number, said),) = told.items()
+    assert f"it is not in part {number} of 2, but in part {3 - number}; leave out part=" in said
+
+
+def test_a_case_is_found_by_a_name_with_a_space(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match="the nearest names are 'refused-in-confirm_order/kill@A:before:undo_reserve_stock',",
+    ):
+        kit(tmp_path, only="refused-in-confirm_order/kill@A:before:undo reserve_stock").prove(
+            place_order, an_order, invariant=books_add_up
+        )
+
+
+def test_the_progress_counts_every_case(tmp_path: Path) -> None:
+    told: list[CrashProgress] = []
+    kit(tmp_path, sample=20, progress=told.append).prove(place_order, an_order, invariant=books_add_up)
+    assert [one.done for one in told] == list(range(1, len(told) + 1))
+    assert not told[0].counted
+    assert told[-1].counted
+    assert told[-1].done == told[-1].planned == 20
 
 
 def test_an_invariant_that_does_not_hold_is_told_with_the_story(tmp_path: Path) -> None:

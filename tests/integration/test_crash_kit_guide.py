@@ -35,6 +35,28 @@ def test_the_example_holds(tickets: Path) -> None:
     assert re.search(r"crash kit: sell-ticket: \d{3,} runs, 0 broke the promise, \d+ s, seed 0", told.stdout)
 
 
+def test_the_cases_are_listed_and_prove_nothing(tickets: Path) -> None:
+    save(tickets, PROGRAM)
+    told = run(tickets, "--crash-list", "-rs")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "1 skipped" in told.stdout
+    assert re.search(r"^crash kit: sell-ticket: \d{3,} cases$", told.stdout, re.MULTILINE)
+    names = set(re.findall(r"^  (\S+)$", told.stdout, re.MULTILINE))
+    assert {"forward", "refused-in-charge/kill@A:before:undo_take_seat"} <= names
+    assert any(name.count("kill@") == 2 for name in names), "crashes of recoveries are listed, too"
+
+
+def test_a_long_proof_tells_how_far_it_is(tickets: Path) -> None:
+    save(tickets, PROGRAM)
+    (tickets / "conftest.py").write_text("import polysaga.testing.plugin as kit\nkit._IN_A_LOG = 0.0\n")
+    told = run(tickets, "--crash-sample", "20")
+    assert told.returncode == 0, told.stdout + told.stderr
+    lines = re.findall(
+        r"^crash kit: sell-ticket: \d+ of \d+ cases.*, 0 broke the promise, \d+ s$", told.stdout, re.M
+    )
+    assert len(lines) == 20
+
+
 @pytest.mark.parametrize("case", [[], ["--crash-case", "refused-in-charge"]], ids=["all", "one"])
 def test_a_mistake_in_the_example_is_told(tickets: Path, case: list[str]) -> None:
     save(tickets, PROGRAM.replace("free = free + 1", "free = free + 2"))

@@ -2,6 +2,6 @@
 
 from polysaga.testing.clock import HandClock
 from polysaga.testing.judges import Run
-from polysaga.testing.kit import CrashKit, CrashReport, PromiseBroken
+from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken
 
-__all__ = ["CrashKit", "CrashReport", "HandClock", "PromiseBroken", "Run"]
+__all__ = ["CrashKit", "CrashProgress", "CrashReport", "HandClock", "PromiseBroken", "Run"]

@@ -6,11 +6,14 @@ The points where a run can be disturbed are found by running it. See `docs/guide
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
@@ -20,11 +23,14 @@ from polysaga.databases import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.sagas import Saga, Sagas
 from polysaga.testing.cases import Cases
+from polysaga.testing.judges import Run
 from polysaga.testing.points import Case, Kill, Point
+from polysaga.testing.samples import dealt
 from polysaga.testing.theatre import Invariant, Outcome, Theatre, theatre
 
 InputT = TypeVar("InputT")
 
+_SINGLES = 0.75  # of a sample: cases with one disturbance; the others disturb the recovery as well
 _MOST_TOLD = 5  # violations after which the kit stops: they have one cause, or few
 
 
@@ -39,6 +45,26 @@ class CrashReport:
     kinds: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     cases: list[str] = field(default_factory=list)  # that broke the promise; `only=` repeats one
+
+
+@dataclass(frozen=True, slots=True)
+class CrashProgress:
+    """How far a proof is: *done* cases of *planned*, *broken* of them, after *seconds*.
+
+    How many crashes of recoveries there are is *counted* only when all other cases have been run.
+    """
+
+    saga: str
+    done: int
+    planned: int
+    counted: bool
+    broken: int
+    seconds: float
+
+    def __str__(self) -> str:
+        more = "" if self.counted else ", then crashes of recoveries"
+        told = f"{self.done} of {self.planned} cases{more}, {self.broken} broke the promise"
+        return f"crash kit: {self.saga}: {told}, {self.seconds:.0f} s"
 
 
 class PromiseBroken(AssertionError):
@@ -61,7 +87,7 @@ class CrashKit:
     be for tests only: runs leave records behind. *sample* runs about that many cases, chosen by *seed*, instead of
     all; *only* repeats the case of that name. *part* is (1, 2) or (2, 2) for half of the cases each, which two
     processes can then run at once on databases of their own. *report* is handed every report, also of proofs that
-    fail.
+    fail, *progress* is called after every case.
     """
 
     def __init__(
@@ -75,9 +101,11 @@ class CrashKit:
         only: str | None = None,
         part: tuple[int, int] = (1, 1),
         report: Callable[[CrashReport], None] | None = None,
+        progress: Callable[[CrashProgress], None] | None = None,
     ) -> None:
         self._sagas, self._settings, self._setup = sagas, settings, setup
         self._sample, self._seed, self._only, self._part, self._report = sample, seed, only, part, report
+        self._progress = progress
 
     def prove(
         self,
@@ -111,17 +139,15 @@ class CrashKit:
         """Do as `prove` does and return the report, violations included."""
         clock, report = Clock(), CrashReport(saga.name, self._seed)
         began, broken = clock.monotonic(), list[Outcome]()
-        given = cast("Callable[[], Awaitable[Any]]", value if callable(value) else _always(value))
-        chance = random.Random(self._seed)
-        async with theatre(self._sagas, self._settings, self._setup) as stage:
-            prefix = uuid4().hex  # keys of an earlier session must not be joined
 
-            async def play(case: Case) -> Outcome:
-                return await stage.play(saga, given, invariant, case, prefix)
+        def tell(exploration: _Exploration) -> None:
+            if self._progress is not None:
+                done, planned, counted = exploration.progress
+                seconds = clock.monotonic() - began
+                self._progress(CrashProgress(saga.name, done, planned, counted, len(broken), seconds))
 
-            cases = self._cases(stage, saga)
-            exploration = _Exploration(cases, play, self._sample, chance, self._only, self._part)
-            async for outcome in exploration.outcomes():
+        async with self._exploring(saga, value, invariant) as exploration:
+            async for outcome in exploration.outcomes(tell):
                 report.runs += 1
                 report.kinds[outcome.case.group] += 1
                 if outcome.problems:
@@ -138,6 +164,29 @@ class CrashKit:
             self._report(report)
         return report
 
+    async def names(self, saga: Saga[InputT, Any], value: InputT | Callable[[], Awaitable[InputT]]) -> list[str]:
+        """Return the names of all cases that `prove` would run; it takes the runs that show which there are.
+
+        A few of them may find no place for their disturbance when they are run; those are not counted there.
+        """
+        async with self._exploring(saga, value, _no_invariant) as exploration:
+            return await exploration.listed()
+
+    @asynccontextmanager
+    async def _exploring(
+        self, saga: Saga[InputT, Any], value: InputT | Callable[[], Awaitable[InputT]], invariant: Invariant
+    ) -> "AsyncIterator[_Exploration]":
+        given = cast("Callable[[], Awaitable[Any]]", value if callable(value) else _always(value))
+        async with theatre(self._sagas, self._settings, self._setup) as stage:
+            prefix = uuid4().hex  # keys of an earlier session must not be joined
+
+            async def play(case: Case) -> Outcome:
+                return await stage.play(saga, given, invariant, case, prefix)
+
+            steps, chance = stage.definition(saga).by_name, random.Random(self._seed)
+            cases = self._cases(stage, saga)
+            yield _Exploration(cases, play, steps, self._sample, chance, self._only, self._part)
+
     def _cases(self, stage: Theatre, saga: Saga[Any, Any]) -> Cases:
         nodes = [handle.primary for handle in (self._sagas.journal, *self._sagas.participants)]
         single = {node.database for node in nodes if isinstance(node, SqlNode) and node.dialect.single_writer}
@@ -152,63 +201,109 @@ class _Exploration:
         self,
         cases: Cases,
         play: Callable[[Case], Awaitable[Outcome]],
+        steps: Collection[str],
         sample: int | None,
         chance: random.Random,
         only: str | None,
         part: tuple[int, int],
     ) -> None:
-        self._cases, self._play, self._sample, self._chance, self._only = cases, play, sample, chance, only
+        self._cases, self._play, self._steps = cases, play, steps
+        self._sample, self._chance, self._only = sample, chance, only
         self._first, self._parts = part[0] - 1, part[1]
-        self._names: list[str] = []  # of all cases that were met
+        self.names: list[str] = []  # of all cases that were met, those of other parts included
+        self._elsewhere: dict[str, int] = {}  # in which other part a case is
+        self._done = self._planned = 0
+        self._counted = False
 
     def nothing_ran(self) -> str:
         """Say why no case ran: what that proves must not look like a proof."""
         part = f"part {self._first + 1} of {self._parts}"
         if self._only is None:
             return f"no case ran: {part} is empty"
-        if self._only in self._names:
-            return f"case {self._only!r} did not run: it is not in {part}; leave out part="
-        near = get_close_matches(self._only, self._names, n=5, cutoff=0.0)
+        # A crash in the recovery of a crash is in the part of that crash.
+        first = "/".join(self._only.split("/")[:2])
+        elsewhere = self._elsewhere.get(self._only, self._elsewhere.get(first))
+        if elsewhere is not None:
+            return (
+                f"case {self._only!r} did not run: it is not in {part}, but in part {elsewhere}; leave out part="
+            )
+        near = get_close_matches(self._only, self.names, n=5, cutoff=0.0)
         return f"no case named {self._only!r} ran; the nearest names are {', '.join(map(repr, near))}"
 
-    async def outcomes(self) -> AsyncIterator[Outcome]:
+    @property
+    def progress(self) -> tuple[int, int, bool]:
+        """How many cases are done, how many are planned, and whether that is all of them."""
+        return self._done, self._planned, self._counted
+
+    async def outcomes(self, tell: "Callable[[_Exploration], None]") -> AsyncIterator[Outcome]:
         """Yield what comes of every case; one whose acts found no place is not counted."""
-        plots = list(self._cases.plots())
-        await self._play(Case(plots[0]))  # drivers show only now how they commit
         singles: list[Case] = []
-        for plot in plots:
-            outcome = await self._play(Case(plot))
-            self._names.append(str(outcome.case))
-            if self._first == 0 and self._only in {None, str(outcome.case)}:
-                yield outcome  # the other parts run it too, for its points
-            singles += self._cases.single(plot, outcome.trace)
-        self._names += map(str, singles)
-        kills: list[tuple[Case, list[Point]]] = []
-        for case in self._chosen(singles, share=2)[self._first :: self._parts]:
-            outcome = await self._play(case)
-            if outcome.played and self._only in {None, str(case)}:
+        async for outcome in self._undisturbed():
+            name = str(outcome.case)
+            if self._first != 0:
+                self._elsewhere[name] = 1  # the other parts run it too, for its points
+            elif self._only in {None, name}:
                 yield outcome
-            if isinstance(case.acts[0], Kill) and not case.plot.turned and not outcome.problems:
-                kills.append((case, outcome.trace))
+            singles += self._cases.single(outcome.case.plot, outcome.trace)
+        self.names += map(str, singles)
+        self._elsewhere |= {str(case): number % self._parts + 1 for number, case in enumerate(singles)}
+        ours = singles[self._first :: self._parts]
+        for case in ours:
+            del self._elsewhere[str(case)]
+        kills: list[tuple[Case, list[Point]]] = []
+        async for outcome in self._played(self._chosen(ours, _SINGLES), tell):
+            if outcome.played and self._only in {None, str(outcome.case)}:
+                yield outcome
+            if self._has_doubles(outcome.case) and not outcome.problems:
+                kills.append((outcome.case, outcome.trace))
         doubles = [second for case, trace in kills for second in self._cases.double(case, trace)]
-        self._names += map(str, doubles)
-        for case in self._chosen(doubles, share=2):
-            outcome = await self._play(case)
-            if outcome.played and self._only in {None, str(case)}:
+        self.names += map(str, doubles)
+        self._counted = True
+        async for outcome in self._played(self._chosen(doubles, 1 - _SINGLES), tell):
+            if outcome.played and self._only in {None, str(outcome.case)}:
                 yield outcome
 
-    def _chosen(self, cases: list[Case], share: int) -> list[Case]:
+    async def listed(self) -> list[str]:
+        """Return the names of all cases, in the order of a full run."""
+        singles: list[Case] = []
+        async for outcome in self._undisturbed():
+            singles += self._cases.single(outcome.case.plot, outcome.trace)
+        doubles: list[Case] = []
+        for case in filter(self._has_doubles, singles):
+            doubles += self._cases.double(case, (await self._play(case)).trace)
+        return [*self.names, *map(str, singles), *map(str, doubles)]
+
+    async def _undisturbed(self) -> AsyncIterator[Outcome]:
+        plots = list(self._cases.plots())
+        await self._play(Case(plots[0]))  # drivers show only now how they commit
+        for plot in plots:
+            outcome = await self._play(Case(plot))
+            self.names.append(str(outcome.case))
+            yield outcome
+
+    async def _played(self, cases: list[Case], tell: "Callable[[_Exploration], None]") -> AsyncIterator[Outcome]:
+        self._planned += len(cases)
+        for case in cases:
+            outcome = await self._play(case)
+            self._done += 1
+            yield outcome
+            tell(self)
+
+    def _has_doubles(self, case: Case) -> bool:
+        return isinstance(case.acts[0], Kill) and not case.plot.turned
+
+    def _chosen(self, cases: list[Case], share: float) -> list[Case]:
         if self._only is not None:
             # A crash in the recovery of a crash begins as that crash does.
             return [case for case in cases if f"{self._only}/".startswith(f"{case}/")]
-        if self._sample is None or len(cases) <= self._sample // share:
+        if self._sample is None:
             return cases
-        shuffled = self._chance.sample(cases, len(cases))
-        # One of each kind goes first, with branches in their own order: only of those the recovery is disturbed.
-        shuffled.sort(key=lambda case: case.plot.turned)
-        first = {case.group: case for case in reversed(shuffled)}
-        self._chance.shuffle(shuffled)
-        return list(dict.fromkeys([*first.values(), *shuffled]))[: self._sample // share]
+        wanted = math.ceil(self._sample * share / self._parts)
+        return list(islice(dealt(cases, self._steps, self._chance), wanted)) if wanted < len(cases) else cases
+
+
+async def _no_invariant(_: Run) -> None:
+    """Hold."""
 
 
 def _always(value: InputT) -> Callable[[], Awaitable[InputT]]:

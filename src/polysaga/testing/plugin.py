@@ -9,7 +9,7 @@ Without settings every SQL database of the program is an SQLite file in the test
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,12 +17,14 @@ from polysaga.config import Settings, parse_settings
 from polysaga.databases import MongoDatabase
 from polysaga.errors import ConfigurationError
 from polysaga.sagas import Sagas
-from polysaga.testing.kit import CrashKit, CrashReport
+from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport
 
 NewCrashKit: TypeAlias = Callable[..., CrashKit]
 
 # Properties of a test travel with its report, also from a worker of pytest-xdist.
-_KEPT, _BROKEN = "crash kit", "crash kit, promise broken"
+_KEPT, _BROKEN, _LISTED = "crash kit", "crash kit, promise broken", "crash kit, cases"
+
+_ON_A_TERMINAL, _IN_A_LOG = 0.2, 30.0  # seconds between two lines about how far a proof is
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,13 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--crash-sample", type=int, metavar="N", help="run about N cases instead of all")
     group.addoption("--crash-seed", type=int, default=0, metavar="N", help="which sample (default: 0)")
     group.addoption("--crash-case", metavar="NAME", help="repeat the one case of this name")
+    group.addoption("--crash-list", action="store_true", help="list the names of all cases and prove nothing")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what was proved."""
     told: dict[str, list[tuple[str, str]]] = {}
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
-        lines = [one for one in getattr(report, "user_properties", ()) if one[0] in {_KEPT, _BROKEN}]
+        kinds = {_KEPT, _BROKEN, _LISTED}
+        lines = [one for one in getattr(report, "user_properties", ()) if one[0] in kinds]
         # Each report of a test, of its phases and parts, has all lines so far.
         test = getattr(report, "nodeid", "")
         told[test] = max(told.get(test, []), lines, key=len)
@@ -52,12 +56,13 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
     It takes the program's `Sagas`, `settings=` and what else `CrashKit` takes.
     """
     options = request.config.option
-    asked = {
+    asked: dict[str, Any] = {
         name: given
         for name, given in (
             ("sample", options.crash_sample),
             ("seed", options.crash_seed or None),
             ("only", options.crash_case),
+            ("progress", _progress(request.config)),
         )
         if given is not None
     }
@@ -78,9 +83,53 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
     ) -> CrashKit:
         known = settings or _embedded(sagas, tmp_path)
         chosen = {"sample": sample, "seed": seed, **asked}
-        return CrashKit(sagas, known, setup=setup, report=report, **chosen)
+        kit = _ListingKit if options.crash_list else CrashKit
+        made = kit(sagas, known, setup=setup, report=report, **chosen)
+        if isinstance(made, _ListingKit):
+            made.listed = lambda line: request.node.user_properties.append((_LISTED, line))
+        return made
 
     return create
+
+
+class _ListingKit(CrashKit):
+    """Names the cases in place of running them; a test that proves nothing is skipped, not passed."""
+
+    listed: Callable[[str], None]
+
+    async def explore(self, saga: Any, value: Any, *, invariant: Any) -> CrashReport:
+        names = await self.names(saga, value)
+        self.listed(f"crash kit: {saga.name}: {len(names)} cases")
+        for name in names:
+            self.listed(f"  {name}")
+        pytest.skip(f"--crash-list: {len(names)} cases of saga '{saga.name}' are listed, none is run")
+
+
+def _progress(config: pytest.Config) -> Callable[[CrashProgress], None] | None:
+    """Return what tells how far a proof is: in place on a terminal, in a log every half a minute."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or capture is None or reporter.verbosity < 0:
+        return None  # a worker of pytest-xdist, or told to be quiet
+    pause = _ON_A_TERMINAL if reporter.isatty else _IN_A_LOG
+    told_at = 0.0
+
+    def tell(progress: CrashProgress) -> None:
+        nonlocal told_at
+        over = progress.counted and progress.done == progress.planned
+        if progress.seconds < told_at:
+            told_at = 0.0  # of another proof
+        if progress.seconds - told_at < pause and not (over and reporter.isatty):
+            return
+        told_at = progress.seconds
+        with capture.global_and_fixture_disabled():
+            if reporter.isatty:
+                reporter.rewrite("" if over else str(progress), erase=True)
+            else:
+                reporter.ensure_newline()
+                reporter.write_line(str(progress))
+
+    return tell
 
 
 def _embedded(sagas: Sagas, directory: Path) -> Settings:
