@@ -27,7 +27,7 @@ setup: ## install what is missing: uv and the Python packages
 	@scripts/setup
 
 .PHONY: setup-servers
-setup-servers: ## the same, and MariaDB's server (needs root or sudo)
+setup-servers: ## the same, and the servers of MariaDB (needs root or sudo) and MySQL
 	@scripts/setup servers
 
 .PHONY: check
@@ -56,7 +56,7 @@ test-model: setup ## every interleaving of the protocol, and the planted mistake
 	$(RUN) pytest -m model
 
 .PHONY: test-servers
-test-servers: setup-servers ## what needs PostgreSQL, MariaDB or MongoDB
+test-servers: setup-servers ## what needs PostgreSQL, MariaDB, MySQL or MongoDB
 	$(RUN) pytest -m servers
 
 .PHONY: test-acceptance
@@ -64,7 +64,7 @@ test-acceptance: setup-servers ## services that are killed, frozen and replaced 
 	$(RUN) pytest -m acceptance
 
 .PHONY: servers
-servers: setup-servers ## PostgreSQL, MariaDB and MongoDB for use by hand, until Ctrl-C (REPLICAS=--replicas)
+servers: setup-servers ## PostgreSQL, MariaDB, MySQL and MongoDB for use by hand, until Ctrl-C (REPLICAS=--replicas)
 	@trap : INT; $(RUN) python -m devservers $(REPLICAS) || $(LEAVE)
 
 .PHONY: demo

@@ -10,26 +10,29 @@ same rows under the same URL. Durability is on everywhere: a commit that was ans
         server.create_database("scratch")
         create_engine(server.url("scratch"))
 
-`postgres_cluster` and `mariadb_cluster` make a primary with replicas, which can be paused, delayed, frozen,
-killed and promoted (`replicas.py`).
+`postgres_cluster`, `mariadb_cluster` and `mysql_cluster` make a primary with replicas, which can be paused,
+delayed, frozen, killed and promoted (`replicas.py`).
 
-`POLYSAGA_TEST_POSTGRES_URL`, `POLYSAGA_TEST_MYSQL_URL` and `POLYSAGA_TEST_MONGO_URL` name servers that
-exist already; then nothing is started. `python -m devservers` runs all three by hand.
+`POLYSAGA_TEST_POSTGRES_URL`, `POLYSAGA_TEST_MARIADB_URL`, `POLYSAGA_TEST_MYSQL_URL` and
+`POLYSAGA_TEST_MONGO_URL` name servers that exist already; then nothing is started. `python -m devservers` runs
+all four by hand.
 """
 
-from devservers.clusters import Cluster, mariadb_cluster, postgres_cluster
+from devservers.clusters import Cluster, mariadb_cluster, mysql_cluster, postgres_cluster
 from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
 from devservers.mongo import MongoServer
+from devservers.mysql import MySQLServer
 from devservers.postgres import PostgresServer
-from devservers.products import MARIADB, MONGO, POSTGRES, PRODUCTS, Product
-from devservers.replicas import MariaDBReplica, PostgresReplica, Replica
+from devservers.products import MARIADB, MONGO, MYSQL, POSTGRES, PRODUCTS, Product
+from devservers.replicas import MariaDBReplica, MySQLReplica, PostgresReplica, Replica
 from devservers.server import ExistingServer, NotOurServer, Server, ServerUnavailable
 from devservers.templates import Templates
 
 __all__ = [
     "MARIADB",
     "MONGO",
+    "MYSQL",
     "POSTGRES",
     "PRODUCTS",
     "Cluster",
@@ -38,6 +41,8 @@ __all__ = [
     "MariaDBReplica",
     "MariaDBServer",
     "MongoServer",
+    "MySQLReplica",
+    "MySQLServer",
     "NotOurServer",
     "PostgresReplica",
     "PostgresServer",
@@ -47,5 +52,6 @@ __all__ = [
     "ServerUnavailable",
     "Templates",
     "mariadb_cluster",
+    "mysql_cluster",
     "postgres_cluster",
 ]

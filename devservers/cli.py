@@ -1,12 +1,12 @@
-"""All three servers by hand, with data below `.servers/` that stay between runs.
+"""All servers by hand, with data below `.servers/` that stay between runs.
 
     python -m devservers                    until Ctrl-C
     python -m devservers --json             the same, the URLs as one JSON object
     python -m devservers run -- CMD ARGS    around one command, which finds its databases in POLYSAGA_*
-    python -m devservers --replicas ...     PostgreSQL and MariaDB with a replica each
+    python -m devservers --replicas ...     PostgreSQL, MariaDB and MySQL with a replica each
 
-The command gets the databases of the reference application and runs in a session of its own, so Ctrl-C
-reaches it once, through us, and the servers go only when it has ended.
+The command gets the databases of the reference application, and only the servers that those need. It runs in a
+session of its own, so Ctrl-C reaches it once, through us, and the servers go only when it has ended.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:
-        with _all_servers(replicated=options.replicas) as servers:
+        with _servers(_wanted(options.action), replicated=options.replicas) as servers:
             if options.action == "run":
                 return _run(options.command, servers)
             return _wait(servers, as_json=options.json)
@@ -64,19 +64,25 @@ class AlreadyRunning(RuntimeError):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m devservers",
-        description="Run PostgreSQL, MariaDB and MongoDB for development; data stay in .servers/.",
+        description="Run PostgreSQL, MariaDB, MySQL and MongoDB for development; data stay in .servers/.",
     )
     parser.add_argument("--json", action="store_true", help="print the URLs as one JSON object")
-    parser.add_argument("--replicas", action="store_true", help="with a replica of PostgreSQL and of MariaDB")
+    parser.add_argument(
+        "--replicas", action="store_true", help="with a replica of PostgreSQL, of MariaDB and of MySQL"
+    )
     actions = parser.add_subparsers(dest="action", metavar="run")
     run = actions.add_parser("run", help="run one command against the servers, then stop them")
     run.add_argument("command", nargs="+", metavar="CMD", help="the command and its arguments, after --")
     return parser
 
 
+def _wanted(action: str | None) -> Sequence[Product]:
+    return tuple(_APPLICATION_DATABASES.values()) if action == "run" else PRODUCTS
+
+
 @contextmanager
-def _all_servers(*, replicated: bool) -> Iterator[dict[Product, list[Server]]]:
-    """Yield the servers of every product, the primary first."""
+def _servers(products: Sequence[Product], *, replicated: bool) -> Iterator[dict[Product, list[Server]]]:
+    """Yield the servers of each product, the primary first."""
     with ExitStack() as stack:
         _HOME.mkdir(exist_ok=True)
         lock = stack.enter_context((_HOME / "lock").open("w"))
@@ -86,7 +92,7 @@ def _all_servers(*, replicated: bool) -> Iterator[dict[Product, list[Server]]]:
             message = f"the servers in {_HOME}/ are running in another terminal; stop them there"
             raise AlreadyRunning(message) from None
         servers: dict[Product, list[Server]] = {}
-        for product in PRODUCTS:
+        for product in products:
             server = product.server(_HOME / product.key, port=product.hand_port, replicated=replicated)
             servers[product] = [stack.enter_context(server)]
             if replicated and product.replica is not None and isinstance(server, LocalServer):

@@ -9,8 +9,9 @@ from typing import Generic, Self, TypeVar
 
 from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
+from devservers.mysql import MySQLServer
 from devservers.postgres import PostgresServer
-from devservers.replicas import MariaDBReplica, PostgresReplica, Replica
+from devservers.replicas import MariaDBReplica, MySQLReplica, PostgresReplica, Replica
 
 PrimaryT = TypeVar("PrimaryT", bound=LocalServer)
 ReplicaT = TypeVar("ReplicaT", bound=Replica)
@@ -67,3 +68,9 @@ def mariadb_cluster(directory: Path, replicas: int = 1) -> Cluster[MariaDBServer
     """A primary with a binary log and GTID replicas; raise `ServerUnavailable` if this machine has no MariaDB."""
     primary = MariaDBServer(directory / "primary", binary_log=True)
     return Cluster(primary, [MariaDBReplica(primary, directory / f"replica-{n + 1}") for n in range(replicas)])
+
+
+def mysql_cluster(directory: Path, replicas: int = 1) -> Cluster[MySQLServer, MySQLReplica]:
+    """A primary and GTID replicas; raise `ServerUnavailable` if this machine has no MySQL."""
+    primary = MySQLServer(directory / "primary")
+    return Cluster(primary, [MySQLReplica(primary, directory / f"replica-{n + 1}") for n in range(replicas)])

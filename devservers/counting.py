@@ -1,7 +1,7 @@
 """How many statements and commits reached a server: told by the server itself, not by the client.
 
-PostgreSQL writes every statement of the watched databases into its log. MariaDB counts for the whole server,
-so nothing else may use it meanwhile; what asking costs is measured and taken off.
+PostgreSQL writes every statement of the watched databases into its log. MariaDB and MySQL count for the whole
+server, so nothing else may use it meanwhile; what asking costs is measured and taken off.
 """
 
 import re
@@ -12,6 +12,7 @@ from psycopg import connect
 
 from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
+from devservers.mysql import MySQLServer
 from devservers.postgres import PostgresServer
 
 _SENT = re.compile(r" \[(\d+)\] db=(\w+) LOG:  (?:statement|execute [^:]+): *(\w.*)")
@@ -77,7 +78,7 @@ class PostgresCounter:
 class MariaDBCounter:
     """Counts what the whole server was sent."""
 
-    def __init__(self, server: MariaDBServer) -> None:
+    def __init__(self, server: MariaDBServer | MySQLServer) -> None:
         self._server = server
 
     def reset(self) -> Self:
@@ -97,6 +98,6 @@ def counter(server: LocalServer, *databases: str) -> Counter:
     """Return the counter for *server*; raise `TypeError` for a server that cannot tell."""
     if isinstance(server, PostgresServer):
         return PostgresCounter(server, *databases)
-    if isinstance(server, MariaDBServer):
+    if isinstance(server, MariaDBServer | MySQLServer):
         return MariaDBCounter(server)
     raise TypeError(f"{server.name_and_version} does not count statements")

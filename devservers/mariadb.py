@@ -21,7 +21,7 @@ from devservers.local import LocalServer
 from devservers.ports import free_port
 from devservers.server import ServerUnavailable
 
-_ACCOUNT = """\
+ACCOUNT = """\
 SET SESSION sql_log_bin = 0;
 CREATE USER IF NOT EXISTS 'polysaga'@'%' IDENTIFIED BY 'polysaga';
 GRANT ALL PRIVILEGES ON *.* TO 'polysaga'@'%' WITH GRANT OPTION;
@@ -55,7 +55,7 @@ class MariaDBServer(LocalServer):
             # As root it would look for a socket and an account of the system.
             "--auth-root-authentication-method=normal",
         )
-        (self.data / "account.sql").write_text(_ACCOUNT)
+        (self.data / "account.sql").write_text(ACCOUNT)
 
     def _command(self) -> list[str]:
         flags = [

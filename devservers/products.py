@@ -1,4 +1,4 @@
-"""The three products: which server to use for each, and where."""
+"""The products: which server to use for each, and where."""
 
 import os
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from typing import Any
 from devservers.local import LocalServer
 from devservers.mariadb import MariaDBClient, MariaDBServer
 from devservers.mongo import MongoClient, MongoServer
+from devservers.mysql import MySQLServer
 from devservers.postgres import PostgresClient, PostgresServer
-from devservers.replicas import MariaDBReplica, PostgresReplica, Replica
+from devservers.replicas import MariaDBReplica, MySQLReplica, PostgresReplica, Replica
 from devservers.server import Client, ExistingServer, Server
 
 
@@ -44,11 +45,19 @@ POSTGRES = Product(
     client=PostgresClient.of,
 )
 MARIADB = Product(
-    key="mysql",
-    variable="POLYSAGA_TEST_MYSQL_URL",
+    key="mariadb",
+    variable="POLYSAGA_TEST_MARIADB_URL",
     hand_port=53306,
     local=lambda directory, port, replicated: MariaDBServer(directory, port=port, binary_log=replicated),
     replica=lambda primary, directory, port: MariaDBReplica(primary, directory, port=port),
+    client=MariaDBClient.of,
+)
+MYSQL = Product(
+    key="mysql",
+    variable="POLYSAGA_TEST_MYSQL_URL",
+    hand_port=53308,
+    local=lambda directory, port, _: MySQLServer(directory, port=port),
+    replica=lambda primary, directory, port: MySQLReplica(primary, directory, port=port),
     client=MariaDBClient.of,
 )
 MONGO = Product(
@@ -58,4 +67,4 @@ MONGO = Product(
     local=lambda directory, port, _: MongoServer(directory, port=port),
     client=MongoClient.of,
 )
-PRODUCTS = (POSTGRES, MARIADB, MONGO)
+PRODUCTS = (POSTGRES, MARIADB, MYSQL, MONGO)

@@ -14,17 +14,19 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from asyncmy.errors import MySQLError
 from psycopg import sql
 
 from devservers.local import LocalServer
-from devservers.mariadb import MariaDBClient, MariaDBServer
+from devservers.mariadb import ACCOUNT, MariaDBClient, MariaDBServer
+from devservers.mysql import MySQLServer
 from devservers.postgres import PostgresServer
 from polysaga.clock import Clock
 
 _PATIENCE = 60.0  # seconds for the thread of a delayed replica to end
-_TICK = 0.05  # seconds between two looks at the primary of a delayed MariaDB replica
+_TICK = 0.05  # seconds between two looks at the primary of a delayed replica that follows by GTID
 
 
 class Replica(LocalServer):
@@ -143,31 +145,33 @@ class PostgresReplica(Replica, PostgresServer):
         return self.run(sql.SQL(question)) == [(True,)]
 
 
-_KEEPER = """\
-SET SESSION sql_log_bin = 0;
+_KEEPER = (
+    ACCOUNT
+    + """\
 SET GLOBAL sql_notes = 0;
 CREATE USER IF NOT EXISTS 'keeper'@'%' IDENTIFIED BY 'keeper';
 GRANT ALL PRIVILEGES ON *.* TO 'keeper'@'%' WITH GRANT OPTION;
-REVOKE READ ONLY ADMIN, SUPER ON *.* FROM 'polysaga'@'%';
-"""  # asyncmy prints notes, such as "Slave already has been stopped"
+REVOKE {} ON *.* FROM 'polysaga'@'%';
+"""
+)  # asyncmy prints notes, such as "Slave already has been stopped"
 
 
-class MariaDBReplica(Replica, MariaDBServer):
+class GtidReplica(Replica):
     """A read-only server that follows by GTID; `polysaga` cannot write here, `keeper` can."""
 
-    def __init__(self, primary: MariaDBServer, directory: Path, *, port: int | None = None) -> None:
-        """*primary* must write a binary log; it is restarted when the replica is made."""
-        super().__init__(directory, port=port, binary_log=True)
-        self.primary = primary
+    primary: MariaDBServer | MySQLServer
+    run: Callable[..., list[tuple[Any, ...]]]
+
+    def _keep(self, port: int) -> None:
         self._promoted = self.directory / "promoted"
         self._delaying: _Delay | None = None
-        self._keeper = MariaDBClient.of(f"mysql+asyncmy://keeper:keeper@127.0.0.1:{self.port}/")
+        self._keeper = MariaDBClient.of(f"mysql+asyncmy://keeper:keeper@127.0.0.1:{port}/")
 
     def pause(self) -> None:
-        self._keeper.run("STOP SLAVE SQL_THREAD")
+        self.say("STOP REPLICA SQL_THREAD")
 
     def resume(self) -> None:
-        self._keeper.run("START SLAVE")
+        self.say("START REPLICA")
 
     def delay(self, seconds: float) -> None:
         if self._delaying is not None:
@@ -175,22 +179,15 @@ class MariaDBReplica(Replica, MariaDBServer):
             self._delaying = None
             self.resume()
         if seconds:
-            self._delaying = _Delay(self.primary, self._keeper.run, seconds)
+            self._delaying = _Delay(self, seconds)
 
     def promote(self) -> None:
-        for statement in ("STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = 0"):
-            self._keeper.run(statement)
+        self.say("STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL read_only = 0")
         self._promoted.touch()
 
     def catch_up(self) -> None:
-        ((position,),) = self.primary.run("SELECT @@global.gtid_binlog_pos")
-        reached = f"SELECT MASTER_GTID_WAIT('{position}', 1)"
-        self._until(lambda: self.run(reached) == [(0,)], f"{position} is applied")
-
-    def follow(self, primary: MariaDBServer) -> None:
-        """Replicate from another server from now on, such as one that was promoted."""
-        self.primary = primary
-        self._point_to_primary()
+        position = self.position_of_primary()
+        self._until(lambda: self._has_applied(position), f"{position} is applied")
 
     def stop(self) -> None:
         if self._delaying is not None:
@@ -198,17 +195,64 @@ class MariaDBReplica(Replica, MariaDBServer):
             self._delaying = None
         super().stop()
 
+    def say(self, *statements: str) -> None:
+        """Run *statements* as an account that may administer the server."""
+        self._keeper.run(*statements)
+
+    @abstractmethod
+    def position_of_primary(self) -> str:
+        """What the primary has committed by now, as GTIDs."""
+
+    @abstractmethod
+    def apply_until(self, position: str) -> None:
+        """Go on with a stopped replication as far as *position*."""
+
+    @abstractmethod
+    def _has_applied(self, position: str) -> bool: ...
+
+    @abstractmethod
+    def _point_to_primary(self) -> None: ...
+
+    def _copy_primary(self, *without: str) -> None:
+        self.primary.start()
+        # Copied cold: no program beyond the server is needed.
+        self.primary.stop()
+        parts = [part for part in self.primary.data.iterdir() if not part.name.startswith(without)]
+        self._run("cp", "-a", *parts, self.data)
+        self.primary.start()
+
+
+class MariaDBReplica(GtidReplica, MariaDBServer):
+    """A MariaDB server that follows another one."""
+
+    primary: MariaDBServer
+
+    def __init__(self, primary: MariaDBServer, directory: Path, *, port: int | None = None) -> None:
+        """*primary* must write a binary log; it is restarted when the replica is made."""
+        super().__init__(directory, port=port, binary_log=True)
+        self.primary = primary
+        self._keep(self.port)
+
+    def follow(self, primary: MariaDBServer) -> None:
+        """Replicate from another server from now on, such as one that was promoted."""
+        self.primary = primary
+        self._point_to_primary()
+
+    def position_of_primary(self) -> str:
+        ((position,),) = self.primary.run("SELECT @@global.gtid_binlog_pos")
+        return str(position)
+
+    def apply_until(self, position: str) -> None:
+        self.say(f"START SLAVE UNTIL master_gtid_pos = '{position}'")
+
+    def _has_applied(self, position: str) -> bool:
+        return self.run(f"SELECT MASTER_GTID_WAIT('{position}', 1)") == [(0,)]
+
     def _set_up(self) -> None:
         self.primary.start()
         ((position,),) = self.primary.run("SELECT @@global.gtid_current_pos")
-        # Copied cold: no program beyond the server is needed.
-        self.primary.stop()
-        parts = [
-            part for part in self.primary.data.iterdir() if not part.name.startswith(("binary-log", "account"))
-        ]
-        self._run("cp", "-a", *parts, self.data)
-        self.primary.start()
-        (self.data / "account.sql").write_text(_KEEPER)
+        self._copy_primary("binary-log", "account")
+        (self.data / "account.sql").write_text(_KEEPER.format("READ ONLY ADMIN, SUPER"))
         (self.directory / "copied-at").write_text(position)
 
     def _command(self) -> list[str]:
@@ -221,47 +265,97 @@ class MariaDBReplica(Replica, MariaDBServer):
         ((position,),) = self.run("SELECT @@global.gtid_slave_pos")
         copied_at = (self.directory / "copied-at").read_text()
         if not position and copied_at:
-            self._keeper.run(f"SET GLOBAL gtid_slave_pos = '{copied_at}'")
+            self.say(f"SET GLOBAL gtid_slave_pos = '{copied_at}'")
         self._point_to_primary()
 
     def _point_to_primary(self) -> None:
-        self._keeper.run("STOP SLAVE")
-        self._keeper.run(
+        self.say(
+            "STOP SLAVE",
             f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {self.primary.port}, "
             "MASTER_USER = 'polysaga', MASTER_PASSWORD = 'polysaga', MASTER_USE_GTID = slave_pos, "
-            "MASTER_CONNECT_RETRY = 1"
+            "MASTER_CONNECT_RETRY = 1",
+            "START SLAVE",
         )
-        self._keeper.run("START SLAVE")
+
+
+class MySQLReplica(GtidReplica, MySQLServer):
+    """A MySQL server that follows another one."""
+
+    primary: MySQLServer
+    first_statements = _KEEPER.format("SUPER, CONNECTION_ADMIN")
+
+    def __init__(self, primary: MySQLServer, directory: Path, *, port: int | None = None) -> None:
+        """*primary* is restarted when the replica is made."""
+        super().__init__(directory, port=port)
+        self.primary = primary
+        self._keep(self.port)
+
+    def follow(self, primary: MySQLServer) -> None:
+        """Replicate from another server from now on, such as one that was promoted."""
+        self.primary = primary
+        self._point_to_primary()
+
+    def position_of_primary(self) -> str:
+        ((position,),) = self.primary.run("SELECT replace(@@global.gtid_executed, '\n', '')")
+        return str(position)
+
+    def apply_until(self, position: str) -> None:
+        self.say(f"START REPLICA UNTIL SQL_AFTER_GTIDS = '{position}'")
+
+    def _has_applied(self, position: str) -> bool:
+        return self.run(f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{position}', 1)") == [(0,)]
+
+    def _set_up(self) -> None:
+        # Which GTIDs it has is in a table of the server's, and so in the copy.
+        self._copy_primary("binary-log", "account")
+        self._write_first_statements()
+
+    def _command(self) -> list[str]:
+        flags = ["--relay-log=relay-log", "--skip-replica-start", "--replica-net-timeout=10"]
+        return [*super()._command(), *flags, f"--read-only={int(not self._promoted.exists())}"]
+
+    def _first_words(self) -> None:
+        if not self._promoted.exists():
+            self._point_to_primary()
+
+    def _point_to_primary(self) -> None:
+        self.say(
+            "STOP REPLICA",
+            f"CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {self.primary.port}, "
+            "SOURCE_USER = 'polysaga', SOURCE_PASSWORD = 'polysaga', SOURCE_AUTO_POSITION = 1, "
+            "SOURCE_CONNECT_RETRY = 1, GET_SOURCE_PUBLIC_KEY = 1",
+            "START REPLICA",
+        )
 
 
 class _Delay:
-    """Applies what the primary had committed some time ago: MASTER_DELAY knows whole seconds only."""
+    """Applies what the primary had committed some time ago: the servers know delays of whole seconds only."""
 
-    def __init__(self, primary: MariaDBServer, say: Callable[[str], object], seconds: float) -> None:
-        self._primary, self._say, self._seconds = primary, say, seconds
+    def __init__(self, replica: GtidReplica, seconds: float) -> None:
+        self._replica, self._seconds = replica, seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._apply, name="delayed replica", daemon=True)
-        say("STOP SLAVE")
+        replica.say("STOP REPLICA")
         self._thread.start()
 
     def stop(self) -> None:
         self._over.set()
         self._thread.join(_PATIENCE)
-        self._say("STOP SLAVE")
+        self._replica.say("STOP REPLICA")
 
     def _apply(self) -> None:
         clock, seen, shown = Clock(), deque[tuple[float, str]](), ""
         while not self._over.wait(_TICK):
             try:
                 now = clock.monotonic()
-                ((position,),) = self._primary.run("SELECT @@global.gtid_binlog_pos")
+                position = self._replica.position_of_primary()
                 seen.append((clock.monotonic(), position))
                 while len(seen) > 1 and seen[1][0] <= now - self._seconds:
                     seen.popleft()
                 ripe = seen[0][1] if seen[0][0] <= now - self._seconds else shown
                 if ripe != shown:
-                    self._say("STOP SLAVE")
-                    self._say(f"START SLAVE UNTIL master_gtid_pos = '{ripe}'")
+                    self._replica.say("STOP REPLICA")
+                    self._replica.apply_until(ripe)
                     shown = ripe
             except MySQLError:
                 continue  # one of the two is down; nothing new is shown

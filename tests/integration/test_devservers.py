@@ -21,16 +21,18 @@ from devservers import (
     ExistingServer,
     LocalServer,
     MariaDBServer,
+    MySQLServer,
     NotOurServer,
     Server,
     ServerUnavailable,
+    mysql,
 )
 from tests.fixtures.processes import begin, next_line
 
 PROJECT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["postgres_server", "mariadb_server"])
+@pytest.fixture(params=["postgres_server", "mariadb_server", "mysql_server"])
 def sql_server(request: pytest.FixtureRequest) -> Server:
     server: Server = request.getfixturevalue(request.param)
     return server
@@ -172,16 +174,16 @@ def test_a_server_that_exists_already_is_used_and_left_running(
     mariadb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = mariadb_server.url("whatever")
-    monkeypatch.setenv("POLYSAGA_TEST_MYSQL_URL", url)
+    monkeypatch.setenv("POLYSAGA_TEST_MARIADB_URL", url)
 
     server = MARIADB.server(tmp_path)
     with server:
         assert isinstance(server, ExistingServer)
         assert server.url("whatever") == url
         assert server.name_and_version == mariadb_server.name_and_version
-        with pytest.raises(NotOurServer, match="POLYSAGA_TEST_MYSQL_URL"):
+        with pytest.raises(NotOurServer, match="POLYSAGA_TEST_MARIADB_URL"):
             server.kill()
-        with pytest.raises(NotOurServer, match="POLYSAGA_TEST_MYSQL_URL"):
+        with pytest.raises(NotOurServer, match="POLYSAGA_TEST_MARIADB_URL"):
             server.restart()
 
     mariadb_server.create_database("still_there")
@@ -193,6 +195,17 @@ def test_a_missing_server_is_named_with_its_remedy(tmp_path: Path, monkeypatch: 
     with pytest.raises(ServerUnavailable, match="apt-get install mariadb-server") as missing:
         MariaDBServer(tmp_path)
     assert missing.value.product == "MariaDB"
+
+
+def test_the_mysqld_of_mariadbs_packages_is_no_mysql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "mysqld"
+    named.write_text("#!/bin/sh\necho mysqld  Ver 10.11.14-MariaDB-0+deb12u2 for debian-linux-gnu on x86_64\n")
+    named.chmod(0o755)
+    monkeypatch.setattr(mysql, "UNPACKED", tmp_path / "nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ServerUnavailable, match="scripts/setup servers") as missing:
+        MySQLServer(tmp_path)
+    assert missing.value.product == "MySQL"
 
 
 @pytest.mark.usefixtures("server_programs")

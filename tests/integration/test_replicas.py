@@ -18,13 +18,13 @@ from devservers import Cluster, LocalServer
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.faults import Fault
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+from tests.fixtures.servers import PostgresCluster
 
 PROJECT = Path(__file__).parents[2]
 AnyCluster = Cluster[Any, Any]
 
 
-@pytest.fixture(params=["postgres_cluster", "mariadb_cluster"])
+@pytest.fixture(params=["postgres_cluster", "mariadb_cluster", "mysql_cluster"])
 def cluster(request: pytest.FixtureRequest) -> AnyCluster:
     found: AnyCluster = request.getfixturevalue(request.param)
     found.primary.create_database("shop")
@@ -112,8 +112,11 @@ def test_a_promoted_standby_takes_writes_and_is_followed(postgres_cluster_to_bre
     assert (rows(chosen), rows(other)) == ([1], [1])
 
 
-def test_a_promoted_mariadb_takes_writes_also_after_a_restart(mariadb_cluster_to_break: MariaDBCluster) -> None:
-    cluster = mariadb_cluster_to_break
+@pytest.mark.parametrize("product", ["mariadb_cluster_to_break", "mysql_cluster_to_break"])
+def test_a_promoted_gtid_replica_takes_writes_also_after_a_restart(
+    request: pytest.FixtureRequest, product: str
+) -> None:
+    cluster: AnyCluster = request.getfixturevalue(product)
     cluster.primary.create_database("shop")
     run(cluster.primary, "CREATE TABLE t (id INT PRIMARY KEY)")
     cluster.catch_up()
@@ -134,7 +137,15 @@ def test_the_servers_for_hand_use_have_replicas_on_demand(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "devservers", "--replicas", "--json"]
     with begin(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}) as servers:
         urls = json.loads(next_line(servers, "the URLs"))
-        assert {"postgres", "postgres_replica", "mysql", "mysql_replica", "mongo"} == set(urls)
+        assert {
+            "postgres",
+            "postgres_replica",
+            "mariadb",
+            "mariadb_replica",
+            "mysql",
+            "mysql_replica",
+            "mongo",
+        } == set(urls)
         servers.send_signal(signal.SIGINT)
         assert servers.wait(timeout=60) == 0
 
