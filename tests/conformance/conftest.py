@@ -11,7 +11,7 @@ from sqlalchemy import delete
 
 from devservers import Server
 from polysaga.sagas.tables import journal
-from tests.conformance.kinds import KINDS, MARIADB, MONGO, SERVERS, SQL_KINDS, Kind
+from tests.conformance.kinds import KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened, sweep
 from tests.fixtures import own_loop
 
@@ -24,6 +24,11 @@ def postgres_shop(postgres_server: Server) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def mariadb_shop(mariadb_server: Server) -> Iterator[str]:
     yield from _one_database(mariadb_server)
+
+
+@pytest.fixture(scope="session")
+def mysql_shop(mysql_server: Server) -> Iterator[str]:
+    yield from _one_database(mysql_server)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +78,7 @@ async def server_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind]
         yield one
 
 
-@pytest.fixture(params=[MARIADB], ids=str)
+@pytest.fixture(params=[MARIADB, MYSQL], ids=str)
 async def mariadb(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
     async with opened(request.param, furnished(request.param)) as one:
         assert isinstance(one, SqlShop)

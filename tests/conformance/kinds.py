@@ -1,6 +1,6 @@
 """The databases that promise the same, and in what they differ. A database joins by one line in `KINDS`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Kind:
     tells_transactions: bool = True  # the server can be asked which transactions are open, and who waits
     commits_implicitly: bool = False  # DDL commits what was done before it
     ends_at_errors: bool = False  # the server itself refuses to go on after an error in a transaction
+    mysql: bool = False  # MySQL itself, where it differs from MariaDB
     errors_at_once: frozenset[str] = field(default=frozenset())  # transient faults that compensators may meet
 
     def __str__(self) -> str:
@@ -37,6 +38,7 @@ MARIADB = Kind(
     # One per extra waiter when the action they wait for rolls back.
     errors_at_once=frozenset({"deadlock"}),
 )
+MYSQL = replace(MARIADB, name="mysql-asyncmy", fixture="mysql_shop", mysql=True)
 SQLITE = Kind("sqlite-aiosqlite", "sqlite_shop", "sqlite+aiosqlite", side_by_side=False, tells_transactions=False)
 MONGO = Kind(
     "mongodb-pymongo",
@@ -49,6 +51,6 @@ MONGO = Kind(
     errors_at_once=frozenset({"serialization"}),
 )
 
-KINDS = (ASYNCPG, PSYCOPG, MARIADB, SQLITE, MONGO)
+KINDS = (ASYNCPG, PSYCOPG, MARIADB, MYSQL, SQLITE, MONGO)
 SQL_KINDS = tuple(kind for kind in KINDS if kind.sql)
 SERVERS = tuple(kind for kind in SQL_KINDS if kind.tells_transactions)

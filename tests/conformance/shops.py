@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 from pydantic import SecretStr
-from sqlalchemy import String, func, insert, literal_column, select, text, update
+from sqlalchemy import String, func, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -112,7 +112,7 @@ def settings(url: str, *, connections: int = 4, lock_timeout: float = 5.0, idle:
 
 
 class SqlShop:
-    """A shop on PostgreSQL, MariaDB or SQLite."""
+    """A shop on PostgreSQL, MariaDB, MySQL or SQLite."""
 
     def __init__(self, kind: Kind, url: str, stack: AsyncExitStack) -> None:
         self.kind, self.url, self._stack = kind, url, stack
@@ -170,8 +170,7 @@ class SqlShop:
         query = {
             "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND wait_event_type = 'Lock'",
-            "mysql": "SELECT variable_value FROM information_schema.global_status "
-            "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'",
+            "mysql": "SHOW GLOBAL STATUS WHERE variable_name = 'Innodb_row_lock_current_waits'",
         }.get(self.kind.scheme.partition("+")[0])
         if query is None:
             await turns(50)
@@ -204,8 +203,10 @@ class SqlShop:
         # Not information_schema.innodb_trx: it is a copy that is not renewed while it is read often.
         async with self.observer.connect() as connection:
             status = (await connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")).mappings().one()["Status"]
-            ours = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
-            threads = set((await connection.exec_driver_sql(ours)).scalars())
+            own = (await connection.exec_driver_sql("SELECT connection_id(), database()")).one()
+            # Not information_schema.processlist: MySQL warns of it.
+            shown = await connection.exec_driver_sql("SHOW PROCESSLIST")
+            threads = {row.Id for row in shown if row.db == own[1] and row.Id != own[0]}
         blocks = status.split("---TRANSACTION ")[1:]
         active = [block for block in blocks if ", ACTIVE" in block.splitlines()[0]]
         return sum(1 for block in active if any(f"thread id {thread}," in block for thread in threads))
@@ -374,4 +375,5 @@ async def settled(participant: Participant, call: Callable[[], Awaitable[Any]], 
 
 
 async def _nonzero(connection: AsyncConnection, query: str) -> bool:
-    return int((await connection.execute(select(literal_column(f"({query})")))).scalar_one()) > 0
+    *_, told = (await connection.exec_driver_sql(query)).one()  # MySQL puts a name before it
+    return int(told) > 0

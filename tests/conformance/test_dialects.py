@@ -135,11 +135,17 @@ async def test_a_serialization_failure_is_recognised(server_shop: SqlShop, item:
     assert node.dialect.fault(raised.value) is Fault.SERIALIZATION
 
 
+_MANY = "information_schema.collations"  # a few hundred rows
+
+
 async def test_a_statement_that_takes_too_long_is_recognised(server_shop: SqlShop) -> None:
     node = server_shop.node()
     statements = (
         ("SELECT set_config('statement_timeout', '20', false)", "SELECT pg_sleep(20)")
         if server_shop.kind.scheme.startswith("postgresql")
+        # There sleep() itself would end early, without an error.
+        else (f"SELECT /*+ MAX_EXECUTION_TIME(20) */ count(*) FROM {_MANY} a, {_MANY} b, {_MANY} c",)
+        if server_shop.kind.mysql
         else ("SET STATEMENT max_statement_time = 0.02 FOR SELECT sleep(20)",)
     )
 
@@ -232,15 +238,28 @@ async def test_a_transaction_that_was_idle_for_too_long_is_recognised(server_sho
 async def test_no_idle_limit_is_so_short_that_it_means_none(server_shop: SqlShop) -> None:
     node = server_shop.node(idle=0.4, lock_timeout=0.4)
     postgres = server_shop.kind.scheme.startswith("postgresql")
+    idle = "wait_timeout" if server_shop.kind.mysql else "idle_transaction_timeout"
     names = (
         ["idle_in_transaction_session_timeout", "lock_timeout"]
         if postgres
-        else ["idle_transaction_timeout", "innodb_lock_wait_timeout", "net_read_timeout", "net_write_timeout"]
+        else [idle, "innodb_lock_wait_timeout", "net_read_timeout", "net_write_timeout"]
     )
     async with node.writer.connect() as connection:
         for name in names:
             show = f"SHOW {name}" if postgres else f"SELECT @@{name}"
             assert str((await connection.exec_driver_sql(show)).scalar_one()) not in {"0", "0ms", "0s"}, name
+
+
+async def test_what_only_reads_may_lie_idle_as_long_as_the_server_likes(mariadb: SqlShop) -> None:
+    node = mariadb.node(idle=1.0)
+    asked = "SELECT @@session.wait_timeout = @@global.wait_timeout"
+    for engine in (node.reader, node.snapshots):
+        async with engine.connect() as connection:
+            assert (await connection.exec_driver_sql(asked)).scalar_one() == 1
+    arguments = node.dialect.line_arguments(node.url, node.settings)
+    async with node.reader.connect() as connection:
+        await connection.exec_driver_sql(arguments["init_command"])
+        assert (await connection.exec_driver_sql(asked)).scalar_one() == 1
 
 
 ADDRESSES: dict[str, tuple[Callable[[Any], Any], type[Exception]]] = {

@@ -99,11 +99,11 @@ async def test_a_commit_inside_a_procedure_is_noticed_before_the_row_is_written(
 ) -> None:
     participant, step = mariadb.participant(), entry()
     async with mariadb.observer.begin() as connection:
-        await connection.exec_driver_sql("CREATE OR REPLACE PROCEDURE committing() BEGIN COMMIT; END")
+        await connection.exec_driver_sql(f"CREATE PROCEDURE c{item}() BEGIN COMMIT; END")
 
     async def work(session: AsyncSession) -> str:
         await mariadb.sell(session, item)
-        await session.execute(text("CALL committing()"))
+        await session.execute(text(f"CALL c{item}()"))
         await mariadb.sell(session, item)
         return "null"
 
@@ -117,15 +117,14 @@ async def test_a_procedure_that_ends_nothing_is_part_of_the_step(mariadb: SqlSho
     participant, step = mariadb.participant(), entry()
     async with mariadb.observer.begin() as connection:
         await connection.exec_driver_sql(
-            "CREATE OR REPLACE PROCEDURE counting(wanted varchar(64)) "
-            "SELECT count(*) FROM sales WHERE item = wanted"
+            f"CREATE PROCEDURE c{item}(wanted varchar(64)) SELECT count(*) FROM sales WHERE item = wanted"
         )
     counts: list[int] = []
 
     async def work(session: AsyncSession) -> str:
         for _ in range(2):
             await mariadb.sell(session, item)
-            counted = await session.execute(text("CALL counting(:item)"), {"item": item})
+            counted = await session.execute(text(f"CALL c{item}(:item)"), {"item": item})
             counts.append(counted.scalar_one())
         return "null"
 

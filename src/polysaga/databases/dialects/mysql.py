@@ -127,11 +127,14 @@ class MySQL(SqlDialect):
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         idle = max(1, round(settings.idle_transaction_timeout))  # 0 would be no limit at all
         lock = max(1, round(settings.lock_timeout))
-        # MySQL 8 has no limit for idle transactions; it skips a comment that begins with M!.
+        # MySQL has no limit for idle transactions (it skips a comment that begins with M!), but one for idle
+        # connections: what a frozen owner has locked would be locked for that server's 8 hours. It also ends what
+        # lies idle in the pool, which asks before it lends (docs/decisions/0005).
         limits = (
             f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, "
             f"net_write_timeout = {idle}, net_read_timeout = {idle}"
             f"/*M!100301 , idle_transaction_timeout = {idle} */"
+            f"/*!80000 , wait_timeout = {idle} */"
         )
         return {
             "isolation_level": "READ COMMITTED",
@@ -144,7 +147,11 @@ class MySQL(SqlDialect):
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         connect = arguments["connect_args"]
         # MariaDB skips MySQL's comments from 50700 to 99999, MySQL those that begin with M!.
-        read_only = "/*M!100301 , tx_read_only = 1 *//*!80000 , transaction_read_only = 1 */"
+        # What only reads, or asks about the server, holds no locks, and may lie idle as long as the server likes.
+        read_only = (
+            "/*M!100301 , tx_read_only = 1 */"
+            "/*!80000 , transaction_read_only = 1, wait_timeout = @@global.wait_timeout */"
+        )
         limits = connect["init_command"] + read_only
         return {
             **arguments,
