@@ -91,6 +91,23 @@ async def test_a_lock_that_takes_too_long_is_recognised(sql_shop: SqlShop, item:
         assert node.dialect.fault(errors["wrapped"]) is Fault.LOCK_TIMEOUT
 
 
+async def test_a_locked_row_is_recognised_also_by_those_who_do_not_wait(server_shop: SqlShop, item: str) -> None:
+    await server_shop.put_up(item)
+    node = server_shop.node()
+    async with node.writer.connect() as holder:
+        await holder.execute(update(Shelf).where(Shelf.name == item).values(touched=1))
+
+        errors = await provoked(node, f"SELECT * FROM shelves WHERE name = '{item}' FOR UPDATE NOWAIT")
+
+    assert_told(node, errors, Fault.LOCK_TIMEOUT)
+
+
+async def test_an_option_that_forbids_a_statement_does_not_make_the_server_a_replica(mariadb: SqlShop) -> None:
+    node = mariadb.node()
+    for error in (await provoked(node, "SELECT 1 INTO OUTFILE '/nowhere/polysaga'")).values():
+        assert node.dialect.fault(error) is None
+
+
 @pytest.mark.parametrize("way", ["wrapped", "raw"])
 async def test_a_deadlock_is_recognised(server_shop: SqlShop, item: str, way: str) -> None:
     left, right = f"{item}l", f"{item}r"

@@ -269,6 +269,10 @@ class SqlNode:
                     connection = self._connect(dialect, positional, named)
                 else:
                     connection = dialect.connect(*positional, **named)
+            except RuntimeError as error:
+                if self.dialect.hindrance(error) is None:
+                    raise
+                raise self._refusal(error) from error
             except refusals as error:
                 raise self._refusal(error) from error
             if _cancellations() > before:
@@ -297,6 +301,9 @@ class SqlNode:
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
+        remedy = self.dialect.hindrance(error)
+        if remedy is not None:
+            return ConfigurationError(f"database '{self.database}': no login at {self.name} ({reason}); {remedy}")
         fault = self.dialect.fault(error)
         if fault in (Fault.REJECTED, Fault.DENIED):
             return ConfigurationError(

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -18,13 +19,15 @@ from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Role, Sample, parse_gtids, parse_maria_gtid
 
+_AN_OPTION_FORBIDS_IT = 1290
 _FAULTS = {
     1213: Fault.DEADLOCK,
     1020: Fault.SERIALIZATION,
     1205: Fault.LOCK_TIMEOUT,
+    3572: Fault.LOCK_TIMEOUT,  # NOWAIT
     1969: Fault.STATEMENT_TIMEOUT,
     3024: Fault.STATEMENT_TIMEOUT,
-    1290: Fault.READ_ONLY,
+    _AN_OPTION_FORBIDS_IT: Fault.READ_ONLY,  # if it is --read-only or --super-read-only
     1792: Fault.READ_ONLY,
     1836: Fault.READ_ONLY,
     1062: Fault.DUPLICATE_KEY,
@@ -36,6 +39,11 @@ _FAULTS = {
     1142: Fault.DENIED,
     1143: Fault.DENIED,
     1227: Fault.DENIED,
+    1820: Fault.REJECTED,  # the password has expired
+    1862: Fault.REJECTED,
+    2059: Fault.REJECTED,  # a plugin for logins that the driver does not have
+    3118: Fault.REJECTED,  # the account is locked
+    3159: Fault.REJECTED,  # the server wants TLS
     1040: Fault.TOO_MANY_CONNECTIONS,
     1053: Fault.DISCONNECTED,
     1927: Fault.DISCONNECTED,
@@ -172,6 +180,14 @@ class MySQL(SqlDialect):
     def cut(self, driver: Any) -> None:
         driver.close()  # the socket only; the polite way is `ensure_closed`
 
+    def hindrance(self, error: BaseException) -> str | None:
+        if isinstance(error, RuntimeError) and "package is required" in str(error):
+            return f"install it (pip install 'polysaga[{self.extra}]' brings cryptography)"
+        # What the network did comes with a number; these are about files, before anything is sent.
+        if isinstance(error, ssl.SSLError | FileNotFoundError | PermissionError):
+            return "check the files that ssl_ca, ssl_cert and ssl_key in the URL name"
+        return None
+
     async def sample(self, driver: Any) -> Sample:
         ((read_only, logs, replayed, written),) = (await self.send(driver, _SAMPLE, {})).rows
         if str(read_only) not in _OFF:
@@ -231,4 +247,6 @@ class MySQL(SqlDialect):
         if not type(error).__module__.startswith(("asyncmy", "sqlalchemy")):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
         code = error.args[0] if error.args else None
+        if code == _AN_OPTION_FORBIDS_IT and "read-only" not in str(error):
+            return None
         return _FAULTS.get(code) if isinstance(code, int) else None

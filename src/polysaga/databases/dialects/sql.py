@@ -124,6 +124,10 @@ class SqlDialect:
         arguments: dict[str, Any] = self.reader_arguments(self.engine_arguments(url, settings))["connect_args"]
         return arguments
 
+    def hindrance(self, error: BaseException) -> str | None:
+        """Return the remedy if *error*, raised by the driver at a login, is about this program's side, or None."""
+        return None
+
     async def hang_up(self, driver: Any) -> None:
         """Close the driver's own connection without waiting for the server."""
         self.cut(driver)
