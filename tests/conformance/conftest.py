@@ -85,6 +85,13 @@ async def mariadb(request: pytest.FixtureRequest, furnished: Callable[[Kind], st
         yield one
 
 
+@pytest.fixture(params=[MYSQL], ids=str)
+async def mysql(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
 @pytest.fixture(params=[MONGO], ids=str)
 async def mongo(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[MongoShop]:
     async with opened(request.param, furnished(request.param)) as one:

@@ -15,18 +15,24 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.positions import ClusterTime, Gtids, Lsn, MariaGtid, Position, Role, parse
 from tests.conformance.shops import MongoShop, SqlShop, settings
-from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.tiers import Uses
 
 AnyCluster = Cluster[Any, Any]
 DATABASE = "probed"
-SCHEMES = {"asyncpg": "postgresql+asyncpg", "psycopg": "postgresql+psycopg", "asyncmy": "mysql+asyncmy"}
-KINDS: dict[str, type] = {"asyncpg": Lsn, "psycopg": Lsn, "asyncmy": MariaGtid}
+SCHEMES = {
+    "asyncpg": "postgresql+asyncpg",
+    "psycopg": "postgresql+psycopg",
+    "mariadb": "mysql+asyncmy",
+    "mysql": "mysql+asyncmy",
+}
+KINDS: dict[str, type] = {"asyncpg": Lsn, "psycopg": Lsn, "mariadb": MariaGtid, "mysql": Gtids}
 
 DRIVERS = [
     Uses("asyncpg", ("postgres_cluster",)),
     Uses("psycopg", ("postgres_cluster",)),
-    Uses("asyncmy", ("mariadb_cluster",)),
+    Uses("mariadb", ("mariadb_cluster",)),
+    Uses("mysql", ("mysql_cluster",)),
 ]
 
 
@@ -35,6 +41,10 @@ class Probed:
 
     def __init__(self, cluster: AnyCluster, driver: str, stack: AsyncExitStack) -> None:
         self.cluster, self.driver, self._stack = cluster, driver, stack
+
+    @property
+    def is_postgres(self) -> bool:
+        return SCHEMES[self.driver].startswith("postgresql")
 
     def url(self, server: LocalServer) -> str:
         return f"{SCHEMES[self.driver]}://{server.url(DATABASE).partition('://')[2]}"
@@ -69,7 +79,7 @@ def furnish(cluster: AnyCluster) -> None:
 
 @pytest.fixture(params=DRIVERS, ids=str)
 async def probed(request: pytest.FixtureRequest) -> AsyncIterator[Probed]:
-    cluster: PostgresCluster | MariaDBCluster = request.getfixturevalue(request.param.fixtures[0])
+    cluster: AnyCluster = request.getfixturevalue(request.param.fixtures[0])
     await asyncio.to_thread(furnish, cluster)
     async with AsyncExitStack() as stack:
         one = Probed(cluster, request.param.name, stack)
@@ -100,8 +110,8 @@ async def test_what_is_captured_after_a_commit_is_past_it_on_every_replica(probe
 
 
 async def test_an_asynchronous_commit_is_captured_too(probed: Probed) -> None:
-    if probed.driver == "asyncmy":
-        pytest.skip("MariaDB writes its binary log before it answers")
+    if not probed.is_postgres:
+        pytest.skip("MariaDB and MySQL write their binary log before they answer")
     primary, replica = probed.cluster.primary, probed.cluster.replicas[0]
     source, follower = probed.line(primary), probed.line(replica)
     for number in range(10):
@@ -126,7 +136,7 @@ async def test_a_paused_replica_has_not_reached_what_was_committed_since(probed:
 
 async def test_an_account_without_any_privilege_may_ask(probed: Probed) -> None:
     primary, replica = probed.cluster.primary, probed.cluster.replicas[0]
-    if probed.driver == "asyncmy":
+    if not probed.is_postgres:
         await probed.write(primary, "CREATE USER IF NOT EXISTS 'nobody'@'%' IDENTIFIED BY 'nobody'")
         who = "nobody:nobody"
     else:
@@ -134,7 +144,7 @@ async def test_an_account_without_any_privilege_may_ask(probed: Probed) -> None:
         who = "visitor"
     await asyncio.to_thread(probed.cluster.catch_up)
     base = {server: re.sub(r"://[^@]*@", f"://{who}@", probed.url(server)) for server in (primary, replica)}
-    if probed.driver == "asyncmy":
+    if not probed.is_postgres:
         base = {server: url.replace(f"/{DATABASE}", "/") for server, url in base.items()}
 
     captured = await probed.line(primary, base[primary]).capture()
@@ -147,7 +157,7 @@ async def test_an_account_without_any_privilege_may_ask(probed: Probed) -> None:
 
 async def test_a_replica_captures_nothing(probed: Probed) -> None:
     line = probed.line(probed.cluster.replicas[0])
-    if probed.driver == "asyncmy":
+    if not probed.is_postgres:
         assert await line.capture() is None
         return
     with pytest.raises(Exception, match="recovery is in progress"):
@@ -186,12 +196,17 @@ async def test_a_promoted_standby_is_a_primary_of_a_later_epoch(
         await reached(probed.line(other), await line.capture())
 
 
-async def test_a_promoted_mariadb_goes_on_where_the_primary_was(mariadb_cluster_to_break: MariaDBCluster) -> None:
-    cluster = mariadb_cluster_to_break
+@pytest.fixture(params=[Uses(name, (f"{name}_cluster_to_break",)) for name in ("mariadb", "mysql")], ids=str)
+def breakable(request: pytest.FixtureRequest) -> tuple[str, AnyCluster]:
+    return request.param.name, request.getfixturevalue(request.param.fixtures[0])
+
+
+async def test_a_promoted_gtid_replica_goes_on_where_the_primary_was(breakable: tuple[str, AnyCluster]) -> None:
+    product, cluster = breakable
     (chosen,) = cluster.replicas
     await asyncio.to_thread(furnish, cluster)
     async with AsyncExitStack() as stack:
-        probed = Probed(cluster, "asyncmy", stack)
+        probed = Probed(cluster, product, stack)
         await probed.write(cluster.primary, "CREATE TABLE t (id INT PRIMARY KEY)")
         before = await probed.line(cluster.primary).capture()
         await asyncio.to_thread(cluster.catch_up)
@@ -236,6 +251,25 @@ async def test_mongodb_captures_the_time_of_its_writes(mongo: MongoShop) -> None
         assert written is not None
         assert captured is not None
         assert captured.reached(ClusterTime(written.time, written.inc))
+
+
+async def test_a_server_that_gives_no_gtids_any_more_keeps_no_positions(mysql: SqlShop) -> None:
+    """What it once executed by GTID says nothing about what it executes now."""
+    line, kept = mysql.node().line(), {}
+    modes = ["ON", "ON_PERMISSIVE", "OFF_PERMISSIVE", "OFF"]  # changed by one step only
+    async with mysql.observer.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for mode in [*modes, *reversed(modes[:-1])]:
+            await connection.exec_driver_sql(f"SET GLOBAL gtid_mode = {mode}")
+            kept[mode] = ((await line.sample()).position is not None, await line.capture() is not None)
+    await line.close()
+
+    assert kept == {
+        "ON": (True, True),
+        "ON_PERMISSIVE": (True, True),
+        "OFF_PERMISSIVE": (False, False),
+        "OFF": (False, False),
+    }
 
 
 # ---- MySQL 8, as far as it can be told without a server
@@ -302,7 +336,10 @@ def test_what_mysql_and_mariadb_say_is_judged(row: tuple[Any, ...], said: list[s
 @pytest.mark.parametrize(
     ("runs", "asked"),
     [
-        (lambda mark, number: mark == "!" and number <= 80036, ["gtid_executed", "gtid_executed"]),
+        (
+            lambda mark, number: mark == "!" and number <= 80036,
+            ["gtid_mode", "gtid_executed", "gtid_mode", "gtid_executed"],
+        ),
         (lambda mark, number: mark == "M!" and number <= 101119, ["gtid_slave_pos", "gtid_current_pos"]),
     ],
     ids=["MySQL 8.0.36", "MariaDB 10.11.19"],
