@@ -62,6 +62,7 @@ _GIVEN = {
     "text": "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "bigint": "bigint",
 }
+_NOTHING = "left('-', 0)"  # '' is NULL where MariaDB's sql_mode has EMPTY_STRING_IS_NULL
 _OFF = {"0", "OFF"}
 # MariaDB knows what it replayed and what it wrote itself apart; MySQL has one set for both, which stands still
 # unless it gives its transactions GTIDs now.
@@ -126,7 +127,7 @@ class MySQL(SqlDialect):
         return f"json_table(:rows, '$[*]' COLUMNS ({typed})) AS given"
 
     def key_of(self, column: str) -> str:
-        return f"unhex(replace({column}, '-', ''))"
+        return f"unhex(replace({column}, '-', {_NOTHING}))"
 
     def key(self, value: UUID) -> Any:
         return value.bytes
@@ -145,6 +146,8 @@ class MySQL(SqlDialect):
             f"net_write_timeout = {idle}, net_read_timeout = {idle}"
             f"/*M!100301 , idle_transaction_timeout = {idle} */"
             f"/*!80000 , wait_timeout = {idle} */"
+            # The driver escapes bytes, such as ids, by backslashes whatever the server takes.
+            f", sql_mode = replace(@@sql_mode, 'NO_BACKSLASH_ESCAPES', {_NOTHING})"
         )
         return {
             "isolation_level": "READ COMMITTED",
@@ -199,7 +202,7 @@ class MySQL(SqlDialect):
     may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
         "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, "
-        "/*M!100301 @@session.tx_read_only, 'ON', @@global.gtid_slave_pos <> '' */"
+        "/*M!100301 @@session.tx_read_only, 'ON', length(@@global.gtid_slave_pos) > 0 */"
         "/*!80000 @@session.transaction_read_only, @@global.gtid_mode, @@global.gtid_executed <> '' */"
     )
 
