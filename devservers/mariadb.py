@@ -40,10 +40,17 @@ class MariaDBServer(LocalServer):
     account = "mysql"
     stop_signal = signal.SIGTERM
 
-    def __init__(self, directory: Path, *, port: int | None = None, binary_log: bool = False) -> None:
-        """Raise `ServerUnavailable` if this machine has no MariaDB."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        binary_log: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """Raise `ServerUnavailable` if this machine has no MariaDB; *options* are added to the command line."""
         self.port = free_port(port)
-        self._binary_log = binary_log
+        self._binary_log, self._options = binary_log, options
         self._mariadbd, self._install_db = _program("mariadbd"), _program("mariadb-install-db")
         client = MariaDBClient.of(f"mysql+asyncmy://polysaga:polysaga@127.0.0.1:{self.port}/?charset=utf8mb4")
         super().__init__(client, origin=self._mariadbd, directory=directory, programs=[Path(self._mariadbd)])
@@ -76,7 +83,7 @@ class MariaDBServer(LocalServer):
         if self._binary_log:
             flags += ["--log-bin=binary-log", "--binlog-format=ROW", "--sync-binlog=1"]
             flags += [f"--server-id={self.port}", "--gtid-strict-mode=1"]
-        return [self._mariadbd, *flags]
+        return [self._mariadbd, *flags, *self._options]
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,16 @@ COMMITS = [
     "BEGIN NOT ATOMIC COMMIT; END",
     "IF 1 THEN COMMIT; END IF",
     "EXECUTE IMMEDIATE 'CREATE TABLE {name} (id int)'",
+    "SET DEFAULT ROLE NONE TO polysaga",
+    "IMPORT TABLE FROM '/nowhere/{name}.sdi'",
+    "CLONE LOCAL DATA DIRECTORY = '/nowhere/{name}'",
+    "CREATE LIBRARY {name} LANGUAGE JAVASCRIPT AS 'export function f(n) {{return n;}}'",
 ]
 KEEPS = [
     "CREATE TEMPORARY TABLE {name} (id int)",
     "SAVEPOINT here",
     "SET @polysaga = 1",
+    "SET ROLE NONE",
     "SELECT 'commit' /* create table */",
     "UPDATE shelves SET touched = 0 WHERE name = 'alter table'",
 ]

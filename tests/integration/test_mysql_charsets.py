@@ -5,13 +5,13 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from devservers import MariaDBServer, Server
+from devservers import MariaDBServer, MySQLServer
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, Settings, parse_settings
 from polysaga.events import SagaFinished
 from polysaga.migrations import migrate
 from tests.fixtures.programs import Recorder
-from tests.fixtures.servers import DatabaseFactory
+from tests.fixtures.tiers import Uses
 
 TEXT = "hello Żółć 価格 🏮"
 DEFAULTS = [
@@ -50,14 +50,21 @@ class Shop:
         self.sagas = Sagas(self.databases, self.saga, journal=self.home)
 
 
-@pytest.fixture(params=DEFAULTS)
-def settings(
-    request: pytest.FixtureRequest, mariadb_server: Server, mariadb_database: DatabaseFactory
-) -> Settings:
-    assert isinstance(mariadb_server, MariaDBServer)
-    urls = {"home": mariadb_database(), "other": mariadb_database()}
+@pytest.fixture(
+    params=[
+        Uses(f"{product} {default}", (f"{product}_server", f"{product}_database", default))
+        for product in ("mariadb", "mysql")
+        for default in DEFAULTS
+    ],
+    ids=str,
+)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    server_name, database_name, default = request.param.fixtures
+    server, database = request.getfixturevalue(server_name), request.getfixturevalue(database_name)
+    assert isinstance(server, MariaDBServer | MySQLServer)
+    urls = {"home": database(), "other": database()}
     for url in urls.values():
-        mariadb_server.run(f"ALTER DATABASE `{urlsplit(url).path[1:]}` {request.param}")
+        server.run(f"ALTER DATABASE `{urlsplit(url).path[1:]}` {default}")
     return parse_settings({"databases": {name: {"url": url} for name, url in urls.items()}})
 
 

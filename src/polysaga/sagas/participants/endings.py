@@ -15,8 +15,8 @@ _CONTROL = (
 _MYSQL_SPACE = _SPACE.replace("--", "(?:--|#)") + r"(?:/\*M?!\d*\s*)?"
 # https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
 _IMPLICIT = (
-    r"alter|analyze|cache|change|check|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|install|"
-    r"load\s+index|lock|optimize|purge|rename|repair|reset|revoke|set\s+password|set\b.*\bautocommit|"
+    r"alter|analyze|cache|change|check|clone|create(?!\s+temporary)|drop(?!\s+temporary)|flush|grant|import|install|"
+    r"load\s+index|lock|optimize|purge|rename|repair|reset|revoke|set\s+(?:default\s+role|password)|set\b.*\bautocommit|"
     r"start|stop|truncate|uninstall|unlock|xa"
 )
 # https://mariadb.com/kb/en/programmatic-compound-statements/

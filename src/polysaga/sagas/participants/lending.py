@@ -30,6 +30,7 @@ from polysaga.sagas.signals import Fenced
 
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
+_NO_SUCH = 1305  # savepoint, function or procedure
 
 
 class lend:  # noqa: N801 - reads as a verb where it is used
@@ -123,6 +124,7 @@ class _Loan:
     def __init__(self) -> None:
         self.lent = True
         self.doom: BaseException | None = None
+        self.nested: BaseException | None = None  # the last error inside a savepoint
         self.connection: Connection | None = None
         self._transaction: object | None = None
         self._info: dict[Any, Any] = {}
@@ -204,9 +206,16 @@ def _doom(context: ExceptionContext) -> None:
     loan = connection.info.get(_LOAN)
     if loan is None:
         return
-    arguments = context.original_exception.args
-    if not connection.in_nested_transaction() or (arguments and arguments[0] in _ENDS_ALL):
-        loan.doom = context.sqlalchemy_exception or context.original_exception
+    code, *said = context.original_exception.args or (None,)
+    error = context.sqlalchemy_exception or context.original_exception
+    if code == _NO_SUCH and any(str(part).startswith("SAVEPOINT ") for part in said):
+        # The transaction ended unseen, as at a lock timeout with innodb_rollback_on_timeout: what was met inside
+        # the savepoint is the reason.
+        loan.doom = loan.doom or loan.nested or error
+    elif not connection.in_nested_transaction() or code in _ENDS_ALL:
+        loan.doom = error
+    else:
+        loan.nested = error
 
 
 def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
