@@ -282,7 +282,9 @@ def masked(url: str) -> str:
     """Return *url* with its password, and any password-like option, replaced by `***`."""
     # To the last @: a password that nobody percent-encoded may hold one, or a slash.
     hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url)
-    hidden = re.sub(r"(?i)((?:password|passwd|pwd|token)=)[^&;\s]*", r"\1***", hidden)
+    hidden = re.sub(
+        r"(?i)((?:password|passwd|pwd|token|secret|scram_(?:client|server)_key)=)[^&;\s]*", r"\1***", hidden
+    )
     return re.sub(r"(?i)(authMechanismProperties=)[^&;\s]*", r"\1***", hidden)
 
 

@@ -272,6 +272,8 @@ SHOWN = [
     (f"mongodb+srv://app:{SECRET}@h/db", "mongodb+srv://app:***@h/db"),
     (f"mongodb://:{SECRET}@h/db", "mongodb://:***@h/db"),
     (f"x://h/db?sslpassword={SECRET}&a=1", "x://h/db?sslpassword=***&a=1"),
+    (f"x://h/db?oauth_client_secret={SECRET}&a=1", "x://h/db?oauth_client_secret=***&a=1"),
+    (f"x://h/db?scram_server_key={SECRET}", "x://h/db?scram_server_key=***"),
     (f"x://h/db?a=1&PASSWORD={SECRET}", "x://h/db?a=1&PASSWORD=***"),
     (f"x://app:{SECRET}@h/db?password={SECRET}", "x://app:***@h/db?password=***"),
     ("sqlite+aiosqlite:///orders.db", "sqlite+aiosqlite:///orders.db"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from polysaga.cli.listing import Line, listing
@@ -165,8 +165,14 @@ async def _facts(node: Node, *, replicas: bool) -> tuple[Facts, float, frozenset
         row = (await connection.exec_driver_sql(node.dialect.facts_sql)).one()
         facts = node.dialect.facts(tuple(row), replicas=replicas)
         apart = facts.clock - clock.now().timestamp()
-        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        tables = await connection.run_sync(_tables)
     return facts, apart, frozenset(tables) & {*_OURS, *_ALSO_OURS}
+
+
+def _tables(connection: Connection) -> list[str]:
+    """Return the tables in the first schema: those further down a search path are not what `migrate` makes."""
+    inspector = inspect(connection)
+    return inspector.get_table_names(schema=inspector.default_schema_name)
 
 
 def _sampled(one: Checked, seen: Sampled | None) -> Checked:

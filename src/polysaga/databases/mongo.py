@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases import pymongo_waits
 from polysaga.databases.dialects.mongo import Mongo
+from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.faults import Fault
-from polysaga.databases.pools import require_driver
+from polysaga.databases.pools import require_driver, unusable
 from polysaga.databases.positions import ClusterTime
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 from polysaga.limits import limited
@@ -82,9 +83,21 @@ class MongoNode:
                 "e.g. ?appName=shop"
             )
         require_driver(database, "pymongo", Mongo.extra)
+        self._check_options(url)
         self.members = 1  # servers that hold the data; known after `ping`
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
         self._reading: Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]] | None = None
+
+    def _check_options(self, url: str) -> None:
+        parser, errors = importlib.import_module("pymongo.uri_parser"), importlib.import_module("pymongo.errors")
+        try:
+            self.dialect.check_options(url)
+            # The client itself leaves out what it does not know, with a warning.
+            parser.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
+        except UnusableOption as error:
+            raise unusable(self.database, self.role, error) from None
+        except (errors.PyMongoError, ValueError, TypeError, OSError) as error:
+            raise ConfigurationError(f"databases.{self.database}.url: {masked(str(error))}") from None
 
     @property
     def name(self) -> str:
@@ -104,7 +117,9 @@ class MongoNode:
         pymongo_waits.make_safe()
         try:
             made: AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
-                self._url, **self.dialect.client_arguments(self.settings)
+                self._url,
+                **self.dialect.name_of_client(self._url),
+                **self.dialect.client_arguments(self.settings),
             )
         except pymongo.errors.PyMongoError as error:
             raise ConfigurationError(f"databases.{self.database}.url: {error}") from error

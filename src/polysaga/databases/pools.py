@@ -26,6 +26,7 @@ from sqlalchemy.util import greenlet_spawn
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
+from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
@@ -46,6 +47,11 @@ class SqlNode:
         self.database, self.role, self.settings = database, role, settings
         self.url = _sql_url(database, url)
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
+        try:
+            refuse_without_value(url)
+            self.dialect.address(self.url), self.dialect.options(self.url)
+        except UnusableOption as error:
+            raise unusable(database, role, error) from None
         self.admit: Callable[[], Judge] | None = None  # called before a new connection is asked what it leads to
         self.watched = False
         self._engines: dict[bool, AsyncEngine] = {}
@@ -155,15 +161,17 @@ class SqlNode:
             self._engines[read_only] = self._create(read_only=read_only)
         return self._engines[read_only]
 
+    def _arguments(self, url: URL, *, read_only: bool) -> dict[str, Any]:
+        arguments = self.dialect.engine_arguments(url, self.settings)
+        return self.dialect.reader_arguments(arguments) if read_only else arguments
+
     def _create(self, *, read_only: bool) -> AsyncEngine:
-        arguments = self.dialect.engine_arguments(self.url, self.settings)
-        if read_only:
-            arguments = self.dialect.reader_arguments(arguments)
+        arguments = self._arguments(self.url, read_only=read_only)
         pool = self.settings.pool
         one = self.dialect.single_writer and not read_only
         try:
             engine = create_async_engine(
-                self.url,
+                self.dialect.address(self.url),
                 pool_size=1 if one else pool.size,
                 max_overflow=0 if one else pool.max_overflow,
                 pool_timeout=pool.acquire_timeout,
@@ -182,7 +190,7 @@ class SqlNode:
                 f"databases.{self.database}.engine: SQLAlchemy refuses it: {error}"
             ) from error
         self.dialect.prepare(engine, read_only=read_only)
-        self._translate_refusals(engine)
+        self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)
         self._ask_the_idle(engine)
         if self.watched:
@@ -230,10 +238,12 @@ class SqlNode:
             raise ConnectionAbortedError("the node was taken out of service")
         return task.result()
 
-    def _connect(self, dialect: Any, positional: Sequence[Any], named: dict[str, Any]) -> DBAPIConnection:
+    def _connect(
+        self, dialect: Any, positional: Sequence[Any], named: dict[str, Any], *, read_only: bool
+    ) -> DBAPIConnection:
         if self._followed is not self.url:
-            there = dialect.create_connect_args(self._followed)[1]
-            named = {**{name: value for name, value in named.items() if name not in _ADDRESS}, **there}
+            positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
+            named |= self._arguments(self._followed, read_only=read_only)["connect_args"]
         creator = self.dialect.connector()
 
         async def dial(*positional: Any, **named: Any) -> Any:
@@ -255,9 +265,11 @@ class SqlNode:
         if refused is not None:
             raise DatabaseUnavailable(self.database, self.name, refused)
 
-    def _translate_refusals(self, engine: AsyncEngine) -> None:
+    def _translate_refusals(self, engine: AsyncEngine, *, read_only: bool) -> None:
         dialect = engine.sync_engine.dialect
-        refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, *_driver_errors(dialect))
+        # TypeError and ValueError are a driver's words for options that it does not take.
+        refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, TypeError, ValueError)
+        refusals += _driver_errors(dialect)
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
@@ -266,7 +278,7 @@ class SqlNode:
                 if self.watched:
                     # Before: what happens to the node while it is being connected to concerns this one too.
                     record.info["generation"] = self._generation
-                    connection = self._connect(dialect, positional, named)
+                    connection = self._connect(dialect, positional, named, read_only=read_only)
                 else:
                     connection = dialect.connect(*positional, **named)
             except RuntimeError as error:
@@ -315,6 +327,11 @@ class SqlNode:
                 f"database '{self.database}': {self.name} has no database of this name ({reason}); "
                 f"CREATE DATABASE {self.url.database}, or correct databases.{self.database}.url"
             )
+        if self.dialect.misfit(error):
+            return ConfigurationError(
+                f"database '{self.database}': a connection to {self.name} as its URL wants it cannot be had "
+                f"({masked(' '.join(reason.split()))}); correct databases.{self.database}.url"
+            )
         return DatabaseUnavailable(self.database, self.name, reason)
 
 
@@ -361,7 +378,7 @@ class Line:
             node, address = self.node, self.node.followed
             kind: Any = address.get_dialect().get_async_dialect_cls(address)
             adapter = kind(dbapi=kind.import_dbapi())
-            positional, named = adapter.create_connect_args(address)
+            positional, named = adapter.create_connect_args(node.dialect.address(address))
             named |= node.dialect.line_arguments(address, node.settings)
             adapted: Any = await greenlet_spawn(adapter.connect, *positional, **named)
             self._driver = adapted.driver_connection
@@ -369,9 +386,6 @@ class Line:
                 self.cut()
                 raise DatabaseUnavailable(node.database, node.name, "another server is the primary by now")
         return self._driver
-
-
-_ADDRESS = {"host", "port", "user", "username", "password", "passwd", "db", "dbname", "database"}
 
 
 def _cancellations() -> int:
@@ -440,6 +454,13 @@ _SCHEMES = {
     "mariadb": ("mariadb+asyncmy",),
     "sqlite": ("sqlite+aiosqlite",),
 }
+
+
+def unusable(database: str, role: str, error: UnusableOption) -> ConfigurationError:
+    """Return what to raise for an option that the URL of a node in *role* cannot have."""
+    place = "url" if role == "primary" else "replicas"
+    remedy = error.remedy.format(database=database)
+    return ConfigurationError(f"databases.{database}.{place}: option '{error.name}' {error.why}; {remedy}")
 
 
 def _is_in_memory(url: URL) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 JOURNAL = "journal"
 LEDGER = "ledger"
@@ -40,10 +40,17 @@ class History:
         context.run_migrations(op=Operations(context))
 
     def _context(self, connection: Connection) -> MigrationContext:
+        # The version is where the tables are made: a schema further down the search path may be another tenant's.
+        on_postgres = connection.dialect.name == "postgresql"
+        schema = connection.scalar(text("SELECT current_schema()")) if on_postgres else None
         with _without_announcements():
             context = MigrationContext.configure(
                 connection=connection,
-                opts={"fn": self._lacking, "version_table": f"polysaga_{self.line}_version"},
+                opts={
+                    "fn": self._lacking,
+                    "version_table": f"polysaga_{self.line}_version",
+                    "version_table_schema": schema,
+                },
             )
         # MySQL and MariaDB have no name for a primary key, and warn of one.
         context._version.primary_key.name = None

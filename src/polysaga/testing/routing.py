@@ -51,7 +51,12 @@ async def simulated_lag(database: SqlDatabase) -> AsyncIterator[None]:
     real replicas.
     """
     node = database.primary
-    engine = create_async_engine(node.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    engine = create_async_engine(
+        node.dialect.address(node.url),
+        connect_args=node.dialect.options(node.url),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+    )
     async with engine.connect() as connection:
         for statement in _BEGIN[node.dialect.name]:
             await connection.exec_driver_sql(statement)

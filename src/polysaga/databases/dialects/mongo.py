@@ -4,10 +4,14 @@ Errors are recognised by their code and the names of their classes, so that this
 without the driver.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import unquote_plus
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.facts import Facts
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import ClusterTime, Role, Sample
@@ -26,10 +30,30 @@ _CODES = {
     24: Fault.LOCK_TIMEOUT,
     50: Fault.STATEMENT_TIMEOUT,
 }
+_OPTION = re.compile(r"([^&;=]+)=([^&;]*)")
 _CLASSES = {
     "WaitQueueTimeoutError": Fault.POOL_EXHAUSTED,
     "ServerSelectionTimeoutError": Fault.UNREACHABLE,
     "ConnectionFailure": Fault.DISCONNECTED,
+}
+
+_MAJORITY = "leave it out: a majority confirms every write"
+_REFUSED = {
+    "maxpoolsize": "set databases.{database}.pool.size and pool.max_overflow",
+    "waitqueuetimeoutms": "set databases.{database}.pool.acquire_timeout",
+    "connecttimeoutms": "set databases.{database}.pool.connect_timeout",
+    "serverselectiontimeoutms": "set databases.{database}.pool.connect_timeout",
+    "wtimeoutms": _MAJORITY,
+    "wtimeout": _MAJORITY,
+}
+# Options that have one value here, and the remedy for any other.
+_ONE_VALUE = {
+    "w": ("majority", _MAJORITY),
+    "journal": ("true", _MAJORITY),
+    "j": ("true", _MAJORITY),
+    "fsync": ("false", _MAJORITY),
+    "uuidrepresentation": ("standard", "leave it out: UUIDs are stored in the standard form"),
+    "tz_aware": ("true", "leave it out: times have their zone"),
 }
 
 
@@ -39,11 +63,24 @@ class Mongo:
     name: ClassVar[str] = "mongodb"
     extra: ClassVar[str] = "mongo"
 
+    def check_options(self, url: str) -> None:
+        """Raise `UnusableOption` for an option in *url* that would not be honoured; PyMongo knows the names."""
+        refuse_without_value(url)
+        given = [(name.lower(), unquote_plus(value)) for name, value in _OPTION.findall(url.partition("?")[2])]
+        for name, value in given:
+            if name in _REFUSED:
+                raise UnusableOption(name, "cannot be given in the URL", _REFUSED[name])
+            only, remedy = _ONE_VALUE.get(name, (None, ""))
+            if only is not None and value.lower() != only:
+                raise UnusableOption(name, f"can only be '{only}'", remedy)
+        for name, times in Counter(name for name, _ in given).items():
+            if times > 1 and name != "readpreferencetags":
+                raise UnusableOption(name, "is given more than once", "give it once")
+
     def client_arguments(self, settings: DatabaseSettings) -> dict[str, Any]:
         """Return what `AsyncMongoClient` needs: standard UUIDs, times with their zone, the pool's limits."""
         pool = settings.pool
         return {
-            "appname": "polysaga",
             "uuidRepresentation": "standard",
             "tz_aware": True,
             "maxPoolSize": pool.size + pool.max_overflow,
@@ -51,6 +88,10 @@ class Mongo:
             "connectTimeoutMS": round(pool.connect_timeout * 1000),
             "serverSelectionTimeoutMS": round(pool.connect_timeout * 1000),
         }
+
+    def name_of_client(self, url: str) -> dict[str, str]:
+        """Return how the client calls itself to the servers, unless *url* says it."""
+        return {} if re.search(r"(?i)[?&;]appname=", url) else {"appname": "polysaga"}
 
     async def sample(self, driver: Any) -> Sample:
         """Ask the server that *driver*, the client, would write to."""

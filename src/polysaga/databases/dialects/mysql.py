@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects.mysql_options import asyncmy_options
 from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDialect
 from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
@@ -54,6 +55,8 @@ _FAULTS = {
     4031: Fault.DISCONNECTED,
 }
 
+# What a server says to the first commands of a URL: syntax, privileges, names and values of variables.
+_MISFITS = {1064, 1193, 1227, 1229, 1231, 1232, 1238}
 
 # Without a character set and a collation a column would have those of the database, which can be any: text that
 # does not fit would be stored as question marks, and comparing it with a column of ours would be an error.
@@ -135,7 +138,11 @@ class MySQL(SqlDialect):
     def key_from(self, value: Any) -> UUID:
         return UUID(bytes=bytes(value))
 
+    def options(self, url: URL) -> dict[str, Any]:
+        return asyncmy_options(url)
+
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        theirs = self.options(url)
         idle = max(1, round(settings.idle_transaction_timeout))  # 0 would be no limit at all
         lock = max(1, round(settings.lock_timeout))
         # MySQL has no limit for idle transactions (it skips a comment that begins with M!), but one for idle
@@ -152,7 +159,9 @@ class MySQL(SqlDialect):
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
-                "init_command": limits,
+                **theirs,
+                # Ours are the last word. The line break ends a comment that theirs may end with.
+                "init_command": f"{theirs['init_command']}\n;{limits}" if "init_command" in theirs else limits,
                 "connect_timeout": max(1, round(settings.pool.connect_timeout)),
             },
         }
@@ -247,6 +256,9 @@ class MySQL(SqlDialect):
             return f"{name} ({code}): {text}"
         key = _KEY.search(text)
         return f"{name} ({code})" if key is None else f"{name} ({code}), key {key[1]}"
+
+    def _misfit(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] in _MISFITS
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         if not type(error).__module__.startswith(("asyncmy", "sqlalchemy")):

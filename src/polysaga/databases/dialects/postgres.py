@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import URL
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects import postgres_options
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
@@ -49,6 +50,15 @@ _FAULTS = {
 # SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
 _PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
 _PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
+
+
+# psycopg has no code for what the server says while it connects, and neither has one for what libpq says.
+_MISFIT_CODES = {"22023", "42501", "42704"}
+_MISFIT = re.compile(
+    "unrecognized configuration parameter|invalid value for parameter|permission denied to set parameter|"
+    "invalid connection option|invalid [a-z_]+ value|SSL was required|rejected SSL upgrade|"
+    "root certificate|certificate verify failed|does not match host name|no pg_hba.conf entry|channel binding"
+)
 
 # The insert position covers what a commit wrote also where synchronous_commit is off. A primary's timeline is in
 # the name of its segment (the control file learns of a promotion with the next checkpoint only); a replica's is
@@ -114,6 +124,9 @@ class Postgres(SqlDialect):
 
     def key_from(self, value: Any) -> UUID:
         return UUID(int=value.int)  # asyncpg has a class of its own
+
+    def address(self, url: URL) -> URL:
+        return postgres_options.address(url)
 
     def _limits(self, settings: DatabaseSettings) -> dict[str, str]:
         return {
@@ -183,6 +196,9 @@ class Postgres(SqlDialect):
         parts = [f"{part} {getattr(told, part + '_name', None)}" for part in ("constraint", "table", "column")]
         return ", ".join([f"{name} ({code})", *(part for part in parts if not part.endswith(" None"))])
 
+    def _misfit(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) in _MISFIT_CODES or _MISFIT.search(str(error)) is not None
+
     def _code_fault(self, error: BaseException) -> Fault | None:
         if not type(error).__module__.startswith(("asyncpg", "psycopg", "sqlalchemy")):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
@@ -217,12 +233,18 @@ class PostgresAsyncpg(Postgres):
 
     extra: ClassVar[str] = "asyncpg"
 
+    def options(self, url: URL) -> dict[str, Any]:
+        return postgres_options.asyncpg_options(url)
+
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        theirs = self.options(url)
+        named = {"application_name": "polysaga", **theirs.get("server_settings", {})}
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
+                **theirs,
                 "connection_class": SealingConnection,
-                "server_settings": {"application_name": "polysaga", **self._limits(settings)},
+                "server_settings": {**named, **self._limits(settings)},
                 "timeout": settings.pool.connect_timeout,
             },
         }
@@ -281,14 +303,22 @@ class PostgresPsycopg(Postgres):
 
     extra: ClassVar[str] = "psycopg"
 
+    def options(self, url: URL) -> dict[str, Any]:
+        inherited = importlib.import_module("psycopg").pq.Conninfo.get_defaults()
+        known = {option.keyword: option.val for option in inherited if option.val}
+        return postgres_options.libpq_options(url, known.get(b"options", b"").decode())
+
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        theirs = self.options(url)
         values = {name: value.replace(" ", r"\ ") for name, value in self._limits(settings).items()}
         limits = " ".join(f"-c {name}={value}" for name, value in values.items())
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 "application_name": "polysaga",
-                "options": limits,
+                **theirs,
+                "client_encoding": "utf8",
+                "options": f"{theirs['options']} {limits}" if "options" in theirs else limits,
                 "connect_timeout": max(1, round(settings.pool.connect_timeout)),
             },
         }

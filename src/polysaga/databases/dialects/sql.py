@@ -6,6 +6,7 @@ driver: SQLAlchemy's execution layers cost more client time than the statement i
 """
 
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from polysaga.errors import DatabaseUnavailable
 
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
+_MISFITS = (TypeError, ValueError, ssl.SSLCertVerificationError)
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
 
 
@@ -104,8 +106,19 @@ class SqlDialect:
         """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key of ours."""
         return column
 
+    def address(self, url: URL) -> URL:
+        """Return *url* without what `options` reads: where the server is, and who logs in."""
+        return url.set(query={})
+
+    def options(self, url: URL) -> dict[str, Any]:
+        """Return what the query of *url* asks of the driver, as arguments of its `connect`.
+
+        Raises `UnusableOption` for whatever is not passed on.
+        """
+        raise NotImplementedError
+
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        """Return what `create_async_engine` needs beyond the pool: isolation and the server's limits."""
+        """Return what `create_async_engine` needs beyond the pool: options, isolation, the server's limits."""
         raise NotImplementedError
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -214,6 +227,14 @@ class SqlDialect:
 
     def said(self, error: BaseException) -> str | None:
         """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        raise NotImplementedError
+
+    def misfit(self, error: BaseException) -> bool:
+        """Return whether *error*, raised by connecting, says that what the URL asks for cannot be had."""
+        chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+        return any(isinstance(one, _MISFITS) or self._misfit(one) for one in chain)
+
+    def _misfit(self, error: BaseException) -> bool:
         raise NotImplementedError
 
     def _placeholder(self, name: str, order: list[str]) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import MissingGreenlet, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
 from polysaga.databases.facts import UNGUARDED, Facts
 from polysaga.databases.faults import Fault
@@ -33,6 +34,19 @@ _FAULTS = {
     "SQLITE_CONSTRAINT_UNIQUE": Fault.DUPLICATE_KEY,
     "SQLITE_CANTOPEN": Fault.UNREACHABLE,
 }
+
+_REFUSED = {
+    "timeout": "set databases.{database}.lock_timeout",
+    "isolation_level": "leave it out: transactions are begun by Polysaga",
+    "autocommit": "leave it out: transactions are begun by Polysaga",
+    "detect_types": "leave it out: types are SQLAlchemy's",
+    "check_same_thread": "leave it out: each connection has a thread of its own",
+    "factory": "leave it out: it can be set in a program only",
+    "nolock": "leave it out: without locks two connections spoil the file",
+}
+_URI = {"mode": choice("ro", "rw", "rwc"), "cache": choice("private", "shared"), "vfs": text, "psow": switch}
+_KNOWN = {"uri": switch, "cached_statements": whole, "immutable": switch, **_URI}
+_UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, foreign_keys = ON"
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 
@@ -73,6 +87,21 @@ class SQLite(SqlDialect):
 
     def key_from(self, value: Any) -> UUID:
         return UUID(value)
+
+    def address(self, url: URL) -> URL:
+        return url  # SQLAlchemy divides the query between Python's driver and SQLite's own URI
+
+    def options(self, url: URL) -> dict[str, Any]:
+        found = options(url.query, _KNOWN, _REFUSED, _UNKNOWN)
+        own = next((name for name in found if name in {*_URI, "immutable"}), None)
+        is_uri = (url.database or "").startswith("file:")
+        if own is not None and not (found.get("uri") and is_uri):
+            raise UnusableOption(own, "is SQLite's own", "write sqlite+aiosqlite:///file:PATH?uri=true&OPTION=...")
+        if "uri" in found and found["uri"] is not is_uri:
+            raise UnusableOption(
+                "uri", "does not fit the file's name", "write file:PATH with uri=true, or neither"
+            )
+        return {}
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {"connect_args": {"timeout": settings.lock_timeout}}
@@ -157,6 +186,9 @@ class SQLite(SqlDialect):
             return f"{kind}: {error}"  # the module's own, about types and names of parameters
         plain = name.removeprefix("SQLITE_").startswith(_PLAIN) or str(error).startswith("no such ")
         return f"{kind} ({name}): {error}" if plain else f"{kind} ({name})"
+
+    def _misfit(self, error: BaseException) -> bool:
+        return "no such vfs" in str(error)
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)

@@ -1,0 +1,214 @@
+"""The options in a PostgreSQL URL: libpq's names, all of them for psycopg, and those that asyncpg knows for it."""
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import URL
+
+from polysaga.databases.dialects.options import (
+    Read,
+    UnusableOption,
+    choice,
+    file,
+    number,
+    options,
+    refuse_both,
+    switch,
+    text,
+    whole,
+)
+
+# Names of the same that libpq and SQLAlchemy take from a query, and where they stand in a URL.
+_PLACES = {"user": "username", "password": "password", "dbname": "database", "database": "database"}
+_ADDRESS = {"host", "port"}  # SQLAlchemy's: of one server, or of each of several
+
+_MODES = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_ROLES = choice("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
+# What Polysaga sets on every connection, and what to do about it.
+OURS = {
+    "lock_timeout": "set databases.{database}.lock_timeout",
+    "idle_in_transaction_session_timeout": "set databases.{database}.idle_transaction_timeout",
+    "tcp_user_timeout": "set databases.{database}.idle_transaction_timeout",
+    "default_transaction_isolation": "leave it out: transactions are READ COMMITTED, snapshots REPEATABLE READ",
+    "transaction_isolation": "leave it out: transactions are READ COMMITTED, snapshots REPEATABLE READ",
+    "default_transaction_read_only": "leave it out: the server refuses writes of readers, and of no others",
+    "transaction_read_only": "leave it out: the server refuses writes of readers, and of no others",
+    "client_encoding": "leave it out: it is UTF8",
+    "datestyle": "leave it out: the driver reads ISO",
+    "intervalstyle": "leave it out: the driver reads postgres",
+    "extra_float_digits": "leave it out: numbers are read as they are stored",
+}
+_REFUSED = {
+    "connect_timeout": "set databases.{database}.pool.connect_timeout",
+    "service": "write host, port, user, database and options of the service into the URL",
+    "replication": "leave it out: a connection for replication runs no statements",
+    "autocommit": "leave it out: readers are in autocommit, writers are not",
+    **dict.fromkeys(("context", "row_factory"), "leave it out: it can be set in a program only"),
+    **dict.fromkeys(("cursor_factory", "connection_class"), "leave it out: it can be set in a program only"),
+}
+_UNKNOWN = "leave it out; a setting of the server is written as options=-c%20NAME%3DVALUE"
+_UTF8 = choice("utf8", "utf-8", "unicode", "auto")
+
+
+def _repeats(value: str) -> int | None:
+    return None if value.lower() == "none" else whole(value)
+
+
+_BOTH: Mapping[str, Read] = {
+    "application_name": text,
+    "fallback_application_name": text,
+    "options": text,
+    "client_encoding": _UTF8,
+    "passfile": text,
+    "sslmode": _MODES,
+    "sslcert": file,
+    "sslkey": file,
+    "sslrootcert": lambda value: value if value == "system" else file(value),
+    "sslcrl": file,
+    "sslpassword": text,
+    "sslnegotiation": choice("postgres", "direct"),
+    "ssl_min_protocol_version": text,
+    "ssl_max_protocol_version": text,
+    "target_session_attrs": _ROLES,
+    "krbsrvname": text,
+    "gsslib": text,
+}
+_LIBPQ: Mapping[str, Read] = {
+    **_BOTH,
+    "prepare_threshold": _repeats,
+    "hostaddr": text,
+    "channel_binding": choice("disable", "prefer", "require"),
+    "keepalives": choice("0", "1"),
+    "keepalives_idle": whole,
+    "keepalives_interval": whole,
+    "keepalives_count": whole,
+    "tcp_user_timeout": whole,
+    "gssencmode": choice("disable", "prefer", "require"),
+    "gssdelegation": choice("0", "1"),
+    "load_balance_hosts": choice("disable", "random"),
+    **dict.fromkeys(("sslcompression", "sslsni"), choice("0", "1")),
+    **dict.fromkeys(("sslcertmode", "sslcrldir", "sslkeylogfile", "requirepeer", "require_auth"), text),
+    **dict.fromkeys(("min_protocol_version", "max_protocol_version"), text),
+    **dict.fromkeys(("scram_client_key", "scram_server_key"), text),
+    **dict.fromkeys(("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"), text),
+}
+_LIBPQ_ONLY = "asyncpg has nothing like it: leave it out, or use postgresql+psycopg://"
+_ASYNCPG: Mapping[str, Read] = {
+    **_BOTH,
+    "ssl": _MODES,
+    "direct_tls": switch,
+    "statement_cache_size": whole,
+    "max_cached_statement_lifetime": whole,
+    "max_cacheable_statement_size": whole,
+    "prepared_statement_cache_size": whole,  # SQLAlchemy's
+    "command_timeout": number,
+    # What asks for nothing that asyncpg would not do anyway.
+    "channel_binding": lambda value: _harmless(value, "disable", "prefer"),
+    "gssencmode": lambda value: _harmless(value, "disable", "prefer"),
+    "load_balance_hosts": lambda value: _harmless(value, "disable"),
+    "sslcompression": lambda value: _harmless(value, "0"),
+    "keepalives": lambda value: _harmless(value, "1"),
+}
+_DSN = _BOTH.keys() - {"application_name", "fallback_application_name", "options", "client_encoding"}
+_ARGUMENTS = {
+    "direct_tls",
+    "statement_cache_size",
+    "max_cached_statement_lifetime",
+    "max_cacheable_statement_size",
+    "prepared_statement_cache_size",
+    "command_timeout",
+}
+
+
+def address(url: URL) -> URL:
+    """Return *url* without its options: what is left says where the server is, and who logs in."""
+    place = {}
+    for name, part in _PLACES.items():
+        given = url.query.get(name)
+        if given is None:
+            continue
+        if not isinstance(given, str) or getattr(url, part) or part in place:
+            raise UnusableOption(name, "is given more than once", "give it once")
+        place[part] = given
+    hosts = {name: given for name, given in url.query.items() if name in _ADDRESS}
+    return url.set(query=hosts, **place)  # type: ignore[arg-type]  # names of parts, not known one by one
+
+
+def libpq_options(url: URL, inherited: str) -> dict[str, Any]:
+    """Return what the query of *url* asks of psycopg, as its arguments.
+
+    libpq takes *inherited* from PGOPTIONS where no options are given; ours always are, so they are told here.
+    """
+    found = options(_query(url), _LIBPQ, _REFUSED, _UNKNOWN)
+    found.pop("client_encoding", None)
+    _check_settings("options", found.get("options", ""))
+    if inherited and "options" not in found:
+        _check_settings("PGOPTIONS", inherited)
+        found["options"] = inherited
+    return _named(found)
+
+
+def asyncpg_options(url: URL) -> dict[str, Any]:
+    """Return what the query of *url* asks of asyncpg, as its arguments.
+
+    asyncpg takes most of libpq's names in a DSN only, and knows there what each value of `sslmode` means.
+    """
+    only = dict.fromkeys(_LIBPQ.keys() - _ASYNCPG.keys(), _LIBPQ_ONLY)
+    found = _named(options(_query(url), _ASYNCPG, {**only, **_REFUSED}, _UNKNOWN))
+    refuse_both(found, "sslmode", "ssl")
+    _check_settings("options", found.get("options", ""))
+    if "ssl" in found:
+        found["sslmode"] = found["ssl"]
+    arguments = {name: value for name, value in found.items() if name in _ARGUMENTS}
+    if found.get("sslrootcert") == "system":
+        if found.get("sslmode", "verify-full") != "verify-full" or "sslcert" in found:
+            raise UnusableOption("sslrootcert", "is 'system'", "add sslmode=verify-full, without sslcert")
+        arguments["ssl"] = ssl.create_default_context()
+        found = {name: value for name, value in found.items() if name not in {"sslrootcert", "sslmode"}}
+    dsn = {name: value for name, value in found.items() if name in _DSN}
+    if dsn:
+        arguments["dsn"] = f"postgresql://?{urlencode(dsn)}"
+    settings = {name: found[name] for name in ("application_name", "options") if name in found}
+    if settings:
+        arguments["server_settings"] = settings
+    return arguments
+
+
+def _query(url: URL) -> dict[str, Any]:
+    return {name: given for name, given in url.query.items() if name not in _ADDRESS | _PLACES.keys()}
+
+
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    # We name ourselves where nobody else does, so a fallback would never be used.
+    fallback = found.pop("fallback_application_name", None)
+    return {"application_name": fallback, **found} if fallback is not None else found
+
+
+def _harmless(value: str, *words: str) -> str:
+    if value.lower() not in words:
+        raise ValueError(f"{' or '.join(words)}: asyncpg cannot do more, postgresql+psycopg:// can")
+    return value
+
+
+def _check_settings(option: str, given: str) -> None:
+    """Raise `UnusableOption` if *given*, options of a server's command line, sets what we have to set."""
+    for name in _settings(given):
+        if name in OURS:
+            raise UnusableOption(option, f"sets {name}, which Polysaga sets", OURS[name])
+
+
+def _settings(given: str) -> Iterator[str]:
+    """Yield the names that *given* sets, as the server reads it: a backslash keeps a blank, - in names is _."""
+    words = iter(re.findall(r"(?:\\.|[^\s\\])+", given, re.DOTALL))
+    for word in words:
+        plain = re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL)
+        if plain in {"-c", "--"}:
+            plain = re.sub(r"\\(.)", r"\1", next(words, ""), flags=re.DOTALL)
+        elif plain.startswith(("-c", "--")):
+            plain = plain[2:]
+        else:
+            continue
+        yield plain.partition("=")[0].replace("-", "_").lower()
