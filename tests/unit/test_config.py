@@ -419,7 +419,7 @@ def test_a_port_that_is_no_number_is_told_without_the_password() -> None:
 
 @pytest.mark.parametrize("name", ["", "two words", "a-b", "1st"])
 def test_a_handle_needs_a_name_that_settings_and_variables_can_carry(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="use letters, digits and _"):
+    with pytest.raises(ConfigurationError, match="use A-Z, a-z, 0-9 and _"):
         SqlDatabase(name)
 
 
