@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from polysaga.databases.faults import Fault
 from polysaga.databases.mongo import MongoNode, MongoSession
 from polysaga.databases.pools import SqlNode
+from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode, SessionOver
 
 Node: TypeAlias = SqlNode | MongoNode
@@ -210,6 +211,8 @@ class LentSession(Session):
 @asynccontextmanager
 async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
     """Lend a session on *node*; commit at the end, tell what happens to the node in our words."""
+    if not read_only:
+        refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
     session = AsyncSession(engine, sync_session_class=LentSession, expire_on_commit=False)
     lent = cast(LentSession, session.sync_session)
@@ -218,7 +221,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
             yield session
             await session.commit()
     except (DBAPIError, PoolTimeout) as error:
-        ours = as_ours(node, error)
+        ours = as_ours(node, error, read_only=read_only)
         if ours is None:
             raise
         raise ours from error
@@ -226,12 +229,13 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         lent.end(node.database)
 
 
-def as_ours(node: SqlNode, error: Exception) -> Exception | None:
+def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
     """Return what *error* means if it is about the node, not the statement."""
-    pool = node.settings.pool
+    pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:
-            return PoolExhausted(node.database, pool.size + pool.max_overflow, pool.acquire_timeout)
+            size = 1 if one else pool.size + pool.max_overflow
+            return PoolExhausted(node.database, size, pool.acquire_timeout)
         case Fault.DISCONNECTED | Fault.UNREACHABLE:
             return DatabaseUnavailable(node.database, node.name, "the connection was lost")
         case Fault.READ_ONLY:

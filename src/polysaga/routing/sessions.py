@@ -58,7 +58,7 @@ class SqlRoutes:
                 cast(LentSession, session.sync_session).end(router.name)
         except (DBAPIError, PoolTimeout) as error:
             reading.blame(error)
-            ours = as_ours(reading.node, error)
+            ours = as_ours(reading.node, error, read_only=True)
             if ours is None:
                 raise
             raise ours from error

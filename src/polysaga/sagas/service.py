@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
+from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
 from polysaga.limits import GRACE, ended
@@ -29,6 +30,9 @@ from polysaga.sagas.worker import Worker
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
+
+
+_START_IT = "start it with tx=, in the step's own transaction, or from a step without a database"
 
 
 class Sagas:
@@ -103,6 +107,9 @@ class Sagas:
         Retriable steps may still be under way then. Raises what `SagaHandle.result` raises, and `KeyReused`,
         `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
         """
+        self._open_runner()
+        for database in self._definition(saga).databases:
+            refuse_if_held(database.primary, f"ran saga '{saga.name}', which works", _START_IT)
         handle = await self.start(saga, value, key=key)
         return await handle.result(timeout)
 
@@ -124,6 +131,7 @@ class Sagas:
         runner = self._open_runner()
         definition = self._definition(saga)
         if tx is None:
+            refuse_if_held(self.journal.primary, f"started saga '{saga.name}', whose journal is", _START_IT)
             return await runner.start(definition, value, key)
         assert self._enlisting is not None
         return await self._enlisting.start(definition, value, key, tx)

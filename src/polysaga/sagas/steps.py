@@ -264,7 +264,8 @@ class Steps:
         if isinstance(error, TryAgain):
             return error
         if isinstance(error, PoolTimeout):
-            size = settings.size + settings.max_overflow
+            one = self._engine.journal.node.dialect.single_writer
+            size = 1 if one else settings.size + settings.max_overflow
             return PoolExhausted(self._progress.home, size, settings.acquire_timeout)
         fault = self._engine.home.fault(error)
         if fault is None or not fault.transient:

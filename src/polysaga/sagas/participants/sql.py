@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
+from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.decisions import Mark
 from polysaga.sagas.journal import Seal, Send, sender
@@ -25,7 +27,7 @@ class SqlParticipant:
     """What the SQL databases have in common; `postgres.py`, `mysql.py` and `sqlite.py` have the rest."""
 
     def __init__(self, node: SqlNode) -> None:
-        self.node = node
+        self.node, self._file = node, file_of(node)
         dialect = node.dialect
         render = dialect.render
         columns = "saga_id, step, state, epoch, result, recorded_at"
@@ -55,7 +57,8 @@ class SqlParticipant:
         Raises `Fenced`, after a rollback, if one of them changes no row.
         """
         async with lend(self.node) as session:
-            result = await work(session)
+            with nullcontext() if self._file is None else holding(self._file):
+                result = await work(session)
             await session.run_sync(seal_and_commit, self.node, seal(result))
         return result
 
@@ -69,7 +72,8 @@ class SqlParticipant:
             send = sender(await session.connection())
             found = await self._claim_row(send, entry)
             if found.state is Mark.DONE and work is not None:
-                await work(session, found.result or "null")
+                with nullcontext() if self._file is None else holding(self._file):
+                    await work(session, found.result or "null")
                 await session.run_sync(check_whole, self.node)
                 if (await send(self._compensated, self._values(entry))).count != 1:
                     raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")

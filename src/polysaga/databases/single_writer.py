@@ -1,0 +1,56 @@
+"""The one connection that writes to a SQLite file: a step that waits for it while it holds it waits for itself.
+
+A step's transaction holds the file until the step ends. What the step awaits meanwhile cannot have it: a writer
+of its own, or the start of another saga. That is known at once and refused at once; otherwise the wait would end
+after seconds, as if others were slow.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from polysaga.databases.pools import SqlNode
+from polysaga.errors import StepMisused
+
+
+@dataclass(slots=True)
+class _Hold:
+    """One step that has a file; tasks that it leaves behind know when it has ended."""
+
+    file: str
+    lasts: bool = True
+
+
+_holds: ContextVar[tuple[_Hold, ...]] = ContextVar("polysaga_single_writer", default=())
+
+
+def file_of(node: SqlNode) -> str | None:
+    """Return the file that has one writer; None for servers, which have many."""
+    return os.path.realpath(node.url.database or "") if node.dialect.single_writer else None
+
+
+@contextmanager
+def holding(file: str) -> Iterator[None]:
+    """Hold *file* for the length of a step."""
+    hold = _Hold(file)
+    token = _holds.set((*_holds.get(), hold))
+    try:
+        yield
+    finally:
+        hold.lasts = False
+        _holds.reset(token)
+
+
+def refuse_if_held(node: object, what: str, remedy: str) -> None:
+    """Raise `StepMisused` if the step around this call holds the file of *node*: *what* would wait for its end."""
+    holds = _holds.get()
+    if not holds or not isinstance(node, SqlNode):
+        return
+    file = file_of(node)
+    if any(hold.lasts and hold.file == file for hold in holds):
+        raise StepMisused(
+            f"a step {what} on the SQLite file of database '{node.database}', which has one writer: the step "
+            f"itself, until it ends; {remedy}"
+        )

@@ -1,0 +1,127 @@
+"""SQLite has one writer: a step that waits for what it holds itself is told so at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
+from polysaga.config import parse_settings
+from polysaga.errors import PoolExhausted, SagaFailed
+from polysaga.migrations import migrate
+from tests.fixtures.waiting import reached, within
+
+Does = Callable[["Shop", Any], Awaitable[object]]
+
+
+class Shop:
+    """A saga whose only step does what the test says, another one, and two files of which one has two handles."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.orders, self.again, self.points = SqlDatabase("orders"), SqlDatabase("again"), SqlDatabase("points")
+        self.databases = Databases(self.orders, self.again, self.points)
+        self.outer, self.inner = Saga("outer", input=int), Saga("inner", input=int)
+        self.does: Does = Shop.nothing
+
+        @self.outer.step(self.orders, kind="pivot")
+        async def work(db: Any, number: int, ctx: StepContext) -> None:
+            await self.does(self, db)
+
+        @self.inner.step(self.points, kind="pivot")
+        async def rest(db: Any, number: int, ctx: StepContext) -> None: ...
+
+        self.sagas = Sagas(self.databases, self.outer, self.inner, journal=self.orders)
+
+    async def nothing(self, db: Any) -> None: ...
+
+    async def run(self, does: Does) -> None:
+        self.does = does
+        urls = {"orders": "orders.db", "again": "orders.db", "points": "points.db"}
+        files = {name: {"url": f"sqlite+aiosqlite:///{self.directory}/{file}"} for name, file in urls.items()}
+        async with self.databases.open(parse_settings({"databases": files})):
+            await migrate(self.sagas)
+            async with self.sagas.open():
+                await within(self.sagas.run(self.outer, 1), "the saga ends", patience=3.0)
+
+
+async def own_writer(shop: Shop, db: Any) -> None:
+    async with shop.orders.writer() as mine:
+        await mine.execute(text("SELECT 1"))
+
+
+async def own_writer_of_another_handle(shop: Shop, db: Any) -> None:
+    async with shop.again.writer() as mine:
+        await mine.execute(text("SELECT 1"))
+
+
+async def own_writer_in_a_task(shop: Shop, db: Any) -> None:
+    await asyncio.gather(own_writer(shop, db))
+
+
+async def another_saga(shop: Shop, db: Any) -> None:
+    await shop.sagas.run(shop.inner, 1)
+
+
+async def another_start(shop: Shop, db: Any) -> None:
+    await shop.sagas.start(shop.inner, 1)
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        (own_writer, "opened a writer of its own.*'orders'.*use the session that the step was given"),
+        (own_writer_of_another_handle, "opened a writer of its own.*'again'"),
+        (own_writer_in_a_task, "opened a writer of its own"),
+        (another_saga, "started saga 'inner', whose journal is on the SQLite file of database 'orders'.*tx="),
+        (another_start, "started saga 'inner'"),
+    ],
+)
+async def test_a_step_that_waits_for_itself_is_told_so_at_once(tmp_path: Path, does: Does, told: str) -> None:
+    with pytest.raises(SagaFailed, match=told):
+        await Shop(tmp_path).run(does)
+
+
+async def test_what_does_not_wait_for_the_step_is_allowed(tmp_path: Path) -> None:
+    left: list[asyncio.Task[None]] = []
+    over = asyncio.Event()
+
+    async def afterwards(shop: Shop) -> None:
+        await reached(over, "the step is over")
+        await own_writer(shop, None)
+
+    async def allowed(shop: Shop, db: Any) -> None:
+        async with shop.orders.reader() as reading, shop.points.writer() as writing:
+            await reading.execute(text("SELECT 1"))
+            await writing.execute(text("SELECT 1"))
+        await shop.sagas.start(shop.inner, 1, tx=db)
+        left.append(asyncio.ensure_future(afterwards(shop)))
+
+    shop = Shop(tmp_path)
+
+    async def and_then(shop: Shop, db: Any) -> None:
+        await allowed(shop, db)
+
+    shop.does = and_then
+    urls = {"orders": "orders.db", "again": "orders.db", "points": "points.db"}
+    files = {name: {"url": f"sqlite+aiosqlite:///{tmp_path}/{file}"} for name, file in urls.items()}
+    async with shop.databases.open(parse_settings({"databases": files})):
+        await migrate(shop.sagas)
+        async with shop.sagas.open():
+            await shop.sagas.run(shop.outer, 1, timeout=10)
+            over.set()
+            await within(asyncio.gather(*left), "the task that was left behind writes")
+
+
+async def test_a_writer_inside_a_writer_is_told_of_the_one_connection(tmp_path: Path) -> None:
+    orders = SqlDatabase("orders")
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    settings = parse_settings({"databases": {"orders": {"url": url, "pool": {"acquire_timeout": 0.05}}}})
+    async with Databases(orders).open(settings), orders.writer() as outer:
+        await outer.execute(text("SELECT 1"))
+        with pytest.raises(PoolExhausted, match=r"the one connection.*open no session inside another"):
+            async with orders.writer() as inner:
+                await inner.execute(text("SELECT 1"))
