@@ -13,8 +13,8 @@ API = Path(__file__).with_name("api.py")
 
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-# A block that has its imports is a program of its own; the others are parts of one.
-IMPORTS = re.compile(r"^from polysaga", re.M)
+# A block that imports the public names is a program of its own; the others are parts of one.
+IMPORTS = re.compile(r"^from polysaga import", re.M)
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 
 

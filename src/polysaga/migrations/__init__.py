@@ -20,9 +20,10 @@ from polysaga.events import Emit, Event, ignore
 from polysaga.migrations import mongo
 from polysaga.migrations.history import JOURNAL, LEDGER, History
 from polysaga.migrations.locks import locked
+from polysaga.migrations.ours import include_name, include_object
 from polysaga.sagas import Sagas
 
-__all__ = ["Migration", "migrate", "pending"]
+__all__ = ["Migration", "include_name", "include_object", "migrate", "pending"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,3 +140,6 @@ outbox = Table(
     mariadb_engine="InnoDB",
     mariadb_charset="utf8mb4",
 )
+
+for _table in metadata.tables.values():
+    _table.info["polysaga"] = True  # for programs that look through reflected or merged metadata

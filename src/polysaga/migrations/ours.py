@@ -1,0 +1,31 @@
+"""Which tables are ours, for the migrations that a program has of its own: Alembic must leave ours alone.
+
+`alembic revision --autogenerate` proposes to drop every table that the program's metadata does not know, among
+them the journal. Given to `context.configure` in `env.py`, each of these two keeps it from that. `include_object`
+does so also if the metadata was reflected from the database and so knows our tables.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from polysaga.sagas.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
+
+TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, f"{JOURNAL}_version", f"{LEDGER}_version"})
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[str, Any]) -> bool:
+    """Return whether Alembic is to look at what is named so in the database: at everything but our tables."""
+    table = name if type_ == "table" else parent_names.get("table_name")
+    return table not in TABLES
+
+
+def include_object(
+    object_: Any,
+    name: str | None,
+    type_: str,
+    reflected: bool,  # noqa: FBT001 - Alembic's
+    compare_to: Any | None,
+) -> bool:
+    """Return whether Alembic is to compare this object: everything but our tables, and what belongs to them."""
+    table = name if type_ == "table" else getattr(getattr(object_, "table", None), "name", None)
+    return table not in TABLES
