@@ -252,6 +252,83 @@ async def test_a_transaction_that_was_idle_for_too_long_is_recognised(server_sho
     assert node.dialect.fault(error) is Fault.DISCONNECTED, repr(error)
 
 
+SAID = {
+    "postgresql": {
+        "53100": Fault.OUT_OF_RESOURCES,
+        "57P05": Fault.DISCONNECTED,
+        "58030": Fault.SERVER_TROUBLE,
+        "40003": Fault.UNKNOWN_COMMIT,
+        "08001": Fault.UNREACHABLE,
+        "55006": Fault.LOCK_TIMEOUT,
+        "72000": Fault.SERIALIZATION,
+        "XX000": Fault.SERVER_TROUBLE,
+        "26000": Fault.STALE_PLAN,
+    },
+    "mysql": {
+        "1021": Fault.OUT_OF_RESOURCES,
+        "1047": Fault.UNREACHABLE,
+        "1180": Fault.UNKNOWN_COMMIT,
+        "1203": Fault.TOO_MANY_CONNECTIONS,
+        "1615": Fault.STALE_PLAN,
+        "3101": Fault.SERIALIZATION,
+        "3572": Fault.LOCK_TIMEOUT,
+    },
+}
+
+
+async def test_what_a_server_says_under_pressure_is_recognised(server_shop: SqlShop) -> None:
+    node = server_shop.node()
+    raises = {
+        "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'as it says' USING ERRCODE = '{}'; END $$",
+        "mysql": "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'as it says'",
+    }[node.dialect.name]
+    for code, fault in SAID[node.dialect.name].items():
+        assert_told(node, await provoked(node, raises.format(code)), fault)
+
+
+async def test_a_limit_of_the_server_that_is_reached_is_recognised(sql_shop: SqlShop) -> None:
+    node = sql_shop.node(connections=1)
+    exhausting = {
+        "postgresql": (
+            "SELECT set_config('temp_file_limit', '64', false), set_config('work_mem', '64', false)",
+            "SELECT count(*) FROM (SELECT g FROM generate_series(1, 100000) AS g ORDER BY g DESC) AS sorted",
+        ),
+        "sqlite": ("PRAGMA max_page_count = 1", "CREATE TABLE full AS SELECT randomblob(1000000) AS much"),
+        "mysql": (
+            "SET SESSION max_heap_table_size = 16384",
+            "CREATE OR REPLACE TEMPORARY TABLE full (much char(250)) ENGINE = MEMORY",
+            "INSERT INTO full SELECT repeat('x', 250) FROM information_schema.collations",
+        ),
+    }[node.dialect.name]
+
+    errors = await provoked(node, *exhausting)
+
+    assert set(errors) == {"wrapped", "raw"}
+    faults = {way: node.dialect.fault(error) for way, error in errors.items()}
+    assert set(faults.values()) == {Fault.OUT_OF_RESOURCES}, errors
+
+
+@pytest.mark.parametrize("way", ["wrapped", "raw"])
+async def test_a_statement_that_an_administrator_ended_is_recognised(server_shop: SqlShop, way: str) -> None:
+    node = server_shop.node()
+    postgres = server_shop.kind.scheme.startswith("postgresql")
+    # SLEEP() and BENCHMARK() of MariaDB would answer all the same.
+    many = ", ".join(f"information_schema.collations AS c{place}" for place in range(5))
+    long = "SELECT pg_sleep(30)" if postgres else f"SELECT count(*) FROM {many}"
+    async with node.writer.connect() as connection:
+        thread = await backend(server_shop, connection)
+        running = asyncio.ensure_future(_sent(node, connection, long, way))
+        await until(lambda: _works(server_shop, thread), "the server works on the statement")
+        async with server_shop.observer.connect() as observer:
+            end = f"SELECT pg_cancel_backend({thread})" if postgres else f"KILL QUERY {thread}"
+            await observer.exec_driver_sql(end)
+        (error,) = await asyncio.gather(running, return_exceptions=True)
+        await connection.rollback()
+
+    assert isinstance(error, BaseException)
+    assert node.dialect.fault(error) is Fault.STATEMENT_TIMEOUT, repr(error)
+
+
 async def test_no_idle_limit_is_so_short_that_it_means_none(server_shop: SqlShop) -> None:
     node = server_shop.node(idle=0.4, lock_timeout=0.4)
     postgres = server_shop.kind.scheme.startswith("postgresql")

@@ -30,6 +30,9 @@ TRANSIENT = [
     Fault.LOCK_TIMEOUT,
     Fault.STATEMENT_TIMEOUT,
     Fault.UNKNOWN_COMMIT,
+    Fault.OUT_OF_RESOURCES,
+    Fault.SERVER_TROUBLE,
+    Fault.STALE_PLAN,
     Fault.READ_ONLY,  # a demoted primary: the next attempt may find the new one
 ]
 LASTING = [Fault.REJECTED, Fault.NO_DATABASE, Fault.DENIED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING]

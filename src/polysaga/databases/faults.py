@@ -21,6 +21,9 @@ class Fault(StrEnum):
     LOCK_TIMEOUT = "lock-timeout"
     STATEMENT_TIMEOUT = "statement-timeout"
     UNKNOWN_COMMIT = "unknown-commit"
+    OUT_OF_RESOURCES = "out-of-resources"  # disk, memory, locks, the server's own limits
+    SERVER_TROUBLE = "server-trouble"  # an input/output or internal error of the server
+    STALE_PLAN = "stale-plan"  # a statement prepared before the schema changed, or one that a pooler mixed up
     READ_ONLY = "read-only"
     DUPLICATE_KEY = "duplicate-key"
     SCHEMA_MISSING = "schema-missing"

@@ -15,7 +15,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import event, make_url
+from sqlalchemy import ExceptionContext, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
@@ -193,6 +193,7 @@ class SqlNode:
         self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)
         self._ask_the_idle(engine)
+        self._replace_the_stale(engine)
         if self.watched:
             self._watch(engine)
         if read_only and self._on_reader is not None:
@@ -310,6 +311,12 @@ class SqlNode:
                 alive = False
             if not alive:
                 raise DisconnectionError  # the pool replaces the connection and asks again
+
+    def _replace_the_stale(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "handle_error")
+        def look(context: ExceptionContext) -> None:
+            if self.dialect.fault(context.sqlalchemy_exception or context.original_exception) is Fault.STALE_PLAN:
+                self.retire()  # each connection has prepared its statements before the schema changed
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__

@@ -29,6 +29,29 @@ _CODES = {
     251: Fault.SERIALIZATION,  # NoSuchTransaction
     24: Fault.LOCK_TIMEOUT,
     50: Fault.STATEMENT_TIMEOUT,
+    6: Fault.UNREACHABLE,
+    7: Fault.UNREACHABLE,
+    46: Fault.LOCK_TIMEOUT,
+    64: Fault.UNKNOWN_COMMIT,  # written, but not confirmed in time
+    89: Fault.DISCONNECTED,
+    91: Fault.DISCONNECTED,  # it shuts down
+    133: Fault.UNREACHABLE,
+    134: Fault.UNREACHABLE,
+    146: Fault.OUT_OF_RESOURCES,
+    202: Fault.UNREACHABLE,
+    216: Fault.READ_ONLY,  # an election is under way
+    225: Fault.SERIALIZATION,
+    246: Fault.SERIALIZATION,
+    262: Fault.STATEMENT_TIMEOUT,
+    267: Fault.SERIALIZATION,
+    290: Fault.SERIALIZATION,  # a transaction that lasted too long
+    9001: Fault.DISCONNECTED,
+    10058: Fault.READ_ONLY,
+    11600: Fault.DISCONNECTED,  # interrupted, as it shuts down
+    11601: Fault.STATEMENT_TIMEOUT,  # interrupted
+    13388: Fault.SERIALIZATION,
+    13436: Fault.READ_ONLY,
+    14031: Fault.OUT_OF_RESOURCES,  # no space on its disk
 }
 _OPTION = re.compile(r"([^&;=]+)=([^&;]*)")
 _CLASSES = {
@@ -138,7 +161,8 @@ class Mongo:
         for name in ancestors:
             if name in _CLASSES:
                 return _CLASSES[name]
-        return None
+        # A write that can be sent again, for a reason that has no code here.
+        return Fault.DISCONNECTED if labelled("RetryableWriteError") else None
 
     def said(self, error: BaseException) -> str | None:
         """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""

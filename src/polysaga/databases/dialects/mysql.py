@@ -53,6 +53,44 @@ _FAULTS = {
     2013: Fault.DISCONNECTED,
     2014: Fault.DISCONNECTED,
     4031: Fault.DISCONNECTED,
+    # What time heals: pressure on the server, and what an administrator ended.
+    3: Fault.OUT_OF_RESOURCES,  # the disk is full, told by the file system
+    1021: Fault.OUT_OF_RESOURCES,
+    1026: Fault.SERVER_TROUBLE,
+    1028: Fault.OUT_OF_RESOURCES,
+    1030: Fault.SERVER_TROUBLE,
+    1037: Fault.OUT_OF_RESOURCES,
+    1038: Fault.OUT_OF_RESOURCES,
+    1041: Fault.OUT_OF_RESOURCES,
+    1042: Fault.UNREACHABLE,
+    1047: Fault.UNREACHABLE,  # a node of Galera that is not ready
+    1077: Fault.DISCONNECTED,
+    1078: Fault.DISCONNECTED,
+    1079: Fault.DISCONNECTED,
+    1114: Fault.OUT_OF_RESOURCES,
+    1135: Fault.OUT_OF_RESOURCES,
+    1152: Fault.DISCONNECTED,
+    1158: Fault.DISCONNECTED,
+    1159: Fault.DISCONNECTED,
+    1160: Fault.DISCONNECTED,
+    1161: Fault.DISCONNECTED,
+    1180: Fault.UNKNOWN_COMMIT,
+    1184: Fault.DISCONNECTED,
+    1203: Fault.TOO_MANY_CONNECTIONS,
+    1206: Fault.OUT_OF_RESOURCES,
+    1226: Fault.TOO_MANY_CONNECTIONS,
+    1317: Fault.STATEMENT_TIMEOUT,  # KILL QUERY
+    1412: Fault.STALE_PLAN,
+    1614: Fault.DEADLOCK,
+    1615: Fault.STALE_PLAN,
+    1637: Fault.OUT_OF_RESOURCES,
+    1689: Fault.LOCK_TIMEOUT,
+    1815: Fault.SERVER_TROUBLE,
+    1878: Fault.OUT_OF_RESOURCES,
+    3058: Fault.DEADLOCK,
+    3101: Fault.SERIALIZATION,  # group replication rolled it back
+    3168: Fault.UNREACHABLE,
+    3572: Fault.LOCK_TIMEOUT,  # NOWAIT
 }
 
 # What a server says to the first commands of a URL: syntax, privileges, names and values of variables.

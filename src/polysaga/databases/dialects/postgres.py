@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import URL
+from sqlalchemy import URL, event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
@@ -26,9 +27,13 @@ except ImportError:  # the driver is an extra
     AsyncpgConnection = object
 
 _FAULTS = {
-    "40P01": Fault.DEADLOCK,
     "40001": Fault.SERIALIZATION,
+    "40P01": Fault.DEADLOCK,
+    "40003": Fault.UNKNOWN_COMMIT,
+    "08007": Fault.UNKNOWN_COMMIT,
+    "72000": Fault.SERIALIZATION,  # snapshot too old
     "55P03": Fault.LOCK_TIMEOUT,
+    "55006": Fault.LOCK_TIMEOUT,  # object in use
     "57014": Fault.STATEMENT_TIMEOUT,
     "25006": Fault.READ_ONLY,
     "23505": Fault.DUPLICATE_KEY,
@@ -40,16 +45,31 @@ _FAULTS = {
     "42501": Fault.DENIED,
     "53300": Fault.TOO_MANY_CONNECTIONS,
     "25P03": Fault.DISCONNECTED,
+    "25P04": Fault.DISCONNECTED,
     "57P01": Fault.DISCONNECTED,
     "57P02": Fault.DISCONNECTED,
     "57P03": Fault.UNREACHABLE,
-    "08000": Fault.DISCONNECTED,
-    "08003": Fault.DISCONNECTED,
-    "08006": Fault.DISCONNECTED,
+    "57P04": Fault.DISCONNECTED,
+    "57P05": Fault.DISCONNECTED,
+    "08001": Fault.UNREACHABLE,
+    "08004": Fault.UNREACHABLE,
+    "HV00N": Fault.UNREACHABLE,  # of a foreign server
+    "26000": Fault.STALE_PLAN,
+    "42P05": Fault.STALE_PLAN,
+    "XX000": Fault.SERVER_TROUBLE,
 }
 # SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
 _PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
 _PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
+# What the other codes of a class have in common: time heals them.
+_CLASSES = {
+    "08": Fault.DISCONNECTED,
+    "40": Fault.SERIALIZATION,
+    "53": Fault.OUT_OF_RESOURCES,
+    "57": Fault.SERVER_TROUBLE,
+    "58": Fault.SERVER_TROUBLE,
+}
+_STALE = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}  # asyncpg's
 
 
 # psycopg has no code for what the server says while it connects, and neither has one for what libpq says.
@@ -128,6 +148,29 @@ class Postgres(SqlDialect):
     def address(self, url: URL) -> URL:
         return postgres_options.address(url)
 
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        if not read_only:
+            return
+
+        @event.listens_for(engine.sync_engine, "do_execute")
+        def repeat_if_stale(cursor: Any, statement: str, values: Any, context: Any) -> bool:
+            connection = context.root_connection.connection.dbapi_connection
+            if not connection.autocommit:
+                return False  # the error ends the transaction, so its first statement would have to be repeated
+            try:
+                cursor.execute(statement, values)
+            except connection.dbapi.Error as error:
+                if self._code_fault(error.__cause__ or error) is not Fault.STALE_PLAN:
+                    raise
+                context.handle_dbapi_exception(error)  # SQLAlchemy forgets its statements on all connections,
+                context.pre_exec()
+                self._forget_plans(cursor)  # and the driver those of this one
+                cursor.execute(statement, values)
+            return True
+
+    def _forget_plans(self, cursor: Any) -> None:
+        """Have the driver prepare its statements anew on the connection of *cursor*."""
+
     def _limits(self, settings: DatabaseSettings) -> dict[str, str]:
         return {
             "default_transaction_isolation": "read committed",  # where there is no BEGIN to say it
@@ -203,6 +246,8 @@ class Postgres(SqlDialect):
         if not type(error).__module__.startswith(("asyncpg", "psycopg", "sqlalchemy")):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
         code = getattr(error, "sqlstate", None)
+        if _is_stale(error):
+            return Fault.STALE_PLAN
         if code is None:
             # A woken zombie gets an asyncpg error without a code, of three different classes.
             said = str(error)
@@ -214,7 +259,7 @@ class Postgres(SqlDialect):
                 return Fault.REJECTED  # psycopg has no code while it connects
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said
             return Fault.DISCONNECTED if gone else None
-        return _FAULTS.get(code)
+        return _FAULTS.get(code) or _CLASSES.get(code[:2])
 
 
 class SealingConnection(AsyncpgConnection):  # type: ignore[misc]
@@ -332,6 +377,9 @@ class PostgresPsycopg(Postgres):
             "connect_args": {**connect, "options": options},
         }
 
+    def _forget_plans(self, cursor: Any) -> None:
+        cursor.execute("DEALLOCATE ALL")
+
     def connector(self) -> Callable[..., Any]:
         return importlib.import_module("psycopg").AsyncConnection.connect  # type: ignore[no-any-return]
 
@@ -360,6 +408,13 @@ class PostgresPsycopg(Postgres):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "%s"
+
+
+def _is_stale(error: BaseException) -> bool:
+    """Return whether the server, or asyncpg, says that a plan was made before the schema changed."""
+    # 0A000 stands for much else, and the text is in the server's language; the place in its source is not.
+    place = getattr(getattr(error, "diag", None), "source_function", None)
+    return place == "RevalidateCachedQuery" or type(error).__name__ in _STALE
 
 
 async def _committed() -> str:

@@ -32,7 +32,15 @@ _FAULTS = {
     "SQLITE_READONLY": Fault.READ_ONLY,
     "SQLITE_CONSTRAINT_PRIMARYKEY": Fault.DUPLICATE_KEY,
     "SQLITE_CONSTRAINT_UNIQUE": Fault.DUPLICATE_KEY,
+    "SQLITE_CONSTRAINT_ROWID": Fault.DUPLICATE_KEY,
     "SQLITE_CANTOPEN": Fault.UNREACHABLE,
+    "SQLITE_PROTOCOL": Fault.LOCK_TIMEOUT,
+    "SQLITE_INTERRUPT": Fault.STATEMENT_TIMEOUT,
+    "SQLITE_FULL": Fault.OUT_OF_RESOURCES,
+    "SQLITE_NOMEM": Fault.OUT_OF_RESOURCES,
+    "SQLITE_IOERR": Fault.SERVER_TROUBLE,
+    "SQLITE_IOERR_NOMEM": Fault.OUT_OF_RESOURCES,
+    "SQLITE_SCHEMA": Fault.STALE_PLAN,
 }
 
 _REFUSED = {
@@ -196,4 +204,5 @@ class SQLite(SqlDialect):
             return None
         if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
             return Fault.SCHEMA_MISSING
-        return _FAULTS.get(name)
+        # An extended name says more than is known here: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
+        return _FAULTS.get(name) or _FAULTS.get("_".join(name.split("_")[:2]))
