@@ -63,7 +63,6 @@ def test_what_a_proxy_reads_in_the_options_is_left_as_it_is() -> None:
         ("-c idle_in_transaction_session_timeout=0", "set databases.shop.idle_transaction_timeout"),
         ("-c default_transaction_isolation=serializable", "READ COMMITTED"),
         ("-c default_transaction_read_only=on", "refuses writes of readers"),
-        ("-c DateStyle=German", "leave it out"),
         ("-c client_encoding=LATIN1", "it is UTF8"),
     ],
 )
@@ -73,6 +72,11 @@ def test_an_option_that_sets_what_we_must_set_is_refused_with_the_remedy(
     said = refusal(scheme, f"options={quote(given)}")
     assert "databases.shop.url: option 'options' sets " in said
     assert remedy in said
+
+
+def test_the_forms_in_which_psycopg_reads_values_are_ours() -> None:
+    assert "option 'options' sets datestyle" in refusal(PSYCOPG, "options=-cDateStyle%3DGerman")
+    assert arguments(ASYNCPG, "options=-cDateStyle%3DGerman")["server_settings"]["options"]
 
 
 def test_options_that_only_look_like_ours_pass() -> None:

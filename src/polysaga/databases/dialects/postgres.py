@@ -69,6 +69,8 @@ _CLASSES = {
     "57": Fault.SERVER_TROUBLE,
     "58": Fault.SERVER_TROUBLE,
 }
+# psycopg exchanges text, in these forms only, and roles and databases may have others; asyncpg's values are binary.
+_TEXT_FORMS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1", "array_nulls": "on"}
 _STALE = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}  # asyncpg's
 
 
@@ -355,7 +357,8 @@ class PostgresPsycopg(Postgres):
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         theirs = self.options(url)
-        values = {name: value.replace(" ", r"\ ") for name, value in self._limits(settings).items()}
+        given = {**self._limits(settings), **_TEXT_FORMS}
+        values = {name: value.replace(" ", r"\ ") for name, value in given.items()}
         limits = " ".join(f"-c {name}={value}" for name, value in values.items())
         return {
             "isolation_level": "READ COMMITTED",

@@ -28,7 +28,7 @@ _ADDRESS = {"host", "port"}  # SQLAlchemy's: of one server, or of each of severa
 _MODES = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _ROLES = choice("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 # What Polysaga sets on every connection, and what to do about it.
-OURS = {
+_OURS = {
     "lock_timeout": "set databases.{database}.lock_timeout",
     "idle_in_transaction_session_timeout": "set databases.{database}.idle_transaction_timeout",
     "tcp_user_timeout": "set databases.{database}.idle_transaction_timeout",
@@ -37,9 +37,13 @@ OURS = {
     "default_transaction_read_only": "leave it out: the server refuses writes of readers, and of no others",
     "transaction_read_only": "leave it out: the server refuses writes of readers, and of no others",
     "client_encoding": "leave it out: it is UTF8",
+}
+_PSYCOPG_OURS = {
     "datestyle": "leave it out: the driver reads ISO",
     "intervalstyle": "leave it out: the driver reads postgres",
+    "array_nulls": "leave it out: NULL in an array is null",
     "extra_float_digits": "leave it out: numbers are read as they are stored",
+    **_OURS,
 }
 _REFUSED = {
     "connect_timeout": "set databases.{database}.pool.connect_timeout",
@@ -144,9 +148,9 @@ def libpq_options(url: URL, inherited: str) -> dict[str, Any]:
     """
     found = options(_query(url), _LIBPQ, _REFUSED, _UNKNOWN)
     found.pop("client_encoding", None)
-    _check_settings("options", found.get("options", ""))
+    _check_settings("options", found.get("options", ""), _PSYCOPG_OURS)
     if inherited and "options" not in found:
-        _check_settings("PGOPTIONS", inherited)
+        _check_settings("PGOPTIONS", inherited, _PSYCOPG_OURS)
         found["options"] = inherited
     return _named(found)
 
@@ -159,7 +163,7 @@ def asyncpg_options(url: URL) -> dict[str, Any]:
     only = dict.fromkeys(_LIBPQ.keys() - _ASYNCPG.keys(), _LIBPQ_ONLY)
     found = _named(options(_query(url), _ASYNCPG, {**only, **_REFUSED}, _UNKNOWN))
     refuse_both(found, "sslmode", "ssl")
-    _check_settings("options", found.get("options", ""))
+    _check_settings("options", found.get("options", ""), _OURS)
     if "ssl" in found:
         found["sslmode"] = found["ssl"]
     arguments = {name: value for name, value in found.items() if name in _ARGUMENTS}
@@ -193,11 +197,11 @@ def _harmless(value: str, *words: str) -> str:
     return value
 
 
-def _check_settings(option: str, given: str) -> None:
-    """Raise `UnusableOption` if *given*, options of a server's command line, sets what we have to set."""
+def _check_settings(option: str, given: str, ours: Mapping[str, str]) -> None:
+    """Raise `UnusableOption` if *given*, options of a server's command line, sets one of *ours*."""
     for name in _settings(given):
-        if name in OURS:
-            raise UnusableOption(option, f"sets {name}, which Polysaga sets", OURS[name])
+        if name in ours:
+            raise UnusableOption(option, f"sets {name}, which Polysaga sets", ours[name])
 
 
 def _settings(given: str) -> Iterator[str]:
