@@ -48,7 +48,7 @@ async def test_autogenerate_proposes_nothing_about_our_tables(urls: Urls) -> Non
             reflected = MetaData()
             await connection.run_sync(reflected.reflect)
             both = {"include_name": include_name, "include_object": include_object}
-            told = await connection.run_sync(lambda sync, all_=reflected: proposed(sync, all_, **both))
+            told = await connection.run_sync(lambda sync, all_=reflected, more=both: proposed(sync, all_, **more))
             assert "polysaga" not in told
         await engine.dispose()
 

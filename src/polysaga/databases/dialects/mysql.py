@@ -25,7 +25,6 @@ _FAULTS = {
     1213: Fault.DEADLOCK,
     1020: Fault.SERIALIZATION,
     1205: Fault.LOCK_TIMEOUT,
-    3572: Fault.LOCK_TIMEOUT,  # NOWAIT
     1969: Fault.STATEMENT_TIMEOUT,
     3024: Fault.STATEMENT_TIMEOUT,
     _AN_OPTION_FORBIDS_IT: Fault.READ_ONLY,  # if it is --read-only or --super-read-only

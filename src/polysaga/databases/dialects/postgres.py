@@ -69,7 +69,7 @@ _CLASSES = {
     "57": Fault.SERVER_TROUBLE,
     "58": Fault.SERVER_TROUBLE,
 }
-# psycopg exchanges text, in these forms only, and roles and databases may have others; asyncpg's values are binary.
+# psycopg exchanges text, in these forms only, and roles and databases may have others; asyncpg's are binary.
 _TEXT_FORMS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1", "array_nulls": "on"}
 _STALE = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}  # asyncpg's
 
