@@ -296,7 +296,8 @@ async def test_a_limit_of_the_server_that_is_reached_is_recognised(sql_shop: Sql
         "sqlite": ("PRAGMA max_page_count = 1", "CREATE TABLE full AS SELECT randomblob(1000000) AS much"),
         "mysql": (
             "SET SESSION max_heap_table_size = 16384",
-            "CREATE OR REPLACE TEMPORARY TABLE full (much char(250)) ENGINE = MEMORY",
+            "DROP TEMPORARY TABLE IF EXISTS full",
+            "CREATE TEMPORARY TABLE full (much char(250)) ENGINE = MEMORY",
             "INSERT INTO full SELECT repeat('x', 250) FROM information_schema.collations",
         ),
     }[node.dialect.name]
