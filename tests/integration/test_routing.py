@@ -14,26 +14,27 @@ from devservers import Replica
 from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged
 from tests.fixtures.notes import Browser, Notes, settings_of
 from tests.fixtures.programs import EventT, Recorder
-from tests.fixtures.servers import MariaDBCluster, PostgresCluster
+from tests.fixtures.servers import MariaDBCluster, MySQLCluster, PostgresCluster
 from tests.fixtures.waiting import pause, until, within
 
 WRITES = int(os.environ.get("POLYSAGA_TEST_WRITES", "1000"))  # the whole proof is 10,000
 PEOPLE = 16  # at the same time
 SLACK = 1.5  # seconds that a loaded machine may add
+AnyCluster = PostgresCluster | MariaDBCluster | MySQLCluster
 
 
-@pytest.fixture(params=["postgres_cluster", "mariadb_cluster"])
-def cluster(request: pytest.FixtureRequest) -> PostgresCluster | MariaDBCluster:
-    found: PostgresCluster | MariaDBCluster = request.getfixturevalue(request.param)
+@pytest.fixture(params=["postgres_cluster", "mariadb_cluster", "mysql_cluster"])
+def cluster(request: pytest.FixtureRequest) -> AnyCluster:
+    found: AnyCluster = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
-def urls(cluster: PostgresCluster | MariaDBCluster) -> list[str]:
+def urls(cluster: AnyCluster) -> list[str]:
     return fresh(cluster)
 
 
-def fresh(cluster: PostgresCluster | MariaDBCluster) -> list[str]:
+def fresh(cluster: AnyCluster) -> list[str]:
     """Return the addresses of a new database that all servers have."""
     name = f"notes_{time.monotonic_ns()}"
     cluster.primary.create_database(name)
@@ -42,7 +43,7 @@ def fresh(cluster: PostgresCluster | MariaDBCluster) -> list[str]:
 
 
 @pytest.fixture
-async def notes(urls: list[str], cluster: PostgresCluster | MariaDBCluster) -> AsyncIterator[Notes]:
+async def notes(urls: list[str], cluster: AnyCluster) -> AsyncIterator[Notes]:
     async with Notes().open(settings_of(urls)) as app:
         await asyncio.to_thread(cluster.catch_up)
         yield app
@@ -71,14 +72,14 @@ TROUBLES: dict[str, Callable[[Replica], None]] = {
 }
 
 
-async def cause(trouble: str, cluster: PostgresCluster | MariaDBCluster) -> None:
+async def cause(trouble: str, cluster: AnyCluster) -> None:
     for replica in cluster.replicas:
         await asyncio.to_thread(TROUBLES[trouble], replica)
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 async def test_nobody_misses_what_they_wrote(
-    notes: Notes, cluster: PostgresCluster | MariaDBCluster, trouble: str, record_property: Callable[..., None]
+    notes: Notes, cluster: AnyCluster, trouble: str, record_property: Callable[..., None]
 ) -> None:
     await cause(trouble, cluster)
     without, _ = await write_and_read(notes, keeps=False, writes=WRITES // 10)
@@ -104,7 +105,7 @@ async def test_most_reads_go_to_replicas_when_one_in_ten_requests_writes(notes: 
     assert went["replica"] >= 0.9 * went.total(), went
 
 
-async def test_a_frozen_replica_holds_nobody_up(notes: Notes, cluster: PostgresCluster | MariaDBCluster) -> None:
+async def test_a_frozen_replica_holds_nobody_up(notes: Notes, cluster: AnyCluster) -> None:
     browser = notes.browser()
     await browser.put(1, 1)
     for replica in cluster.replicas[:1]:
@@ -129,7 +130,7 @@ async def test_a_frozen_replica_holds_nobody_up(notes: Notes, cluster: PostgresC
 
 
 async def test_without_replicas_the_primary_answers_a_limited_number_at_a_time(
-    urls: list[str], cluster: PostgresCluster | MariaDBCluster
+    urls: list[str], cluster: AnyCluster
 ) -> None:
     async with Notes().open(settings_of(urls, primary_read_limit=1, primary_wait=0.2)) as notes:
         for replica in cluster.replicas:
@@ -148,7 +149,7 @@ async def test_without_replicas_the_primary_answers_a_limited_number_at_a_time(
 
 
 async def test_without_a_primary_reads_go_on_and_writes_are_refused_at_once(
-    notes: Notes, cluster: PostgresCluster | MariaDBCluster
+    notes: Notes, cluster: AnyCluster
 ) -> None:
     browser, reads = notes.browser(), notes.router.reads
     assert (await browser.put(1, 1)).status_code == 204
@@ -225,10 +226,16 @@ async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_neve
         assert all(kept[note] >= value for note, value in acknowledged.items())
 
 
-async def test_writes_resume_on_the_promoted_mariadb_and_the_old_primary_is_never_believed(
-    mariadb_cluster_to_break: MariaDBCluster,
+@pytest.fixture(params=["mariadb_cluster_to_break", "mysql_cluster_to_break"])
+def gtid_cluster_to_break(request: pytest.FixtureRequest) -> MariaDBCluster | MySQLCluster:
+    found: MariaDBCluster | MySQLCluster = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_writes_resume_on_the_promoted_gtid_replica_and_the_old_primary_is_never_believed(
+    gtid_cluster_to_break: MariaDBCluster | MySQLCluster,
 ) -> None:
-    cluster = mariadb_cluster_to_break
+    cluster = gtid_cluster_to_break
     urls = await asyncio.to_thread(fresh, cluster)
     async with Notes().open(settings_of(urls)) as notes:
         await asyncio.to_thread(cluster.catch_up)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse_maria_gtid
+from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse_gtids, parse_maria_gtid
 from polysaga.routing.breakers import Breaker
 from polysaga.routing.policy import Choice, Limits, Reason, clamped, hopeless, pick, stalest_allowed
-from polysaga.routing.topology import Seat, Topology, answered, failed, unknown
+from polysaga.routing.topology import Seat, Topology, answered, failed, rivals, settled, unknown
 
 LIMITS = Limits(max_lag=2.0, silence=1.0)
 NOW = 10.0
@@ -204,6 +204,34 @@ def test_who_starts_to_watch_two_that_take_writes_takes_the_one_that_has_gone_on
     assert known.primary == primary
     again = answered(known, 1 - primary, Sample(Role.PRIMARY, parse_maria_gtid("0-7-999")), NOW + 1)
     assert again.primary == primary  # whoever was it before stays it
+
+
+ONE, OTHER = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "primary"),
+    [
+        (f"{ONE}:1-90", f"{ONE}:1-90,{OTHER}:1-5", 1),  # the second was promoted, and the first came back
+        (f"{ONE}:1-90", f"{ONE}:1-95", 1),  # the same in a group, which has one source for all
+        (f"{ONE}:1-90,{OTHER}:1-5", f"{ONE}:1-90", 0),
+        (f"{ONE}:1-90", f"{ONE}:1-90", 0),
+        (f"{ONE}:1-91", f"{ONE}:1-90,{OTHER}:1-5", 0),  # both have gone on: nobody can tell
+    ],
+)
+def test_of_two_mysql_servers_the_one_that_had_first_what_the_other_tells_later_has_taken_over(
+    first: str, second: str, primary: int
+) -> None:
+    places = [parse_gtids(first), parse_gtids(second)]
+    known = unknown([Seat("0"), Seat("1")])
+    for index in (0, 1):
+        known = answered(known, index, Sample(Role.PRIMARY, places[index]), NOW, latency=0.1)
+    assert (known.primary, rivals(known)) == (0, [0, 1])
+    known = answered(known, 1, Sample(Role.PRIMARY, places[1]), NOW + 1, latency=0.5)
+    early = answered(known, 0, Sample(Role.PRIMARY, places[0]), NOW + 1.4)
+    late = answered(known, 0, Sample(Role.PRIMARY, places[0]), NOW + 1.5)
+    assert settled(early).primary == 0  # the first may have gone on since, and the second have it from there
+    assert (settled(late).primary, late.primary) == (primary, 0)
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_session_try() -> None:

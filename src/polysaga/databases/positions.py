@@ -119,6 +119,10 @@ class Gtids:
         """Tell whether the two belong to the same cluster."""
         return type(other) is Gtids and self.epoch.lineage == other.epoch.lineage
 
+    def succeeds(self, other: "Position") -> bool:
+        """Tell whether this has all of *other* and more: its server has taken over, if *other* was told later."""
+        return self.reached(other) and not other.reached(self)
+
     def beyond(self) -> "Gtids":
         """Return a set of this epoch that no server ever executes; short, however many sources there are."""
         return Gtids(dict.fromkeys(sorted(self.sources)[:1], ((1, _LARGEST),)), self.epoch)

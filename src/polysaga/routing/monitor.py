@@ -21,7 +21,7 @@ from polysaga.databases.positions import Position, Sample
 from polysaga.databases.texts import said
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
-from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, unknown
+from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, rivals, settled, unknown
 
 _HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
 _GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
@@ -90,12 +90,23 @@ class Monitor:
         for index, question in enumerate(questions):
             if question in pending:
                 self._publish(failed(self.topology, index, silent))
+        await self._settle()
         # Answers may be as old as the start was slow: nobody is late because of that.
         self._answered_at = [self._clock.monotonic()] * len(self._lines)
         self.suspect()
         # The questions too: a watch that is cancelled before it begins would leave its question alone.
         watches = [asyncio.create_task(self._watch(*asked)) for asked in enumerate(questions)]
         self._tasks = [*questions, *watches]
+
+    async def _settle(self) -> None:
+        """Ask those that take writes once more, if they are several: what they tell in turn shows who took over."""
+        several = rivals(self.topology)
+        if len(several) < 2:
+            return
+        # The last one first: an earlier one of the settings stays the primary unless a later one took over from it.
+        for index in reversed(several):
+            await self._ask(index)
+        self._publish(settled(self.topology))
 
     async def stop(self) -> None:
         """Stop asking and close the connections."""

@@ -7,8 +7,9 @@ of the sample.
 
 One primary at most is recognised: of the nodes that say they are, the one of the latest epoch; among equals the
 one that was it before, so that a demoted node that comes back, or a replica that somebody left writable, changes
-nothing. Who starts to watch knows of none before: MariaDB's positions, which have no epochs, still tell the
-server that has gone on from where the other one was (`MariaGtid.succeeds`); else the order of settings decides.
+nothing. Who starts to watch knows of none before: positions of MariaDB and MySQL, which have no epochs, still tell
+the server that has gone on from where the other one was (`succeeds`); else the order of settings decides. On MySQL
+that takes an answer which has all that the other server tells *later*: so `rivals` are asked once more, in turn.
 A node that claims to be the primary and is not the one recognised is not read from either.
 """
 
@@ -16,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polysaga.databases.positions import MariaGtid, Position, Role, Sample
+from polysaga.databases.positions import Gtids, MariaGtid, Position, Role, Sample
 
 _TRAIL = 64  # samples of the primary that lag is measured against
 _NEWEST = 0.2  # weight of the newest answer in the latency
@@ -41,6 +42,7 @@ class NodeState:
     role: Role | None = None  # None: it never answered
     position: Position | None = None
     asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
+    told_at: float = math.inf  # when that answer was there
     lag: float = math.inf  # seconds behind the primary at `asked_at`, an upper bound
     latency: float = 0.0  # seconds that answers took lately
     failure: str | None = UNASKED  # why it does not count now; None if it does
@@ -85,6 +87,7 @@ def answered(before: Topology, index: int, sample: Sample, asked_at: float, late
         role=sample.role,
         position=sample.position,
         asked_at=asked_at,
+        told_at=asked_at + latency,
         latency=latency if old.failure else old.latency + (latency - old.latency) * _NEWEST,
         failure=None,
     )
@@ -107,27 +110,49 @@ def failed(before: Topology, index: int, reason: str) -> Topology:
     return replace(before, nodes=nodes, primary=primary, version=before.version + 1)
 
 
+def rivals(topology: Topology) -> list[int]:
+    """Return the nodes that all say that they are the primary, none with a later epoch than the others."""
+    return _claims(topology.nodes, topology.epoch)
+
+
+def settled(before: Topology) -> Topology:
+    """Return the topology with the primary that its nodes' answers speak for, whichever was recognised so far."""
+    primary = _primary(before.nodes, None, before.epoch)
+    if primary == before.primary:
+        return before
+    return replace(before, primary=primary, trail=(), version=before.version + 1)
+
+
 def _with(nodes: tuple[NodeState, ...], index: int, state: NodeState) -> tuple[NodeState, ...]:
     return (*nodes[:index], state, *nodes[index + 1 :])
 
 
 def _primary(nodes: tuple[NodeState, ...], current: int | None, epoch: int) -> int | None:
-    claims = [
-        index
-        for index, node in enumerate(nodes)
-        if node.role is Role.PRIMARY and node.failure is None and _epoch_of(node) >= epoch
-    ]
+    claims = _claims(nodes, epoch)
     if current in claims:
         return current
     found = claims[0] if claims else None
     for index in claims[1:]:
-        if found is not None and _took_over(nodes[index].position, nodes[found].position):
+        if found is not None and _took_over(nodes[index], nodes[found]):
             found = index
     return found
 
 
-def _took_over(one: Position | None, other: Position | None) -> bool:
-    return isinstance(one, MariaGtid) and other is not None and one.succeeds(other)
+def _claims(nodes: tuple[NodeState, ...], epoch: int) -> list[int]:
+    return [
+        index
+        for index, node in enumerate(nodes)
+        if node.role is Role.PRIMARY and node.failure is None and _epoch_of(node) >= epoch
+    ]
+
+
+def _took_over(one: NodeState, other: NodeState) -> bool:
+    if other.position is None:
+        return False
+    if isinstance(one.position, Gtids):
+        # The other's answer may be older than this one's and lack what it has by now: that would prove nothing.
+        return one.told_at <= other.asked_at and one.position.succeeds(other.position)
+    return isinstance(one.position, MariaGtid) and one.position.succeeds(other.position)
 
 
 def _epoch_of(node: NodeState) -> int:
