@@ -17,6 +17,7 @@ SQL_KINDS = [
     Uses("postgres-asyncpg", POSTGRES),
     Uses("postgres-psycopg", POSTGRES),
     Uses("mariadb", ("mariadb_database",)),
+    Uses("mysql", ("mysql_database",)),
 ]
 
 

@@ -178,7 +178,7 @@ class Shop:
         return await self.participant.act(entry, work)
 
 
-@pytest.fixture(params=["postgres_database", "mariadb_database"])
+@pytest.fixture(params=["postgres_database", "mariadb_database", "mysql_database"])
 def address(request: pytest.FixtureRequest) -> str:
     create: DatabaseFactory = request.getfixturevalue(request.param)
     return create()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from devservers import Replica
+from devservers import MySQLServer, Replica
 from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged
 from tests.fixtures.notes import Browser, Notes, settings_of
 from tests.fixtures.programs import EventT, Recorder
@@ -82,8 +82,10 @@ async def test_nobody_misses_what_they_wrote(
     notes: Notes, cluster: AnyCluster, trouble: str, record_property: Callable[..., None]
 ) -> None:
     await cause(trouble, cluster)
+    # The way of MySQL's and MariaDB's answers is the same: the second one proves the parts in which they differ.
+    writes = WRITES // 4 if isinstance(cluster.primary, MySQLServer) else WRITES
     without, _ = await write_and_read(notes, keeps=False, writes=WRITES // 10)
-    stale, went = await write_and_read(notes, keeps=True, writes=WRITES)
+    stale, went = await write_and_read(notes, keeps=True, writes=writes)
     record_property("stale_without_bookmarks", without)
     record_property("answered", dict(went))
     assert stale == 0

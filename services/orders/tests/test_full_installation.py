@@ -1,4 +1,4 @@
-"""The shop on the servers it is meant for: PostgreSQL, MongoDB and MariaDB."""
+"""The shop on the servers it is meant for: PostgreSQL, MongoDB, and MariaDB or MySQL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,11 +16,17 @@ from .conftest import Client, calling
 Fresh = Callable[[], str]
 
 
+@pytest.fixture(params=["mariadb_database", "mysql_database"])
+def points_database(request: pytest.FixtureRequest) -> Fresh:
+    fresh: Fresh = request.getfixturevalue(request.param)
+    return fresh
+
+
 @pytest.fixture
 async def full_shop(
-    postgres_database: Fresh, mongo_database: Fresh, mariadb_database: Fresh
+    postgres_database: Fresh, mongo_database: Fresh, points_database: Fresh
 ) -> AsyncIterator[Client]:
-    urls = {"orders": postgres_database(), "inventory": mongo_database(), "points": mariadb_database()}
+    urls = {"orders": postgres_database(), "inventory": mongo_database(), "points": points_database()}
     async with calling(
         parse_settings({"databases": {name: {"url": url} for name, url in urls.items()}})
     ) as client:
