@@ -1,4 +1,4 @@
-"""MySQL 8 and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
+"""MySQL and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
 import importlib
 import re
