@@ -1,11 +1,12 @@
 """Which cases there are, told from what was seen in undisturbed runs. Nothing is listed by hand."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import dropwhile
 
 from polysaga.sagas.decisions import fused_first
 from polysaga.sagas.definition import Definition
 from polysaga.testing.points import (
+    Beside,
     Cancel,
     Case,
     Deadline,
@@ -45,8 +46,25 @@ class Cases:
             for step in refusing:
                 yield Plot(step, turned)
 
+    def alone_first(self, plot: Plot, trace: Sequence[Point]) -> Case:
+        """Return the case in which a second saga runs when the one of *trace* is over."""
+        return Case(plot, (Beside(trace[-1]),))
+
+    def beside(self, plot: Plot, trace: Iterable[Point], gaps: Iterable[Point]) -> Iterator[Case]:
+        """Yield where a second saga can run: after a step or compensation, and between two of its statements."""
+        if plot.turned:
+            return
+        for point in dict.fromkeys([*trace, *gaps]):
+            database = self._databases.get(point.work.removeprefix("undo "))
+            if database is None:
+                continue
+            # Between its statements a step keeps all others from writing in such a database.
+            apart = point.stage is Stage.BETWEEN and database not in self._single_writers
+            if point.stage is Stage.AFTER or apart:
+                yield Case(plot, (Beside(point),))
+
     def single(self, plot: Plot, trace: Iterable[Point]) -> Iterator[Case]:
-        """Yield every case with one disturbance of the run that left *trace*."""
+        """Yield every case with one disturbance of the run that left *trace*, beside no other saga."""
         points = list(dict.fromkeys(trace))
         for point in points:
             yield from (Case(plot, (act,)) for act in self._kills(point))

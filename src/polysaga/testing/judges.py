@@ -14,12 +14,16 @@ from polysaga.testing.records import Records
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run at rest, as an invariant sees it; *input* is what the saga was started with."""
+    """One run at rest, as an invariant sees it; *input* is what the saga was started with.
+
+    *beside* is the run of the other saga, in cases with two of them; the invariant is asked about each.
+    """
 
     saga_id: UUID
     status: Status
     input: Any
     case: str
+    beside: "Run | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from polysaga.clock import Clock
@@ -44,6 +44,7 @@ class CrashReport:
     seconds: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
+    left_out: str | None = None  # which cases were not run, and why
     cases: list[str] = field(default_factory=list)  # that broke the promise; `only=` repeats one
 
 
@@ -113,6 +114,7 @@ class CrashKit:
         value: InputT | Callable[[], Awaitable[InputT]],
         *,
         invariant: Invariant,
+        beside: InputT | Callable[[], Awaitable[InputT]] | None = None,
     ) -> CrashReport:
         """Run every case of *saga*; raise `PromiseBroken` with the shortest story if one of them breaks it.
 
@@ -120,11 +122,16 @@ class CrashKit:
         and returns the input. *invariant* is called after every run and asserts what must be so; a step counts as
         done exactly once or undone exactly once without its help.
 
+        In some cases a second saga of the same definition runs beside the first one. Its input is *beside*, or
+        what that function returns, called after *value*; None: the input of the first. The invariant is asked
+        about both, with `Run.beside`. If it does not hold when the second saga begins after the end of the first,
+        it is written for one saga: these cases are left out, and the report says so in `left_out`.
+
         Raises `ConfigurationError` if no case ran, for instance because none has the name that was asked for.
 
         For code that is asynchronous already there is `explore`, which raises nothing about violations.
         """
-        report = asyncio.run(self.explore(saga, value, invariant=invariant))
+        report = asyncio.run(self.explore(saga, value, invariant=invariant, beside=beside))
         if report.violations:
             raise PromiseBroken(report)
         return report
@@ -135,6 +142,7 @@ class CrashKit:
         value: InputT | Callable[[], Awaitable[InputT]],
         *,
         invariant: Invariant,
+        beside: InputT | Callable[[], Awaitable[InputT]] | None = None,
     ) -> CrashReport:
         """Do as `prove` does and return the report, violations included."""
         clock, report = Clock(), CrashReport(saga.name, self._seed)
@@ -146,7 +154,7 @@ class CrashKit:
                 seconds = clock.monotonic() - began
                 self._progress(CrashProgress(saga.name, done, planned, counted, len(broken), seconds))
 
-        async with self._exploring(saga, value, invariant) as exploration:
+        async with self._exploring(saga, value, beside, invariant) as exploration:
             async for outcome in exploration.outcomes(tell):
                 report.runs += 1
                 report.kinds[outcome.case.group] += 1
@@ -160,28 +168,41 @@ class CrashKit:
         report.violations = [one.text() for one in broken]
         report.cases = [str(one.case) for one in broken]
         report.seconds = round(clock.monotonic() - began, 2)
+        report.left_out = exploration.left_out
         if self._report is not None:
             self._report(report)
         return report
 
-    async def names(self, saga: Saga[InputT, Any], value: InputT | Callable[[], Awaitable[InputT]]) -> list[str]:
+    async def names(
+        self,
+        saga: Saga[InputT, Any],
+        value: InputT | Callable[[], Awaitable[InputT]],
+        *,
+        invariant: Invariant | None = None,
+        beside: InputT | Callable[[], Awaitable[InputT]] | None = None,
+    ) -> list[str]:
         """Return the names of all cases that `prove` would run; it takes the runs that show which there are.
 
         A few of them may find no place for their disturbance when they are run; those are not counted there.
         """
-        async with self._exploring(saga, value, _no_invariant) as exploration:
+        async with self._exploring(saga, value, beside, invariant or _no_invariant) as exploration:
             return await exploration.listed()
 
     @asynccontextmanager
     async def _exploring(
-        self, saga: Saga[InputT, Any], value: InputT | Callable[[], Awaitable[InputT]], invariant: Invariant
+        self,
+        saga: Saga[InputT, Any],
+        value: InputT | Callable[[], Awaitable[InputT]],
+        beside: InputT | Callable[[], Awaitable[InputT]] | None,
+        invariant: Invariant,
     ) -> "AsyncIterator[_Exploration]":
-        given = cast("Callable[[], Awaitable[Any]]", value if callable(value) else _always(value))
+        given = _as_function(value)
+        second = None if beside is None else _as_function(beside)
         async with theatre(self._sagas, self._settings, self._setup) as stage:
             prefix = uuid4().hex  # keys of an earlier session must not be joined
 
             async def play(case: Case) -> Outcome:
-                return await stage.play(saga, given, invariant, case, prefix)
+                return await stage.play(saga, given, second, invariant, case, prefix)
 
             steps, chance = stage.definition(saga).by_name, random.Random(self._seed)
             cases = self._cases(stage, saga)
@@ -212,6 +233,7 @@ class _Exploration:
         self._first, self._parts = part[0] - 1, part[1]
         self.names: list[str] = []  # of all cases that were met, those of other parts included
         self._elsewhere: dict[str, int] = {}  # in which other part a case is
+        self._left_out, self._written_for_one = 0, ""  # how many cases beside another saga, and why
         self._done = self._planned = 0
         self._counted = False
 
@@ -231,6 +253,16 @@ class _Exploration:
         return f"no case named {self._only!r} ran; the nearest names are {', '.join(map(repr, near))}"
 
     @property
+    def left_out(self) -> str | None:
+        """Which cases are left out, and why."""
+        if not self._left_out:
+            return None
+        return (
+            f"{self._left_out} cases beside another saga, because the invariant is written for one saga; let it "
+            f"count run.beside, too (two sagas, one after the other: {self._written_for_one})"
+        )
+
+    @property
     def progress(self) -> tuple[int, int, bool]:
         """How many cases are done, how many are planned, and whether that is all of them."""
         return self._done, self._planned, self._counted
@@ -244,7 +276,7 @@ class _Exploration:
                 self._elsewhere[name] = 1  # the other parts run it too, for its points
             elif self._only in {None, name}:
                 yield outcome
-            singles += self._cases.single(outcome.case.plot, outcome.trace)
+            singles += await self._singles(outcome)
         self.names += map(str, singles)
         self._elsewhere |= {str(case): number % self._parts + 1 for number, case in enumerate(singles)}
         ours = singles[self._first :: self._parts]
@@ -267,7 +299,7 @@ class _Exploration:
         """Return the names of all cases, in the order of a full run."""
         singles: list[Case] = []
         async for outcome in self._undisturbed():
-            singles += self._cases.single(outcome.case.plot, outcome.trace)
+            singles += await self._singles(outcome)
         doubles: list[Case] = []
         for case in filter(self._has_doubles, singles):
             doubles += self._cases.double(case, (await self._play(case)).trace)
@@ -280,6 +312,19 @@ class _Exploration:
             outcome = await self._play(Case(plot))
             self.names.append(str(outcome.case))
             yield outcome
+
+    async def _singles(self, undisturbed: Outcome) -> list[Case]:
+        plot, trace = undisturbed.case.plot, undisturbed.trace
+        found = list(self._cases.single(plot, trace))
+        beside = list(self._cases.beside(plot, trace, undisturbed.gaps))
+        if beside and not undisturbed.problems:
+            one_after_the_other = await self._play(self._cases.alone_first(plot, trace))
+            if one_after_the_other.problems:
+                self._left_out += len(beside)
+                self._written_for_one = one_after_the_other.problems[0]
+            elif one_after_the_other.played:
+                found += beside
+        return found
 
     async def _played(self, cases: list[Case], tell: "Callable[[_Exploration], None]") -> AsyncIterator[Outcome]:
         self._planned += len(cases)
@@ -304,6 +349,10 @@ class _Exploration:
 
 async def _no_invariant(_: Run) -> None:
     """Hold."""
+
+
+def _as_function(value: Any) -> Callable[[], Awaitable[Any]]:
+    return value if callable(value) else _always(value)
 
 
 def _always(value: InputT) -> Callable[[], Awaitable[InputT]]:

@@ -41,6 +41,7 @@ class Owner:
             if loan.is_valid:
                 loan.invalidate()
         self.dead = self.refusing = False
+        self.beside = False  # it runs the second saga of a case, which is not disturbed
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.tasks: set[asyncio.Task[Any]] = set()

@@ -72,6 +72,8 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
         told = f"crash kit: {proved.saga}: {proved.runs} runs, {broken} broke the promise"
         line = f"{told}, {proved.seconds:.0f} s, seed {proved.seed}"
         request.node.user_properties.append((_BROKEN if broken else _KEPT, line))
+        if proved.left_out is not None:
+            request.node.user_properties.append((_KEPT, f"  left out: {proved.left_out}"))
 
     def create(
         sagas: Sagas,
@@ -80,9 +82,10 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
         setup: Callable[[], Awaitable[None]] | None = None,
         sample: int | None = None,
         seed: int = 0,
+        only: str | None = None,
     ) -> CrashKit:
         known = settings or _embedded(sagas, tmp_path)
-        chosen = {"sample": sample, "seed": seed, **asked}
+        chosen = {"sample": sample, "seed": seed, "only": only, **asked}
         kit = _ListingKit if options.crash_list else CrashKit
         made = kit(sagas, known, setup=setup, report=report, **chosen)
         if isinstance(made, _ListingKit):
@@ -97,8 +100,8 @@ class _ListingKit(CrashKit):
 
     listed: Callable[[str], None]
 
-    async def explore(self, saga: Any, value: Any, *, invariant: Any) -> CrashReport:
-        names = await self.names(saga, value)
+    async def explore(self, saga: Any, value: Any, *, invariant: Any, beside: Any = None) -> CrashReport:
+        names = await self.names(saga, value, invariant=invariant, beside=beside)
         self.listed(f"crash kit: {saga.name}: {len(names)} cases")
         for name in names:
             self.listed(f"  {name}")

@@ -1,9 +1,10 @@
 """What can be disturbed, and how, as data: points of a run, acts at a point, cases made of both.
 
 A *work* is one transaction of an owner, named by what it does: `confirm_order`, `undo reserve_stock`,
-`journal.finish`. It has four *stages*:
+`journal.finish`. It has these *stages*:
 
     begin     nothing of the transaction has been sent
+    between   a statement of the user's code has been answered, the next one is not sent (SQL only)
     before    everything is written, COMMIT is not sent
     at        the database has committed, the reply has not been read
     after     the reply has been read
@@ -20,6 +21,7 @@ class Stage(StrEnum):
     """How far a work has got."""
 
     BEGIN = "begin"
+    BETWEEN = "between"
     BEFORE = "before"
     AT = "at"
     AFTER = "after"
@@ -130,6 +132,19 @@ class Deadline:
         return f"deadline@{self.point}"
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A second saga of the same definition runs in a process of its own while the owner stands at the point.
+
+    The owner goes on when the second one is at rest, or waits for what the first one holds.
+    """
+
+    point: Point
+
+    def __str__(self) -> str:
+        return f"beside@{self.point}"
+
+
 class Kind(StrEnum):
     """How the code of a step fails."""
 
@@ -150,7 +165,7 @@ class Fail:
         return f"fail@{self.work.replace(' ', '_')}:{self.kind}{',once' if self.once else ''}"
 
 
-Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Deadline | Fail
+Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Deadline | Beside | Fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +207,7 @@ class Case:
             Cancel: "cancel",
             Deadline: "deadline",
             Hold: "cancelled branch",
+            Beside: "beside another saga",
             Fail: "failure",
         }
         first = "deadline" if self.overdue else names[type(self.acts[0])]

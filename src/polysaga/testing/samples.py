@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from polysaga.testing.points import Act, Case, Fail, Freeze, Kill
+from polysaga.testing.points import Beside, Case, Fail, Freeze, Kill
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def dealt(cases: Sequence[Case], steps: Collection[str], chance: random.Random) 
     """Yield all *cases* in the order in which a sample takes them; *steps* are the names of the user's steps."""
     piles: dict[_Pile, list[Case]] = {}
     for case in chance.sample(cases, len(cases)):
-        piles.setdefault(_pile(case.acts[-1]), []).append(case)
+        piles.setdefault(_pile(case), []).append(case)
     for pile in piles.values():
         # With branches in their own order first: only of those the recovery is disturbed.
         pile.sort(key=lambda case: case.plot.turned, reverse=True)
@@ -47,8 +47,11 @@ def dealt(cases: Sequence[Case], steps: Collection[str], chance: random.Random) 
         taken.update([chosen, (chosen.kind, chosen.work), ("kind", chosen.kind), ("work", chosen.work)])
 
 
-def _pile(act: Act) -> _Pile:
+def _pile(case: Case) -> _Pile:
+    act = case.acts[-1]
     kind = str(act).partition("@")[0]
+    if isinstance(act, Beside):
+        kind = f"{kind} {case.plot}"  # what the first saga does after it makes the difference
     if isinstance(act, Fail):
         return _Pile(kind, "", act.work)
     overdue = isinstance(act, Kill | Freeze) and act.overdue

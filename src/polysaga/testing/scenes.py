@@ -18,6 +18,7 @@ from polysaga.testing.drivers import Disturbed, cut
 from polysaga.testing.owners import Owner
 from polysaga.testing.points import (
     Act,
+    Beside,
     Cancel,
     Case,
     Deadline,
@@ -40,6 +41,7 @@ _REAL = Clock()
 
 WORK: ContextVar[str | None] = ContextVar("polysaga.testing.work", default=None)
 RAN: ContextVar[list[tuple[str, int]] | None] = ContextVar("polysaga.testing.ran", default=None)
+SENT: ContextVar[list[str] | None] = ContextVar("polysaga.testing.sent", default=None)  # by the user's code
 
 
 class Bell:
@@ -72,9 +74,14 @@ class Scene:
         self.script: dict[Point, Act] = {act.point: act for act in case.acts if not isinstance(act, Fail)}
         self.failures = {act.work: act for act in case.acts if isinstance(act, Fail)}
         self.trace: list[Point] = []
+        self.gaps: list[Point] = []  # between two statements
+        self.reached_beside = 0  # points by the second saga
         self.story: list[str] = []
         self.effects: Counter[str] = Counter()
         self.maybe: list[tuple[str, int]] = []  # effects of commits that nobody saw return
+        self.effects_beside: Counter[str] = Counter()  # of the second saga
+        self.maybe_beside: list[tuple[str, int]] = []
+        self.meet: Callable[[Owner], Awaitable[None]] = _nobody  # runs the second saga
         self.claimant: Owner | None = None  # who claimed the saga last; None: who started it
         self.offences: list[str] = []  # what an owner did that must not have been possible
         self.cancel: Callable[[Owner], None] = lambda _: None  # what a client does who cancels
@@ -105,8 +112,11 @@ class Scene:
         await owner.thawed.wait()
         if owner.dead:
             await _for_ever()
+        if owner.beside:
+            self.reached_beside += 1
+            return
         point = owner.point(stage, work)
-        self.trace.append(point)
+        (self.gaps if stage is Stage.BETWEEN else self.trace).append(point)
         self._thaw_at(point)
         act = self.script.get(point)
         if act is not None and not isinstance(act, Disconnect):
@@ -124,6 +134,10 @@ class Scene:
                 self._pass_deadline()
                 self.must_be_undone = self._drives(point) and self._decision is not None and self.undecided
                 await _turns(_HOPS)
+            case Beside():
+                self.tell(f"{owner.name} stands {_said(point)}")
+                await self.meet(owner)
+                self.tell(f"{owner.name} goes on")
             case Hold():
                 self.tell(f"{owner.name} stands at {_said(point)} until it is cancelled")
                 owner.yield_turn()
@@ -143,12 +157,13 @@ class Scene:
     def committed(self, owner: Owner, work: str, effects: Effects) -> None:
         """Note what a commit that returned has done."""
         self.tell(f"{owner.name} commits {work}")
+        counter = self.effects_beside if owner.beside else self.effects
         for step, sign in effects:
-            self.effects[step] += sign
+            counter[step] += sign
 
-    def uncertain(self, effects: Effects) -> None:
+    def uncertain(self, owner: Owner, effects: Effects) -> None:
         """Note what a commit whose owner was cancelled may have done."""
-        self.maybe += effects
+        (self.maybe_beside if owner.beside else self.maybe).extend(effects)
 
     def touch(self, owner: Owner, database: str) -> None:
         """Note that *owner* needs *database*: whoever stands still on it may be waited for."""
@@ -165,6 +180,7 @@ class Scene:
             WORK.set(work)
             self.touch(owner, self._databases[step])
             await self.reach(owner, Stage.BEGIN, work)
+        SENT.set([])
         result = await code()
         ran = RAN.get()
         if ran is not None:
@@ -197,6 +213,8 @@ class Scene:
         self.failures.clear()
 
     def _fail(self, owner: Owner, step: str, work: str) -> None:
+        if owner.beside:
+            return
         undoing = work != step
         refuses = self.case.plot.refused == step or (owner.refusing and step not in self._retriable)
         if refuses and not undoing:
@@ -256,6 +274,10 @@ class Scene:
                 self.thaw(owner)
 
 
+async def _nobody(_: Owner) -> None:
+    """Return: there is no second saga."""
+
+
 async def _turns(hops: int) -> None:
     """Let the event loop go round *hops* times."""
     for _ in range(hops):
@@ -270,6 +292,8 @@ def _said(point: Point) -> str:
     match point.stage:
         case Stage.BEGIN:
             return f"before {point.work}"
+        case Stage.BETWEEN:
+            return f"between two statements of {point.work}"
         case Stage.BEFORE:
             return f"before the commit of {point.work}"
         case Stage.AT:

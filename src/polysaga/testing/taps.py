@@ -23,7 +23,7 @@ from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.testing.drivers import Disturbed, cut, lost_connection, lost_mongo_commit, no_mongo_transaction
 from polysaga.testing.owners import OWNER, Owner
 from polysaga.testing.points import Stage
-from polysaga.testing.scenes import RAN, WORK
+from polysaga.testing.scenes import RAN, SENT, WORK
 
 _READS = {"load", "strangers"}
 _CLAIMS = {"claim", "cancel"}
@@ -135,6 +135,7 @@ def _work(owner: Owner, method: Callable[..., Awaitable[Any]]) -> Callable[..., 
         finally:
             WORK.set(None)
             RAN.set(None)
+            SENT.set(None)
 
     return reported
 
@@ -152,9 +153,9 @@ def _write(
             happens = scene.reply(owner, name)
             if happens is False:
                 raise lost_connection(driver)
-            late = scene.claimant not in {None, owner}
+            late = scene.claimant not in {None, owner} and not owner.beside
             result = await method(*arguments, **named)
-            if result and name.removeprefix(_JOURNAL) in _CLAIMS:
+            if result and name.removeprefix(_JOURNAL) in _CLAIMS and not owner.beside:
                 scene.claimant = owner
             elif result and late and name.removeprefix(_JOURNAL) in _CONDITIONAL:
                 scene.offences.append(f"{owner.name} wrote {name} although another owner had claimed the saga")
@@ -184,6 +185,8 @@ class _SqlTap:
         event.listen(engine, "checkout", self._lend)
         event.listen(engine, "checkin", self._take_back)
         self._seal, self._do_commit = node.dialect.seal, engine.dialect.do_commit
+        for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, execution, self._report_statement)
         _replace(node.dialect, "seal", self._report_seal)
         _replace(engine.dialect, "do_commit", self._report_commit)
 
@@ -206,6 +209,14 @@ class _SqlTap:
     async def _end(self, connection: Any) -> None:
         self._cut(connection)
 
+    def _report_statement(self, cursor: Any, statement: str, *_: Any) -> None:
+        sent, name = SENT.get(), WORK.get()
+        if sent is None or name is None:
+            return
+        if sent:
+            await_(self._owner.scene.reach(self._owner, Stage.BETWEEN, name))
+        sent.append(statement)
+
     async def _report_seal(self, connection: Any, writes: Any) -> bool:
         if type(self._dialect) not in self._sends_commit:
             sealed = await self._seal(connection, writes)
@@ -219,7 +230,7 @@ class _SqlTap:
         try:
             sealed = await self._seal(connection, writes)
         except asyncio.CancelledError:
-            self._owner.scene.uncertain(RAN.get() or ())
+            self._owner.scene.uncertain(self._owner, RAN.get() or ())
             raise
         if sealed:
             self._note_seal(connection)
@@ -240,7 +251,7 @@ class _SqlTap:
         try:
             self._do_commit(proxy)
         except asyncio.CancelledError:
-            self._owner.scene.uncertain(RAN.get() or ())
+            self._owner.scene.uncertain(self._owner, RAN.get() or ())
             raise
         await_(self._committed(connection, unanswered=happens))
 
@@ -316,7 +327,7 @@ class _MongoCommit:
         try:
             await self._commit()
         except asyncio.CancelledError:
-            scene.uncertain(RAN.get() or ())
+            scene.uncertain(self._owner, RAN.get() or ())
             raise
         if not self._noted:
             self._noted = True

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from polysaga.sagas.journal import Row
 from polysaga.testing.inline import quicken_all
 from polysaga.testing.judges import Effects, Run, Told, findings
 from polysaga.testing.owners import OWNER, OwnedTasks, Owner
-from polysaga.testing.points import Case, Freeze, Point
+from polysaga.testing.points import Beside, Case, Freeze, Point
 from polysaga.testing.processes import Process, new_nodes, staged
 from polysaga.testing.records import Observer
 from polysaga.testing.scenes import Scene
@@ -38,6 +39,7 @@ Invariant = Callable[[Run], Awaitable[None]]
 _NAMES = "ABCDE"
 _NEWLINE = "\n"
 _ROUNDS = 30  # of recovery until a saga counts as one that never rests
+_BLOCKED = 0.25  # seconds of real time without any movement until a second saga counts as one that waits
 _RETRIES = 3  # by a person, of a saga that nothing disturbs any more, until it counts as one that never rests
 _PATIENCE = 30.0  # seconds of real time until a run counts as one that hangs
 
@@ -50,6 +52,7 @@ class Outcome:
     problems: list[str]
     story: list[str]
     trace: list[Point]
+    gaps: list[Point]  # between two statements of a step
     played: bool  # every act took place
 
     def text(self) -> str:
@@ -77,15 +80,21 @@ class Theatre:
         self,
         saga: Saga[Any, Any],
         given: Callable[[], Awaitable[Any]],
+        second: Callable[[], Awaitable[Any]] | None,
         invariant: Invariant,
         case: Case,
         prefix: str,
     ) -> Outcome:
-        """Play *case* on the input that *given* returns, and judge it."""
+        """Play *case* on the input that *given* returns, and judge it.
+
+        A saga beside it gets what *second* returns, or the same input.
+        """
         definition = self.definition(saga, turned=case.plot.turned, limited=case.overdue)
         self._run_number += 1
         performance = _Performance(self._processes, self._observer, definition, case)
         value = await given()
+        if any(isinstance(act, Beside) for act in case.acts):
+            performance.expect(value if second is None else await second(), f"{prefix}-{self._run_number}-beside")
         try:
             async with asyncio.timeout(_PATIENCE):
                 await performance.play(value, f"{prefix}-{self._run_number}")
@@ -94,7 +103,19 @@ class Theatre:
         finally:
             await performance.close()
         problems = await performance.judge(value, invariant)
-        return Outcome(case, problems, performance.scene.story, performance.scene.trace, performance.scene.played)
+        scene = performance.scene
+        return Outcome(case, problems, scene.story, scene.trace, scene.gaps, scene.played)
+
+
+@dataclass(slots=True)
+class _Second:
+    """The saga beside the one of the case; *owner* runs it, once it has been started."""
+
+    saga_id: UUID
+    value: Any
+    key: str
+    owner: Process | None = None
+    told: list[Told] = field(default_factory=list)
 
 
 class _Performance:
@@ -114,9 +135,20 @@ class _Performance:
         self._only_late = any(isinstance(act, Freeze) and act.overdue for act in case.acts)
         self._retried = 0
         self._saga_id = UUID(int=0)
+        self._second: _Second | None = None
+        self.scene.meet = self._meet
+
+    def expect(self, value: Any, key: str) -> None:
+        """Have a second saga with this input and *key* run where the case says."""
+        self._second = _Second(id_from_key(self._definition.name, key), value, key)
 
     async def play(self, value: Any, key: str) -> None:
-        """Return when the saga is at rest and nobody stands still any more, or when it never rests."""
+        """Return when all sagas are at rest and nobody stands still any more, or when one never rests."""
+        await self._play_first(value, key)
+        if self._second is not None and self._second.owner is not None:
+            await self._finish(self._second, self._second.owner)
+
+    async def _play_first(self, value: Any, key: str) -> None:
         self._saga_id = id_from_key(self._definition.name, key)
         self._ask(self._enlist(), value, key)
         before: Row | None = None
@@ -143,9 +175,51 @@ class _Performance:
                 await self._let_time_pass(row)
             before = row
 
+    async def _meet(self, first: Owner) -> None:
+        second = self._second
+        assert second is not None
+        second.owner = owner = self._waiting.pop()
+        owner.scene = self.scene
+        owner.begin_with([self._definition])
+        owner.beside = True
+        self.scene.tell(f"a client asks {owner.name} for a second saga")
+        client = self._ask_second(second, owner)
+        reached = -1
+        while not client.done() and reached != self.scene.reached_beside:
+            reached = self.scene.reached_beside
+            await asyncio.wait({client}, timeout=_BLOCKED)
+        if not client.done():
+            self.scene.tell(f"{owner.name} waits for what {first.name} holds")
+
+    def _ask_second(self, second: "_Second", owner: Process) -> "asyncio.Task[Any]":
+        client = owner.spawn(self._request(owner, second.value, second.key))
+        client.add_done_callback(partial(self._note_answer, second.told, f"{owner.name}'s client"))
+        return client
+
+    async def _finish(self, second: "_Second", owner: Process) -> None:
+        """Return when the second saga is at rest, or never rests."""
+        for _ in range(_ROUNDS):
+            await self._quiet()
+            row = await self._observer.row(second.saga_id)
+            if row is None:
+                self._ask_second(second, owner)
+            elif row.status.final:
+                await self._answered()
+                return
+            else:
+                if row.status is Status.NEEDS_ATTENTION:
+                    await self._observer.resume(second.saga_id)
+                await self._observer.end_lease(second.saga_id)
+                owner.spawn(owner.worker.tick())
+
+    @property
+    def _everybody(self) -> list[Process]:
+        second = self._second
+        return self._on_stage if second is None or second.owner is None else [*self._on_stage, second.owner]
+
     async def close(self) -> None:
         """End what is left of all processes."""
-        for owner in self._on_stage:
+        for owner in self._everybody:
             owner.thawed.set()
             await owner.bury()
 
@@ -159,15 +233,35 @@ class _Performance:
             problems.append("the saga is completed, although its deadline had passed before it was decided")
         if records.row is not None and records.row.status.final:
             run = Run(self._saga_id, records.row.status, value, str(self._case))
-            try:
-                await invariant(run)
-            except AssertionError as broken:
-                problems.append(f"the invariant does not hold: {broken}")
+            if self._second is not None and self._second.owner is not None:
+                problems += await self._judge_both(run, self._second, invariant)
+            else:
+                try:
+                    await invariant(run)
+                except AssertionError as broken:
+                    problems.append(f"the invariant does not hold: {broken}")
         elif records.row is not None:
             await self._observer.forget(self._saga_id)
         if problems:
             for line in records.lines():
                 self.scene.tell(line)
+        return problems
+
+    async def _judge_both(self, run: Run, second: "_Second", invariant: Invariant) -> list[str]:
+        records = await self._observer.records(second.saga_id, self._definition)
+        effects = Effects(self.scene.effects_beside, self.scene.maybe_beside)
+        found = findings(self._definition, self._case, records, effects, second.told)
+        problems = [f"of the second saga: {problem}" for problem in found]
+        if records.row is None or not records.row.status.final:
+            if records.row is not None:
+                await self._observer.forget(second.saga_id)
+            return problems
+        other = Run(second.saga_id, records.row.status, second.value, str(self._case))
+        try:
+            await invariant(replace(run, beside=other))
+            await invariant(replace(other, beside=run))
+        except Exception as broken:  # noqa: BLE001 - border: the user's code may be written for one saga only
+            problems.append(f"the invariant does not hold after two sagas: {broken!r}")
         return problems
 
     def _enlist(self) -> Process:
@@ -188,7 +282,7 @@ class _Performance:
     def _ask(self, owner: Process, value: Any, key: str) -> None:
         self.scene.tell(f"a client asks {owner.name}")
         client = owner.spawn(self._request(owner, value, key))
-        client.add_done_callback(self._note_answer)
+        client.add_done_callback(partial(self._note_answer, self._told, "its client"))
 
     async def _request(self, owner: Process, value: Any, key: str) -> Any:
         handle = await owner.runner.start(self._definition, value, key)
@@ -209,13 +303,13 @@ class _Performance:
         self._told.append(Told(error=error))
         self.scene.tell(f"who cancelled is told {error!r}")
 
-    def _note_answer(self, client: "asyncio.Task[Any]") -> None:
+    def _note_answer(self, answers: list[Told], who: str, client: "asyncio.Task[Any]") -> None:
         if client.cancelled():
             return
         error = client.exception()
         told = Told(error=error) if error is not None else Told(output=client.result())
-        self._told.append(told)
-        self.scene.tell(f"its client is told {'the output' if error is None else repr(error)}")
+        answers.append(told)
+        self.scene.tell(f"{who} is told {'the output' if error is None else repr(error)}")
 
     async def _let_time_pass(self, row: Row) -> None:
         self.scene.heal()
@@ -252,13 +346,13 @@ class _Performance:
             for owner in self._on_stage:
                 if owner.dead:
                     await owner.bury()
-            if all(owner.at_rest for owner in self._on_stage):
+            if all(owner.at_rest for owner in self._everybody):
                 return
             await self.scene.bell.wait()
 
     async def _answered(self) -> None:
         """Return when every client that still waits has its answer."""
-        while any(owner.tasks for owner in self._on_stage):
+        while any(owner.tasks for owner in self._everybody):
             await self.scene.bell.wait()
 
 
