@@ -99,11 +99,11 @@ class Monitor:
         self._tasks = [*questions, *watches]
 
     async def _settle(self) -> None:
-        """Ask those that take writes once more, if they are several: what they tell in turn shows who took over."""
+        """Ask those that take writes once more, if they are several: what they tell in turn shows which took over."""
         several = rivals(self.topology)
         if len(several) < 2:
             return
-        # The last one first: an earlier one of the settings stays the primary unless a later one took over from it.
+        # The last one first: an earlier one of the settings stays primary unless a later one took over from it.
         for index in reversed(several):
             await self._ask(index)
         self._publish(settled(self.topology))
