@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import logging
 import os
 import re
 import shlex
@@ -27,10 +26,10 @@ from orders.app import create_app
 from orders.settings import load
 from polysaga import load_settings
 from polysaga.clock import Clock
-from polysaga.config import PoolSettings
+from polysaga.config import PoolSettings, parse_settings
 from polysaga.databases import SqlDatabase
 from polysaga.databases.pools import LENT_AT
-from polysaga.errors import WriteOnReader
+from polysaga.errors import ConfigurationError, WriteOnReader
 from polysaga.testing.routing import simulated_lag
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.waiting import reached
@@ -132,6 +131,9 @@ def test_the_settings_load_and_the_table_names_what_there_is(here: Path) -> None
     named = {ours: float(default) for _, ours, default in rows if ours}
     assert named == {name: getattr(PoolSettings(), name) for name in named}
     assert named.keys() | {"connect_timeout"} <= PoolSettings.model_fields.keys()
+    for theirs, ours in [(theirs, ours) for theirs, ours, _ in rows if theirs != ours]:
+        with pytest.raises(ConfigurationError, match=f"'{ours}'" if ours else "'engine'|always asked"):
+            parse_settings({"databases": {"orders": {"url": "sqlite:///x", "pool": {theirs: 5}}}})
 
 
 # A `get_db` that picks by the method
@@ -449,9 +451,11 @@ async def test_without_the_savepoint_the_error_ends_with_its_request(three_error
     assert execute(here / "shop.db", "SELECT code FROM coupons") == [("winter",)]
 
 
-async def test_echo_is_a_logger(three_errors: Any, caplog: pytest.LogCaptureFixture) -> None:
-    [(name, level)] = re.findall(r'`logging\.getLogger\("([\w.]+)"\)\.setLevel\(logging\.(\w+)\)`', GUIDE)
+async def test_echo_is_an_argument_of_the_engine(
+    three_errors: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "`engine = {echo = true}`" in GUIDE
+    monkeypatch.setenv("POLYSAGA_DATABASES__SHOP__ENGINE__ECHO", "true")
     async with three_errors("three_errors_less") as (_, client):
-        with caplog.at_level(getattr(logging, level), logger=name):
-            await client.get("/time")
-    assert "SELECT CURRENT_TIMESTAMP" in caplog.text
+        await client.get("/time")
+    assert "SELECT CURRENT_TIMESTAMP" in capsys.readouterr().out
