@@ -108,6 +108,7 @@ async def use(settings: Settings) -> None:
         assert_type(running, Sagas)
         assert_type(await sagas.run(place_order, Order(product="tea"), key="k", timeout=1.0), Placed)
         assert_type(await (await sagas.start(cancel_order, 7)).result(), None)
+        str(await sagas.run(place_order, Order(product="tea")))  # any object is enough for it
         handle = await sagas.start(place_order, Order(product="tea"))
         assert_type(handle, SagaHandle[Placed])
         assert_type(await handle.result(timeout=1.0), Placed)

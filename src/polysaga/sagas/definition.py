@@ -42,7 +42,7 @@ Kind: TypeAlias = Literal["compensatable", "pivot", "retriable"]
 SessionT = TypeVar("SessionT")
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
-OutputT = TypeVar("OutputT")
+OutputT = TypeVar("OutputT", covariant=True)
 Action: TypeAlias = "Callable[[SessionT, InputT, StepContext], Awaitable[ResultT]]"
 Undo: TypeAlias = "Callable[[SessionT, InputT, ResultT, StepContext], Awaitable[None]]"
 # Of a step without a database. Its compensation gets None if nobody knows whether the call happened.

@@ -42,7 +42,7 @@ from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
 from polysaga.sagas.signals import Joined, Lost
 
-OutputT = TypeVar("OutputT")
+OutputT = TypeVar("OutputT", covariant=True)
 
 _LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
 
