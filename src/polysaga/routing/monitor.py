@@ -99,7 +99,7 @@ class Monitor:
         self._tasks = [*questions, *watches]
 
     async def _settle(self) -> None:
-        """Ask those that take writes once more, if they are several: what they tell in turn shows which took over."""
+        """Ask those that take writes once more, if there are several: what they tell shows which took over."""
         several = rivals(self.topology)
         if len(several) < 2:
             return
