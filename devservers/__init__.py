@@ -11,7 +11,7 @@ same rows under the same URL. Durability is on everywhere: a commit that was ans
         create_engine(server.url("scratch"))
 
 `postgres_cluster`, `mariadb_cluster` and `mysql_cluster` make a primary with replicas, which can be paused,
-delayed, frozen, killed and promoted (`replicas.py`).
+delayed, frozen, killed and promoted (`replicas.py`). `PgBouncer` stands in front of a PostgreSQL server.
 
 `POLYSAGA_TEST_POSTGRES_URL`, `POLYSAGA_TEST_MARIADB_URL`, `POLYSAGA_TEST_MYSQL_URL` and
 `POLYSAGA_TEST_MONGO_URL` name servers that exist already; then nothing is started. `python -m devservers` runs
@@ -23,6 +23,7 @@ from devservers.local import LocalServer
 from devservers.mariadb import MariaDBServer
 from devservers.mongo import MongoServer
 from devservers.mysql import MySQLServer
+from devservers.pgbouncer import PgBouncer
 from devservers.postgres import PostgresServer
 from devservers.products import MARIADB, MONGO, MYSQL, POSTGRES, PRODUCTS, Product
 from devservers.replicas import MariaDBReplica, MySQLReplica, PostgresReplica, Replica
@@ -44,6 +45,7 @@ __all__ = [
     "MySQLReplica",
     "MySQLServer",
     "NotOurServer",
+    "PgBouncer",
     "PostgresReplica",
     "PostgresServer",
     "Product",

@@ -1,5 +1,6 @@
 """Every option in a URL is passed on to the driver, or refused by name with the remedy; none is left out."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,15 @@ async def test_urls_of_mongodb_as_hosters_give_them_are_taken(query: str) -> Non
     client = mongo(query).another_client()
     assert client.options.pool_options.appname != "polysaga" or "appName" not in query
     await client.close()
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "urls-and-poolers.md"
+
+
+def test_the_urls_of_the_guide_are_taken() -> None:
+    (block,) = re.findall(r"^```text\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+    urls = block.splitlines()
+    assert len(urls) == 10
+    for url in urls:
+        kind = MongoNode if url.startswith("mongodb") else SqlNode
+        assert "secret" not in kind("shop", "primary", url, DatabaseSettings.model_validate({"url": url})).name

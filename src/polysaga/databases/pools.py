@@ -28,6 +28,7 @@ from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.faults import Fault
+from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.positions import Position, Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.limits import limited
@@ -239,25 +240,39 @@ class SqlNode:
             raise ConnectionAbortedError("the node was taken out of service")
         return task.result()
 
-    def _connect(
-        self, dialect: Any, positional: Sequence[Any], named: dict[str, Any], *, read_only: bool
-    ) -> DBAPIConnection:
-        if self._followed is not self.url:
+    def _connect(self, open_one: Connect, pooler: Pooler) -> DBAPIConnection:
+        try:
+            connection = pooler.connect(open_one)
+        except SharedSessions:
+            raise ConfigurationError(
+                f"database '{self.database}': a pooler at {self.name} lends a connection of PostgreSQL for one "
+                "transaction at a time, and Polysaga needs sessions; set pool_mode = session in the pooler "
+                f"(PgBouncer) for this database, or let databases.{self.database}.url name PostgreSQL itself"
+            ) from None
+        if self.watched and self.admit is not None:
+            try:
+                self._admit(connection, self.admit())
+            except BaseException:
+                self.dialect.cut(connection.driver_connection)
+                raise
+        return connection  # type: ignore[no-any-return]
+
+    def _open_one(
+        self, dialect: Any, positional: Sequence[Any], named: dict[str, Any], *, read_only: bool, bare: bool
+    ) -> Any:
+        """Connect to where new connections go, *bare* of our settings if a pooler refuses them."""
+        if bare or self._followed is not self.url:
             positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
-            named |= self._arguments(self._followed, read_only=read_only)["connect_args"]
+            ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
+            named |= self.dialect.without_settings(ours) if bare else ours
+        if not self.watched:
+            return dialect.connect(*positional, **named)
         creator = self.dialect.connector()
 
         async def dial(*positional: Any, **named: Any) -> Any:
             return await self._dial(creator, positional, named)
 
-        watched: Any = dialect.connect(*positional, **named, async_creator_fn=dial)
-        if self.admit is not None:
-            try:
-                self._admit(watched, self.admit())
-            except BaseException:
-                self.dialect.cut(watched.driver_connection)
-                raise
-        return watched  # type: ignore[no-any-return]
+        return dialect.connect(*positional, **named, async_creator_fn=dial)
 
     def _admit(self, watched: Any, judge: Judge) -> None:
         sample = watched.run_async(self.dialect.sample)
@@ -271,17 +286,25 @@ class SqlNode:
         # TypeError and ValueError are a driver's words for options that it does not take.
         refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, TypeError, ValueError)
         refusals += _driver_errors(dialect)
+        patience = self.settings.pool.connect_timeout
+        poolers: dict[URL, Pooler] = {}  # by the server that is followed
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
             before = _cancellations()
+
+            def open_one(*, bare: bool) -> Any:
+                return self._open_one(dialect, positional, named, read_only=read_only, bare=bare)
+
             try:
                 if self.watched:
                     # Before: what happens to the node while it is being connected to concerns this one too.
                     record.info["generation"] = self._generation
-                    connection = self._connect(dialect, positional, named, read_only=read_only)
-                else:
-                    connection = dialect.connect(*positional, **named)
+                if self._followed not in poolers:
+                    ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
+                    settings = self.dialect.session_settings(ours)
+                    poolers[self._followed] = Pooler(self.dialect, settings, refusals, patience)
+                connection = self._connect(open_one, poolers[self._followed])
             except RuntimeError as error:
                 if self.dialect.hindrance(error) is None:
                     raise
@@ -386,8 +409,14 @@ class Line:
             kind: Any = address.get_dialect().get_async_dialect_cls(address)
             adapter = kind(dbapi=kind.import_dbapi())
             positional, named = adapter.create_connect_args(node.dialect.address(address))
-            named |= node.dialect.line_arguments(address, node.settings)
-            adapted: Any = await greenlet_spawn(adapter.connect, *positional, **named)
+            ours = node.dialect.line_arguments(address, node.settings)
+            try:
+                adapted: Any = await greenlet_spawn(adapter.connect, *positional, **{**named, **ours})
+            except _driver_errors(adapter) as error:
+                if not node.dialect.refuses_settings(error):
+                    raise
+                ours = node.dialect.without_settings(ours)  # questions need none of them
+                adapted = await greenlet_spawn(adapter.connect, *positional, **{**named, **ours})
             self._driver = adapted.driver_connection
             if node.followed is not address:
                 self.cut()

@@ -47,7 +47,9 @@ async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
 async def _take_advisory_lock(node: SqlNode, connection: AsyncConnection) -> None:
     limit = text("SELECT set_config('lock_timeout', :limit, true)")
     await connection.execute(limit, {"limit": f"{PATIENCE}s"})
-    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _KEY})
+    # By schema: tenants that share a database do not wait for each other.
+    take = text("SELECT pg_advisory_xact_lock(hashtextextended(current_schema(), :key))")
+    await connection.execute(take, {"key": _KEY})
     # Short again: a DDL statement that waits for a table makes everybody else wait behind it.
     await connection.execute(limit, {"limit": f"{node.settings.lock_timeout * 1000:.0f}ms"})
 

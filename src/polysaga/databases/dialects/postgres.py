@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import socket
@@ -100,6 +101,8 @@ _SAMPLE = Rendered(
     answers=True,
 )
 
+_SET = "SELECT set_config(given.key, given.value, false) FROM json_each_text(cast(:settings AS json)) AS given"
+_SESSION = Rendered("SELECT pg_backend_pid()", (), answers=True)
 _WAITS = 19  # the first version with WAIT FOR LSN
 _FACTS = """
 SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8,
@@ -149,6 +152,27 @@ class Postgres(SqlDialect):
 
     def address(self, url: URL) -> URL:
         return postgres_options.address(url)
+
+    def refuses_settings(self, error: BaseException) -> bool:
+        return "unsupported startup parameter" in str(error)
+
+    async def behind_pooler(self, driver: Any) -> bool:
+        # A pooler gives its clients numbers of its own, for cancelling.
+        return await self.session_of(driver) != self._told_session(driver)
+
+    async def session_of(self, driver: Any) -> int:
+        ((session,),) = (await self.send(driver, _SESSION, {})).rows
+        return int(session)
+
+    def mixes_sessions(self, error: BaseException) -> bool:
+        # A prepared statement was met in another session, or PgBouncer says that it lends for single statements.
+        return self._code_fault(error) is Fault.STALE_PLAN or "statement pooling mode" in str(error)
+
+    async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
+        await self.send(driver, self.render(_SET), {"settings": json.dumps(settings)})
+
+    def _told_session(self, driver: Any) -> int:
+        raise NotImplementedError
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         if not read_only:
@@ -305,6 +329,16 @@ class PostgresAsyncpg(Postgres):
             "connect_args": {**connect, "server_settings": server},
         }
 
+    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
+        return {**connect, "server_settings": {"application_name": connect["server_settings"]["application_name"]}}
+
+    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
+        given = {name: value for name, value in connect["server_settings"].items() if name != "application_name"}
+        return {**postgres_options.settings_in(given.pop("options", "")), **given}
+
+    def _told_session(self, driver: Any) -> int:
+        return int(driver.get_server_pid())
+
     def connector(self) -> Callable[..., Any]:
         return importlib.import_module("asyncpg").connect  # type: ignore[no-any-return]
 
@@ -379,6 +413,24 @@ class PostgresPsycopg(Postgres):
             "isolation_level": "AUTOCOMMIT",
             "connect_args": {**connect, "options": options},
         }
+
+    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in connect.items() if name != "options"}
+
+    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
+        return postgres_options.settings_in(connect["options"])
+
+    def _told_session(self, driver: Any) -> int:
+        return int(driver.info.backend_pid)
+
+    async def session_of(self, driver: Any) -> int:
+        session = await super().session_of(driver)
+        await driver.commit()  # a transaction was begun for it
+        return session
+
+    async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
+        await super().set_session(driver, settings)
+        await driver.commit()  # or a rollback would take them back
 
     def _forget_plans(self, cursor: Any) -> None:
         cursor.execute("DEALLOCATE ALL")

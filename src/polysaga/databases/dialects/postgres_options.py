@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -199,20 +199,27 @@ def _harmless(value: str, *words: str) -> str:
 
 def _check_settings(option: str, given: str, ours: Mapping[str, str]) -> None:
     """Raise `UnusableOption` if *given*, options of a server's command line, sets one of *ours*."""
-    for name in _settings(given):
+    for name in settings_in(given):
         if name in ours:
             raise UnusableOption(option, f"sets {name}, which Polysaga sets", ours[name])
 
 
-def _settings(given: str) -> Iterator[str]:
-    """Yield the names that *given* sets, as the server reads it: a backslash keeps a blank, - in names is _."""
+def settings_in(given: str) -> dict[str, str]:
+    """Return what *given*, options of a server's command line, sets; names as the server knows them."""
+    found = {}
     words = iter(re.findall(r"(?:\\.|[^\s\\])+", given, re.DOTALL))
     for word in words:
-        plain = re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL)
+        plain = _without_backslashes(word)
         if plain in {"-c", "--"}:
-            plain = re.sub(r"\\(.)", r"\1", next(words, ""), flags=re.DOTALL)
+            plain = _without_backslashes(next(words, ""))
         elif plain.startswith(("-c", "--")):
             plain = plain[2:]
         else:
             continue
-        yield plain.partition("=")[0].replace("-", "_").lower()
+        name, _, value = plain.partition("=")
+        found[name.replace("-", "_").lower()] = value
+    return found
+
+
+def _without_backslashes(word: str) -> str:
+    return re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL)

@@ -125,6 +125,34 @@ class SqlDialect:
         """Turn *arguments* of a writer engine into those of one on which the server refuses writes."""
         raise NotImplementedError
 
+    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
+        """Return *connect*, arguments of the driver, without what a pooler may refuse; see `poolers`."""
+        return connect
+
+    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
+        """Return what `without_settings` takes away from *connect*, for `set_session`."""
+        return {}
+
+    def refuses_settings(self, error: BaseException) -> bool:
+        """Return whether *error* is a pooler's, which connects only clients that set nothing at first."""
+        return False
+
+    async def behind_pooler(self, driver: Any) -> bool:
+        """Return whether a pooler stands between the driver's own connection and the server."""
+        return False
+
+    async def session_of(self, driver: Any) -> int:
+        """Return which session of the server a statement on the driver's own connection runs in."""
+        raise NotImplementedError
+
+    def mixes_sessions(self, error: BaseException) -> bool:
+        """Return whether *error* shows that two statements of one connection ran in different sessions."""
+        return False
+
+    async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
+        """Set *settings* for as long as the session of the server lasts."""
+        raise NotImplementedError
+
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         """Hook what the engine needs at connect or begin; most need nothing."""
 

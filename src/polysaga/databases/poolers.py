@@ -1,0 +1,96 @@
+"""A pooler between a node and its server, such as PgBouncer: recognised, given our settings, or refused.
+
+A pooler may drop what a client sets when it connects, or refuse the client for it. Nothing would tell: the server
+would no longer refuse writes of readers, nor end idle transactions. So the first connection of a pool is asked
+whether a pooler stands between. If so, each connection is given its settings by a statement. That holds as long as
+the pooler lends one connection of the server to one of ours. One that lends them for single transactions would
+give our settings to others, and theirs to us: it is refused.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from polysaga.databases.dialects import SqlDialect
+from polysaga.limits import limited
+
+T = TypeVar("T")
+
+
+class Connect(Protocol):
+    """Connects, *bare* of our settings if a pooler refuses them."""
+
+    def __call__(self, *, bare: bool) -> Any: ...
+
+
+class SharedSessions(Exception):
+    """A pooler lends connections of the server for single transactions."""
+
+
+class Pooler:
+    """What is known of a pooler between one pool of connections and its server."""
+
+    def __init__(
+        self,
+        dialect: SqlDialect,
+        settings: Mapping[str, str],
+        errors: tuple[type[Exception], ...],
+        patience: float,
+    ) -> None:
+        self._dialect, self._settings = dialect, settings
+        self._patience = patience  # seconds for each question to a server
+        self._errors = errors  # what the driver raises while it connects
+        # None: no connection has been asked. Without settings nothing can get lost.
+        self._stands_between: bool | None = None if settings else False
+        self._refuses_settings = False
+
+    def connect(self, make: Connect) -> Any:
+        """Return a connection of *make*, with our settings.
+
+        Raises `SharedSessions`, what *make* raises, and TimeoutError if the server connects but does not answer.
+        """
+        connection = self._make(make)
+        try:
+            if self._stands_between is None:
+                self._stands_between = self._asked(connection, self._dialect.behind_pooler)
+                if self._stands_between:
+                    self._refuse_if_shared(connection, make)
+            if self._stands_between:
+                self._asked(connection, lambda driver: self._dialect.set_session(driver, self._settings))
+        except BaseException as error:
+            self._stands_between = None
+            self._end(connection)
+            if self._dialect.mixes_sessions(error):
+                raise SharedSessions from error
+            raise
+        return connection
+
+    def _make(self, make: Connect) -> Any:
+        try:
+            return make(bare=self._refuses_settings)
+        except self._errors as error:
+            if self._refuses_settings or not self._dialect.refuses_settings(error):
+                raise
+        connection = make(bare=True)
+        self._refuses_settings = True
+        return connection
+
+    def _refuse_if_shared(self, first: Any, make: Connect) -> None:
+        """Raise `SharedSessions` if the connection of the server behind *first* is not its own.
+
+        A pooler that has one to spare lends it at once to another, and one that takes turns lends *first* another.
+        """
+        second = make(bare=self._refuses_settings)
+        try:
+            found = [self._asked(one, self._dialect.session_of) for one in (first, first, second)]
+        finally:
+            self._end(second)
+        if found[0] != found[1] or found[0] == found[2]:
+            raise SharedSessions
+
+    def _asked(self, connection: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        answer: T = connection.run_async(lambda driver: limited(question(driver), self._patience))
+        return answer
+
+    def _end(self, connection: Any) -> None:
+        self._dialect.cut(connection.driver_connection)
+        connection.run_async(self._dialect.hang_up)
