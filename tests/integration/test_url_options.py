@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from devservers import Server
 from polysaga import Databases, SqlDatabase
-from polysaga.config import parse_settings
+from polysaga.config import DatabaseSettings, parse_settings
+from polysaga.databases import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.migrations import migrate
 from tests.fixtures.projects import Project
@@ -170,3 +171,31 @@ async def test_tls_that_cannot_be_had_is_an_error_of_ours(postgres_server: Serve
     url = postgres_server.url("postgres").replace("+asyncpg", f"+{driver}")
     with pytest.raises(ConfigurationError, match=r"databases\.shop\.url"):
         await asked(f"{url}?sslmode={mode}", "SELECT 1")
+
+
+@pytest.mark.parametrize("mode", ["REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"])
+async def test_tls_that_mariadb_does_not_speak_is_an_error_of_ours(mariadb_server: Server, mode: str) -> None:
+    url = f"{mariadb_server.url('mysql').partition('?')[0]}?ssl-mode={mode}"
+    with pytest.raises(ConfigurationError, match=r"databases\.shop\.url"):
+        await asked(url, "SELECT 1")
+
+
+async def test_a_node_that_follows_another_connects_as_the_url_of_that_one_says(postgres_url: str) -> None:
+    urls = [with_options(postgres_url, f"-csearch_path={name}", application_name=name) for name in TENANTS]
+    first, second = (
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url, "lock_timeout": 3.0}))
+        for url in urls
+    )
+    first.watched = True
+    question = (
+        "SELECT current_setting('application_name'), current_setting('search_path'), "
+        "current_setting('lock_timeout'), current_setting('default_transaction_read_only')"
+    )
+    for followed in (first, second):
+        first.follow(followed)
+        for engine, read_only in ((first.reader, "on"), (first.writer, "off")):
+            async with engine.connect() as connection:
+                found = tuple((await connection.exec_driver_sql(question)).one())
+            name = TENANTS[followed is second]
+            assert found == (name, name, "3s", read_only)
+    await first.close()

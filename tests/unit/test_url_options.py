@@ -212,6 +212,11 @@ def test_authorities_of_a_file_are_used_as_the_mode_says(mode: str, tmp_path: Pa
     assert (asked["verify_mode"], asked["check_hostname"]) == (mode != "REQUIRED", mode == "VERIFY_IDENTITY")
 
 
+def test_a_file_of_defaults_does_not_choose_the_character_set(tmp_path: Path) -> None:
+    (tmp_path / "my.cnf").touch()
+    assert arguments("mysql+asyncmy", f"read_default_file={tmp_path / 'my.cnf'}")["charset"] == "utf8mb4"
+
+
 def test_disabled_tls_is_none() -> None:
     assert "ssl" not in arguments("mysql+asyncmy", "ssl-mode=DISABLED")
 

@@ -97,6 +97,8 @@ def asyncmy_options(url: URL) -> dict[str, Any]:
     """Return what the query of *url* asks of asyncmy, as its arguments."""
     found = options(url.query, _KNOWN, _REFUSED, _UNKNOWN)
     refuse_both(found, *_SPELLINGS)
+    if "read_default_file" in found or "read_default_group" in found:
+        found["charset"] = "utf8mb4"  # or the file's would count
     mode = next((found.pop(name) for name in _SPELLINGS if name in found), None)
     given = {name.removeprefix("ssl_"): found.pop(name) for name in tuple(found) if name.startswith("ssl_")}
     if "key" in given and "cert" not in given:

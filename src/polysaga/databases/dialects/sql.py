@@ -26,7 +26,7 @@ from polysaga.errors import DatabaseUnavailable
 
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
-_MISFITS = (TypeError, ValueError, ssl.SSLCertVerificationError)
+_INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # what a network does to TLS
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
 
 
@@ -259,8 +259,11 @@ class SqlDialect:
 
     def misfit(self, error: BaseException) -> bool:
         """Return whether *error*, raised by connecting, says that what the URL asks for cannot be had."""
-        chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
-        return any(isinstance(one, _MISFITS) or self._misfit(one) for one in chain)
+        # SQLAlchemy and some drivers wrap what they met.
+        chain: list[BaseException] = [error]
+        while (cause := chain[-1].__cause__) is not None:
+            chain.append(cause)
+        return any(_is_misfit(one) or self._misfit(one) for one in chain)
 
     def _misfit(self, error: BaseException) -> bool:
         raise NotImplementedError
@@ -270,3 +273,9 @@ class SqlDialect:
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         raise NotImplementedError
+
+
+def _is_misfit(error: BaseException) -> bool:
+    """Return whether *error* is about options, certificates or a server without TLS, whatever the database."""
+    no_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _INTERRUPTED)
+    return no_tls or isinstance(error, TypeError | ValueError)
