@@ -93,6 +93,13 @@ def test_asyncpg_says_that_a_plan_is_stale_without_a_code_of_its_own(name: str) 
     assert_passes("postgresql+asyncpg", getattr(asyncpg.exceptions, name)("cached"), Fault.STALE_PLAN)
 
 
+def test_a_server_says_that_a_plan_is_stale_by_its_text() -> None:
+    said = "cached plan must not change result type"
+    assert_passes("postgresql+psycopg", psycopg.errors.FeatureNotSupported(said), Fault.STALE_PLAN)
+    error = asyncpg.exceptions.FeatureNotSupportedError(said)
+    assert_passes("postgresql+asyncpg", error, Fault.STALE_PLAN)
+
+
 @pytest.mark.parametrize(("code", "fault"), each(MYSQL))
 def test_numbers_of_mysql_pass(code: int, fault: Fault) -> None:
     for kind in (asyncmy.errors.OperationalError, asyncmy.errors.InternalError):

@@ -467,9 +467,10 @@ class PostgresPsycopg(Postgres):
 
 def _is_stale(error: BaseException) -> bool:
     """Return whether the server, or asyncpg, says that a plan was made before the schema changed."""
-    # 0A000 stands for much else, and the text is in the server's language; the place in its source is not.
+    # 0A000 stands for much else. The text is in the server's language; the place in its source, if told, is not.
     place = getattr(getattr(error, "diag", None), "source_function", None)
-    return place == "RevalidateCachedQuery" or type(error).__name__ in _STALE
+    told = getattr(error, "sqlstate", None) == "0A000" and "cached plan" in str(error)
+    return told or place == "RevalidateCachedQuery" or type(error).__name__ in _STALE
 
 
 async def _committed() -> str:
