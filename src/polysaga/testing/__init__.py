@@ -1,7 +1,19 @@
-"""Tools for the tests of programs that use Polysaga: a crash kit for sagas, and a clock that is moved by hand."""
+"""Tools for tests of programs that use Polysaga: a program on SQLite, a crash kit, a clock moved by hand."""
 
 from polysaga.testing.clock import HandClock
 from polysaga.testing.judges import Run
 from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken
+from polysaga.testing.programs import failing_once, on_sqlite, opened, settled
 
-__all__ = ["CrashKit", "CrashProgress", "CrashReport", "HandClock", "PromiseBroken", "Run"]
+__all__ = [
+    "CrashKit",
+    "CrashProgress",
+    "CrashReport",
+    "HandClock",
+    "PromiseBroken",
+    "Run",
+    "failing_once",
+    "on_sqlite",
+    "opened",
+    "settled",
+]

@@ -13,11 +13,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from polysaga.config import Settings, parse_settings
-from polysaga.databases import MongoDatabase
-from polysaga.errors import ConfigurationError
+from polysaga.config import Settings
 from polysaga.sagas import Sagas
 from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport
+from polysaga.testing.programs import on_sqlite
 
 NewCrashKit: TypeAlias = Callable[..., CrashKit]
 
@@ -84,7 +83,7 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
         seed: int = 0,
         only: str | None = None,
     ) -> CrashKit:
-        known = settings or _embedded(sagas, tmp_path)
+        known = settings or on_sqlite(sagas, tmp_path)
         chosen = {"sample": sample, "seed": seed, "only": only, **asked}
         kit = _ListingKit if options.crash_list else CrashKit
         made = kit(sagas, known, setup=setup, report=report, **chosen)
@@ -133,15 +132,3 @@ def _progress(config: pytest.Config) -> Callable[[CrashProgress], None] | None:
                 reporter.write_line(str(progress))
 
     return tell
-
-
-def _embedded(sagas: Sagas, directory: Path) -> Settings:
-    for handle in sagas.databases:
-        if isinstance(handle, MongoDatabase):
-            raise ConfigurationError(
-                f"database '{handle.name}' is MongoDB: give crash_kit(sagas, settings) the URL of a test server"
-            )
-    names = [handle.name for handle in sagas.databases]
-    return parse_settings(
-        {"databases": {name: {"url": f"sqlite+aiosqlite:///{directory}/{name}.db"} for name in names}}
-    )

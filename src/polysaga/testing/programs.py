@@ -1,0 +1,96 @@
+"""A whole program in a test: its databases on SQLite, its sagas awaited, one step made to fail.
+
+async with opened(sagas, on_sqlite(sagas, tmp_path), ready=create_tables):
+    with failing_once(charge):
+        handle = await sagas.start(buy, order)
+        assert (await settled(sagas, handle.id)).status == "completed"
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from polysaga.clock import Clock
+from polysaga.config import Settings, parse_settings
+from polysaga.databases import MongoDatabase
+from polysaga.errors import ConfigurationError, TryAgain
+from polysaga.migrations import migrate
+from polysaga.sagas import Sagas, SagaState
+from polysaga.sagas.decisions import Status
+from polysaga.sagas.definition import AnyStep
+
+_PAUSE = 0.01  # seconds between two looks at a saga
+
+
+def on_sqlite(sagas: Sagas, directory: Path) -> Settings:
+    """Return settings with an SQLite file in *directory* for every database of the program.
+
+    Raises `ConfigurationError` if one of them is MongoDB, which needs a server.
+    """
+    for handle in sagas.databases:
+        if isinstance(handle, MongoDatabase):
+            raise ConfigurationError(
+                f"database '{handle.name}' is MongoDB and has no file: give the settings of a test server"
+            )
+    names = [handle.name for handle in sagas.databases]
+    return parse_settings(
+        {"databases": {name: {"url": f"sqlite+aiosqlite:///{directory}/{name}.db"} for name in names}}
+    )
+
+
+@asynccontextmanager
+async def opened(
+    sagas: Sagas, settings: Settings, *, ready: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Sagas]:
+    """Open the databases, migrate them, call *ready*, which creates the program's own tables, and drive sagas."""
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        if ready is not None:
+            await ready()
+        async with sagas.open(settings.sagas):
+            yield sagas
+
+
+async def settled(sagas: Sagas, saga_id: UUID, *, within: float = 10.0) -> SagaState:
+    """Return the state of the saga when it is completed, compensated, or needs attention.
+
+    Raises `AssertionError` with what it is at if that takes more than *within* seconds, `UnknownSaga` if there is
+    none.
+    """
+    clock, state = Clock(), await sagas.get(saga_id)
+    ends = clock.monotonic() + within
+    while not (Status(state.status).final or state.status == Status.NEEDS_ATTENTION):
+        if clock.monotonic() > ends:
+            raise AssertionError(f"saga {saga_id} is not at rest after {within:g} s: it is {state.status}")
+        await clock.sleep(_PAUSE)
+        state = await sagas.get(saga_id)
+    return state
+
+
+@contextmanager
+def failing_once(step: AnyStep, error: Exception | None = None) -> Iterator[None]:
+    """Make the next run of *step* in this process fail after what it wrote, with *error*.
+
+    Without *error* it is `TryAgain`: the step is repeated. A `Refused`, or an error that nothing heals, has the
+    saga undone. Raises `AssertionError` at the end of the block if the step did not run in it.
+    """
+    action, failed = step.action, asyncio.Event()
+
+    @wraps(action)
+    async def fail(*given: Any) -> Any:
+        result = await action(*given)
+        if failed.is_set():
+            return result
+        failed.set()
+        raise error or TryAgain("the test lets this step fail once")
+
+    step.action = fail
+    try:
+        yield
+    finally:
+        step.action = action
+    assert failed.is_set(), f"step '{step.name}' did not run, so it did not fail"
