@@ -66,7 +66,8 @@ async def test_sagas_with_large_results_that_end_at_once_all_end(
 
     databases = Databases(home, other)
     sagas = Sagas(databases, saga, journal=home)
-    urls = {"home": {"url": mariadb_database()}, "other": {"url": mariadb_database()}}
+    # All of them are inside the last step at once.
+    urls = {name: {"url": mariadb_database(), "pool": {"size": 2 * COUNT}} for name in ("home", "other")}
     async with databases.open(parse_settings({"databases": urls})):
         await migrate(sagas)
         async with sagas.open(SagaSettings(lease=10.0, payload_limit=BYTES + 2), emit=recorder):
