@@ -15,11 +15,15 @@ MANY = 40
 
 async def test_more_sagas_than_connections_wait_their_turn(urls: Urls) -> None:
     program = Program(urls, PLACE_ORDER)
-    program.pool = {"size": 4, "max_overflow": 1, "acquire_timeout": 0.3}
+    program.pool = {"size": 4, "max_overflow": 1}
+    inside = most = 0
 
     async def take_a_while(db: Any, ctx: StepContext) -> None:
-        for _ in range(4):
-            await pause()
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await pause()
+        inside -= 1
 
     program.on("credit_points", take_a_while)
     async with program.open():
@@ -27,6 +31,7 @@ async def test_more_sagas_than_connections_wait_their_turn(urls: Urls) -> None:
         await within(asyncio.gather(*running), "all have an outcome", patience=60)
         await until(lambda: len(program.recorder.of(SagaFinished)) == MANY, "all are at rest")
         assert not program.recorder.of(StepFailed)
+        assert most <= 4, "one of the five connections is left to others"
 
 
 async def test_a_takeover_of_many_takes_no_more_than_the_pools_can_carry(urls: Urls) -> None:
