@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from devservers import Server
 from polysaga import Databases, MongoDatabase, SqlDatabase
 from polysaga.config import parse_settings
-from polysaga.databases import sentinels
+from polysaga.databases import mongo, sentinels
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import ClientReplaced, Event, ServerSilent
 from tests.fixtures.proxy import Proxy
@@ -118,3 +118,4 @@ async def test_a_client_of_mongodb_whose_pool_hangs_is_noticed_and_replaced(mong
         await asyncio.wait([stuck], timeout=20)
         assert stuck.done()
         server.pool.lock.release()
+        await mongo._ABANDONED.pop().close()  # it hangs no more
