@@ -177,20 +177,31 @@ class Attempts:
     async def _through(
         self, gate: Gate | None, work: Awaitable[T], timeout: float, fault: Callable[..., Fault | None]
     ) -> tuple[T | None, Exception | None]:
-        """Do as `_caught`, and leave *gate*, which was entered, with what came of it."""
+        """Do as `_caught`, and leave *gate*, which was entered, with what came of it; what hangs leaves it too."""
         if gate is None:
             return await self._caught(work, timeout)
         error: BaseException | None = None
+        inside = True
+
+        def hangs() -> None:
+            # Nothing ends it: those behind it would wait for ever, and this process would keep their claims.
+            nonlocal inside
+            inside = False
+            gate.leave(TimeoutError(), None)
+
         try:
-            result, error = await self._caught(work, timeout)
+            result, error = await self._caught(work, timeout, hangs)
         finally:
-            gate.leave(error, None if error is None else fault(error))
+            if inside:
+                gate.leave(error, None if error is None else fault(error))
         return result, error
 
-    async def _caught(self, work: Awaitable[T], timeout: float) -> tuple[T | None, Exception | None]:
+    async def _caught(
+        self, work: Awaitable[T], timeout: float, hangs: Callable[[], None] | None = None
+    ) -> tuple[T | None, Exception | None]:
         """Await *work* for at most *timeout* seconds and return its result or its error."""
         try:
-            with self._deadlines.within(timeout):
+            with self._deadlines.within(timeout, hangs):
                 return await work, None
         except (Lost, Joined):
             raise

@@ -10,6 +10,7 @@ A driver can swallow a cancellation, so what is late is cancelled again as long 
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -26,13 +27,13 @@ class Deadlines:
         self.next_look = _NEVER  # the time of the event loop when somebody may be late
         self._timer: asyncio.TimerHandle | None = None
 
-    def within(self, seconds: float) -> "Deadline":
+    def within(self, seconds: float, hangs: Callable[[], None] | None = None) -> "Deadline":
         """Return a `with` block for what the current task awaits.
 
         If it takes longer than *seconds* it is cancelled, again and again until it ends; then the block raises
-        `TimeoutError`.
+        `TimeoutError`. *hangs* is called, once, when it has gone on in spite of several cancellations.
         """
-        return Deadline(self, seconds)
+        return Deadline(self, seconds, hangs)
 
     def hanging(self) -> "set[asyncio.Task[Any]]":
         """Return the tasks that go on although they were cancelled several times, seconds apart."""
@@ -57,12 +58,12 @@ class Deadlines:
 class Deadline:
     """One limit, for one use; `Deadlines.within` makes it."""
 
-    __slots__ = ("_cancelling", "_deadlines", "at", "loop", "passed", "task")
+    __slots__ = ("_cancelling", "_deadlines", "_hangs", "at", "loop", "passed", "task")
 
-    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+    def __init__(self, deadlines: Deadlines, seconds: float, hangs: Callable[[], None] | None) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._deadlines, self.task, self.passed = deadlines, task, 0
+        self._deadlines, self._hangs, self.task, self.passed = deadlines, hangs, task, 0
         self._cancelling = task.cancelling()
         self.loop = task.get_loop()
         self.at = self.loop.time() + seconds
@@ -72,6 +73,8 @@ class Deadline:
         self.passed += 1
         self.at = now + _AGAIN
         self.task.cancel()
+        if self.passed == _HANGS and self._hangs is not None:
+            self._hangs()
 
     def __enter__(self) -> None:
         deadlines = self._deadlines

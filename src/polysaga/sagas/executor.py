@@ -67,7 +67,7 @@ class Execution:
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
         self.turned: asyncio.Future[None] | None = None  # for who cancels: it is certain to be undone
-        self._task: asyncio.Task[Any] | None = None  # the one that drives
+        self._task: asyncio.Task[Any] | None = None  # the one that begins or resumes, and drives
         self._stoppable = self._stopped = False
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
         self._alarm: asyncio.Task[None] | None = None
@@ -109,6 +109,7 @@ class Execution:
         Raises `Joined` if the saga exists, `TryAgain` if the journal cannot be reached. A refusal in the
         first step leaves a final row.
         """
+        self._task = asyncio.current_task()
         failure = await self._steps.start()
         if failure is not None:
             self.progress.failure, self.progress.reason = failure, failure.as_data()
@@ -120,6 +121,7 @@ class Execution:
 
     async def resume(self, row: Row) -> None:
         """Take over where the journal and the ledgers say that the saga stands."""
+        self._task = asyncio.current_task()
         self.holds_claim = True
         progress, journal = self.progress, self.engine.journal
         progress.status, progress.reason = row.status, row.error

@@ -6,7 +6,7 @@ journal instead and get the same answer from whoever finishes the saga.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
@@ -165,6 +165,13 @@ class LocalRunner:
         """Stop driving: the claim is gone. Callers follow the journal at once: what is cancelled may hang."""
         self._tasks[execution].cancel()
         _end_waiting(execution, Lost())
+
+    def let_begin_anew(self, hanging: Collection["asyncio.Task[Any]"]) -> None:
+        """Have callers repeat the starts that hang: without a row, nothing else would ever begin them anew."""
+        for saga_id, execution in tuple(self.executions.items()):
+            if not execution.holds_claim and execution.hangs(hanging):
+                del self.executions[saga_id]
+                _end_waiting(execution, Lost())
 
     def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
         """Return a handle on a saga that was started before."""

@@ -6,7 +6,8 @@ that are a third of a lease old, and claims overdue sagas in one bounded batch. 
 before the renewing statement was sent, so a slow answer shortens it and never stretches it.
 
 The claim of a saga whose step hangs, cancelled again and again, is not renewed: it runs out, and another process
-or this one begins the step anew. What the first run may still do meets the ledger.
+or this one begins the step anew. What the first run may still do meets the ledger. A start that hangs has no
+claim yet: its caller gets `OutcomePending` and may repeat it under its key.
 
 Of what is overdue no more is claimed than the databases can carry (`gates.py`): hundreds of sagas at once would
 only wait for each other, and for the next owner.
@@ -85,6 +86,8 @@ class Worker:
     async def _renew(self) -> int:
         clock, lease = self._engine.clock, self._engine.settings.lease
         before, hanging = clock.monotonic(), self._engine.deadlines.hanging()
+        if hanging:
+            self._runner.let_begin_anew(hanging)
         ageing = [
             execution
             for execution in self._runner.executions.values()
