@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
+import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from devservers import Server
@@ -68,7 +70,7 @@ async def test_callers_of_a_server_that_falls_silent_have_an_answer(proxy: Proxy
         await asyncio.wait(callers, timeout=20)
         for caller in callers:
             assert isinstance(caller.exception(), DatabaseUnavailable)
-        told = next(event for event in heard if isinstance(event, ServerSilent))
+        told = next(one for one in heard if isinstance(one, ServerSilent))
         assert (told.database, told.seconds) == ("shop", 2 * CONNECT)
 
         proxy.resume()
@@ -90,7 +92,59 @@ async def test_a_server_that_is_slow_but_answers_is_left_alone(proxy: Proxy) -> 
     sleep = "SELECT sleep(1.5)" if proxy.url.startswith("mysql") else "SELECT pg_sleep(1.5)"
     async with Databases(shop).open(settings, emit=heard.append), shop.reader() as session:
         await session.execute(text(sleep))
-    assert not [event for event in heard if isinstance(event, ServerSilent)]
+    assert not [one for one in heard if isinstance(one, ServerSilent)]
+
+
+async def test_an_account_that_may_not_see_positions_is_no_sign_of_silence(
+    postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers of some hosters let nobody run `pg_control_system()`, which tells positions in the log apart."""
+    monkeypatch.setattr(sentinels, "_SLICE", 0.005)
+    name, role = "test_silent_poor", "test_silent_poor"
+    postgres_server.create_database(name)
+    owner = postgres_server.url(name)
+    admin = await asyncpg.connect(owner.replace("+asyncpg", ""))
+    try:
+        await admin.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'poor'")
+        url = make_url(owner).set(username=role, password="poor").render_as_string(hide_password=False)
+        shop, heard = SqlDatabase("shop"), list[Event]()
+        pool = {"connect_timeout": CONNECT}
+        settings = parse_settings({"databases": {"shop": {"url": url, "pool": pool}}})
+        async with Databases(shop).open(settings, emit=heard.append), shop.reader() as session:
+            await session.execute(text("SELECT pg_sleep(2.5)"))
+        assert not [one for one in heard if isinstance(one, ServerSilent)]
+    finally:
+        await admin.execute(f"DROP ROLE IF EXISTS {role}")
+        await admin.close()
+        postgres_server.drop_database(name)
+
+
+async def test_a_connection_is_cut_while_its_server_is_still_asked_what_it_is(proxy: Proxy) -> None:
+    """SQLAlchemy and the driver ask a new server questions after the login, without a limit."""
+    shop = SqlDatabase("shop")
+    pool = {"connect_timeout": CONNECT, "size": 1, "max_overflow": 0}
+    settings = parse_settings({"databases": {"shop": {"url": proxy.url, "pool": pool}}})
+
+    async def ask() -> None:
+        async with shop.writer() as session:
+            await session.execute(text("SELECT 1"))
+
+    async with Databases(shop).open(settings):
+        engine = shop.primary.writer.sync_engine
+
+        def hang(*_: Any) -> None:
+            proxy.hang()
+
+        event.listen(engine, "connect", hang, insert=True)
+        caller = asyncio.create_task(ask())
+        await asyncio.wait([caller], timeout=20)
+        assert caller.done()
+        assert isinstance(caller.exception(), DatabaseUnavailable)
+
+        event.remove(engine, "connect", hang)
+        proxy.resume()
+        await within(ask(), "the only place of the pool is lent again")
 
 
 async def test_a_client_of_mongodb_whose_pool_hangs_is_noticed_and_replaced(mongo_server: Server) -> None:
@@ -110,7 +164,7 @@ async def test_a_client_of_mongodb_whose_pool_hangs_is_noticed_and_replaced(mong
         with pytest.raises(DatabaseUnavailable):
             await shop.primary.ping()  # what makes `/health/ready` answer 503
 
-        await until(lambda: any(isinstance(event, ClientReplaced) for event in heard), "the client is replaced")
+        await until(lambda: any(isinstance(one, ClientReplaced) for one in heard), "the client is replaced")
 
         assert await within(count(), "the database is used again") == 0
         await shop.primary.ping()

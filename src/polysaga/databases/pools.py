@@ -12,6 +12,7 @@ node, such as a saga's journal, goes on with the next connection.
 
 import asyncio
 import importlib.util
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
+from polysaga.databases.dialects.sql import Rendered
 from polysaga.databases.faults import Fault
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.positions import Position, Sample
@@ -37,6 +39,8 @@ from polysaga.limits import limited
 BOUND_TO = "polysaga_bound_to"
 LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: the clock's reading when it was lent last
 _TRUSTED = 1.0  # seconds after it was lent in which a connection is lent again without a question
+
+_ASK = Rendered("SELECT 1", (), answers=True)  # what every account may ask
 
 Judge: TypeAlias = Callable[[Sample], str | None]  # why a connection to a server that says this is not wanted
 
@@ -63,6 +67,8 @@ class SqlNode:
         self._generation = 0
         self._connections: set[Any] = set()  # all that are open, in use or not
         self._lent: set[Any] = set()  # those in use, of a watched node
+        # Connected, and still asked what the dialect has to know of its server.
+        self._opening: weakref.WeakKeyDictionary[ConnectionPoolEntry, Any] = weakref.WeakKeyDictionary()
         self._dialing: set[asyncio.Task[Any]] = set()
 
     @property
@@ -124,7 +130,7 @@ class SqlNode:
     def cut(self) -> None:
         """Replace every connection, and break off what those in use are waiting for."""
         self.retire()
-        for adapted in tuple(self._lent if self.watched else self._connections):
+        for adapted in (*(self._lent if self.watched else self._connections), *self._opening.values()):
             self.dialect.cut(adapted.driver_connection)
         for task in tuple(self._dialing):
             task.cancel()
@@ -147,7 +153,7 @@ class SqlNode:
 
     def abandon(self) -> None:
         """Break off every connection, in use or not, without a word to the server: it or its driver hangs."""
-        for adapted in tuple(self._connections):
+        for adapted in (*self._connections, *self._opening.values()):
             self.dialect.cut(adapted.driver_connection)
 
     async def close(self) -> None:
@@ -202,9 +208,14 @@ class SqlNode:
         return engine
 
     def _keep_count(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "connect", insert=True)
+        def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+            self._opening[record] = connection
+
         @event.listens_for(engine.sync_engine, "connect")
         def opened(connection: Any, record: ConnectionPoolEntry) -> None:
             self._connections.add(connection)
+            self._opening.pop(record, None)
             record.info.setdefault("generation", self._generation)
 
         def closed(connection: Any, *_: Any) -> None:
@@ -275,7 +286,8 @@ class SqlNode:
         return dialect.connect(*positional, **named, async_creator_fn=dial)
 
     def _admit(self, watched: Any, judge: Judge) -> None:
-        sample = watched.run_async(self.dialect.sample)
+        patience = self.settings.pool.connect_timeout
+        sample = watched.run_async(lambda driver: limited(self.dialect.sample(driver), patience))
         watched.rollback()  # some drivers have begun a transaction for it
         refused = judge(sample)
         if refused is not None:
@@ -374,6 +386,10 @@ class Line:
     def __init__(self, node: SqlNode) -> None:
         self.node = node
         self._driver: Any = None
+
+    async def ask(self) -> None:
+        """Return if the server answers; raises the driver's errors."""
+        await self.node.dialect.send(await self._open(), _ASK, {})
 
     async def sample(self) -> Sample:
         """Ask the server for its role and position; raises the driver's errors."""

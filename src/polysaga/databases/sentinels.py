@@ -29,7 +29,7 @@ from polysaga.limits import GRACE, ended, limited
 
 _EVERY = 2.0  # seconds between two looks at a node
 _SLICE = 0.25  # seconds; of a time in which the event loop did not run no more than this counts
-_ALIVE = {Fault.REJECTED, Fault.TOO_MANY_CONNECTIONS}  # a server that says so is not silent
+_SILENT = {None, Fault.UNREACHABLE, Fault.DISCONNECTED}  # whatever else a server says, it is not silent
 _SPARE = 5.0  # seconds that a client of MongoDB may need beyond its own limits
 
 
@@ -58,8 +58,8 @@ class Sentinels:
                 await self._clock.sleep(_EVERY)
                 left = patience
                 while node.in_use and left > 0:
-                    answer = await self._ask(line.sample, left)
-                    if answer.seen or (answer.error and node.dialect.fault(answer.error) in _ALIVE):
+                    answer = await self._ask(line.ask, left)
+                    if answer.seen or (answer.error and node.dialect.fault(answer.error) not in _SILENT):
                         break
                     left -= answer.seconds
                     await _hang_up(line)
