@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from devservers import Server
 from devservers.ports import free_port
+from polysaga import Databases, SqlDatabase, StepContext
+from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, OutcomePending
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.proxy import Proxy
+from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.services import poll_until
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import within
+from tests.fixtures.waiting import reached, stubborn, within
 from tests.integration import wedged_service
 
 GRACE = 5.0  # seconds after `sagas.drain`
@@ -131,3 +135,111 @@ async def test_a_caller_in_a_process_that_ends_gets_an_answer(urls: Urls) -> Non
             await within(handle.result(), "the caller has an answer")
         with pytest.raises(Busy):
             await leaving.sagas.start(leaving.saga, Order())
+
+
+async def test_callers_of_a_silent_journal_have_an_answer_when_the_time_is_up(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They follow or cancel a saga that another process drives."""
+    driving, leaving, gate, woken = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate(), asyncio.Event()
+    driving.on("credit_points", gate)
+    async with driving.open(lease=3600.0), leaving.open(lease=3600.0, drain=0.2):
+        handle = await driving.sagas.start(driving.saga, Order())
+        await gate.reached()
+        runner = leaving.sagas._runner
+        assert runner is not None
+        follow = runner.handle(leaving.sagas._definition(leaving.saga), handle.id)
+        with monkeypatch.context() as frozen:
+            frozen.setattr(runner.engine.journal, "load", lambda _: stubborn(woken))
+            callers = [
+                asyncio.create_task(follow.result()),
+                asyncio.create_task(follow.cancel()),
+            ]
+            await asyncio.sleep(0)
+            leaving.sagas.wind_down()
+            done, pending = await asyncio.wait(callers, timeout=GRACE)
+        woken.set()
+        gate.open()
+    assert not pending
+    assert {type(caller.exception()) for caller in done} == {OutcomePending, Busy}
+
+
+async def test_a_saga_that_is_claimed_as_the_end_begins_is_handed_back(urls: Urls) -> None:
+    first, leaving, gate, other = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate(), Gate()
+    first.on("credit_points", gate)
+    leaving.on("credit_points", other)
+    async with first.open(lease=3600.0):
+        opened = leaving.open(lease=3600.0, drain=0.01)
+        await opened.__aenter__()
+        handle = await first.sagas.start(first.saga, Order())
+        await gate.reached()
+        runner = await make_due(leaving, handle.id)
+        (row,) = await runner.engine.journal.claim(10)
+        # The worker's claim is answered a few turns of the loop after it was asked to end.
+        asyncio.get_running_loop().call_soon(runner.take_over, row)
+        await within(opened.__aexit__(None, None, None), "the program is closed")
+        assert runner.free == runner.engine.settings.max_in_flight, "a saga goes on without its databases"
+        assert first.sagas._runner is not None
+        (again,) = await first.sagas._runner.engine.journal.claim(10)
+        assert (again.claim.saga_id, again.expiries) == (handle.id, 1), "it runs out instead of being handed back"
+        gate.open()
+
+
+async def test_sagas_end_in_time_although_each_part_of_the_end_hangs(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, woken, inside = Program(urls, PLACE_ORDER), asyncio.Event(), asyncio.Event()
+
+    async def hang(db: Any, ctx: StepContext) -> None:
+        inside.set()
+        await stubborn(woken)
+
+    program.on("confirm_order", hang)
+    async with program._connected():
+        sagas = program.sagas.open(SagaSettings(drain=0.1))
+        await sagas.__aenter__()
+        await program.sagas.start(program.saga, Order())
+        await reached(inside, "the step hangs")
+        runner = program.sagas._runner
+        assert runner is not None
+        stuck = list(runner._tasks.values())
+        monkeypatch.setattr(runner.engine.journal, "hand_back", lambda _: stubborn(woken))
+        for batches in (runner.engine.starts, runner.engine.finishes):
+            monkeypatch.setattr(batches, "close", lambda: stubborn(woken))
+
+        began = time.monotonic()
+        await within(sagas.__aexit__(None, None, None), "the sagas are closed")
+        seconds = time.monotonic() - began
+
+        woken.set()
+        await asyncio.wait(stuck, timeout=30)
+    assert seconds < 0.1 + GRACE
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_databases_with_replicas_close_in_time_although_all_servers_are_silent(
+    postgres_cluster: PostgresCluster, driver: str
+) -> None:
+    name = f"close_{driver}"
+    postgres_cluster.primary.create_database(name)
+    postgres_cluster.catch_up()
+    with ExitStack() as stack:
+        urls = [url.replace("+asyncpg", f"+{driver}") for url in postgres_cluster.urls(name)]
+        proxies = [stack.enter_context(Proxy.to(url)) for url in urls]
+        primary, *replicas = [proxy.url for proxy in proxies]
+        handles = [SqlDatabase(name) for name in ("orders", "points", "items")]
+        one = {"url": primary, "replicas": replicas}
+        opened = Databases(*handles).open(parse_settings({"databases": {handle.name: one for handle in handles}}))
+        await opened.__aenter__()
+        for handle in handles:
+            for lend in (handle.reader, handle.writer):
+                async with lend() as db:
+                    await db.execute(text("SELECT 1"))
+        for proxy in proxies:
+            proxy.hang()
+        began = time.monotonic()
+        await within(opened.__aexit__(None, None, None), "the databases are closed")
+        seconds = time.monotonic() - began
+        for proxy in proxies:
+            proxy.reset()
+    assert seconds < GRACE

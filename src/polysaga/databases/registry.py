@@ -6,8 +6,9 @@ programs use: it also decides where the sessions of databases with replicas go.
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 from polysaga.clock import Clock
@@ -18,7 +19,7 @@ from polysaga.databases.pools import SqlNode
 from polysaga.databases.sentinels import Sentinels
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ignore
-from polysaga.limits import leave_cancelled_behind, limited
+from polysaga.limits import GRACE, leave_cancelled_behind, limited
 
 _CLOSING = 1.0  # seconds in which all connections are closed politely, at the end
 
@@ -67,16 +68,18 @@ class Registry:
         self._check_names(settings)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
-            stack.push_async_callback(_close, [node for group in nodes.values() for node in group])
+            ends = Ends(stack, [node for group in nodes.values() for node in group])
+            stack.push_async_callback(_close, ends.nodes)
+            stack.push_async_callback(_stop, ends.watchers)
             self._open = True
             stack.callback(self._detach)
-            await _each(*(self._attach(self._handles[name], group, emit, stack) for name, group in nodes.items()))
+            await _each(*(self._attach(self._handles[name], group, emit, ends) for name, group in nodes.items()))
             alone = [group[0] for group in nodes.values() if len(group) == 1]
-            stack.push_async_callback(Sentinels(alone, emit, Clock()).stop)
+            ends.watchers.append(Sentinels(alone, emit, Clock()).stop)
             yield self
 
-    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
-        """Give *handle* its *nodes*, the primary first; what must be ended goes onto *stack*."""
+    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends") -> None:
+        """Give *handle* its *nodes*, the primary first; what must be ended is added to *ends*."""
         await nodes[0].ping()
         cast(Any, handle).attach(nodes)
         emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
@@ -89,6 +92,15 @@ class Registry:
     def _check_names(self, settings: Settings) -> None:
         for reason in unmatched(self._handles, settings).values():
             raise ConfigurationError(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What the end of a registry ends: first *watchers*, all at once, then *nodes*, all at once."""
+
+    stack: AsyncExitStack
+    nodes: list[Node]
+    watchers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 def unmatched(handles: Collection[str], settings: Settings) -> dict[str, str]:
@@ -123,9 +135,17 @@ def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
     return (primary, *replicas)
 
 
+async def _stop(watchers: Collection[Callable[[], Awaitable[None]]]) -> None:
+    """Stop *watchers*, whose drivers may hang: what is left over then is broken off with the nodes."""
+    stops = (limited(stop(), GRACE / 4, grace=GRACE / 4) for stop in watchers)
+    for outcome in await asyncio.gather(*stops, return_exceptions=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, TimeoutError):
+            raise outcome
+
+
 async def _close(nodes: Collection[Node]) -> None:
     """Close *nodes*, all at once; a connection whose server or driver hangs is broken off."""
-    closings = (limited(node.close(), _CLOSING) for node in nodes)
+    closings = (limited(node.close(), _CLOSING, grace=GRACE / 2) for node in nodes)
     outcomes = await asyncio.gather(*closings, return_exceptions=True)
     hung = [node for node, outcome in zip(nodes, outcomes, strict=True) if isinstance(outcome, TimeoutError)]
     for node in hung:

@@ -42,7 +42,7 @@ class Sentinels:
 
     async def stop(self) -> None:
         """Look no more."""
-        await ended(self._tasks, GRACE)
+        await ended(self._tasks, GRACE / 4)
 
     async def _watch(self, node: SqlNode | MongoNode) -> None:
         if isinstance(node, MongoNode):

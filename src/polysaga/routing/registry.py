@@ -4,7 +4,7 @@ A database without replicas gets its node and nothing else: no question after a 
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, cast
 
 from polysaga.clock import Clock
@@ -13,7 +13,7 @@ from polysaga.databases.handles import AnyHandle, Consistency, Node
 from polysaga.databases.mongo import MongoNode
 from polysaga.databases.pools import SqlNode
 from polysaga.databases.positions import ClusterTime, Position
-from polysaga.databases.registry import Registry
+from polysaga.databases.registry import Ends, Registry
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
 from polysaga.routing.bookmarks import verify, written
@@ -135,26 +135,26 @@ class Databases(Registry):
             )
         return [secret.get_secret_value().encode() for secret in given if secret is not None]
 
-    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, stack: AsyncExitStack) -> None:
+    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: Ends) -> None:
         for each in nodes:
             guard(each)
         servers = [node for node in nodes if isinstance(node, SqlNode)]
         if len(servers) < 2:
-            await super()._attach(handle, nodes, emit, stack)
+            await super()._attach(handle, nodes, emit, ends)
             alone = nodes[0]
             if isinstance(alone, MongoNode) and alone.members > 1:
                 self._replica_sets.add(handle.name)
-                stack.callback(self._replica_sets.discard, handle.name)
+                ends.stack.callback(self._replica_sets.discard, handle.name)
                 cast(Any, handle).attach(nodes, MongoRoutes(alone, alone.settings.reads, self._clock))
             return
         router = _router(handle.name, servers, emit, self._clock)
-        stack.push_async_callback(router.primary.close)
-        stack.push_async_callback(router.stop)
+        ends.nodes.append(router.primary)
+        ends.watchers.append(router.stop)
         await router.start()
         for node in router.topology.nodes[1:]:
             if node.failure is not None:
                 emit(ReplicaUnreachable(handle.name, node.seat.name, node.failure))
-        stack.callback(self._routers.pop, handle.name)
+        ends.stack.callback(self._routers.pop, handle.name)
         self._routers[handle.name] = router
         cast(Any, handle).attach((router.primary, *servers[1:]), SqlRoutes(router), tuple(servers))
         emit(DatabaseOpened(handle.name, tuple(node.name for node in servers)))

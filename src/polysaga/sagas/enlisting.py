@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import MongoSession
 from polysaga.databases.pools import BOUND_TO
-from polysaga.errors import DatabaseUnavailable, NotEnlisted, NotStarted
+from polysaga.errors import Busy, DatabaseUnavailable, NotEnlisted, NotStarted, OutcomePending
 from polysaga.events import SagaStarted
 from polysaga.sagas.definition import Definition
 from polysaga.sagas.journal import Birth, Row, sender
@@ -89,11 +89,13 @@ class Enlisting:
             fate = _follow(tx.sync_session, lambda: self._committed(birth, outbox))
 
         async def wait() -> Any:
-            await self._appears(definition, birth, fate, tx, outbox)
+            pending = OutcomePending(saga_id, definition.name)
+            await self._runner.while_open(self._appears(definition, birth, fate, tx, outbox), pending)
             return await self._runner.handle(definition, saga_id).result()
 
         async def cancel(why: str) -> None:
-            await self._appears(definition, birth, fate, tx, outbox)
+            appears = self._appears(definition, birth, fate, tx, outbox)
+            await self._runner.while_open(appears, Busy(0, 0.0))
             await self._runner.cancel(saga_id, why)
 
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=not new)

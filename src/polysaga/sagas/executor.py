@@ -122,7 +122,6 @@ class Execution:
     async def resume(self, row: Row) -> None:
         """Take over where the journal and the ledgers say that the saga stands."""
         self._task = asyncio.current_task()
-        self.holds_claim = True
         progress, journal = self.progress, self.engine.journal
         progress.status, progress.reason = row.status, row.error
         self._time_left = row.remaining

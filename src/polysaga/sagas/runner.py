@@ -42,6 +42,7 @@ from polysaga.sagas.progress import Progress
 from polysaga.sagas.repairs import Repairs
 from polysaga.sagas.signals import Joined, Lost
 
+T = TypeVar("T")
 OutputT = TypeVar("OutputT", covariant=True)
 
 _LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
@@ -96,7 +97,8 @@ class LocalRunner:
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._closing_at: float | None = None  # the clock's reading when the process began to end
-        self._time_is_up = False  # for all who wait
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the time of all who wait
+        self._drained = False
         self.wanted: asyncio.Event | None = None  # set when there is room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
 
@@ -143,6 +145,8 @@ class LocalRunner:
 
     def take_over(self, row: Row) -> None:
         """Drive a saga that the worker has just claimed."""
+        if self._drained:
+            return  # the end does not wait for it any more: the claim runs out
         definition = self._definitions[row.fingerprint]
         saga_id = row.claim.saga_id
         if saga_id in self.executions:
@@ -158,6 +162,7 @@ class LocalRunner:
             row.status,
         )
         execution = self._execution(definition, birth)
+        execution.holds_claim = True  # also if it is stopped before it begins
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
         self._own(execution, self._resume(execution, row))
 
@@ -178,7 +183,10 @@ class LocalRunner:
         return self._handle(definition, saga_id, self.executions.get(saga_id), joined=True)
 
     async def cancel(self, saga_id: UUID, why: str) -> None:
-        """Have a saga undone, whoever drives it; return once that is certain."""
+        """Have a saga undone, whoever drives it; return once that is certain. Raises `Busy` at the end."""
+        await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+
+    async def _cancel(self, saga_id: UUID, why: str) -> None:
         owner, pause = uuid4(), _LOOK_AGAIN[0]
         while not self._time_is_up:
             live = self.executions.get(saga_id)
@@ -249,6 +257,31 @@ class LocalRunner:
     def _closing(self) -> bool:
         return self._closing_at is not None
 
+    @property
+    def _time_is_up(self) -> bool:
+        return self._over.done()
+
+    async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
+        """Return what *work* returns, which callers wait for; raise *otherwise* when the time of all is up.
+
+        A database that is silent, or a driver that swallows a cancellation, does not hold the caller then.
+        """
+        task = asyncio.ensure_future(work)
+        first: set[asyncio.Future[Any]] = {task, self._over}
+        try:
+            if self._time_is_up:
+                await asyncio.wait({task}, timeout=GRACE)  # the answer may be there already
+            else:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await ended({task}, GRACE)
+            raise
+        if not task.done():
+            await ended({task}, GRACE)
+        if not task.done() or task.cancelled():
+            raise otherwise
+        return task.result()
+
     def wind_down(self) -> None:
         """Start nothing more; end the waiting of all callers when `sagas.drain` is over."""
         if not self._closing:
@@ -256,15 +289,20 @@ class LocalRunner:
             self._freed.set()
             asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
 
-    async def drain(self) -> None:
-        """Let the sagas in flight end until `sagas.drain` is over, then stop them and hand their claims back."""
+    async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
+        """End *rounds*, which bring in sagas, and let those in flight end until `sagas.drain` is over.
+
+        Then stop them and hand their claims back. Takes at most three seconds more.
+        """
         self.wind_down()
         assert self._closing_at is not None
         left = self._closing_at + self.engine.settings.drain - self.engine.clock.monotonic()
-        tasks = dict(self._tasks)
-        if tasks:
-            await asyncio.wait(tasks.values(), timeout=max(left, 0.0))
-        unfinished = {execution: task for execution, task in tasks.items() if not task.done()}
+        resting = asyncio.ensure_future(ended(rounds, GRACE))
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=max(left, 0.0))
+        await resting
+        self._drained = True
+        unfinished = dict(self._tasks)  # also what the rounds have claimed on their way out
         self._end_all_waiting()
         stuck = await ended(unfinished.values(), GRACE)
         if stuck:
@@ -273,8 +311,8 @@ class LocalRunner:
             leave_cancelled_behind()
         await self._hand_back([execution.progress.claim for execution in unfinished if execution.holds_claim])
         await asyncio.gather(
-            limited(self.engine.starts.close(), GRACE / 2),
-            limited(self.engine.finishes.close(), GRACE / 2),
+            limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
+            limited(self.engine.finishes.close(), GRACE / 2, grace=GRACE / 4),
             return_exceptions=True,  # what is not written then was announced to nobody
         )
 
@@ -282,7 +320,7 @@ class LocalRunner:
         if not claims:
             return
         try:
-            await limited(self.engine.journal.hand_back(claims), GRACE)
+            await limited(self.engine.journal.hand_back(claims), GRACE, grace=GRACE / 4)
         except (DBAPIError, PoolTimeout, TryAgain, TimeoutError) as error:
             self.engine.emit(
                 WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {said(error)}")
@@ -290,7 +328,8 @@ class LocalRunner:
 
     def _end_all_waiting(self) -> None:
         """Have callers that still wait ask again, later or elsewhere: their sagas go on."""
-        self._time_is_up = True
+        if not self._over.done():
+            self._over.set_result(None)
         for execution in self._tasks:
             progress = execution.progress
             _end_waiting(execution, OutcomePending(progress.saga_id, progress.definition.name))
@@ -366,7 +405,9 @@ class LocalRunner:
                 live = None
             elif error is not None:
                 raise error
-        row = None if live is not None else await self.load(saga_id)
+        row = None
+        if live is None:
+            row = await self.while_open(self.load(saga_id), OutcomePending(saga_id, definition.name))
         if live is not None:
             check_same(definition, birth, live.progress.birth)
         elif row is not None:
@@ -388,7 +429,8 @@ class LocalRunner:
                         pass  # another process drives it now
                     else:
                         return live.progress.output  # read anew for each caller
-                return await self._follow(definition, saga_id)
+                pending = OutcomePending(saga_id, definition.name)
+                return await self.while_open(self._follow(definition, saga_id), pending)
             finally:
                 _let_see(definition)
 

@@ -14,7 +14,6 @@ from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, S
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
-from polysaga.limits import GRACE, ended
 from polysaga.sagas.assembly import assemble, check_tables, journal_node
 from polysaga.sagas.catalogue import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.decisions import Status
@@ -83,7 +82,7 @@ class Sagas:
             yield self
         finally:
             self._runner = self._enlisting = None
-            await asyncio.gather(ended(rounds, GRACE), runner.drain())
+            await runner.drain(rounds)
 
     def wind_down(self) -> None:
         """Begin to end, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.
