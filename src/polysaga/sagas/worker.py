@@ -42,6 +42,7 @@ _TICKS_PER_LEASE = 4
 _AT_LEAST = 10  # of that many sagas of a batch one is taken over although the databases are busy
 _BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
 _RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
+_REMOVAL = 60.0  # seconds that the removal of one batch may take
 
 
 class Worker:
@@ -61,7 +62,7 @@ class Worker:
             rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._due))
             # Not with the first tick of every process that is started.
             await engine.clock.sleep(_RARELY * random.random())
-            rounds.create_task(repeat(engine, self._remove_old, patience=_RARELY))
+            rounds.create_task(repeat(engine, self._remove_old, patience=_REMOVAL))
 
     async def _tick(self) -> float:
         await self.tick()
