@@ -5,12 +5,12 @@ waiting, and shows another time than those of the others: nothing may depend on 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from copy import copy
 from datetime import timedelta
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, PoolSettings, SagaSettings, Settings
@@ -25,6 +25,8 @@ from polysaga.testing.clock import HandClock
 from polysaga.testing.inline import quicken
 from polysaga.testing.owners import OWNER, Owner
 from polysaga.testing.taps import tap_journal, tap_node, tap_participant
+
+T = TypeVar("T")
 
 _REAL = Clock()
 _SKEW = timedelta(minutes=7)  # between the clocks of two owners
@@ -53,8 +55,15 @@ class Process(Owner):
         for participant in engine.participants.values():
             tap_participant(participant, self)
         tap_journal(engine.journal, self)
-        self.runner = LocalRunner(engine, {one.fingerprint: one for one in definitions})
+        self.runner = _Runner(engine, {one.fingerprint: one for one in definitions})
         self.worker = Worker(engine, self.runner, asyncio.Event())
+
+
+class _Runner(LocalRunner):
+    """Never winds down, so a client's own task does the client's work: the owner knows that task."""
+
+    async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
+        return await work
 
 
 class _OwnClock(HandClock):
