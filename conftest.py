@@ -11,6 +11,7 @@ settings.load_profile("patient")
 
 pytest_plugins = [
     "tests.fixtures.tiers",
+    "tests.fixtures.failures",
     "tests.fixtures.hangs",
     "tests.fixtures.watch",
     "tests.fixtures.servers",
