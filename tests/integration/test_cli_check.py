@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from devservers import Server
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import DatabaseFactory, MariaDBCluster, PostgresCluster
+from tests.fixtures.tiers import Uses
 
 ACCOUNTS = (Path(__file__).parents[2] / "docs" / "guides" / "database-accounts.md").read_text()
 Rows = list[dict[str, Any]]
@@ -366,6 +367,22 @@ def test_a_database_of_mariadb_that_does_not_exist_is_to_be_created(
 ) -> None:
     project.set_url(orders=mariadb_server.url("nowhere"))
     assert "CREATE DATABASE nowhere, or correct databases.orders.url" in project.polysaga("check").err
+
+
+@pytest.mark.parametrize("kind", [Uses("mariadb", ("mariadb_server",)), Uses("mysql", ("mysql_server",))], ids=str)
+def test_a_server_that_takes_small_statements_is_told_of(
+    project: Project, request: pytest.FixtureRequest, kind: Uses
+) -> None:
+    server = request.getfixturevalue(kind.fixtures[0])
+    project.set_url(orders=server.url("mysql"))
+    ((before,),) = server.run("SELECT @@global.max_allowed_packet")
+    server.run("SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        _, rows = checked(project)
+    finally:
+        server.run(f"SET GLOBAL max_allowed_packet = {before}")
+    assert any("statements of 1,048,576 bytes at most" in note for note in notes(rows))
+    assert not any("statements of" in note for note in notes(checked(project)[1]))
 
 
 def test_a_wrong_password_is_to_be_corrected(project: Project, mariadb_server: Server) -> None:

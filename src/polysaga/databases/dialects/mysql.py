@@ -134,6 +134,12 @@ _NO_GTIDS_YET = Finding(
     fatal=False,
 )
 
+_STATEMENTS_LOGGED = Finding(
+    "it logs statements, and refuses every write under READ COMMITTED then",
+    "set binlog_format = ROW, which is the default, or MIXED",
+)
+_PACKET = 4 << 20  # bytes; what servers took by default before MySQL 8.0 and MariaDB 10.2
+
 # Codes whose texts name objects and conditions and never values.
 _PLAIN_CODES = {
     *(1040, 1044, 1045, 1046, 1048, 1049, 1053, 1054, 1114, 1142, 1146, 1153, 1158, 1159, 1160, 1161, 1180, 1203),
@@ -141,6 +147,14 @@ _PLAIN_CODES = {
     4025,
 }
 _KEY = re.compile(r"for key '([^']*)'\Z")
+
+
+def _small_packets(size: int) -> Finding:
+    return Finding(
+        f"it takes statements of {size:,} bytes at most: a saga whose input or results are larger is refused",
+        "raise max_allowed_packet; 16M is enough for most",
+        fatal=False,
+    )
 
 
 class MySQL(SqlDialect):
@@ -247,15 +261,20 @@ class MySQL(SqlDialect):
 
     may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
-        "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, "
+        "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, @@global.binlog_format, "
+        "@@global.max_allowed_packet, "
         "/*M!100301 @@session.tx_read_only, 'ON', length(@@global.gtid_slave_pos) > 0 */"
         "/*!80000 @@session.transaction_read_only, @@global.gtid_mode, @@global.gtid_executed <> '' */"
     )
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
-        version, clock, replica, logs, read_only, mode, replayed = row
+        version, clock, replica, logs, logged, packet, read_only, mode, replayed = row
         guarded, replica = str(read_only) not in _OFF, str(replica) not in _OFF
         found = [] if guarded else [UNGUARDED]
+        if str(logs) not in _OFF and not replica and str(logged).upper() == "STATEMENT":
+            found.append(_STATEMENTS_LOGGED)
+        if int(packet) < _PACKET:
+            found.append(_small_packets(int(packet)))
         if replicas and not replica and (str(logs) in _OFF or not str(mode).upper().startswith("ON")):
             found.append(_NO_GTIDS)
         if replicas and replica and not replayed:
