@@ -18,6 +18,8 @@ from devservers.server import ServerUnavailable
 
 @dataclass(frozen=True)
 class Account:
+    """A user of the system, under whom servers run that refuse to run as root."""
+
     uid: int
     gid: int
 

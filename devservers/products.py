@@ -17,6 +17,8 @@ from devservers.server import Client, ExistingServer, Server
 
 @dataclass(frozen=True)
 class Product:
+    """A kind of server: how it is started here, or found where it runs already."""
+
     key: str  # folder below .servers, and key in `python -m devservers --json`
     variable: str  # names a server that exists already
     hand_port: int  # for hand use, so that URLs stay the same from day to day

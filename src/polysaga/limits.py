@@ -47,8 +47,8 @@ async def ended(tasks: Collection["asyncio.Future[Any]"], seconds: float) -> "se
 def leave_behind(task: "asyncio.Future[Any]") -> None:
     """Have nobody wait for *task* any more, the end of the event loop (`asyncio.run`) included."""
     if isinstance(task, asyncio.Task):
-        asyncio._unregister_task(task)  # documented for those who extend asyncio
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        asyncio._unregister_task(task)  # noqa: SLF001 - documented for those who extend asyncio
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as asyncio.gather
     task.add_done_callback(_forget)
 
 

@@ -1,0 +1,1 @@
+"""The command `polysaga`: one module for each command, and what they share."""

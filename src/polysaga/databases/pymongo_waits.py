@@ -19,7 +19,7 @@ def make_safe() -> None:
         return
     for name in ("pool", "topology"):
         module: Any = importlib.import_module(f"pymongo.asynchronous.{name}")
-        module._async_cond_wait = _wait
+        module._async_cond_wait = _wait  # noqa: SLF001 - PyMongo offers no other place
 
 
 async def _wait(condition: Any, timeout: float | None) -> bool:

@@ -41,8 +41,9 @@ def install(
     refusals: Mapping[str, int] | None = None,
     max_body: int | None = 1024 * 1024,  # bytes
 ) -> None:
-    """Wire *app*: databases and sagas open with it, errors become problems, `/health/*` answers,
-    and what a client wrote it reads (`polysaga.asgi`).
+    """Wire *app*: databases and sagas open with it, errors become problems, clients read what they wrote.
+
+    `/health/*` answers; `polysaga.asgi` carries what a client wrote from one request to the next.
 
     When the process is asked to end (SIGTERM), `sagas.drain` begins at once: callers that wait for a saga have
     an answer before it is over, so the server need not wait for them any longer.

@@ -53,7 +53,7 @@ class History:
                 },
             )
         # MySQL and MariaDB have no name for a primary key, and warn of one.
-        context._version.primary_key.name = None
+        context._version.primary_key.name = None  # noqa: SLF001 - Alembic offers no option
         return context
 
     def _lacking(self, heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:

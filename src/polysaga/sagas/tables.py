@@ -1,5 +1,4 @@
-"""The tables we own: one journal with its audit trail, and in every participating SQL database a
-ledger and an outbox.
+"""The tables we own: a journal with its audit trail; a ledger and an outbox in every participating SQL database.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
 and MariaDB, text on SQLite. Step names are kept in a binary collation: `ascii_bin` and the rule for names in

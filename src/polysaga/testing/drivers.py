@@ -58,6 +58,6 @@ def cut(connection: Any) -> None:
         case "psycopg":
             connection.pgconn.finish()
         case "aiosqlite":
-            connection._tx.cut()  # `inline.AtOnce`
+            connection._tx.cut()  # noqa: SLF001 - our own `inline.AtOnce`
         case _:
             connection.close()  # asyncmy closes the socket at once

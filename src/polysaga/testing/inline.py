@@ -56,7 +56,7 @@ def _quicken(engine: AsyncEngine, waits: Callable[[], bool]) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def replace_queue(adapted: Any, record: Any) -> None:
         connection = adapted.driver_connection
-        connection._tx = AtOnce(connection._tx, connection._conn, waits)
+        connection._tx = AtOnce(connection._tx, connection._conn, waits)  # noqa: SLF001 - aiosqlite offers no place
 
 
 class AtOnce:
