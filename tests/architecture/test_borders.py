@@ -10,6 +10,7 @@ from tests.architecture.sources import Source, sources, walk
 BORDERS = {
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
     "polysaga/cli/programs.py: settings_for",  # the program's function for its settings
+    "polysaga/databases/texts.py: _of_driver",  # an error of a driver
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/attempts.py: Attempts._caught",  # a step

@@ -1,9 +1,17 @@
 """No value of a user's reaches the journal, the log, events or texts of errors, whatever fails in a step."""
 
+import contextlib
+import inspect
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import asyncmy.errors
+import asyncpg.exceptions
+import bson.errors
+import psycopg.errors
+import pymongo.errors
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 from sqlalchemy import DateTime, bindparam, text
@@ -195,3 +203,24 @@ def test_what_a_program_says_itself_is_told_as_it_is() -> None:
     error = KeyError("price")
     assert without_values(error) is error
     assert said(error) == "KeyError: 'price'"
+
+
+def errors_of_drivers() -> list[BaseException]:
+    """Return errors of every class of the drivers, made with what drivers make them with, and with less."""
+    made: list[BaseException] = []
+    for module in (pymongo.errors, bson.errors, asyncpg.exceptions, psycopg.errors, asyncmy.errors, sqlite3):
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if not issubclass(kind, Exception):
+                continue
+            for given in ((), (MARK,), (MARK, [MARK]), (MARK, 7, {"code": 7}), (1205, MARK), ({},)):
+                with contextlib.suppress(TypeError, AttributeError, KeyError):  # it is not made like that
+                    made.append(kind(*given))
+    return made
+
+
+def test_every_error_of_a_driver_has_a_text() -> None:
+    """A lost connection of PyMongo has a list of details where others have a mapping."""
+    found = errors_of_drivers()
+    assert len({type(error) for error in found}) > 300
+    assert all(said(error) for error in found)
+    assert all(traced(error) for error in found)

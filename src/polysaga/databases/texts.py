@@ -82,14 +82,21 @@ def _said(error: BaseException) -> str | None:
         return f"{name}: {told_of_serialization(error)}"
     if isinstance(error, exc.StatementError):
         raw = error.orig
-        inner = None if raw is None else said_by_driver(raw.__cause__ or raw) or type(raw).__name__
+        inner = None if raw is None else _of_driver(raw.__cause__ or raw) or type(raw).__name__
         return name if inner is None else f"{name}: {inner}"
     if isinstance(error, exc.PendingRollbackError):
         return f"{name}: a session was used on after an error in its transaction"
     if isinstance(error, exc.SQLAlchemyError):
         plain = isinstance(error, _PLAIN) or type(error) is exc.InvalidRequestError
         return None if plain else name
-    return said_by_driver(error)
+    return _of_driver(error)
+
+
+def _of_driver(error: BaseException) -> str | None:
+    try:
+        return said_by_driver(error)
+    except Exception:  # noqa: BLE001 - border: a driver's error of a new shape must not keep a saga from its repeats
+        return type(error).__name__
 
 
 def told_of_validation(error: ValidationError) -> str:

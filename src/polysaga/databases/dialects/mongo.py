@@ -172,7 +172,7 @@ class Mongo:
         if "PyMongoError" not in ancestors:
             return None
         details = getattr(error, "details", None)
-        if details is None:
+        if not isinstance(details, Mapping):  # a lost connection has a list, of what happened on each server
             # About servers and connections: "host:port: ...", or about how the driver was called.
             return f"{name}: {error}" if "ConnectionFailure" in ancestors else name
         first = (details.get("writeErrors") or [details])[0]
