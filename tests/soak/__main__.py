@@ -68,7 +68,7 @@ def _soak(home: House, seed: int, seconds: float, concurrency: int) -> dict[str,
         told = ", ".join(f"{count} {answer}" for answer, count in sorted(customers.answers.items()))
         _say(f"{told}; {customers.cancelled} cancelled afterwards")
         found = audit(home.urls, customers.confirmed, patience=_REST)
-    details = [*home.deaths, *found.details]
+    details = [*home.deaths, *home.mistakes, *found.details]
     for detail in details[:50]:
         _say(detail)
     return {
@@ -76,6 +76,7 @@ def _soak(home: House, seed: int, seconds: float, concurrency: int) -> dict[str,
         "faults": len(faults),
         **found.as_data(),
         "died": len(home.deaths),
+        "mistakes": len(home.mistakes),
         "confirmed": len(customers.confirmed),
         "seed": seed,
         "seconds": seconds,

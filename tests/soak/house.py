@@ -134,6 +134,11 @@ class House:
             supervisor.until_up()
 
     @property
+    def mistakes(self) -> list[str]:
+        """What the processes logged of mistakes in the program."""
+        return [line for supervisor in self.services.values() for line in supervisor.service.mistakes]
+
+    @property
     def deaths(self) -> list[str]:
         """The processes that ended by themselves."""
         return [death for supervisor in self.services.values() for death in supervisor.deaths]
