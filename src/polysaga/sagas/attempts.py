@@ -23,7 +23,7 @@ from polysaga.sagas.decisions import Mark, Verdict, judge
 from polysaga.sagas.definition import AnyStep
 from polysaga.sagas.gates import Gate
 from polysaga.sagas.retries import Retry
-from polysaga.sagas.signals import Joined, Lost
+from polysaga.sagas.signals import Joined, Lost, OutOfReach
 
 T = TypeVar("T")
 _OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
@@ -107,15 +107,22 @@ class Attempts:
         raise AssertionError("unreachable")
 
     async def persist(
-        self, work: Callable[[], Awaitable[T]], fault: Callable[..., Fault | None], gate: Gate | None = None
+        self,
+        work: Callable[[], Awaitable[T]],
+        fault: Callable[..., Fault | None],
+        gate: Gate | None = None,
+        retry: Retry = _FOR_EVER,
     ) -> T:
-        """Return the result of *work* on a database, waiting for the database as long as it takes.
+        """Return the result of *work* on a database, waiting for the database as long as *retry* says.
 
-        Each try has a limit of its own: a connection that went silent must not be waited for.
+        Each try has a limit of its own: a connection that went silent must not be waited for. Raises `OutOfReach`
+        when the waiting is over.
         """
+        started: float | None = None
         for attempt in itertools.count(1):
             if gate is not None:
                 await gate.enter()
+            started = self._clock.monotonic() if started is None else started
             result, error = await self._through(gate, work(), _SILENCE, fault)
             if error is None:
                 return cast(T, result)
@@ -124,7 +131,10 @@ class Attempts:
                 raise error
             if _cancelled():
                 raise asyncio.CancelledError  # as in `settle`
-            await self._clock.sleep(_FOR_EVER.delay(attempt, 0.0, random.random()) or 0.0)
+            wait = retry.delay(attempt, self._clock.monotonic() - started, random.random())
+            if wait is None:
+                raise OutOfReach from error
+            await self._clock.sleep(wait)
         raise AssertionError("unreachable")
 
     def with_last(self, step: str) -> list[dict[str, Any]]:

@@ -44,10 +44,12 @@ from polysaga.sagas.journal import NOBODY, Row
 from polysaga.sagas.outcomes import Failure, error_of, first_told, overdue
 from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.progress import Progress
-from polysaga.sagas.signals import Lost, Stopped
+from polysaga.sagas.retries import Retry
+from polysaga.sagas.signals import Lost, OutOfReach, Stopped
 from polysaga.sagas.steps import Steps
 
 FENCE = timedelta(hours=24)  # after the last renewal of a claim no ledger accepts its owner's rows
+_PATIENCE = 5.0  # seconds that a takeover waits for a ledger: it takes a place of those that may be in flight
 MOST_EXPIRIES = 10  # lost claims without progress until a saga is parked: it probably kills its process
 
 
@@ -119,8 +121,11 @@ class Execution:
         self._tell_started()
         self._announce()
 
-    async def resume(self, row: Row) -> None:
-        """Take over where the journal and the ledgers say that the saga stands."""
+    async def resume(self, row: Row) -> bool:
+        """Take over where the journal and the ledgers say that the saga stands.
+
+        Returns False if a ledger is out of reach: the saga is put aside for a while, and the claim is gone.
+        """
         self._task = asyncio.current_task()
         progress, journal = self.progress, self.engine.journal
         progress.status, progress.reason = row.status, row.error
@@ -134,6 +139,9 @@ class Execution:
                 progress.marks[step] = Mark.COMPENSATED
         except PayloadUnreadable as error:
             await self._park({"message": said(error)})
+        except OutOfReach:
+            await self._put_aside()
+            return False
         else:
             if found > row.progress:
                 noted = partial(journal.note_progress, progress.claim, found)
@@ -143,6 +151,7 @@ class Execution:
                 await self._park({"message": told})
         self._tell_started()
         self._announce()
+        return True
 
     def _tell_started(self) -> None:
         if not self.started.done():  # the runner, which is closing, may have ended the waiting for it
@@ -183,6 +192,8 @@ class Execution:
                     case Rest():
                         await self._rest()
                         return
+        except OutOfReach:
+            await self._put_aside()
         except Lost:
             self.engine.emit(ClaimLost(progress.saga_id, progress.definition.name, progress.claim.epoch))
             raise
@@ -321,7 +332,7 @@ class Execution:
 
     async def _rest(self) -> None:
         """Put the saga aside: park what cannot be undone, or go on, ever; postpone what must still happen."""
-        progress, journal, history = self.progress, self.engine.journal, self.attempts.history
+        progress = self.progress
         if progress.status is Status.COMPENSATING:
             await self._park(self._trouble)
         elif progress.known.undone:
@@ -329,7 +340,12 @@ class Execution:
             told = f"it is decided, but step '{step}' is {progress.marks[step]}: somebody has begun to resolve it"
             await self._park({"step": step, "message": f"{told}; resolve it as completed"})
         else:
-            await self._write(lambda: journal.postpone(progress.claim, PAUSE, history), progress.status)
+            await self._put_aside()
+
+    async def _put_aside(self) -> None:
+        """Give the claim up; the saga is due again after a pause."""
+        progress, journal, history = self.progress, self.engine.journal, self.attempts.history
+        await self._write(lambda: journal.postpone(progress.claim, PAUSE, history), progress.status)
 
     async def _park(self, trouble: Mapping[str, Any]) -> None:
         """Ask for a person; what the saga is undone for stays beside what it is parked for."""
@@ -360,7 +376,11 @@ class Execution:
         return None if written else row
 
     async def _take_stock(self, journaled: Mapping[str, str]) -> int:
-        """Take in what the journal row and all ledgers say; return how many steps have a record."""
+        """Take in what the journal row and all ledgers say; return how many steps have a record.
+
+        Raises `OutOfReach` if a database does not answer. Only the journal's is waited for: it would have to
+        write that the saga is put aside.
+        """
         progress = self.progress
         rows = {step: LedgerRow(Mark.DONE, text) for step, text in journaled.items()}
         by_database: dict[str, list[str]] = {}
@@ -370,8 +390,10 @@ class Execution:
         for database, steps in by_database.items():
             participant = self.engine.participants[database]
             look = partial(participant.look, progress.saga_id, steps)
-            gate = self.engine.gates[database]
-            rows.update(await self.attempts.persist(look, participant.fault, gate))
+            patience = Retry(within=None if database == progress.home else _PATIENCE)
+            rows.update(
+                await self.attempts.persist(look, participant.fault, self.engine.gates[database], patience)
+            )
         progress.take_in(rows)
         return len(rows)
 

@@ -371,8 +371,8 @@ class LocalRunner:
         await execution.drive()
 
     async def _resume(self, execution: Execution, row: Row) -> None:
-        await execution.resume(row)
-        await execution.drive()
+        if await execution.resume(row):
+            await execution.drive()
 
     def _own(self, execution: Execution, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -15,3 +15,7 @@ class Stopped(Exception):
 
 class Joined(Exception):
     """The saga exists already: its key, or an earlier attempt, started it."""
+
+
+class OutOfReach(Exception):
+    """A database did not answer for as long as this process waits for it."""
