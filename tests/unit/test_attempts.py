@@ -8,8 +8,9 @@ from polysaga.databases import Fault
 from polysaga.sagas.attempts import Attempts, Once
 from polysaga.sagas.deadlines import Deadlines
 from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.gates import Gate
 from polysaga.testing.clock import HandClock
-from tests.fixtures.waiting import forever, reached
+from tests.fixtures.waiting import forever, reached, until, within
 
 
 def a_step() -> AnyStep:
@@ -64,3 +65,30 @@ async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_ar
     assert tried > 1000
     kept = [entry["attempt"] for entry in attempts.history]
     assert kept == [*range(1, 51), *range(tried - 149, tried + 1)]
+
+
+async def test_time_in_the_queue_before_a_database_is_none_of_the_time_for_repeats() -> None:
+    """A step that met one conflict would be given up for the length of the queue behind which it tries again."""
+    clock, step, gate = HandClock(), a_step(), Gate("hotel", 1, HandClock())
+    attempts = Attempts(uuid4(), "trip", clock, lambda _: None, Deadlines())
+    tries, queued = 0, list[asyncio.Task[None]]()
+
+    async def hold() -> None:
+        await gate.enter()
+        await until(lambda: gate.room == 0, "the step stands behind it")
+        clock.move(60.0)
+        gate.leave(None, None)
+
+    async def fail_twice(attempt: int) -> None:
+        nonlocal tries
+        tries = attempt
+        if attempt < 3:
+            queued.append(asyncio.create_task(hold()))
+            await asyncio.sleep(0)  # it waits now, and goes in before the next attempt
+            raise ConnectionResetError
+
+    once = Once(fail_twice, lambda _: Fault.DEADLOCK, gate=gate)
+    settled = await within(attempts.settle(step, once, Retry(within=20.0)), "the step is settled")
+
+    assert (settled.done, tries) == (True, 3)
+    await within(asyncio.gather(*queued), "those in the queue have been inside")

@@ -78,8 +78,7 @@ class Attempts:
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
-        started: float | None = None
-        uncertain = False
+        spent, uncertain = 0.0, False  # seconds, without those before the gate: a queue is no reason to give up
         for attempt in itertools.count(1):
             if once.gate is not None:
                 try:
@@ -87,7 +86,6 @@ class Attempts:
                 except TimeoutError:
                     return Settled(Verdict.UNAVAILABLE, once.gate.full(once.patience or 0.0), uncertain)
             began = self._clock.monotonic()
-            started = began if started is None else started
             self._note_begun(step, once, attempt, began)
             outcome, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
             if error is None:
@@ -99,11 +97,14 @@ class Attempts:
                 return settled
             if _cancelled():
                 raise asyncio.CancelledError  # the cancellation met a broken connection on its way out
-            wait = retry.delay(attempt, self._clock.monotonic() - started, random.random())
+            failed = self._clock.monotonic()
+            spent += failed - began
+            wait = retry.delay(attempt, spent, random.random())
             refuse = once.hurry and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
             if wait is None or refuse:
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
+            spent += self._clock.monotonic() - failed
         raise AssertionError("unreachable")
 
     async def persist(

@@ -18,7 +18,7 @@ class Retry:
     def delay(self, attempt: int, elapsed: float, chance: float) -> float | None:
         """Return the seconds to wait after failed *attempt* (from 1), or None when the budget is spent.
 
-        *elapsed* is the time since the first attempt began, *chance* a random number in [0, 1).
+        *elapsed* is the time since the first attempt began, less that in a queue; *chance* is random, in [0, 1).
         """
         ceiling = min(self.cap, self.first * self.factor ** min(attempt - 1, 62))
         wait = ceiling * (0.5 + chance / 2)
