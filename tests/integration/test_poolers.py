@@ -4,7 +4,9 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -15,10 +17,14 @@ from devservers import PgBouncer, Server, ServerUnavailable
 from devservers.pgbouncer import PoolMode
 from polysaga import Databases, SqlDatabase
 from polysaga.config import parse_settings
+from polysaga.databases import SqlNode, sentinels
+from polysaga.databases.sentinels import Sentinels
 from polysaga.errors import ConfigurationError
+from polysaga.events import Event, ServerSilent
 from polysaga.migrations import migrate
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import DatabaseFactory, PostgresCluster
+from tests.fixtures.waiting import pause, reached, until, within
 from tests.integration.migrating import program, saga_of
 
 # What guides for PgBouncer tell people to ignore.
@@ -31,6 +37,7 @@ SHOWN = (
     "current_setting('idle_in_transaction_session_timeout'), current_setting('default_transaction_isolation'), "
     "current_setting('search_path'), current_setting('application_name')"
 )
+MOST = 19  # connections that the pooler lends, but for the one of the pool that reads
 Bouncers = Callable[[PoolMode, tuple[str, ...]], PgBouncer]
 
 
@@ -63,6 +70,19 @@ def running(
 @pytest.fixture(params=["asyncpg", "psycopg"])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+class Together:
+    """Lets nobody go on until as many as the pooler has connections have come."""
+
+    def __init__(self) -> None:
+        self._missing, self._complete = MOST, asyncio.Event()
+
+    async def wait_for_all(self) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set()
+        await reached(self._complete, "all connections are lent")
 
 
 def through(bouncer: PgBouncer, direct: str, driver: str, query: str = "") -> str:
@@ -142,3 +162,70 @@ async def test_a_primary_and_its_replica_may_stand_behind_poolers_of_their_own(
                 assert (await db.execute(text(SHOWN))).one()[:2] == ("off", "5s")
             async with handle.reader(consistency="eventual") as db:
                 assert (await db.execute(text(SHOWN))).one()[:2] == ("on", "5s")
+
+
+async def test_as_many_connections_as_the_pooler_has_are_made_in_one_moment(
+    bouncers: Bouncers, postgres_database: DatabaseFactory, driver: str
+) -> None:
+    """Each would take a second one to find out what stands between, and wait for the others."""
+    handle, pool = SqlDatabase("shop"), {"size": MOST, "max_overflow": 0}
+    shop = {"url": through(bouncers("session", ()), postgres_database(), driver), "pool": pool}
+    lent = Together()
+
+    async def ask() -> None:
+        async with handle.writer() as db:
+            await db.execute(text("SELECT 1"))
+            await lent.wait_for_all()
+
+    async with Databases(handle).open(parse_settings({"databases": {"shop": shop}})):
+        await within(asyncio.gather(*(ask() for _ in range(MOST))), "all connections are lent")
+
+
+async def test_a_pooler_without_a_connection_to_spare_is_no_sign_of_silence(
+    bouncers: Bouncers, postgres_database: DatabaseFactory, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who asks for one more stands in the pooler's queue; the sentinel would cut all those that work."""
+    questions, worked, full, enough = 0, 0, False, asyncio.Event()
+    in_use, ask = SqlNode.in_use, Sentinels._ask
+
+    async def ask_while_others_work(self: Sentinels, question: Any, patience: float) -> Any:
+        """Ask for a moment, and let that count as the silence of the whole *patience*."""
+        nonlocal questions
+        before = worked
+        answer = await ask(self, question, 0.1)
+        await until(lambda: worked > before, "others work")
+        questions += 1
+        return answer if answer.seen else replace(answer, seconds=patience)
+
+    monkeypatch.setattr(sentinels, "_EVERY", 0.05)
+    monkeypatch.setattr(Sentinels, "_ask", ask_while_others_work)
+    # Until all connections are lent the sentinel sees nothing to do, and so has none itself.
+    monkeypatch.setattr(SqlNode, "in_use", property(lambda node: full and in_use.fget(node)))  # type: ignore[attr-defined]
+    handle, heard = SqlDatabase("shop"), list[Event]()
+    pool = {"size": MOST, "max_overflow": 0, "acquire_timeout": 30}
+    shop = {"url": through(bouncers("session", ()), postgres_database(), driver), "pool": pool}
+    lent = Together()
+
+    async def work() -> None:
+        nonlocal worked
+        async with handle.writer() as db:
+            await db.execute(text("SELECT 1"))
+            await lent.wait_for_all()
+        while not enough.is_set():
+            async with handle.writer() as db:
+                await db.execute(text("SELECT 1"))
+            worked += 1
+            await pause()
+
+    async with Databases(handle).open(parse_settings({"databases": {"shop": shop}}), emit=heard.append):
+        async with asyncio.TaskGroup() as works:
+            for _ in range(MOST - 1):
+                works.create_task(work())
+            async with handle.writer() as db:
+                await db.execute(text("SELECT 1"))
+                await lent.wait_for_all()
+                full = True
+                await until(lambda: questions >= 2, "the sentinel has asked in vain")
+                await db.execute(text("SELECT 1"))
+            enough.set()
+        assert not [one for one in heard if isinstance(one, ServerSilent)]

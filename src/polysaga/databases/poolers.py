@@ -7,6 +7,7 @@ the pooler lends one connection of the server to one of ours. One that lends the
 give our settings to others, and theirs to us: it is refused.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -42,6 +43,7 @@ class Pooler:
         # None: no connection has been asked. Without settings nothing can get lost.
         self._stands_between: bool | None = None if settings else False
         self._refuses_settings = False
+        self._finding_out = asyncio.Lock()
 
     def connect(self, make: Connect) -> Any:
         """Return a connection of *make*, with our settings.
@@ -51,9 +53,7 @@ class Pooler:
         connection = self._make(make)
         try:
             if self._stands_between is None:
-                self._stands_between = self._asked(connection, self._dialect.behind_pooler)
-                if self._stands_between:
-                    self._refuse_if_shared(connection, make)
+                self._find_out(connection, make)
             if self._stands_between:
                 self._asked(connection, lambda driver: self._dialect.set_session(driver, self._settings))
         except BaseException as error:
@@ -63,6 +63,27 @@ class Pooler:
                 raise SharedSessions from error
             raise
         return connection
+
+    def _find_out(self, connection: Any, make: Connect) -> None:
+        """Ask *connection* what it leads to, unless another one has been asked meanwhile.
+
+        One at a time: to ask takes a second connection of the server, and a pooler may have too few for all that
+        are made in the first moment. They would wait for each other.
+        """
+        connection.run_async(lambda _: self._turn())
+        try:
+            if self._stands_between is None:
+                found = self._asked(connection, self._dialect.behind_pooler)
+                if found:
+                    self._refuse_if_shared(connection, make)
+                self._stands_between = found
+        finally:
+            self._finding_out.release()
+
+    async def _turn(self) -> None:
+        # Not `limited`: a task of its own could get the lock in the moment when its caller is cancelled.
+        async with asyncio.timeout(self._patience):
+            await self._finding_out.acquire()
 
     def _make(self, make: Connect) -> Any:
         try:

@@ -65,6 +65,7 @@ class SqlNode:
         self._snapshots: AsyncEngine | None = None
         self._followed = self.url
         self._generation = 0
+        self.given_back = 0  # connections so far that came back in order: the server had answered them
         self._connections: set[Any] = set()  # all that are open, in use or not
         self._lent: set[Any] = set()  # those in use, of a watched node
         # Connected, and still asked what the dialect has to know of its server.
@@ -217,6 +218,11 @@ class SqlNode:
             self._connections.add(connection)
             self._opening.pop(record, None)
             record.info.setdefault("generation", self._generation)
+
+        @event.listens_for(engine.sync_engine, "checkin")
+        def given_back(connection: Any, _: ConnectionPoolEntry) -> None:
+            if connection is not None:  # None: it was broken off
+                self.given_back += 1
 
         def closed(connection: Any, *_: Any) -> None:
             self._connections.discard(connection)

@@ -3,7 +3,8 @@
 A frozen server never says that it is gone: what waits for it would wait without a limit. While sessions are lent,
 the sentinel of a SQL node asks the server by a connection of its own. If the server does not answer for twice
 `pool.connect_timeout`, every connection is broken off, and those who wait get `DatabaseUnavailable`. Nodes of
-databases with replicas have a monitor that does the same sooner (`routing.monitor`).
+databases with replicas have a monitor that does the same sooner (`routing.monitor`). A pooler has perhaps no
+connection of the server to spare for the sentinel; as long as others come back in order, the server answers.
 
 PyMongo watches its servers by itself. What nobody watches is PyMongo: a client whose pool hangs lends no
 connection for the rest of the process's life. A question that outlives every limit of the client, while a new
@@ -58,12 +59,15 @@ class Sentinels:
                 await self._clock.sleep(_EVERY)
                 left = patience
                 while node.in_use and left > 0:
+                    given_back = node.given_back
                     answer = await self._ask(line.ask, left)
                     if answer.seen or (answer.error and node.dialect.fault(answer.error) not in _SILENT):
                         break
-                    left -= answer.seconds
                     await _hang_up(line)
                     line = node.line()
+                    if node.given_back > given_back:
+                        break
+                    left -= answer.seconds
                     await self._clock.sleep(_SLICE)
                 if left <= 0 and node.in_use:
                     self._emit(ServerSilent(node.database, node.name, patience))
