@@ -7,13 +7,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from devservers import Server
 from polysaga import Databases, MongoDatabase, SqlDatabase
-from polysaga.config import parse_settings
-from polysaga.databases import mongo, sentinels
+from polysaga.config import DatabaseSettings, parse_settings
+from polysaga.databases import SqlNode, mongo, sentinels
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import ClientReplaced, Event, ServerSilent
 from tests.fixtures.proxy import Proxy
@@ -145,6 +147,23 @@ async def test_a_connection_is_cut_while_its_server_is_still_asked_what_it_is(pr
         event.remove(engine, "connect", hang)
         proxy.resume()
         await within(ask(), "the only place of the pool is lent again")
+
+
+async def test_hanging_up_frees_nothing_that_is_still_waited_for(postgres_server: Server) -> None:
+    """libpq would read what it has freed, and in the end the whole process crashes."""
+    url = postgres_server.url("postgres").replace("+asyncpg", "+psycopg")
+    line = SqlNode("shop", "primary", url, DatabaseSettings(url=url)).line()
+    await line.ask()
+    driver = line._driver
+    waiting = asyncio.create_task(driver.execute("SELECT pg_sleep(600)"))
+    await until(lambda: driver.info.transaction_status is TransactionStatus.ACTIVE, "the server is asked")
+
+    await sentinels._hang_up(line)
+
+    await asyncio.wait([waiting], timeout=20)
+    assert isinstance(waiting.exception(), OperationalError)
+    assert "pointer is NULL" not in str(waiting.exception())
+    await until(lambda: bool(driver.closed), "the connection is closed")
 
 
 async def test_a_client_of_mongodb_whose_pool_hangs_is_noticed_and_replaced(mongo_server: Server) -> None:

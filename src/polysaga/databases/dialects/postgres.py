@@ -1,5 +1,6 @@
 """PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -21,6 +22,7 @@ from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
 from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample, parse_lsn
+from polysaga.limits import GRACE, leave_behind
 
 try:
     from asyncpg import Connection as AsyncpgConnection
@@ -442,7 +444,12 @@ class PostgresPsycopg(Postgres):
         return {**super().line_arguments(url, settings), "autocommit": True}
 
     async def hang_up(self, driver: Any) -> None:
-        await driver.close()
+        if driver.lock.locked():
+            self.cut(driver)
+        closing = asyncio.ensure_future(_close(driver))
+        _, late = await asyncio.wait({closing}, timeout=GRACE / 2)
+        for one in late:
+            leave_behind(one)
 
     def waits(self, driver: Any) -> bool:
         return bool(driver.info.server_version >= _WAITS * 10_000)
@@ -463,6 +470,15 @@ class PostgresPsycopg(Postgres):
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)
         return "%s"
+
+
+async def _close(driver: Any) -> None:
+    """Close psycopg's connection when no task uses it any more.
+
+    Closing it frees what libpq reads for a task that still waits for an answer: the process would crash.
+    """
+    async with driver.lock:
+        await driver.close()
 
 
 def _is_stale(error: BaseException) -> bool:
