@@ -21,15 +21,22 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
 
     A process without handlers of its own is left alone, and so is any thread but the main one.
     """
-    loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
+    loop, before, listening = asyncio.get_running_loop(), dict[signal.Signals, Any](), True
+
+    def hear() -> None:
+        # Another application that began later may put our handler back after we have ended, and the loop with us.
+        if listening:
+            loop.call_soon_threadsafe(tell)
+
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in _ASKING}
-    chained = {number: _chain(theirs, loop, tell) for number, theirs in before.items() if _is_own(theirs)}
+    chained = {number: _chain(theirs, hear) for number, theirs in before.items() if _is_own(theirs)}
     for number, ours in chained.items():
         signal.signal(number, ours)
     try:
         yield
     finally:
+        listening = False
         for number, ours in chained.items():
             if signal.getsignal(number) is ours:
                 signal.signal(number, before[number])
@@ -40,10 +47,10 @@ def _is_own(handler: Any) -> bool:
 
 
 def _chain(
-    theirs: Callable[[int, FrameType | None], Any], loop: asyncio.AbstractEventLoop, tell: Callable[[], None]
+    theirs: Callable[[int, FrameType | None], Any], hear: Callable[[], None]
 ) -> Callable[[int, FrameType | None], None]:
-    def hear(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(tell)
+    def hear_and_pass_on(number: int, frame: FrameType | None) -> None:
+        hear()
         theirs(number, frame)
 
-    return hear
+    return hear_and_pass_on
