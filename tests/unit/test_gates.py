@@ -7,7 +7,7 @@ import pytest
 from polysaga.databases import Fault
 from polysaga.sagas.gates import Gate
 from polysaga.testing.clock import HandClock
-from tests.fixtures.waiting import within
+from tests.fixtures.waiting import pause, within
 
 
 async def waiting(gate: Gate, log: list[int], number: int) -> None:
@@ -107,3 +107,42 @@ async def test_errors_of_the_steps_themselves_change_nothing() -> None:
         await gate.enter()
         gate.leave(ValueError(), fault)
     assert gate.limit == gate.most
+
+
+async def test_one_that_waits_for_a_stuck_database_is_told() -> None:
+    gate = Gate("shop", 1, HandClock())
+    await gate.enter()
+    failing = asyncio.create_task(waiting(gate, [], 1))
+    await asyncio.sleep(0)
+    hopeless = asyncio.create_task(gate.enter_unless_stuck(0.05))
+    await asyncio.sleep(0)
+    gate.leave(TimeoutError(), None)  # the next one goes in, but that is no sign of life
+    with pytest.raises(TimeoutError):
+        await within(hopeless, "it is told")
+    await failing
+    gate.leave(None, None)
+    await within(gate.enter(), "the one that was told takes no place")
+
+
+async def test_one_in_a_queue_that_moves_is_not_told() -> None:
+    gate = Gate("shop", 12, HandClock())
+    for _ in range(10):
+        await gate.enter()
+    gate.limit = 1
+    patient = asyncio.create_task(gate.enter_unless_stuck(0.1))
+    for _ in range(10):
+        await pause()
+        gate.leave(None, None)
+    await within(patient, "it has a place")
+
+
+async def test_one_that_is_cancelled_before_a_stuck_database_takes_no_place() -> None:
+    gate = Gate("shop", 1, HandClock())
+    await gate.enter()
+    first = asyncio.create_task(gate.enter_unless_stuck(60.0))
+    await asyncio.sleep(0)
+    gate.leave(None, None)  # it has the place now, and is cancelled before it goes in
+    first.cancel()
+    await asyncio.wait([first], timeout=10)
+    assert first.cancelled()
+    await within(gate.enter(), "the place is free")

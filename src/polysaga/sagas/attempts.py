@@ -122,7 +122,7 @@ class Attempts:
         started: float | None = None
         for attempt in itertools.count(1):
             if gate is not None:
-                await gate.enter()
+                await self._enter(gate, retry)
             started = self._clock.monotonic() if started is None else started
             result, error = await self._through(gate, work(), _SILENCE, fault)
             if error is None:
@@ -137,6 +137,15 @@ class Attempts:
                 raise OutOfReach from error
             await self._clock.sleep(wait)
         raise AssertionError("unreachable")
+
+    async def _enter(self, gate: Gate, retry: Retry) -> None:
+        if retry.within is None:
+            await gate.enter()
+            return
+        try:
+            await gate.enter_unless_stuck(_SILENCE)
+        except TimeoutError as error:
+            raise OutOfReach from error
 
     def with_last(self, step: str) -> list[dict[str, Any]]:
         """Return the history with the attempt of *step* that is under way, as if it ended well just now."""

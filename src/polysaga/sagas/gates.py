@@ -41,6 +41,7 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._window_began = clock.monotonic()
         self._well = self._badly = 0
+        self._answered = 0  # how many have come out so far without an error
 
     @property
     def room(self) -> int:
@@ -56,22 +57,37 @@ class Gate:
         if self._inside < self.limit and not self._waiting:
             self._inside += 1
             return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        place = self._queue_up()
         try:
             async with asyncio.timeout(seconds):
                 await place
         except (TimeoutError, asyncio.CancelledError):
-            if place.done() and not place.cancelled():
-                self._inside -= 1  # the place came in the same moment
-                self._let_in()
-            elif place in self._waiting:
-                self._waiting.remove(place)
+            self._give_up(place)
+            raise
+
+    async def enter_unless_stuck(self, seconds: float) -> None:
+        """Return when there is a place, however long the queue; raise `TimeoutError` if the database is stuck.
+
+        That is: for *seconds* nothing has come out without an error.
+        """
+        if self._inside < self.limit and not self._waiting:
+            self._inside += 1
+            return
+        place = self._queue_up()
+        try:
+            while not place.done():
+                answered = self._answered
+                await asyncio.wait({place}, timeout=seconds)
+                if not place.done() and self._answered == answered:
+                    raise TimeoutError
+        except (TimeoutError, asyncio.CancelledError):
+            self._give_up(place)
             raise
 
     def leave(self, error: BaseException | None, fault: Fault | None) -> None:
         """Give the place back; *error* and *fault* tell what came of it."""
         self._inside -= 1
+        self._answered += error is None
         if fault in _CROWDED or (fault is None and isinstance(error, TimeoutError)):
             self._badly += 1
         else:
@@ -79,6 +95,18 @@ class Gate:
         if self._clock.monotonic() - self._window_began >= _WINDOW:
             self._adapt()
         self._let_in()
+
+    def _queue_up(self) -> "asyncio.Future[None]":
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        return place
+
+    def _give_up(self, place: "asyncio.Future[None]") -> None:
+        if place.done() and not place.cancelled():
+            self._inside -= 1  # the place came in the same moment
+            self._let_in()
+        elif place in self._waiting:
+            self._waiting.remove(place)
 
     def _adapt(self) -> None:
         if self._badly > self._well:
