@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,7 @@ from pymongo.lock import _async_create_condition, _async_create_lock
 from devservers import Server
 from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import MongoNode
+from polysaga.databases.pymongo_waits import make_safe
 from tests.fixtures.waiting import reached, within
 
 WAIT = 0.1  # seconds that a checkout may take
@@ -47,6 +49,41 @@ async def test_a_wait_cancelled_as_it_times_out_leaves_no_lock_taken(node: Mongo
     await asyncio.wait([task], timeout=1)
     assert task.done()
     await within(lock.acquire(), "the lock is free")
+
+
+async def test_a_wait_cancelled_as_it_is_notified_leaves_the_notice_to_the_next(node: MongoNode) -> None:
+    """The connection that came back would lie idle until the next one's time is up."""
+    lock = _async_create_lock()
+    condition = _async_create_condition(lock)
+
+    async def wait() -> bool:
+        async with condition:
+            return await pymongo_pool._async_cond_wait(condition, 60.0)
+
+    first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+    await asyncio.sleep(0)  # both wait now
+    async with lock:
+        condition.notify()
+        first.cancel()
+    assert await within(second, "the second one goes on")
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("how", ["other arguments", "another name", "another module"])
+def test_a_pymongo_that_waits_in_another_way_is_left_alone(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def theirs(condition: object, timeout: float | None, *, reason: str) -> bool:
+        raise NotImplementedError(reason)
+
+    for module in (pymongo_pool, pymongo_topology):
+        if how == "other arguments":
+            monkeypatch.setattr(module, "_async_cond_wait", theirs)
+        else:
+            monkeypatch.delattr(module, "_async_cond_wait")
+        if how == "another module":
+            monkeypatch.setitem(sys.modules, module.__name__, None)
+    make_safe()
+    for module in (pymongo_pool, pymongo_topology):
+        assert getattr(module, "_async_cond_wait", None) in {None, theirs}
 
 
 async def test_a_storm_of_cancellations_leaves_the_pool_usable(node: MongoNode) -> None:

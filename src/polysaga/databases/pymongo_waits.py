@@ -9,17 +9,28 @@ the task that releases the lock. See `docs/decisions/0008-pymongo-waits-in-the-c
 
 import asyncio
 import importlib
+import inspect
 import sys
 from typing import Any
 
+_TAKES = ["condition", "timeout"]
+
 
 def make_safe() -> None:
-    """Have all clients of this process wait so that no cancellation leaves a lock taken; harmless if repeated."""
+    """Have all clients of this process wait so that no cancellation leaves a lock taken; harmless if repeated.
+
+    A PyMongo that waits in another way, or in another place, than those that are known is left as it is.
+    """
     if sys.version_info >= (3, 12):
         return
-    for name in ("pool", "topology"):
-        module: Any = importlib.import_module(f"pymongo.asynchronous.{name}")
-        module._async_cond_wait = _wait  # noqa: SLF001 - PyMongo offers no other place
+    for name in ("pymongo.asynchronous.pool", "pymongo.asynchronous.topology"):
+        try:
+            module: Any = importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+        theirs = getattr(module, "_async_cond_wait", None)
+        if theirs is not None and list(inspect.signature(theirs).parameters) == _TAKES:
+            module._async_cond_wait = _wait  # noqa: SLF001 - PyMongo offers no other place
 
 
 async def _wait(condition: Any, timeout: float | None) -> bool:
