@@ -122,6 +122,26 @@ async def test_an_account_that_may_not_see_positions_is_no_sign_of_silence(
         postgres_server.drop_database(name)
 
 
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_server_without_a_connection_to_spare_is_not_silent(postgres_server: Server, driver: str) -> None:
+    name = role = f"test_full_{driver}"
+    postgres_server.create_database(name)
+    owner = postgres_server.url(name)
+    admin = await asyncpg.connect(owner.replace("+asyncpg", ""))
+    try:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'full' CONNECTION LIMIT 0")
+        url = make_url(owner).set(drivername=f"postgresql+{driver}", username=role, password="full")
+        full = url.render_as_string(hide_password=False)
+        node = SqlNode("shop", "primary", full, DatabaseSettings(url=full))
+        with pytest.raises(Exception, match="too many connections") as refused:
+            await node.line().ask()
+        assert node.dialect.fault(refused.value) not in sentinels._SILENT
+    finally:
+        await admin.execute(f"DROP ROLE IF EXISTS {role}")
+        await admin.close()
+        postgres_server.drop_database(name)
+
+
 async def test_a_connection_is_cut_while_its_server_is_still_asked_what_it_is(proxy: Proxy) -> None:
     """SQLAlchemy and the driver ask a new server questions after the login, without a limit."""
     shop = SqlDatabase("shop")

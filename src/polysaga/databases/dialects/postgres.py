@@ -61,6 +61,11 @@ _FAULTS = {
     "42P05": Fault.STALE_PLAN,
     "XX000": Fault.SERVER_TROUBLE,
 }
+# While psycopg connects there is no code, and PgBouncer's is that of a broken protocol.
+_FULL = re.compile(
+    r"FATAL:\s+(sorry, too many clients|too many connections|remaining connection slots)"
+    "|no more connections allowed"
+)
 # SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
 _PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
 _PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
@@ -276,6 +281,8 @@ class Postgres(SqlDialect):
         code = getattr(error, "sqlstate", None)
         if _is_stale(error):
             return Fault.STALE_PLAN
+        if code in {None, "08P01"} and _FULL.search(str(error)):
+            return Fault.TOO_MANY_CONNECTIONS
         if code is None:
             # A woken zombie gets an asyncpg error without a code, of three different classes.
             said = str(error)
