@@ -205,6 +205,25 @@ async def test_a_connection_that_goes_silent_fails_its_batch_at_once_and_holds_n
     assert await ended(asyncio.create_task(group.add(4))) == [8]
 
 
+async def test_a_server_that_goes_silent_while_a_batch_is_repeated_holds_nobody_for_each_item() -> None:
+    tried: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        tried.append(list(items))
+        if items == [1]:
+            return [2]
+        if len(items) == 1:
+            raise TimeoutError
+        raise ValueError("3 is bad")
+
+    group: GroupCommit[int, int] = GroupCommit(write)
+    outcomes = await ended(
+        *(asyncio.create_task(group.add(item)) for item in (1, 2, 3, 4)), return_exceptions=True
+    )
+    assert [outcomes[0], *map(type, outcomes[1:])] == [2, TimeoutError, TimeoutError, TimeoutError]
+    assert tried == [[1, 2, 3, 4], [1], [2]]
+
+
 async def test_a_batch_is_bounded_in_bytes_but_has_one_item_at_least() -> None:
     disk = Disk()
     group = GroupCommit(disk.write, most_bytes=10, size=lambda item: item)

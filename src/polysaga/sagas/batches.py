@@ -3,8 +3,8 @@
 Whoever comes while a batch is being written joins the next one, so nobody waits for a timer, unless all that
 has come is patient: then the batch stays open for a moment, for company, if there is anybody who could come. One
 bad item fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A
-database that does not answer fails all items at once, also when its connection just went silent: nobody may wait
-for ever behind somebody else's write.
+database that does not answer fails all items at once, also when its connection just went silent, or goes silent
+while they are repeated: nobody may wait for ever behind somebody else's write.
 
 A batch may be too large for the server or for the time it has, and the server does not always say so: a packet
 beyond its limit looks like a lost connection. So a batch is bounded in items and in bytes. After a failure that no
@@ -22,6 +22,7 @@ from polysaga.limits import limited
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 Write = Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]]
+Batch = list[tuple[ItemT, "asyncio.Future[AnswerT]"]]
 
 
 PATIENCE = 0.05  # seconds
@@ -105,7 +106,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                 async with asyncio.timeout(self._patience):
                     await self._urgent.wait()
 
-    async def _settle(self, batch: list[tuple[ItemT, "asyncio.Future[AnswerT]"]]) -> None:
+    async def _settle(self, batch: "Batch[ItemT, AnswerT]") -> BaseException | None:
+        """Write *batch* and answer all; return the error if no single item can have caused it."""
         items = [item for item, _ in batch]
         (outcome,) = await asyncio.gather(limited(self._write(items), self._timeout), return_exceptions=True)
         if not isinstance(outcome, BaseException):
@@ -113,14 +115,26 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             for (_, future), answer in zip(batch, outcome, strict=True):
                 if not future.done():
                     future.set_result(answer)
-        elif len(batch) > 1 and not self._shared(outcome):
-            for one in batch:
-                await self._settle([one])
-        else:
+            return None
+        if self._shared(outcome):
             if len(batch) > 1:
                 # While a server is silent, each batch costs those behind it a time-out.
                 least = self._most // 8 if isinstance(outcome, TimeoutError) else 1
                 self._limit = max(least, len(batch) // 2)
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(outcome)
+            _fail(batch, outcome)
+            return outcome
+        if len(batch) == 1:
+            _fail(batch, outcome)
+            return None
+        for tried, one in enumerate(batch, 1):
+            broken = await self._settle([one])
+            if broken is not None:
+                _fail(batch[tried:], broken)  # each of them would wait as long
+                return broken
+        return None
+
+
+def _fail(batch: "Batch[ItemT, AnswerT]", error: BaseException) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
