@@ -14,6 +14,7 @@ from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample
 from polysaga.events import NodeLeft, NodeReturned
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.topology import Seat
+from polysaga.testing.clock import HandClock
 from tests.fixtures.programs import Recorder
 from tests.fixtures.waiting import pause, reached, until, within
 
@@ -63,6 +64,7 @@ def monitor_of(
     timeout: float = 60.0,
     connect_timeout: float = 60.0,
     emit: Recorder | None = None,
+    clock: Clock | None = None,
 ) -> Monitor:
     return Monitor(
         "orders",
@@ -73,7 +75,7 @@ def monitor_of(
         connect_timeout=connect_timeout,
         changed=lambda before, after: None,
         emit=emit or Recorder(),
-        clock=Clock(),
+        clock=clock or Clock(),
     )
 
 
@@ -251,3 +253,38 @@ async def test_postgresql_19_is_asked_to_wait_and_older_ones_are_not(dialect: An
         driver = Driver(19, status)
         assert await dialect.wait_for(driver, Lsn(0x16B374D848, HERE), 0.016) is told
         assert driver.sent == "WAIT FOR LSN '16/B374D848' WITH (TIMEOUT '16ms', NO_THROW)"
+
+
+class Freezing(Scripted):
+    """A healthy server that answers while the process of the monitor stands still for six seconds."""
+
+    def __init__(self, role: Role, place: int, clock: HandClock, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(role, place)
+        self.freezes, self._clock, self._patch = False, clock, patch
+
+    async def sample(self) -> Sample:
+        if self.freezes:
+            self.freezes = False
+            loop = asyncio.get_running_loop()
+            time = loop.time
+            self._patch.setattr(loop, "time", lambda: time() + 6.0)
+            self._clock.move(6.0)
+            for _ in range(8):  # the answer is there, but on its way through the event loop
+                await asyncio.sleep(0)
+        return await super().sample()
+
+
+async def test_a_process_that_was_frozen_does_not_take_that_for_the_silence_of_its_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, clock = Recorder(), HandClock()
+    primary = Freezing(Role.PRIMARY, 100, clock, monkeypatch)
+    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=5.0, emit=recorder, clock=clock)
+    await monitor.start()
+    await until(lambda: primary.answered >= 2, "the monitor watches")
+    primary.freezes, answered = True, primary.answered
+    monitor.suspect()
+    await until(lambda: primary.answered > answered, "the server has answered")
+    await pause()
+    await monitor.stop()
+    assert recorder.of(NodeLeft) == []

@@ -3,6 +3,7 @@
 Who owns the truth: the nodes. A question has a time limit; a node that does not answer within it does not count
 until it answers again, and what hangs on it is cut, because a frozen server never says that it is gone. The limit
 runs from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began.
+Time in which this process itself was frozen is no silence of the nodes.
 
 The first question may take as long as a connection may, `connect_timeout`: on a busy host a driver that has just
 been loaded needs that. `start` waits that long for a primary only. A replica joins when it answers.
@@ -24,6 +25,7 @@ from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, Primary
 from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, rivals, settled, unknown
 
 _HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
+_PIECES = 4  # of the time that a question has; of a time in which the event loop did not run one counts
 _GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
 
 
@@ -187,11 +189,14 @@ class Monitor:
         elif self.topology.nodes[index].failure is not None:
             patience = self._timeout
         else:
-            patience = self._answered_at[index] + self._timeout - asked_at
+            # A question that is later than `interval` was held up in this process.
+            late = min(asked_at - self._answered_at[index], self._interval)
+            patience = self._timeout - late
+        patience = max(patience, self._timeout / 4)
         task = asyncio.ensure_future(line.sample())
         task.add_done_callback(_look_at)
         try:
-            await asyncio.wait([task], timeout=max(patience, self._timeout / 4))
+            await _done_in(task, patience)
             if not task.done():
                 line.cut()
             silent = f"it did not answer in {max(patience, self._timeout):g} s"
@@ -229,6 +234,17 @@ class Monitor:
             self._emit(PrimaryLost(self._database))
         else:
             self._emit(PrimaryChanged(self._database, after.nodes[after.primary].seat.name, after.epoch))
+
+
+async def _done_in(task: "asyncio.Future[Any]", seconds: float) -> None:
+    """Return when *task* is done, or has not been for *seconds* in which the event loop ran.
+
+    A process that was frozen finds its time-outs over before it has read the answers that are there.
+    """
+    for _ in range(_PIECES):
+        await asyncio.wait([task], timeout=seconds / _PIECES)
+        if task.done():
+            return
 
 
 async def _ended(task: "asyncio.Future[Sample]", line: Asked, silent: str) -> Sample | str:
