@@ -142,6 +142,25 @@ async def test_a_server_without_a_connection_to_spare_is_not_silent(postgres_ser
         postgres_server.drop_database(name)
 
 
+async def test_a_login_that_a_silent_server_leaves_unanswered_ends_in_time(proxy: Proxy) -> None:
+    """The system of a frozen server accepts connections; what comes after that is the driver's to limit."""
+    shop = SqlDatabase("shop")
+    settings = parse_settings({"databases": {"shop": {"url": proxy.url, "pool": {"connect_timeout": CONNECT}}}})
+
+    async def ask(lend: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> None:
+        async with lend() as session:
+            await session.execute(text("SELECT 1"))
+
+    async with Databases(shop).open(settings):
+        proxy.hang()
+        callers = [asyncio.create_task(ask(lend)) for lend in (shop.reader, shop.writer)]
+        done, _ = await asyncio.wait(callers, timeout=8 * CONNECT)
+        proxy.resume()
+        assert done == set(callers)
+        for caller in callers:
+            assert isinstance(caller.exception(), DatabaseUnavailable)
+
+
 async def test_a_connection_is_cut_while_its_server_is_still_asked_what_it_is(proxy: Proxy) -> None:
     """SQLAlchemy and the driver ask a new server questions after the login, without a limit."""
     shop = SqlDatabase("shop")

@@ -282,7 +282,7 @@ class SqlNode:
             positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
             ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
             named |= self.dialect.without_settings(ours) if bare else ours
-        if not self.watched:
+        if self.dialect.single_writer:  # a file has no login that could hang
             return dialect.connect(*positional, **named)
         creator = self.dialect.connector()
 

@@ -19,6 +19,7 @@ from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDial
 from polysaga.databases.facts import UNGUARDED, Facts, Finding
 from polysaga.databases.faults import Fault
 from polysaga.databases.positions import Position, Role, Sample, parse_gtids, parse_maria_gtid
+from polysaga.limits import limited
 
 _AN_OPTION_FORBIDS_IT = 1290
 _FAULTS = {
@@ -240,7 +241,17 @@ class MySQL(SqlDialect):
                 connection.rollback()
 
     def connector(self) -> Callable[..., Any]:
-        return importlib.import_module("asyncmy").connect  # type: ignore[no-any-return]
+        driver = importlib.import_module("asyncmy")
+
+        async def log_in(*positional: Any, connect_timeout: int, **named: Any) -> Any:
+            # The driver's own limit ends with the TCP connection, which the system of a frozen server accepts.
+            work = driver.connect(*positional, connect_timeout=connect_timeout, **named)
+            try:
+                return await limited(work, connect_timeout)
+            except TimeoutError as error:
+                raise TimeoutError(f"no answer in {connect_timeout} s") from error
+
+        return log_in
 
     def cut(self, driver: Any) -> None:
         driver.close()  # the socket only; the polite way is `ensure_closed`

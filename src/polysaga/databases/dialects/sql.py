@@ -157,7 +157,7 @@ class SqlDialect:
         """Hook what the engine needs at connect or begin; most need nothing."""
 
     def connector(self) -> Callable[..., Any]:
-        """Return the driver's own coroutine function that connects."""
+        """Return a coroutine function that connects, as the driver's own does, and limits the whole login."""
         raise NotImplementedError
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
