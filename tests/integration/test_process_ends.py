@@ -58,6 +58,24 @@ def test_a_service_asked_to_end_ends_although_a_step_hangs(tmp_path: Path, how: 
     assert (status, headers["Retry-After"], body["title"]) == (503, "1", "Outcome pending"), body
 
 
+@pytest.mark.parametrize("how", wedged_service.STARTS)
+def test_a_service_asked_to_end_ends_although_its_start_hangs(tmp_path: Path, how: str) -> None:
+    command = [sys.executable, "-m", "tests.integration.wedged_service", how, str(free_port()), str(tmp_path)]
+    service = begin(command, stderr=subprocess.PIPE)
+    try:
+        assert next_line(service, "the start hangs").strip() == "inside"
+        began = time.monotonic()
+        service.send_signal(signal.SIGTERM)
+        service.wait(30)
+        seconds = time.monotonic() - began
+    finally:
+        service.kill()
+        _, said = service.communicate(timeout=30)
+
+    assert seconds < wedged_service.DRAIN + GRACE, said
+    assert "the process was asked to end while it started" in said
+
+
 def _call(port: int) -> tuple[int, Any, dict[str, Any]]:
     poll_until(lambda: _listens(port), f"the service on port {port} listens", patience=30)
     request = urllib.request.Request(f"http://127.0.0.1:{port}/hang", method="POST")

@@ -1,11 +1,12 @@
-"""A service whose saga hangs in a way that no cancellation ends, served by uvicorn as users serve it.
+"""A service whose saga, or start, hangs so that no cancellation ends it, served by uvicorn as users serve it.
 
 python -m tests.integration.wedged_service HOW PORT DIRECTORY
 """
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import parse_settings
 from polysaga.fastapi import install
-from tests.fixtures.waiting import stubborn
+from tests.fixtures.waiting import forever, stubborn
 
 DRAIN = 1.0  # seconds
 _ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -46,6 +47,13 @@ WAYS: dict[str, Callable[[AsyncSession], Awaitable[None]]] = {
     one.__name__: one for one in (hang_in_python, hang_in_a_task_of_the_driver, hang_in_the_database)
 }
 
+
+def say_that_it_hangs() -> None:
+    """Tell the test."""
+    sys.stdout.write("inside\n")
+    sys.stdout.flush()
+
+
 shop, till = SqlDatabase("shop"), SqlDatabase("till")
 databases = Databases(shop, till)
 hang_up = Saga("hang", input=Nothing, output=None)
@@ -64,13 +72,31 @@ async def unprepare(db: AsyncSession, given: Nothing, done: None, ctx: StepConte
 @hang_up.step(shop)
 async def hang(db: AsyncSession, given: Nothing, ctx: StepContext) -> None:
     """Say that it hangs now, and hang."""
-    sys.stdout.write("inside\n")
-    sys.stdout.flush()
+    say_that_it_hangs()
     await WAYS[sys.argv[1]](db)
 
 
 sagas = Sagas(databases, hang_up, journal=shop)
-app = FastAPI()
+STARTS = ("in_ready", "in_the_lifespan")
+
+
+async def be_ready() -> None:
+    """Hang as a table that is to be changed while a server is silent."""
+    if sys.argv[1] == "in_ready":
+        say_that_it_hangs()
+        await stubborn(asyncio.Event())
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Hang as an application that waits for another service before it begins."""
+    if sys.argv[1] == "in_the_lifespan":
+        say_that_it_hangs()
+        await forever()
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/hang")
@@ -82,5 +108,6 @@ async def call() -> None:
 if __name__ == "__main__":
     _, _, port, directory = sys.argv
     urls = {name: {"url": f"sqlite+aiosqlite:///{Path(directory) / name}.db"} for name in ("shop", "till")}
-    install(app, databases, sagas=sagas, settings=parse_settings({"databases": urls, "sagas": {"drain": DRAIN}}))
+    settings = parse_settings({"databases": urls, "sagas": {"drain": DRAIN}})
+    install(app, databases, sagas=sagas, settings=settings, ready=be_ready)
     uvicorn.run(app, port=int(port), log_level="warning")

@@ -22,7 +22,7 @@ from polysaga.fastapi.body_limit import BodyLimit
 from polysaga.fastapi.handlers import install_handlers
 from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
-from polysaga.fastapi.signals import heard
+from polysaga.fastapi.signals import heard, unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.sagas import Sagas
@@ -46,7 +46,7 @@ def install(
     `/health/*` answers; `polysaga.asgi` carries what a client wrote from one request to the next.
 
     When the process is asked to end (SIGTERM), `sagas.drain` begins at once: callers that wait for a saga have
-    an answer before it is over, so the server need not wait for them any longer.
+    an answer before it is over, so the server need not wait for them any longer. A start is broken off.
 
     *settings* may be a function, called when the application starts; without them those of *databases* hold. The
     command line uses the same ones: `polysaga check MODULE:app`. *migrate* brings our tables up to date at the
@@ -65,20 +65,29 @@ def install(
     inner = app.router.lifespan_context
     told = emit or LogSubscriber()
 
+    async def begin(known: Settings, stack: AsyncExitStack) -> None:
+        await stack.enter_async_context(databases.open(known, emit=told))
+        databases.check_secret()
+        if migrate and sagas is not None:
+            await migrate_tables(sagas, emit=told)
+        if ready is not None:
+            await ready()
+        if sagas is not None:
+            await stack.enter_async_context(sagas.open(known.sagas, emit=told))
+
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
-        known = settings() if callable(settings) else settings or databases.settings()
+        known, asked = settings() if callable(settings) else settings or databases.settings(), asyncio.Event()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(databases.open(known, emit=told))
-            databases.check_secret()
-            if migrate and sagas is not None:
-                await migrate_tables(sagas, emit=told)
-            if ready is not None:
-                await ready()
+            stack.enter_context(heard(asked.set))
+            await unless(asked, begin(known, stack))
             if sagas is not None:
-                await stack.enter_async_context(sagas.open(known.sagas, emit=told))
                 stack.enter_context(heard(sagas.wind_down))
-            yield await stack.enter_async_context(inner(running))
+                if asked.is_set():  # between the end of our start and now
+                    sagas.wind_down()
+            with heard(_cancel(asyncio.current_task())):
+                theirs = await stack.enter_async_context(inner(running))
+            yield theirs
 
     app.router.lifespan_context = lifespan
     app.add_middleware(BookmarkMiddleware, databases=databases)
@@ -87,6 +96,14 @@ def install(
     app.include_router(_health(databases))
     validation = install_handlers(app, dict(refusals or {}))
     describe(app, validation=validation, limited=max_body is not None)
+
+
+def _cancel(starting: "asyncio.Task[Any] | None") -> Callable[[], None]:
+    def cancel() -> None:
+        assert starting is not None
+        starting.cancel("the process was asked to end while it started")
+
+    return cancel
 
 
 def _health(databases: Databases) -> APIRouter:

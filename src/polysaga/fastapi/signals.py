@@ -1,16 +1,21 @@
 """Hearing that the process is asked to end when it is asked.
 
 Servers of ASGI applications let the requests under way finish before they tell the application to end. A request
-that waits for a saga would hold them up without a limit. The signal comes first, so the application listens to it.
+that waits for a saga would hold them up without a limit, and so would a start that waits for a silent database.
+The signal comes first, so the application listens to it.
 """
 
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+from polysaga.limits import GRACE, ended
+
+T = TypeVar("T")
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,6 +45,21 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
         for number, ours in chained.items():
             if signal.getsignal(number) is ours:
                 signal.signal(number, before[number])
+
+
+async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
+    """Return what *work*, a part of the start, returns; once *asked* is set, break it off within a second.
+
+    Raises `CancelledError` then, also if *work* goes on although it is cancelled: it is left behind.
+    """
+    task, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait({task, asking}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise asyncio.CancelledError("the process was asked to end while it started")
+    finally:
+        await ended({task, asking}, GRACE)
 
 
 def _is_own(handler: Any) -> bool:
