@@ -133,6 +133,15 @@ async def test_a_migration_waits_for_another_one_and_says_so_when_it_takes_too_l
         assert len(await migrate(second)) == 2
 
 
+async def test_where_there_is_nothing_to_do_no_lock_is_waited_for(sql_url: str) -> None:
+    """A process that is frozen while it has the lock holds up no start of another."""
+    (first, settings), (second, _) = program(shop=sql_url), program(shop=sql_url)
+    async with first.databases.open(settings), second.databases.open(settings):
+        await migrate(first)
+        async with locks.locked(journal_node(first)):
+            assert await within(migrate(second), "the second start goes on", patience=10.0) == []
+
+
 async def test_a_pool_without_a_free_connection_is_no_riddle(tmp_path: Path) -> None:
     sagas, _ = program(shop=sqlite_url(tmp_path))
     url = sqlite_url(tmp_path)

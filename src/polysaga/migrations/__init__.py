@@ -2,7 +2,7 @@
 
 The journal's line runs in the journal's database; the ledger's in every database that takes part in a saga, the
 journal's included. Any number of processes may migrate at once: each database is locked while one of them does
-(`locks.py`), the others find the work done
+(`locks.py`), the others find the work done, and no lock is taken where there is nothing to do
 (`tests/integration/test_migrations.py::test_of_four_processes_that_start_at_once_one_migrates`). On MongoDB the
 ledger is a collection; it has one version, which is that it exists.
 """
@@ -83,6 +83,9 @@ async def _migrate(node: Node, history: History) -> Migration:
         _check_line(node, history)
         created = await mongo.create(node)
         return Migration(node.database, history.line, None if created else mongo.HEAD, mongo.HEAD)
+    found = await _compare(node, history)
+    if not found.needed:
+        return found  # without the lock: a process that is frozen while it has it would hold up every start
     try:
         async with locked(node) as connection:
             migration = _at(node, history, await connection.run_sync(history.current))
