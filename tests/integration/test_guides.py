@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -14,6 +16,7 @@ from polysaga.config import Settings, parse_settings
 from polysaga.errors import RowLocked
 from polysaga.fastapi import reader
 from polysaga.migrations import migrate
+from polysaga.testing import settled
 
 OTHER = {"other": "01a203a2-56e0-78f1-b4e2-8e65590dde21"}
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -103,6 +106,45 @@ async def test_steps_without_a_database(guide: Callable[[str], ModuleType], tmp_
             with pytest.raises(Exception, match="undone"):  # a second lantern: the primary key says no
                 await shop.sagas.run(shop.buy, shop.Purchase(item="lantern", cents=600), timeout=30)
             assert list(shop.bank.charges.values()) == [500]
+
+
+async def test_writing_a_saga(guide: Callable[[str], ModuleType], tmp_path: Path, mongo_database: Any) -> None:
+    ferry = guide("writing-a-saga")
+    urls = {name: {"url": f"sqlite+aiosqlite:///{tmp_path}/{name}.db"} for name in ("bookings", "loyalty")}
+    settings = parse_settings({"databases": {**urls, "seats": {"url": mongo_database()}}})
+    async with ferry.databases.open(settings):
+        await migrate(ferry.sagas)
+        async with ferry.bookings.writer() as db:
+            await db.execute(text("CREATE TABLE bookings (id TEXT, sailing TEXT, seats INT, status TEXT)"))
+        async with ferry.loyalty.writer() as db:
+            await db.execute(text("CREATE TABLE accounts (customer TEXT PRIMARY KEY, points INT)"))
+            await db.execute(text("INSERT INTO accounts VALUES ('ada', 30)"))
+        async with ferry.seats.writer() as db:
+            await db["sailings"].insert_one({"_id": "noon", "free": 3})
+        async with ferry.sagas.open():
+            wish = ferry.Wish(sailing="noon", customer="ada", seats=2, points=20)
+            handle = await ferry.sagas.start(ferry.book, wish)
+            assert (await handle.result(30)).left == 1
+            assert (await settled(ferry.sagas, handle.id)).status == "completed"
+            for wish, refusal in (
+                (ferry.Wish(sailing="noon", customer="ada", seats=2), ferry.NoSeatLeft),
+                (ferry.Wish(sailing="noon", customer="ada", seats=1, points=99), ferry.TooFewPoints),
+            ):
+                with pytest.raises(refusal):
+                    await ferry.sagas.run(ferry.book, wish, timeout=30)
+            transport = httpx2.ASGITransport(ferry.app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://ferry") as client:
+                wanted = {"sailing": "noon", "customer": "ada", "seats": 1}
+                answer = await client.post("/bookings", json=wanted)
+            assert (answer.status_code, answer.json()["left"]) == (201, 0)
+            booked = answer.headers["location"].rpartition("/")[2]
+            assert (await settled(ferry.sagas, UUID(booked))).status == "completed"
+        async with ferry.bookings.reader() as db:
+            assert sorted(await db.scalars(text("SELECT seats FROM bookings WHERE status = 'sold'"))) == [1, 2]
+        async with ferry.loyalty.reader() as db:
+            assert await db.scalar(text("SELECT points FROM accounts")) == 30 - 20 + 10 + 10
+        async with ferry.seats.reader() as db:
+            assert await db["holds"].count_documents({}) == 2
 
 
 async def test_http(guide: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
