@@ -99,6 +99,18 @@ async def test_some_conflicts_among_many_that_work_change_nothing() -> None:
     assert gate.limit == gate.most
 
 
+async def test_trouble_that_is_long_over_changes_nothing() -> None:
+    clock = HandClock()
+    gate = Gate("shop", 20, clock)
+    for _ in range(5):
+        await gate.enter()
+        gate.leave(RuntimeError(), Fault.SERIALIZATION)
+    clock.move(3600.0)
+    await gate.enter()
+    gate.leave(None, None)
+    assert gate.limit == gate.most
+
+
 async def test_errors_of_the_steps_themselves_change_nothing() -> None:
     clock = HandClock()
     gate = Gate("shop", 20, clock)

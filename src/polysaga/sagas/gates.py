@@ -39,7 +39,7 @@ class Gate:
         self._clock = clock
         self._inside = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._window_began = clock.monotonic()
+        self._window_began = self._left_at = clock.monotonic()
         self._well = self._badly = 0
         self._answered = 0  # how many have come out so far without an error
 
@@ -88,11 +88,15 @@ class Gate:
         """Give the place back; *error* and *fault* tell what came of it."""
         self._inside -= 1
         self._answered += error is None
+        now = self._clock.monotonic()
+        if now - self._left_at >= 2 * _WINDOW:
+            self._well = self._badly = 0  # of another second, which may be an hour ago
+        self._left_at = now
         if fault in _CROWDED or (fault is None and isinstance(error, TimeoutError)):
             self._badly += 1
         else:
             self._well += 1
-        if self._clock.monotonic() - self._window_began >= _WINDOW:
+        if now - self._window_began >= _WINDOW:
             self._adapt()
         self._let_in()
 
