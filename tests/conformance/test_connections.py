@@ -18,6 +18,7 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.conformance.test_participant_health import backend, kill
+from tests.fixtures.waiting import stubborn, until
 
 
 def lies_idle_for(node: SqlNode, seconds: float) -> None:
@@ -152,16 +153,14 @@ async def test_a_task_that_is_cancelled_while_it_connects_ends(
     node = server_shop.node(connections=1)
     really_wait_for, cancelled, connected = asyncio.wait_for, list[Any](), list[Any]()
 
-    async def cancel_when_done(work: Awaitable[Any], connecting: "asyncio.Task[Any]") -> Any:
+    async def cancel_when_done(work: Awaitable[Any]) -> Any:
         done = await work
-        connecting.cancel()
-        cancelled.append(connecting)
+        task.cancel()
+        cancelled.append(task)
         return done
 
     def wait_for(work: Awaitable[Any], timeout: float | None) -> Awaitable[Any]:
-        connecting = asyncio.current_task()
-        assert connecting is not None
-        return really_wait_for(cancel_when_done(work, connecting), timeout)
+        return really_wait_for(cancel_when_done(work), timeout)
 
     async def connect() -> None:
         async with node.writer.connect():
@@ -175,3 +174,24 @@ async def test_a_task_that_is_cancelled_while_it_connects_ends(
     monkeypatch.undo()
     async with AsyncSession(node.writer) as session:
         assert await backend(server_shop, session)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in that moment", "late"])
+async def test_a_connection_that_is_made_for_a_caller_who_has_gone_is_broken_off(
+    server_shop: SqlShop, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    node, cut, come = server_shop.node(connections=1), list[Any](), asyncio.Event()
+
+    async def connect() -> str:
+        caller.cancel()
+        if late:
+            await stubborn(come)
+        return "the connection"
+
+    with monkeypatch.context() as watched:
+        watched.setattr(node.dialect, "cut", cut.append)
+        caller = asyncio.ensure_future(node._dial(connect, (), {}))
+        await asyncio.wait([caller], timeout=10)
+        assert caller.cancelled()
+        come.set()
+        await until(lambda: cut == ["the connection"], "the connection is broken off")

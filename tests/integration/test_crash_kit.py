@@ -137,9 +137,10 @@ def test_a_deadline_that_is_forgotten_in_a_takeover_is_found(
 ) -> None:
     resume = executor.Execution.resume
 
-    async def forgetful(self: executor.Execution, row: Row) -> None:
-        await resume(self, row)
+    async def forgetful(self: executor.Execution, row: Row) -> bool:
+        goes_on = await resume(self, row)
         self._time_left = None
+        return goes_on
 
     monkeypatch.setattr(executor.Execution, "resume", forgetful)
     # All cases would do; this crash is the one whose recovery the deadline ends.

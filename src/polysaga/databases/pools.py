@@ -250,9 +250,12 @@ class SqlNode:
         self._dialing.add(task)
         try:
             await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            self.dialect.cut_what_comes(task)
+            raise
         finally:
             self._dialing.discard(task)
-            task.cancel()
         if task.cancelled():
             raise ConnectionAbortedError("the node was taken out of service")
         return task.result()

@@ -1,5 +1,6 @@
 """MySQL and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
+import asyncio
 import importlib
 import re
 import ssl
@@ -245,10 +246,14 @@ class MySQL(SqlDialect):
 
         async def log_in(*positional: Any, connect_timeout: int, **named: Any) -> Any:
             # The driver's own limit ends with the TCP connection, which the system of a frozen server accepts.
-            work = driver.connect(*positional, connect_timeout=connect_timeout, **named)
+            login = asyncio.ensure_future(driver.connect(*positional, connect_timeout=connect_timeout, **named))
             try:
-                return await limited(work, connect_timeout)
+                return await limited(login, connect_timeout)
+            except asyncio.CancelledError:
+                self.cut_what_comes(login)
+                raise
             except TimeoutError as error:
+                self.cut_what_comes(login)
                 raise TimeoutError(f"no answer in {connect_timeout} s") from error
 
         return log_in

@@ -5,6 +5,7 @@ same text can go through SQLAlchemy (`exec_driver_sql`) or, inside a step's tran
 driver: SQLAlchemy's execution layers cost more client time than the statement itself.
 """
 
+import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +160,15 @@ class SqlDialect:
     def connector(self) -> Callable[..., Any]:
         """Return a coroutine function that connects, as the driver's own does, and limits the whole login."""
         raise NotImplementedError
+
+    def cut_what_comes(self, login: "asyncio.Future[Any]") -> None:
+        """Break off the connection that *login* has made, or will make, for a caller who has gone."""
+
+        def cut(ended: "asyncio.Future[Any]") -> None:
+            if not ended.cancelled() and ended.exception() is None:
+                self.cut(ended.result())
+
+        login.add_done_callback(cut)
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         """Return what the driver needs to connect for questions outside of transactions."""
