@@ -647,8 +647,9 @@ async def test_a_classic_error_is_a_problem_that_tells_no_sql(
 
 async def test_a_lock_that_another_program_holds_is_a_reason_to_try_again(tmp_path: Path) -> None:
     async with serving(answering(add_one, "POST"), tmp_path) as client:
-        other = sqlite3.connect(tmp_path / "orders.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        other = sqlite3.connect(tmp_path / "orders.db", isolation_level=None, check_same_thread=False)
+        # In a thread: the worker of the program may be in a transaction, which this event loop must end.
+        await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
         check_problem(await client.post("/"), 503, "lock-timeout")
         other.close()
         assert (await client.post("/")).status_code == 200
