@@ -369,6 +369,17 @@ def test_a_database_of_mariadb_that_does_not_exist_is_to_be_created(
     assert "CREATE DATABASE nowhere, or correct databases.orders.url" in project.polysaga("check").err
 
 
+def test_a_url_without_a_database_is_to_be_completed(
+    project: Project, postgres_server: Server, mariadb_server: Server
+) -> None:
+    project.set_url(orders=postgres_server.url("nowhere").replace("/nowhere", "/"))
+    assert "name it at the end of the URL, or correct databases.orders.url" in project.polysaga("check").err
+    project.set_url(orders=mariadb_server.url("nowhere").replace("/nowhere", "/"))
+    assert "databases.orders.url names no database on the server; write e.g. mysql+asyncmy://" in (
+        project.polysaga("check").err
+    )
+
+
 @pytest.mark.parametrize("kind", [Uses("mariadb", ("mariadb_server",)), Uses("mysql", ("mysql_server",))], ids=str)
 def test_a_server_that_takes_small_statements_is_told_of(
     project: Project, request: pytest.FixtureRequest, kind: Uses

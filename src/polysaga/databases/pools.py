@@ -374,9 +374,13 @@ class SqlNode:
                 f"its password in databases.{self.database}.url, or let the account connect to this database"
             )
         if fault is Fault.NO_DATABASE:
+            # PostgreSQL takes the account's name for one that is not given.
+            create = (
+                f"CREATE DATABASE {self.url.database}" if self.url.database else "name it at the end of the URL"
+            )
             return ConfigurationError(
                 f"database '{self.database}': {self.name} has no database of this name ({reason}); "
-                f"CREATE DATABASE {self.url.database}, or correct databases.{self.database}.url"
+                f"{create}, or correct databases.{self.database}.url"
             )
         if self.dialect.misfit(error):
             return ConfigurationError(
@@ -485,6 +489,9 @@ def _sql_url(database: str, text: str) -> URL:
             f"name a file, e.g. sqlite+aiosqlite:///{database}.db, in tests below tmp_path"
         )
     dialect = SQL_DIALECTS[url.drivername]
+    if dialect.name == "mysql" and not url.database:  # it would select none, and every statement would fail
+        named = url.set(database=database).render_as_string()
+        raise ConfigurationError(f"databases.{database}.url names no database on the server; write e.g. {named}")
     require_driver(database, url.drivername.partition("+")[2], dialect.extra)
     return url
 
