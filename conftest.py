@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.fixtures.tiers",
     "tests.fixtures.failures",
     "tests.fixtures.hangs",
+    "tests.fixtures.left_behind",
     "tests.fixtures.watch",
     "tests.fixtures.servers",
     "tests.fixtures.setups",

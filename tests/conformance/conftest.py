@@ -12,7 +12,7 @@ from sqlalchemy import delete
 from devservers import Server
 from polysaga.sagas.tables import journal
 from tests.conformance.kinds import KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
-from tests.conformance.shops import MongoShop, SqlShop, furnish, opened, sweep
+from tests.conformance.shops import MongoShop, SqlShop, furnish, opened
 from tests.fixtures import own_loop
 
 
@@ -104,13 +104,6 @@ async def empty_journal(sql_shop: SqlShop) -> SqlShop:
     async with sql_shop.observer.begin() as connection:
         await connection.execute(delete(journal))
     return sql_shop
-
-
-@pytest.fixture
-def swept() -> Iterator[None]:
-    """Collect at the end what drivers left behind, so that no later test is blamed for it."""
-    yield
-    sweep()
 
 
 @pytest.fixture

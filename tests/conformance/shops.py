@@ -5,10 +5,8 @@ read through a connection of its own, never through the participant under test.
 """
 
 import asyncio
-import gc
 import threading
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
@@ -314,13 +312,6 @@ async def opened(kind: Kind, url: str) -> AsyncIterator[SqlShop | MongoShop]:
     for thread in threading.enumerate():
         if "_connection_worker_thread" in thread.name:
             await asyncio.to_thread(thread.join, 5.0)
-
-
-def sweep() -> None:
-    """Collect what drivers leave behind when they are cancelled, in silence: unclosed sockets, mostly."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 def _expect_noise() -> None:

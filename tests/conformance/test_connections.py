@@ -146,6 +146,7 @@ async def test_a_mongodb_that_nobody_answers_for_is_unavailable() -> None:
     assert "secret-7" not in str(raised.value)
 
 
+@cancelling
 async def test_a_task_that_is_cancelled_while_it_connects_ends(
     server_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

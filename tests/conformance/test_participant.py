@@ -18,6 +18,7 @@ from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import Entry, LedgerRow, Participant, UndoWork, Work
 from polysaga.sagas.signals import Fenced
 from tests.conformance.shops import Shop, nothing_open, turns
+from tests.fixtures.left_behind import LEAVES_BEHIND
 
 IN_A_DAY = datetime.now(UTC) + timedelta(hours=24)
 NASTY = [
@@ -35,7 +36,9 @@ NASTY = [
 
 def cancelling(test: Any) -> Any:
     """Mark a test that cancels: what the drivers then leave to the collector is nobody's failure."""
-    return pytest.mark.usefixtures("swept")(pytest.mark.filterwarnings("ignore::ResourceWarning")(test))
+    for mark in LEAVES_BEHIND:
+        test = mark(test)
+    return test
 
 
 def entry(

@@ -23,6 +23,7 @@ from polysaga.errors import (
 from polysaga.events import SagaClaimed, SagaFinished
 from polysaga.sagas.executor import Execution
 from polysaga.sagas.participants.mongo import MongoParticipant
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import (
     LAST_AT_HOME,
     LEDGER_PIVOT,
@@ -37,6 +38,8 @@ from tests.fixtures.programs import (
 )
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import forever, past, reached, until
+
+pytestmark = LEAVES_BEHIND
 
 ALL_DONE = {step: 1 for step, *_ in PLACE_ORDER}
 # A step before the decision at which a saga of this shape can be held; in the second another one runs beside it.

@@ -6,9 +6,12 @@ from typing import Any
 
 from polysaga import StepContext
 from polysaga.events import SagaClaimed, SagaFinished, StepFailed, WorkerTicked
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import pause, until, within
+
+pytestmark = LEAVES_BEHIND
 
 MANY = 40
 

@@ -9,9 +9,12 @@ from polysaga.errors import DatabaseUnavailable
 from polysaga.events import SagaFinished
 from polysaga.sagas.decisions import Status
 from polysaga.sagas.runner import LocalRunner
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, take_over
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import forever, until
+
+pytestmark = LEAVES_BEHIND
 
 
 class Away:

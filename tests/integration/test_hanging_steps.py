@@ -10,9 +10,12 @@ import pytest
 from polysaga import StepContext
 from polysaga.errors import OutcomePending
 from polysaga.events import SagaFinished
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, Gate, Hook, Order, Program, Urls, take_over
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import stubborn, until, within
+
+pytestmark = LEAVES_BEHIND
 
 
 @pytest.fixture(autouse=True)

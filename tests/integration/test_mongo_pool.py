@@ -14,7 +14,10 @@ from devservers import Server
 from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import MongoNode
 from polysaga.databases.pymongo_waits import make_safe
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.waiting import reached, within
+
+pytestmark = LEAVES_BEHIND
 
 WAIT = 0.1  # seconds that a checkout may take
 

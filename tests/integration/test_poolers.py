@@ -22,10 +22,13 @@ from polysaga.databases.sentinels import Sentinels
 from polysaga.errors import ConfigurationError
 from polysaga.events import Event, ServerSilent
 from polysaga.migrations import migrate
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import DatabaseFactory, PostgresCluster
 from tests.fixtures.waiting import pause, reached, until, within
 from tests.integration.migrating import program, saga_of
+
+pytestmark = LEAVES_BEHIND
 
 # What guides for PgBouncer tell people to ignore.
 IGNORED = (

@@ -24,6 +24,7 @@ from devservers.ports import free_port
 from polysaga import Databases, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, OutcomePending
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.proxy import Proxy
@@ -32,6 +33,8 @@ from tests.fixtures.services import poll_until
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached, stubborn, within
 from tests.integration import wedged_service
+
+pytestmark = LEAVES_BEHIND
 
 GRACE = 5.0  # seconds after `sagas.drain`
 

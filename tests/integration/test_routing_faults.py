@@ -14,8 +14,11 @@ from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
 from polysaga.errors import ReadOnlyNode, WriteOnReader
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
+
+pytestmark = LEAVES_BEHIND
 
 PORT = text("SELECT inet_server_port()")
 VALUE = text("SELECT value FROM notes WHERE id = 1")

@@ -18,9 +18,12 @@ from polysaga.config import DatabaseSettings, parse_settings
 from polysaga.databases import SqlNode, mongo, sentinels
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import ClientReplaced, Event, ServerSilent
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.tiers import Uses
 from tests.fixtures.waiting import reached, until, within
+
+pytestmark = LEAVES_BEHIND
 
 CONNECT = 0.5  # seconds; a server is silent after twice as long
 

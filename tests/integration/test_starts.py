@@ -15,9 +15,12 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaFinished, StepFailed
+from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, QUICK, Gate, Order, Program, Urls
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import forever, reached, until
+
+pytestmark = LEAVES_BEHIND
 
 ALL_DONE = {step: 1 for step, *_ in PLACE_ORDER}
 
