@@ -1,16 +1,21 @@
 """SQLite has one writer: a step that waits for what it holds itself is told so at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from sqlalchemy import text
 
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
-from polysaga.config import parse_settings
-from polysaga.errors import PoolExhausted, SagaFailed
+from polysaga.config import Settings, parse_settings
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, SagaFailed
 from polysaga.migrations import migrate
 from tests.fixtures.waiting import reached, within
 
@@ -125,3 +130,65 @@ async def test_a_writer_inside_a_writer_is_told_of_the_one_connection(tmp_path: 
         with pytest.raises(PoolExhausted, match=r"the one connection.*open no session inside another"):
             async with orders.writer() as inner:
                 await inner.execute(text("SELECT 1"))
+
+
+@contextmanager
+def used_elsewhere(file: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """Have another program write to a new *file* that is not in WAL mode yet."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (id INTEGER)")
+        other.execute(f"BEGIN {mode}")
+        yield other
+
+
+def settings_of(file: Path, **own: Any) -> Settings:
+    return parse_settings({"databases": {"orders": {"url": f"sqlite+aiosqlite:///{file}", **own}}})
+
+
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_a_new_file_is_opened_as_soon_as_another_program_lets_it_go(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, refused = tmp_path / "orders.db", asyncio.Event()
+    execute = aiosqlite.Connection.execute_fetchall
+
+    async def note(self: Any, sql: str, *values: Any) -> Any:
+        if "journal_mode" in sql:
+            asyncio.get_running_loop().call_later(0.1, refused.set)
+        return await execute(self, sql, *values)
+
+    monkeypatch.setattr(aiosqlite.Connection, "execute_fetchall", note)
+    orders = SqlDatabase("orders")
+    with used_elsewhere(file, mode) as other:
+        async with AsyncExitStack() as stack:
+            opening = asyncio.ensure_future(stack.enter_async_context(Databases(orders).open(settings_of(file))))
+            await reached(refused, "the connection wants WAL mode")
+            assert not opening.done()
+            other.execute("COMMIT")
+            await within(opening, "the file is free")
+        with closing(sqlite3.connect(file)) as later:
+            assert later.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_a_new_file_that_another_program_keeps_is_waited_for_as_long_as_a_lock(
+    tmp_path: Path, mode: str
+) -> None:
+    file = tmp_path / "orders.db"
+    with used_elsewhere(file, mode):
+        begun = time.monotonic()
+        with pytest.raises(
+            DatabaseUnavailable, match=r"locked by another program, for longer than databases.orders.lock_timeout"
+        ):
+            async with Databases(SqlDatabase("orders")).open(settings_of(file, lock_timeout=0.2)):
+                pass
+        assert 0.2 <= time.monotonic() - begun < 3
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    file.write_text("id,name\n1,Ada\n" * 100)
+    with pytest.raises(ConfigurationError, match=r"file is not a database.*correct databases.orders.url"):
+        async with Databases(SqlDatabase("orders")).open(settings_of(file)):
+            pass
+    assert not [thread for thread in threading.enumerate() if "connection_worker" in thread.name]

@@ -326,6 +326,7 @@ class SqlNode:
                     settings = self.dialect.session_settings(ours)
                     poolers[self._followed] = Pooler(self.dialect, settings, refusals, patience)
                 connection = self._connect(open_one, poolers[self._followed])
+                self.dialect.configure(connection, read_only=read_only)
             except RuntimeError as error:
                 if self.dialect.hindrance(error) is None:
                     raise
@@ -386,6 +387,11 @@ class SqlNode:
             return ConfigurationError(
                 f"database '{self.database}': a connection to {self.name} as its URL wants it cannot be had "
                 f"({masked(' '.join(reason.split()))}); correct databases.{self.database}.url"
+            )
+        if fault is Fault.LOCK_TIMEOUT:
+            reason += (
+                f" by another program, for longer than databases.{self.database}.lock_timeout "
+                f"({self.settings.lock_timeout:g} s)"
             )
         return DatabaseUnavailable(self.database, self.name, reason)
 

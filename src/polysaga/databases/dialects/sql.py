@@ -157,6 +157,9 @@ class SqlDialect:
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         """Hook what the engine needs at connect or begin; most need nothing."""
 
+    def configure(self, connection: Any, *, read_only: bool) -> None:
+        """Set on a *connection* that was just made what its driver has no argument for; end it if that fails."""
+
     def connector(self) -> Callable[..., Any]:
         """Return a coroutine function that connects, as the driver's own does, and limits the whole login."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import MissingGreenlet, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
 from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
@@ -55,6 +56,8 @@ _REFUSED = {
 _URI = {"mode": choice("ro", "rw", "rwc"), "cache": choice("private", "shared"), "vfs": text, "psow": switch}
 _KNOWN = {"uri": switch, "cached_statements": whole, "immutable": switch, **_URI}
 _UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, foreign_keys = ON"
+
+_UNTIL_NEXT_TRY = 0.01  # seconds until a connection tries again to turn its file to WAL
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 
@@ -117,16 +120,15 @@ class SQLite(SqlDialect):
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**arguments, "isolation_level": "AUTOCOMMIT"}
 
-    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: DBAPIConnection, _: object) -> None:
+    def configure(self, connection: Any, *, read_only: bool) -> None:
+        try:
             connection.isolation_level = None
-            cursor = connection.cursor()
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
-            cursor.close()
+            connection.run_async(lambda driver: _configure(driver, read_only=read_only))
+        except BaseException:
+            connection.terminate()
+            raise
 
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "invalidate")
         def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
             # A cancelled statement keeps the closed connection, and its lock, alive until it is collected.
@@ -196,7 +198,7 @@ class SQLite(SqlDialect):
         return f"{kind} ({name}): {error}" if plain else f"{kind} ({name})"
 
     def _misfit(self, error: BaseException) -> bool:
-        return "no such vfs" in str(error)
+        return "no such vfs" in str(error) or getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)
@@ -206,3 +208,29 @@ class SQLite(SqlDialect):
             return Fault.SCHEMA_MISSING
         # An extended name says more than is known here: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
         return _FAULTS.get(name) or _FAULTS.get("_".join(name.split("_")[:2]))
+
+
+async def _configure(driver: Any, *, read_only: bool) -> None:
+    await _turn_to_wal(driver)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", f"query_only = {'ON' if read_only else 'OFF'}"):
+        await driver.execute_fetchall(f"PRAGMA {pragma}")
+
+
+async def _turn_to_wal(driver: Any) -> None:
+    """Wait as long as for any lock while others turn a new file to WAL.
+
+    SQLite does not wait here: two connections that read the file's header and now want to write it would wait for
+    each other, so it refuses both at once (https://www.sqlite.org/rescode.html#busy).
+    """
+    ((milliseconds,),) = await driver.execute_fetchall("PRAGMA busy_timeout")
+    clock = Clock()
+    end = clock.monotonic() + milliseconds / 1000
+    while True:
+        try:
+            await driver.execute_fetchall("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock.monotonic() >= end:
+                raise
+            await clock.sleep(_UNTIL_NEXT_TRY)
+        else:
+            return
