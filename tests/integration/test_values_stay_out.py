@@ -5,10 +5,14 @@ import inspect
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Literal
 
 import asyncmy.errors
 import asyncpg.exceptions
+import bson
 import bson.errors
 import psycopg.errors
 import pymongo.errors
@@ -16,7 +20,9 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 from sqlalchemy import DateTime, bindparam, text
 
-from polysaga import MongoSession, StepContext
+from devservers import Server
+from polysaga import AnyDatabase, Databases, MongoSession, StepContext
+from polysaga.config import parse_settings
 from polysaga.databases.texts import said, traced, without_values
 from polysaga.errors import PayloadError, PayloadUnreadable, PolysagaError
 from polysaga.events import StepFailed
@@ -224,3 +230,84 @@ def test_every_error_of_a_driver_has_a_text() -> None:
     assert len({type(error) for error in found}) > 300
     assert all(said(error) for error in found)
     assert all(traced(error) for error in found)
+
+
+class Mood(Enum):
+    GOOD = MARK
+
+
+def misfits() -> dict[str, Failing]:
+    """Return mistakes with types of values, by what is to be told of them."""
+
+    def sent(sql: str, value: object) -> Failing:
+        return lambda db: db.execute(text(sql), {"value": value})
+
+    number, name = "INSERT INTO kept (number) VALUES (:value)", "INSERT INTO kept (name) VALUES (:value)"
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    return {
+        "invalid input for query argument $1 (expected str, got Mood)": sent(name, Mood.GOOD),
+        "invalid input for query argument $1 ('str' object cannot be interpreted as an integer)": sent(
+            number, MARK
+        ),
+        "invalid input for query argument $1 (can't subtract offset-naive and offset-aware datetimes)": sent(
+            "SELECT CAST(:value AS timestamp)", moment
+        ),
+        "A value is required for bind parameter 'missing'": sent(number.replace(":value", ":missing"), 1),
+    }
+
+
+def created(server: Server) -> str:
+    server.create_database("misfits")
+    return server.url("misfits")
+
+
+async def told_of(fails: Failing, url: str) -> str:
+    """Return what is told of the error that *fails* raises in a session on the database at *url*."""
+    shop = AnyDatabase("shop")
+    async with Databases(shop).open(parse_settings({"databases": {"shop": {"url": url}}})):
+        async with shop.writer() as db:
+            if not isinstance(db, MongoSession):
+                await db.execute(text("CREATE TABLE IF NOT EXISTS kept (name varchar(40), number integer)"))
+        try:
+            async with shop.writer() as db:
+                await fails(db)
+        except Exception as error:  # noqa: BLE001 - whatever the driver makes of it
+            return said(error)
+    return "nothing"
+
+
+@pytest.mark.parametrize("wanted", list(misfits()))
+async def test_a_value_of_the_wrong_type_is_told_by_its_place_and_type(
+    wanted: str, postgres_server: Server
+) -> None:
+    told = await told_of(misfits()[wanted], created(postgres_server))
+    assert wanted in told
+    assert MARK not in told
+
+
+async def test_psycopg_tells_what_a_value_should_have_been(postgres_server: Server) -> None:
+    fails = misfits()["invalid input for query argument $1 ('str' object cannot be interpreted as an integer)"]
+    url = created(postgres_server).replace("asyncpg", "psycopg")
+    assert await told_of(fails, url) == (
+        "DataError: InvalidTextRepresentation (22P02), invalid input syntax for type integer"
+    )
+
+
+async def test_mariadb_tells_the_column_of_a_value_of_the_wrong_type(mariadb_server: Server) -> None:
+    fails = misfits()["invalid input for query argument $1 ('str' object cannot be interpreted as an integer)"]
+    assert await told_of(fails, created(mariadb_server)) == "DataError: DataError (1366), column number"
+
+
+@pytest.mark.parametrize(
+    ("document", "wanted"),
+    [
+        ({"price": {"amount": Decimal("4711")}}, "InvalidDocument: cannot encode a decimal.Decimal"),
+        ({"mood": Mood.GOOD}, "InvalidDocument: cannot encode a Mood"),
+        ({"day": date(2026, 1, 1)}, "InvalidDocument: cannot encode a datetime.date"),
+        ({4711: 1}, "InvalidDocument: documents must have only string keys"),
+    ],
+)
+def test_a_document_that_mongodb_cannot_hold_is_told_by_the_type(document: Any, wanted: str) -> None:
+    with pytest.raises(bson.errors.InvalidDocument) as failure:
+        bson.encode(document)
+    assert said(failure.value) == wanted

@@ -82,6 +82,8 @@ def _said(error: BaseException) -> str | None:
         return f"{name}: {told_of_serialization(error)}"
     if isinstance(error, exc.StatementError):
         raw = error.orig
+        if type(raw) is exc.InvalidRequestError:  # about the names of parameters
+            return f"{name}: {raw.args[0]}"
         inner = None if raw is None else _of_driver(raw.__cause__ or raw) or type(raw).__name__
         return name if inner is None else f"{name}: {inner}"
     if isinstance(error, exc.PendingRollbackError):

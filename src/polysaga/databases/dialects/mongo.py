@@ -53,6 +53,10 @@ _CODES = {
     13436: Fault.READ_ONLY,
     14031: Fault.OUT_OF_RESOURCES,  # no space on its disk
 }
+# What a document cannot hold, without the value or the key.
+_UNFIT = re.compile(
+    r"(documents must have only string keys)|cannot encode object: .*, of type: <\w+ '([\w.<>]+)'>\Z", re.DOTALL
+)
 _OPTION = re.compile(r"([^&;=]+)=([^&;]*)")
 _CLASSES = {
     "WaitQueueTimeoutError": Fault.POOL_EXHAUSTED,
@@ -168,7 +172,8 @@ class Mongo:
         """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
         name, ancestors = type(error).__name__, [ancestor.__name__ for ancestor in type(error).__mro__]
         if "BSONError" in ancestors:
-            return name
+            unfit = _UNFIT.search(str(error))
+            return name if unfit is None else f"{name}: {unfit[1] or f'cannot encode a {unfit[2]}'}"
         if "PyMongoError" not in ancestors:
             return None
         details = getattr(error, "details", None)

@@ -148,7 +148,8 @@ _PLAIN_CODES = {
     *(1205, 1213, 1226, 1264, 1290, 1305, 1317, 1364, 1406, 1412, 1451, 1452, 1615, 1637, 1792, 1836, 3024, 3572),
     4025,
 }
-_KEY = re.compile(r"for key '([^']*)'\Z")
+_KEY = re.compile(r"for (key) '([^']*)'\Z")
+_COLUMN = re.compile(r"for (column) (?:`[^`]*`\.)*[`']([^`']*)[`'] at row \d+\Z")
 
 
 def _small_packets(size: int) -> Finding:
@@ -326,8 +327,8 @@ class MySQL(SqlDialect):
         text = str(error.args[-1])
         if code in _PLAIN_CODES or 2000 <= code < 3000:  # 2...: the client's own, about the connection
             return f"{name} ({code}): {text}"
-        key = _KEY.search(text)
-        return f"{name} ({code})" if key is None else f"{name} ({code}), key {key[1]}"
+        place = _KEY.search(text) or _COLUMN.search(text)
+        return f"{name} ({code})" if place is None else f"{name} ({code}), {place[1]} {place[2]}"
 
     def _misfit(self, error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in _MISFITS

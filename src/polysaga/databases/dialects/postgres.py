@@ -69,6 +69,8 @@ _FULL = re.compile(
 # SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
 _PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
 _PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
+# The part of a text that comes before a value: which parameter it was bound to, or what it should have been.
+_BEFORE_VALUE = re.compile(r"invalid input (?:for query argument \$\d+|syntax for type [a-z ]+)")
 # What the other codes of a class have in common: time heals them.
 _CLASSES = {
     "08": Fault.DISCONNECTED,
@@ -270,7 +272,8 @@ class Postgres(SqlDialect):
         if code in _PLAIN_CODES or code[:2] in _PLAIN_CLASSES:
             return f"{name} ({code}): {getattr(told, 'message', None) or getattr(told, 'message_primary', None)}"
         parts = [f"{part} {getattr(told, part + '_name', None)}" for part in ("constraint", "table", "column")]
-        return ", ".join([f"{name} ({code})", *(part for part in parts if not part.endswith(" None"))])
+        named = [part for part in parts if not part.endswith(" None")]
+        return ", ".join([f"{name} ({code})", *_told_of_value(error), *named])
 
     def _misfit(self, error: BaseException) -> bool:
         return getattr(error, "sqlstate", None) in _MISFIT_CODES or _MISFIT.search(str(error)) is not None
@@ -295,6 +298,16 @@ class Postgres(SqlDialect):
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said
             return Fault.DISCONNECTED if gone else None
         return _FAULTS.get(code) or _CLASSES.get(code[:2])
+
+
+def _told_of_value(error: BaseException) -> Sequence[str]:
+    """Return what is wrong with a value that was sent, without the value."""
+    found = _BEFORE_VALUE.match(str(error))
+    if found is None:
+        return ()
+    # What asyncpg met when it encoded the value: of these two the texts are about types.
+    why = error.__cause__
+    return (f"{found[0]} ({why})",) if isinstance(why, TypeError | AttributeError) else (found[0],)
 
 
 class SealingConnection(AsyncpgConnection):  # type: ignore[misc]
