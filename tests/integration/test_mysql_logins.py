@@ -8,7 +8,7 @@ import pytest
 from asyncmy import auth
 from sqlalchemy.engine import URL, make_url
 
-from devservers import MySQLServer, Server
+from devservers import MariaDBServer, MySQLServer, Server
 from polysaga.databases import SqlNode
 from polysaga.errors import ConfigurationError
 from tests.conformance.shops import settings
@@ -120,3 +120,24 @@ async def test_a_server_that_wants_tls_says_so(fresh: URL, server: MySQLServer) 
         async with node.writer.connect() as connection:
             await connection.exec_driver_sql("SET GLOBAL require_secure_transport = OFF")
         await node.close()
+
+
+@pytest.mark.parametrize("password", ["sécrét", "zażółć 🏮", "p@ss:w/rd#100%"])
+@pytest.mark.parametrize("kind", ["mysql_server", "mariadb_server"])
+async def test_a_password_may_have_any_characters(
+    kind: str, password: str, request: pytest.FixtureRequest
+) -> None:
+    server: MySQLServer | MariaDBServer = request.getfixturevalue(kind)
+    name = f"u{uuid.uuid4().hex[:12]}"
+    server.create_database(name)
+    server.run(f"CREATE USER {name} IDENTIFIED BY '{password}'", f"GRANT ALL ON *.* TO {name}")
+    url = make_url(server.url(name)).set(username=name, password=password)
+    try:
+        assert await told(url) == 1
+        address = url.render_as_string(hide_password=False)
+        line = SqlNode("shop", "primary", address, settings(address)).line()
+        await line.ask()
+        await line.close()
+    finally:
+        server.run(f"DROP USER {name}")
+        server.drop_database(name)

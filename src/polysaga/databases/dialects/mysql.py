@@ -210,10 +210,13 @@ class MySQL(SqlDialect):
             # The driver escapes bytes, such as ids, by backslashes whatever the server takes.
             f", sql_mode = replace(@@sql_mode, 'NO_BACKSLASH_ESCAPES', {_NOTHING})"
         )
+        # Text would be encoded as Latin-1; the servers' own clients send what a terminal does, UTF-8.
+        password = {} if url.password is None else {"password": url.password.encode()}
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 **theirs,
+                **password,
                 # Ours are the last word. The line break ends a comment that theirs may end with.
                 "init_command": f"{theirs['init_command']}\n;{limits}" if "init_command" in theirs else limits,
                 "connect_timeout": max(1, round(settings.pool.connect_timeout)),
