@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+from starlette.testclient import TestClient
 
+from polysaga import Databases, SqlDatabase
+from polysaga.config import parse_settings
 from polysaga.errors import ConfigurationError
+from polysaga.fastapi import install
 from tests.fixtures.programs import SINGLE, Order, Program
 from tests.fixtures.setups import embedded_urls
 from tests.fixtures.waiting import within
@@ -53,6 +59,47 @@ async def test_sagas_refuse_another_event_loop_at_once_and_say_what_to_do(tmp_pa
             lambda: asyncio.run_coroutine_threadsafe(sagas.run(saga, Order(), timeout=30), loop).result(30)
         )
         assert sent is not None
+
+
+async def test_databases_refuse_another_event_loop_and_go_on_in_their_own(tmp_path: Path) -> None:
+    """A connection made in the other loop would stay in the pool, and fail in somebody else's session."""
+    shop = SqlDatabase("shop")
+    known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+
+    async def read() -> object:
+        async with shop.reader() as db:
+            return (await db.execute(text("SELECT 1"))).scalar()
+
+    async def write() -> None:
+        async with shop.writer() as db:
+            await db.execute(text("SELECT 1"))
+
+    async with Databases(shop).open(known):
+        for use in (read, write):
+            error = await within(asyncio.to_thread(in_a_thread, use), "the other loop ends")
+            assert isinstance(error, ConfigurationError)
+            assert "database 'shop' was opened in another event loop" in str(error)
+            assert "run_coroutine_threadsafe" in str(error)
+        await write()
+        assert await read() == 1
+    error = await within(asyncio.to_thread(in_a_thread, read), "the other loop ends")
+    assert "is not open" in str(error)
+
+
+def test_a_test_client_lends_its_loop_to_the_test_beside_it(tmp_path: Path) -> None:
+    shop, app = SqlDatabase("shop"), FastAPI()
+    known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+    install(app, Databases(shop), settings=known)
+
+    async def read() -> object:
+        async with shop.reader() as db:
+            return (await db.execute(text("SELECT 1"))).scalar()
+
+    with TestClient(app) as client:
+        with pytest.raises(ConfigurationError, match=r"portal\.call"):
+            asyncio.run(read())
+        assert client.portal is not None
+        assert client.portal.call(read) == 1
 
 
 def test_sagas_can_be_opened_in_one_loop_after_another(tmp_path: Path) -> None:

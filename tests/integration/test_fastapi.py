@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -1337,6 +1338,39 @@ async def test_what_the_applications_own_lifespan_yields_survives(tmp_path: Path
     install(app, databases, settings=settings_in(tmp_path), sagas=sagas)
     with TestClient(app) as client:
         assert client.get("/").json() == "good evening"
+
+
+def test_an_application_that_is_mounted_says_that_its_lifespan_must_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI()
+    install(app, databases, settings=settings_in(tmp_path), sagas=sagas)
+
+    @app.get("/one")
+    async def one(db: Annotated[AsyncSession, reader(orders)]) -> int:
+        return int((await db.execute(text("SELECT 1"))).scalar_one())
+
+    @app.get("/sagas")
+    async def all_sagas() -> int:
+        return len((await sagas.find()).sagas)
+
+    forgetful = FastAPI()
+    forgetful.mount("/api", app)
+    with TestClient(forgetful) as client:
+        for path in ("/api/one", "/api/sagas"):
+            caplog.clear()
+            assert client.get(path).status_code == 500
+            assert re.search(r"not open.*with TestClient\(app\).*router\.lifespan_context", caplog.text)
+
+    @asynccontextmanager
+    async def lifespan(parent: FastAPI) -> AsyncIterator[None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    parent = FastAPI(lifespan=lifespan)
+    parent.mount("/api", app)
+    with TestClient(parent) as client:
+        assert (client.get("/api/one").json(), client.get("/api/sagas").json()) == (1, 0)
 
 
 async def test_an_application_whose_own_start_fails_leaves_nothing_open(tmp_path: Path) -> None:

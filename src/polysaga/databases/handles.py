@@ -6,6 +6,7 @@ clean: committed at the end of a block that succeeded, rolled back after an erro
 connection returned.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Wish:
 
 _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
+# Who calls `polysaga.fastapi.install` opens nothing by name.
+WITH_THE_APPLICATION = (
+    "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
+    "an application that mounts another one enters `mounted.router.lifespan_context(mounted)` in its own lifespan"
+)
 
 
 class Routes(Protocol):
@@ -74,6 +80,7 @@ class Database(Generic[NodeT, SessionT]):
         self._nodes: tuple[NodeT, ...] = ()
         self._servers: tuple[NodeT, ...] = ()
         self._routes: Routes | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -84,6 +91,7 @@ class Database(Generic[NodeT, SessionT]):
         if not self._nodes:
             raise ConfigurationError(
                 f"database '{self.name}' is not open: use it inside `async with databases.open(settings)`"
+                f"{WITH_THE_APPLICATION}"
             )
         return self._nodes[0]
 
@@ -105,6 +113,7 @@ class Database(Generic[NodeT, SessionT]):
         *servers* are the nodes that *routes* may choose, whatever their roles come to be.
         """
         self._nodes, self._routes, self._servers = nodes, routes, servers
+        self._loop = _running() if nodes else None
 
     def reader(
         self,
@@ -121,8 +130,10 @@ class Database(Generic[NodeT, SessionT]):
         behind answers rather than nobody. On SQL databases every statement is its own snapshot, *snapshot* makes
         the session one (REPEATABLE READ), and the server refuses writes.
 
-        Raises `NoReplica` if nobody may answer in time.
+        Raises `NoReplica` if nobody may answer in time, `ConfigurationError` in another event loop than the one in
+        which the databases were opened.
         """
+        self._refuse_another_loop()
         plain = consistency is None and max_lag is None and not allow_stale and not snapshot
         wish = _PLAIN if plain else Wish(consistency, max_lag, allow_stale, snapshot)
         if self._routes is not None:
@@ -133,8 +144,10 @@ class Database(Generic[NodeT, SessionT]):
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
         """Lend a session on the primary; the end of the block commits (SQL).
 
-        Raises `NoPrimary` if the database has replicas and no primary now.
+        Raises `NoPrimary` if the database has replicas and no primary now, `ConfigurationError` in another event
+        loop than the one in which the databases were opened.
         """
+        self._refuse_another_loop()
         if self._routes is not None:
             lent: AbstractAsyncContextManager[SessionT] = self._routes.writer()
             return lent
@@ -148,6 +161,15 @@ class Database(Generic[NodeT, SessionT]):
         """
         if self._routes is not None:
             self._routes.wrote()
+
+    def _refuse_another_loop(self) -> None:
+        # A connection made here would stay in the pool and fail there, later, in a session of somebody else.
+        if self._loop is not None and _running() not in {None, self._loop}:
+            raise ConfigurationError(
+                f"database '{self.name}' was opened in another event loop: use it in the loop that opened it "
+                "(from another thread by asyncio.run_coroutine_threadsafe, beside a TestClient by portal.call) "
+                "or open the databases anew in this one"
+            )
 
     def _lend(
         self, node: NodeT, *, read_only: bool, snapshot: bool = False
@@ -206,6 +228,13 @@ class LentSession(Session):
         # leaves a session that begins anew, and a session closed for good could not be closed early and go on.
         self.refuse_if_over()
         return super()._autobegin_t(begin)
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
+from polysaga.databases.handles import WITH_THE_APPLICATION
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
@@ -255,7 +256,9 @@ class Sagas:
 
     def _open_runner(self) -> LocalRunner:
         if self._runner is None:
-            raise ConfigurationError("the sagas are not open: use them inside `async with sagas.open()`")
+            raise ConfigurationError(
+                f"the sagas are not open: use them inside `async with sagas.open()`{WITH_THE_APPLICATION}"
+            )
         if asyncio.get_running_loop() is not self._loop:
             # What is woken in another loop's thread, or in a loop that stands, would be waited for without end.
             raise ConfigurationError(
