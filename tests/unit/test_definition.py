@@ -1,5 +1,6 @@
 """Sagas as data: every mistake is one clear error at import, and a sound saga knows its own shape."""
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -186,6 +187,10 @@ def step_with_an_annotation_that_cannot_be_resolved() -> None:
     fresh().step(orders)(reserve)
 
 
+def step_that_is_a_partial() -> None:
+    fresh().step(orders)(functools.partial(act))
+
+
 def result_that_is_no_model() -> None:
     async def reserve(db: Any, value: int, ctx: StepContext) -> Opaque: ...
 
@@ -328,7 +333,11 @@ MISTAKES = [
     (retriable_among_several_last_steps, r"retriable step 'announce' .* must follow the pivot"),
     (step_that_is_not_async, r"step 'reserve' must be an `async def` function"),
     (step_that_does_not_say_what_it_returns, r"step 'reserve' does not say what it returns; annotate it"),
-    (step_with_an_annotation_that_cannot_be_resolved, r"annotations of step 'reserve' .*'Nowhere'"),
+    (
+        step_with_an_annotation_that_cannot_be_resolved,
+        r"step 'reserve': the annotation of what it returns .*'Nowhere'.* outside of `if TYPE_CHECKING:`",
+    ),
+    (step_that_is_a_partial, r"a step is a function with a name, not a partial: declare one that calls it"),
     (
         result_that_is_no_model,
         r"the result of step 'reserve', Opaque, does not survive JSON; use a pydantic model",
@@ -686,3 +695,31 @@ def test_a_class_of_its_own_needs_both_a_serializer_and_a_validator() -> None:
     for kind in (Bare, OneWay, list[Opaque], Annotated[Opaque, BeforeValidator(lambda _: Opaque())]):
         with pytest.raises(DefinitionError, match="does not survive JSON"):
             Saga("keep", input=kind)
+
+
+def test_names_that_only_type_checkers_know_may_stand_where_nothing_is_read_from_them() -> None:
+    """Linters move the import of a session's class into `if TYPE_CHECKING:`."""
+
+    def traced(work: Any) -> Any:
+        @functools.wraps(work)
+        async def wrapper(*given: Any) -> Any:
+            return await work(*given)
+
+        return wrapper
+
+    saga = fresh()
+
+    async def reserve(db: "Nowhere", value: "Nowhere", ctx: "Nowhere") -> "Placed":  # type: ignore[name-defined]  # noqa: F821
+        return Placed()
+
+    async def free(db: "Nowhere", value: "Nowhere", done: "Nowhere", ctx: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    async def mail(value: "Nowhere", ctx: "Nowhere") -> int:  # type: ignore[name-defined]  # noqa: F821
+        return 1
+
+    async def unmail(value: "Nowhere", done: "int | None", ctx: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    step = saga.step(orders)(traced(reserve))
+    step.compensation(traced(free))
+    saga.step(None)(traced(mail)).compensation(traced(unmail))
+    assert step.result.dump_json(Placed()) == b'{"number":0}'

@@ -1,8 +1,9 @@
 """What makes a saga's definition one that can keep the promise; each mistake is one clear `DefinitionError`."""
 
 import inspect
+import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -10,6 +11,9 @@ from pydantic import TypeAdapter
 from polysaga.databases import Database
 from polysaga.errors import DefinitionError
 from polysaga.sagas.schemas import named, payload_type
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
 
 if TYPE_CHECKING:
     from polysaga.sagas.definition import Definition
@@ -56,7 +60,7 @@ def check_output(definition: "Definition") -> None:
         raise DefinitionError(
             f"saga '{definition.name}' has an output but {found}; declare a pivot, which returns it"
         )
-    given = typing.get_type_hints(decision.action).get("return")
+    given = _without_extras(_hint(decision.action, "return", f"step '{decision.name}'"))
     if given != _without_extras(wanted):
         raise DefinitionError(
             f"the output of saga '{definition.name}' is {named(wanted)}, but its deciding step "
@@ -66,10 +70,9 @@ def check_output(definition: "Definition") -> None:
 
 def result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
     """Return what *action* is annotated to return, as a type that survives JSON."""
-    hints = _hints(action, what)
-    if "return" not in hints:
+    if "return" not in _annotations(action):
         raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
-    return payload_type(hints["return"], f"the result of {what}")
+    return payload_type(_hint(action, "return", what), f"the result of {what}")
 
 
 def check_function(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
@@ -95,7 +98,7 @@ def check_call(kind: str, name: str) -> None:
 def check_unknown(undo: Callable[..., Any], what: str) -> None:
     """Raise if *undo* says that it cannot be told None: that nobody knows whether the step happened."""
     done = list(inspect.signature(undo).parameters)[1]
-    hint = _without_extras(_hints(undo, what).get(done, Any))
+    hint = _without_extras(_hint(undo, done, what))
     if hint not in {Any, object, type(None)} and type(None) not in typing.get_args(hint):
         raise DefinitionError(
             f"{what} must take `{done}: {named(hint)} | None`; None says that nobody knows whether the call "
@@ -109,12 +112,30 @@ def check_database(database: object, step: str) -> None:
         raise DefinitionError(f"step '{step}' runs on {database!r}, which is not a database: give it a handle")
 
 
-def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
-    """Return the annotations of *function* as they are written: what `Annotated` adds is part of a type."""
+def _hint(function: Callable[..., Any], name: str, what: str) -> Any:
+    """Return one annotation of *function* as it is written, with what `Annotated` adds: it is part of a type.
+
+    Others are not looked at: their imports may be for type checkers only, as linters propose.
+    """
+
+    def only() -> None: ...
+
+    only.__annotations__ = {name: _annotations(function).get(name, Any)}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(only, names, include_extras=True)[name]
     except NameError as error:
-        raise DefinitionError(f"the annotations of {what} cannot be resolved: {error}") from error
+        of = "what it returns" if name == "return" else f"'{name}'"
+        raise DefinitionError(
+            f"{what}: the annotation of {of} cannot be resolved: {error}; define the name at the top of the "
+            "module, outside of `if TYPE_CHECKING:`"
+        ) from error
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 14):
+        return inspect.get_annotations(function, format=Format.FORWARDREF)
+    return inspect.get_annotations(function)
 
 
 def _without_extras(kind: Any) -> Any:

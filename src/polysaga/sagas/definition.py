@@ -221,7 +221,12 @@ class Saga(Generic[InputT, OutputT]):
         """
 
         def declare(action: Any) -> Step[Any, InputT, Any]:
-            name = getattr(action, "__name__", "")
+            name = getattr(action, "__name__", None)
+            if name is None:
+                kind_of = type(action).__name__
+                raise DefinitionError(
+                    f"a step is a function with a name, not a {kind_of}: declare one that calls it"
+                )
             self._check_new(name, kind, after)
             if database is None:
                 check_call(kind, name)
