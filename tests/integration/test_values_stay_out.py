@@ -1,6 +1,7 @@
 """No value of a user's reaches the journal, the log, events or texts of errors, whatever fails in a step."""
 
 import contextlib
+import functools
 import inspect
 import logging
 import sqlite3
@@ -132,6 +133,13 @@ FAILURES: list[Failing] = [
 ]
 
 
+def itself() -> list[Any]:
+    """Return a list that is in itself."""
+    made: list[Any] = [MARK]
+    made.append(made)
+    return made
+
+
 async def prepare(program: Program) -> None:
     for handle in program.handles.values():
         async with handle.writer() as db:
@@ -183,6 +191,14 @@ async def test_no_value_leaves_a_failing_step(urls: Urls, caplog: pytest.LogCapt
         (Either, Either.model_construct(one=MARK, by_key={MARK: 1}), "field one is not of its type"),
         (int, MARK, "a value is not of its type, int"),
         (object, type(MARK, (), {})(), "Unable to serialize unknown type"),
+        (
+            bytes,
+            MARK.encode() + b"\xff",
+            "bytes that are no UTF-8; give the model ser_json_bytes='base64' and val_json_bytes",
+        ),
+        (str, f"{MARK}\ud800", "half of a surrogate pair"),
+        (list, functools.reduce(lambda inner, _: [inner], range(400), [MARK]), "nested too deeply"),
+        (list, itself(), "contains itself"),
     ],
 )
 def test_what_does_not_survive_json_is_told_without_its_value(kind: Any, value: Any, wanted: str) -> None:

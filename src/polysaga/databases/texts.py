@@ -28,6 +28,13 @@ _PLAIN = (
     orm_exc.DetachedInstanceError,
 )
 _OURS = "polysaga."
+# What JSON cannot hold although it is of its type, in pydantic's words and for people.
+_UNFIT = {
+    "invalid utf-8 sequence": "bytes that are no UTF-8; give the model ser_json_bytes='base64' and val_json_bytes",
+    "surrogates not allowed": "a text has half of a surrogate pair, which UTF-8 does not have",
+    "Maximum serialization depth exceeded": "a value is nested too deeply",
+    "Circular reference detected": "a value contains itself",
+}
 _EXPECTED = re.compile(r"Expected `([^`]+)`(?: - [^\[]*\[field_name='(\w+)')?")
 
 
@@ -122,7 +129,8 @@ def told_of_serialization(error: PydanticSerializationError) -> str:
         f"{f'field {field}' if field else 'a value'} is not of its type, {kind}"
         for kind, field in _EXPECTED.findall(text)
     ]
-    return "; ".join(dict.fromkeys(found)) or "a value is not of its declared type"
+    unfit = (words for said_of_it, words in _UNFIT.items() if said_of_it in text)
+    return "; ".join(dict.fromkeys(found)) or next(unfit, "a value is not of its declared type")
 
 
 def _own_text(error: BaseException) -> str:
