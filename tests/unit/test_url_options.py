@@ -159,6 +159,39 @@ def test_several_hosts_are_an_address_and_no_options() -> None:
     assert made.dialect.address(made.url).query == {"host": ("a:1", "b:2")}
 
 
+@pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG])
+@pytest.mark.parametrize(
+    "place", ["@a:1,b:2/shop", "@a,b/shop", "@/shop?host=a:1,b:2", ":p,w@a:1,b:2/shop?target_session_attrs=any"]
+)
+def test_several_hosts_in_one_place_are_refused_with_how_to_write_them(scheme: str, place: str) -> None:
+    url = f"{scheme}://app{place}"
+    with pytest.raises(
+        ConfigurationError, match=r"databases\.shop\.url.*several servers.*host=A:5432&host=B:5432"
+    ):
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+
+
+def test_a_comma_in_a_password_is_no_list_of_hosts() -> None:
+    url = f"{ASYNCPG}://app:p,w@host:none/shop"
+    with pytest.raises(ConfigurationError, match="is not a URL"):
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+
+
+def test_hosts_without_the_ports_that_the_driver_wants_are_a_mistake_in_the_url() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"databases\.shop\.url: SQLAlchemy refuses it: All ports are required"
+    ):
+        node(ASYNCPG, "host=a,b").writer  # noqa: B018
+
+
+@pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG])
+def test_the_directory_of_a_socket_may_stand_in_the_place_of_the_host(scheme: str) -> None:
+    url = f"{scheme}://app:{SECRET}@%2Fcloudsql%2Fproject%3Aregion%3Ashop/shop?application_name=shop"
+    made = SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+    address = made.dialect.address(made.url)
+    assert (address.host or None, dict(address.query)) == (None, {"host": "/cloudsql/project:region:shop"})
+
+
 def test_a_login_in_the_query_is_moved_into_its_place() -> None:
     url = f"{ASYNCPG}://h?user=app&password={SECRET}&dbname=shop"
     made = SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
@@ -352,7 +385,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "urls-and-poolers.md"
 def test_the_urls_of_the_guide_are_taken() -> None:
     (block,) = re.findall(r"^```text\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
     urls = block.splitlines()
-    assert len(urls) == 10
+    assert len(urls) == 11
     for url in urls:
         kind = MongoNode if url.startswith("mongodb") else SqlNode
         assert "secret" not in kind("shop", "primary", url, DatabaseSettings.model_validate({"url": url})).name

@@ -12,6 +12,7 @@ node, such as a saga's journal, goes on with the next connection.
 
 import asyncio
 import importlib.util
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
+from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.databases.dialects.sql import Rendered
 from polysaga.databases.faults import Fault
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
@@ -192,10 +194,11 @@ class SqlNode:
                 **self.settings.engine,
             )
         except (TypeError, ValueError, ArgumentError) as error:
-            if not self.settings.engine:
+            if not self.settings.engine and not isinstance(error, ArgumentError):
                 raise
+            place = "engine" if self.settings.engine else "url"
             raise ConfigurationError(
-                f"databases.{self.database}.engine: SQLAlchemy refuses it: {error}"
+                f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
         self.dialect.prepare(engine, read_only=read_only)
         self._translate_refusals(engine, read_only=read_only)
@@ -481,6 +484,10 @@ def _sql_url(database: str, text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        authority = re.split("[/?]", text.partition("://")[2])[0]
+        if text.startswith("postgres") and "," in authority.rpartition("@")[2]:
+            several = f"databases.{database}.url has several servers in the place of one; {SEVERAL_HOSTS}"
+            raise ConfigurationError(several) from None
         raise ConfigurationError(
             f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
         ) from None

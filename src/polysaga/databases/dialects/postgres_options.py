@@ -4,7 +4,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from sqlalchemy import URL
 
@@ -23,6 +23,7 @@ from polysaga.databases.dialects.options import (
 
 # Names of the same that libpq and SQLAlchemy take from a query, and where they stand in a URL.
 _PLACES = {"user": "username", "password": "password", "dbname": "database", "database": "database"}
+SEVERAL_HOSTS = "write each with its port, postgresql://USER:PASSWORD@/DATABASE?host=A:5432&host=B:5432"
 _ADDRESS = {"host", "port"}  # SQLAlchemy's: of one server, or of each of several
 
 _MODES = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -138,6 +139,13 @@ def address(url: URL) -> URL:
             raise UnusableOption(name, "is given more than once", "give it once")
         place[part] = given
     hosts = {name: given for name, given in url.query.items() if name in _ADDRESS}
+    listed = hosts.get("host", "")
+    # libpq would take a list from the place of the host, and from neither a list with ports inside an option.
+    if "," in (url.host or "") or (isinstance(listed, str) and "," in listed and ":" in listed):
+        raise UnusableOption("host", "has several servers in one", SEVERAL_HOSTS)
+    directory = unquote(url.host or "")
+    if directory.startswith("/"):  # of a socket, percent-encoded as libpq wants it; SQLAlchemy leaves it as it is
+        url, hosts = url.set(host=""), {"host": directory, **hosts}
     return url.set(query=hosts, **place)  # type: ignore[arg-type]  # names of parts, not known one by one
 
 
