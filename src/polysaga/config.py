@@ -29,6 +29,7 @@ from polysaga.sources import from_environment, from_file, merge, named_file, wit
 
 _GUESSABLE = 16  # characters
 _DAY = 24 * 3600.0  # seconds
+_QUOTES = "\"'"
 
 
 def _refuse_words(value: object) -> object:
@@ -53,9 +54,14 @@ def _listed(value: object, separator: str) -> object:
     return value
 
 
-def _refuse_several_lines(value: SecretStr) -> SecretStr:
-    if re.search(r"[\x00-\x1f\x7f]", value.get_secret_value()):
+def _one_url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        raise ValueError("is empty; give a URL, or leave it out")
+    if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("has a line break or another control character inside; give one URL")
+    if text[0] in _QUOTES or text[-1] in _QUOTES:
+        raise ValueError("has quotes around it, which `docker --env-file` and others keep; leave them out")
     return value
 
 
@@ -71,7 +77,7 @@ MoreConnections = Annotated[int, Field(ge=0, le=10_000), _NUMBER]
 Bytes = Annotated[int, Field(ge=1, le=1024**3), _NUMBER]
 Switch = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
 Zone = Annotated[str, Field(coerce_numbers_to_str=True, max_length=255)]
-Url = Annotated[SecretStr, Field(min_length=1), AfterValidator(_refuse_several_lines)]
+Url = Annotated[SecretStr, AfterValidator(_one_url)]
 
 
 class _Strict(BaseModel):

@@ -454,3 +454,21 @@ async def test_settings_that_do_not_fit_the_handles_are_told(settings: Mapping[s
     with pytest.raises(ConfigurationError, match=says):
         async with databases.open(parse_settings({"databases": settings})):
             pass
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ('"sqlite+aiosqlite:///shop.db"', "has quotes around it"),
+        ("'postgresql://app:secret@db/shop'", "has quotes around it"),
+        ('mongodb://db/shop"', "has quotes around it"),
+        ("", "is empty; give a URL"),
+        (" \n", "is empty; give a URL"),
+    ],
+)
+@pytest.mark.parametrize("place", ["POLYSAGA_DATABASES__SHOP__URL", "POLYSAGA_DATABASES__SHOP__REPLICAS__0__URL"])
+def test_a_url_that_a_file_of_variables_has_spoilt_is_told_as_such(place: str, url: str, wanted: str) -> None:
+    variables = {"POLYSAGA_DATABASES__SHOP__URL": "postgresql://db/shop", place: url}
+    with pytest.raises(ConfigurationError, match=wanted) as failure:
+        load_settings(environment=variables)
+    assert "secret" not in str(failure.value)
