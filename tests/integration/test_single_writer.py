@@ -12,6 +12,7 @@ from typing import Any
 import aiosqlite
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import InvalidRequestError
 
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import Settings, parse_settings
@@ -192,3 +193,27 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         async with Databases(SqlDatabase("orders")).open(settings_of(file)):
             pass
     assert not [thread for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+
+async def two_tasks_at_once(_: Shop | None, db: Any) -> None:
+    await asyncio.gather(db.execute(text("SELECT 1")), db.execute(text("SELECT 2")))
+
+
+async def test_a_step_that_uses_its_session_in_two_tasks_costs_no_connection(tmp_path: Path) -> None:
+    """The second task is refused while the first one begins, which goes on when the step has failed."""
+    shop = Shop(tmp_path)
+    with pytest.raises(SagaFailed, match="concurrent operations are not permitted"):
+        await shop.run(two_tasks_at_once)
+    await shop.run(Shop.nothing)
+
+
+async def test_a_writer_that_is_used_in_two_tasks_gives_its_connection_back(tmp_path: Path) -> None:
+    shop = SqlDatabase("shop")
+    known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+    async with Databases(shop).open(known):
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError, match="concurrent operations are not permitted"):
+                async with shop.writer() as db:
+                    await within(two_tasks_at_once(None, db), "the tasks end")
+        async with shop.writer() as db:
+            await within(db.execute(text("SELECT 1")), "the writer is free", patience=3.0)

@@ -12,11 +12,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
+from polysaga.clock import Clock
 from polysaga.databases.faults import Fault
 from polysaga.databases.mongo import MongoNode, MongoSession
 from polysaga.databases.pools import SqlNode
@@ -41,6 +42,8 @@ class Wish:
 
 _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
+_PATIENCE = 30.0  # seconds; whatever a session waits for while it connects has a shorter limit
+_MOMENT = 0.02  # seconds
 # Who calls `polysaga.fastapi.install` opens nothing by name.
 WITH_THE_APPLICATION = (
     "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
@@ -237,13 +240,32 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+class PatientSession(AsyncSession):
+    """Gives its connection back also if a task that its user left behind is still getting it.
+
+    `asyncio.gather` over one session fails in one task while another one still connects, and does not cancel that.
+    """
+
+    async def close(self) -> None:
+        """Close the session, as soon as nothing else is under way on it; wait for that at most 30 seconds."""
+        clock = Clock()
+        last = clock.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await super().close()
+            except IllegalStateChangeError:
+                if clock.monotonic() > last:
+                    raise
+            await clock.sleep(_MOMENT)
+
+
 @asynccontextmanager
 async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
     """Lend a session on *node*; commit at the end, tell what happens to the node in our words."""
     if not read_only:
         refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
-    session = AsyncSession(engine, sync_session_class=LentSession, expire_on_commit=False)
+    session = PatientSession(engine, sync_session_class=LentSession, expire_on_commit=False)
     lent = cast(LentSession, session.sync_session)
     try:
         async with session:

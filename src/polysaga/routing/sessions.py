@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from polysaga.databases.faults import Fault
-from polysaga.databases.handles import LentSession, Wish, as_ours, sql_session
+from polysaga.databases.handles import LentSession, PatientSession, Wish, as_ours, sql_session
 from polysaga.databases.pools import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
 from polysaga.routing.policy import Choice, Reason
@@ -43,7 +43,7 @@ class SqlRoutes:
         reading = _Reading(router, scope, wish, choice)
         reading.begin()
         try:
-            session = AsyncSession(
+            session = PatientSession(
                 reading.engine, sync_session_class=_Movable, expire_on_commit=False, info={_READING: reading}
             )
             try:

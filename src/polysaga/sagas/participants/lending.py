@@ -23,6 +23,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sql import COMMITTED
+from polysaga.databases.handles import PatientSession
 from polysaga.databases.texts import said
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.endings import calls_procedure, ends_transaction
@@ -38,7 +39,7 @@ class lend:  # noqa: N801 - reads as a verb where it is used
 
     def __init__(self, node: SqlNode) -> None:
         # Closed for good at the end: a task that a step left behind finds no session to write with.
-        self._session = AsyncSession(
+        self._session = PatientSession(
             node.writer, sync_session_class=_LentSession, expire_on_commit=False, close_resets_only=False
         )
         lent: Any = self._session.sync_session
@@ -130,7 +131,8 @@ class _Loan:
         self._info: dict[Any, Any] = {}
 
     def begin(self, connection: Connection) -> None:
-        if self.connection is None:
+        # A task that the step left behind may get its connection when the loan is over.
+        if self.connection is None and self.lent:
             self.connection, self._transaction = connection, connection.get_transaction()
             self._info = connection.info
             self._info[_LOAN] = self
