@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from polysaga.sagas import Saga, StepContext
-from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.definition.step import AnyStep
 
 Compensation = Callable[[], Awaitable[None]]
 

@@ -21,7 +21,8 @@ from polysaga import Databases, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
-from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse
+from polysaga.databases.positions import Epoch, Lsn, parse
+from polysaga.databases.samples import Role, Sample
 from polysaga.routing.policy import Limits, pick
 from polysaga.routing.topology import Seat, answered, unknown
 

@@ -14,7 +14,7 @@ _PLACES = [ROOT / "src", *sorted((ROOT / "services").glob("*/src"))]
 class Source:
     """One module of the program."""
 
-    name: str  # relative to its `src`, e.g. polysaga/sagas/worker.py
+    name: str  # relative to its `src`, e.g. polysaga/sagas/process/worker.py
     text: str
     tree: ast.Module
 

@@ -10,14 +10,14 @@ from tests.architecture.sources import Source, sources, walk
 BORDERS = {
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
     "polysaga/cli/programs.py: settings_for",  # the program's function for its settings
-    "polysaga/databases/texts.py: _of_driver",  # an error of a driver
+    "polysaga/databases/error_texts.py: _of_driver",  # an error of a driver
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
-    "polysaga/sagas/attempts.py: Attempts._caught",  # a step
-    "polysaga/sagas/payloads.py: decode",  # a validator
-    "polysaga/sagas/user_code.py: awaited",  # a step, or its compensation
-    "polysaga/sagas/rounds.py: repeat",  # a round of the worker or of a drain
-    "polysaga/testing/theatre.py: _Performance._judge_both",  # an invariant that may be written for one saga only
+    "polysaga/sagas/driving/attempts.py: Attempts._caught",  # a step
+    "polysaga/sagas/definition/payloads.py: decode",  # a validator
+    "polysaga/sagas/driving/user_code.py: awaited",  # a step, or its compensation
+    "polysaga/sagas/process/loop.py: repeat",  # a round of the worker or of a drain
+    "polysaga/testing/crash_kit/harness.py: _Performance._judge_both",  # an invariant written for one saga
 }
 BROAD = {"Exception", "BaseException"}
 

@@ -47,4 +47,4 @@ def test_a_word_that_says_something_is_not_mistaken_for_one(name: str) -> None:
 
 def test_the_whole_program_is_looked_at() -> None:
     names = {source.name for source in sources()}
-    assert {"polysaga/sagas/worker.py", "polysaga/config.py", "orders/__init__.py"} <= names
+    assert {"polysaga/sagas/process/worker.py", "polysaga/config.py", "orders/__init__.py"} <= names

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from polysaga.sagas.decisions import TRANSITIONS, Status
+from polysaga.sagas.protocol.states import TRANSITIONS, Status
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "saga-states.md"
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete
 
 from devservers import Server
-from polysaga.sagas.tables import journal
+from polysaga.sagas.journal.tables import journal
 from tests.conformance.kinds import KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened
 from tests.fixtures import own_loop

@@ -20,13 +20,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import Fault, MongoNode, SqlNode
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX, ledger, metadata
 from polysaga.sagas.participants import Entry, Participant
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
-from polysaga.sagas.tables import LEDGER, OUTBOX, ledger, metadata
 from tests.conformance.kinds import Kind
 from tests.fixtures.waiting import until, within
 

@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import event, update
 
 from polysaga.databases import Fault
-from polysaga.sagas.claims import PAUSE, Pick
-from polysaga.sagas.decisions import Status
-from polysaga.sagas.journal import Birth, Journal, Row
-from polysaga.sagas.tables import journal as table
+from polysaga.sagas.journal.claims import PAUSE, Pick
+from polysaga.sagas.journal.journal import Journal
+from polysaga.sagas.journal.tables import journal as table
+from polysaga.sagas.protocol.rows import Birth, Row
+from polysaga.sagas.protocol.states import Status
 from tests.conformance.shops import SqlShop
 from tests.conformance.test_journal import LEASE, birth, ending, journal_of, put
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
-from polysaga.databases.pools import LENT_AT
+from polysaga.databases.sql_node import LENT_AT
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling

@@ -14,11 +14,13 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from polysaga.databases import Fault
-from polysaga.sagas.decisions import Mark, Status
-from polysaga.sagas.journal import Birth, Claim, Ending, Journal, Seal
+from polysaga.databases.dialects.sending import Seal
+from polysaga.sagas.journal.journal import Journal
+from polysaga.sagas.journal.tables import journal as table
 from polysaga.sagas.participants import LedgerRow
-from polysaga.sagas.signals import Fenced
-from polysaga.sagas.tables import journal as table
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.rows import Birth, Claim, Ending
+from polysaga.sagas.protocol.states import Mark, Status
 from tests.conformance.shops import PARTICIPANTS, SqlShop
 from tests.conformance.test_participant import NASTY, entry, row_of, selling
 

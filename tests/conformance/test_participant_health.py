@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
 from polysaga.errors import StepMisused
-from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import LedgerRow, Participant
+from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import Shop, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, refunding, row_of, selling
 from tests.fixtures.waiting import forever, until

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import MongoSession
 from polysaga.errors import StepMisused
-from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import MongoShop, Refund, Sale, Shop, SqlShop
 from tests.conformance.test_participant import entry, refunding, row_of, selling
 

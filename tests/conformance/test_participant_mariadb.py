@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
 from polysaga.errors import StepMisused
-from polysaga.sagas.decisions import Mark
 from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import SqlShop
 from tests.conformance.test_participant import entry, row_of, selling
 

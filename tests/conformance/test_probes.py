@@ -13,7 +13,9 @@ from sqlglot import exp, parse_one
 from devservers import Cluster, LocalServer
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects.mysql import MySQL
-from polysaga.databases.positions import ClusterTime, Gtids, Lsn, MariaGtid, Position, Role, parse
+from polysaga.databases.positions import ClusterTime, Gtids, Lsn, MariaGtid, Position, parse
+from polysaga.databases.probe_connection import ProbeConnection
+from polysaga.databases.samples import Role
 from tests.conformance.shops import MongoShop, SqlShop, settings
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.tiers import Uses
@@ -51,7 +53,7 @@ class Probed:
 
     def line(self, server: LocalServer, url: str | None = None) -> Any:
         address = url or self.url(server)
-        line = SqlNode("shop", "any", address, settings(address)).line()
+        line = ProbeConnection(SqlNode("shop", "any", address, settings(address)))
         self._stack.push_async_callback(line.close)
         return line
 
@@ -226,7 +228,7 @@ async def test_a_promoted_gtid_replica_goes_on_where_the_primary_was(breakable: 
 async def test_a_server_without_a_history_of_positions_says_so(sql_shop: SqlShop) -> None:
     """SQLite, and MariaDB without a binary log."""
     node = sql_shop.node()
-    line = node.line()
+    line = ProbeConnection(node)
     try:
         sample = await line.sample()
         assert sample.role is Role.PRIMARY
@@ -256,7 +258,7 @@ async def test_mongodb_captures_the_time_of_its_writes(mongo: MongoShop) -> None
 
 async def test_a_server_that_gives_no_gtids_any_more_keeps_no_positions(mysql: SqlShop) -> None:
     """What it once executed by GTID says nothing about what it executes now."""
-    line, kept = mysql.node().line(), {}
+    line, kept = ProbeConnection(mysql.node()), {}
     modes = ["ON", "ON_PERMISSIVE", "OFF_PERMISSIVE", "OFF"]  # changed by one step only
     async with mysql.observer.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")

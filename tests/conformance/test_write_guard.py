@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import MongoDatabase, SqlDatabase
 from polysaga.errors import WriteOnReader
-from polysaga.routing.documents import COLLECTION_WRITES, DATABASE_WRITES
-from polysaga.routing.guard import guard
+from polysaga.routing.guards.constructs import guard
+from polysaga.routing.guards.mongo import COLLECTION_WRITES, DATABASE_WRITES
 from tests.conformance.shops import MongoShop, Sale, Shelf, SqlShop
 from tests.fixtures.corpus import READS
 

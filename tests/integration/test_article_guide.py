@@ -28,7 +28,7 @@ from polysaga import load_settings
 from polysaga.clock import Clock
 from polysaga.config import PoolSettings, parse_settings
 from polysaga.databases import SqlDatabase
-from polysaga.databases.pools import LENT_AT
+from polysaga.databases.sql_node import LENT_AT
 from polysaga.errors import ConfigurationError, WriteOnReader
 from polysaga.testing.routing import simulated_lag
 from tests.fixtures.servers import PostgresCluster

@@ -21,7 +21,7 @@ from polysaga.errors import (
     UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagaFinished
-from polysaga.sagas.executor import Execution
+from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.participants.mongo import MongoParticipant
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import (

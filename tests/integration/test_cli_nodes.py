@@ -10,7 +10,8 @@ from devservers import Server
 from polysaga.cli.nodes import Seen, behind, faults, look, servers_of
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
-from polysaga.databases.positions import Epoch, Lsn, Position, Role, parse_gtids, parse_maria_gtid
+from polysaga.databases.positions import Epoch, Lsn, Position, parse_gtids, parse_maria_gtid
+from polysaga.databases.samples import Role
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import PostgresCluster
 

@@ -15,14 +15,16 @@ from polysaga import Databases, MongoDatabase, Sagas, SqlDatabase
 from polysaga.config import parse_settings
 from polysaga.databases.dialects import SqlDialect
 from polysaga.errors import ConfigurationError
-from polysaga.sagas import decisions, executor
-from polysaga.sagas.decisions import Decision, Finish, Known, Mark, Status
-from polysaga.sagas.decisions import Run as RunSteps
-from polysaga.sagas.definition import Definition
-from polysaga.sagas.journal import Row
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.driving import execution as executor
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.protocol import decisions
+from polysaga.sagas.protocol.decisions import Decision, Finish, Known
+from polysaga.sagas.protocol.decisions import Run as RunSteps
+from polysaga.sagas.protocol.rows import Row
+from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.testing import CrashKit, CrashProgress, PromiseBroken, Run
 from tests.fixtures.order_books import a_cancellation, an_order, books_add_up
 from tests.fixtures.setups import embedded_urls
@@ -42,7 +44,7 @@ def kit(tmp_path: Path, **options: Any) -> CrashKit:
 
 @pytest.fixture(autouse=True)
 def one_story_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polysaga.testing.kit._MOST_TOLD", 1)
+    monkeypatch.setattr("polysaga.testing.crash_kit.kit._MOST_TOLD", 1)
 
 
 def broken(tmp_path: Path, **options: Any) -> PromiseBroken:

@@ -15,7 +15,7 @@ from tests.fixtures.trips import agency
 
 @pytest.fixture(autouse=True)
 def one_story_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polysaga.testing.kit._MOST_TOLD", 1)
+    monkeypatch.setattr("polysaga.testing.crash_kit.kit._MOST_TOLD", 1)
 
 
 OWN_WRITER = "opened a writer of its own on the SQLite file of database 'hotels', which has one writer"

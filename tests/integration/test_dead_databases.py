@@ -7,8 +7,8 @@ import pytest
 
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import SagaFinished
-from polysaga.sagas.decisions import Status
-from polysaga.sagas.runner import LocalRunner
+from polysaga.sagas.process.runner import LocalRunner
+from polysaga.sagas.protocol.states import Status
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, take_over
 from tests.fixtures.setups import urls as urls
@@ -52,9 +52,9 @@ async def test_sagas_taken_over_take_no_places_while_their_database_is_away(
     urls: Urls, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an outage of minutes they would use up `max_in_flight`, and nothing could be started any more."""
-    monkeypatch.setattr("polysaga.sagas.attempts._SILENCE", 0.3)
-    monkeypatch.setattr("polysaga.sagas.executor._PATIENCE", 0.1)
-    monkeypatch.setattr("polysaga.sagas.executor.PAUSE", 0.0)
+    monkeypatch.setattr("polysaga.sagas.driving.attempts._SILENCE", 0.3)
+    monkeypatch.setattr("polysaga.sagas.driving.execution._PATIENCE", 0.1)
+    monkeypatch.setattr("polysaga.sagas.driving.execution.PAUSE", 0.0)
     first, second, held = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
     first.on("credit_points", held)
     async with second.open(lease=3600.0), first.open(lease=3600.0):
@@ -68,7 +68,7 @@ async def test_sagas_taken_over_take_no_places_while_their_database_is_away(
         assert row is not None
         assert (row.status, row.expiries) == (Status.RUNNING, 0)
 
-        monkeypatch.setattr("polysaga.sagas.attempts._SILENCE", 15.0)
+        monkeypatch.setattr("polysaga.sagas.driving.attempts._SILENCE", 15.0)
         away.back()
         await take_over(second, handle.id)
         await second.recorder.wait_for(SagaFinished)

@@ -17,8 +17,9 @@ from polysaga.config import SagaSettings
 from polysaga.errors import KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
 from polysaga.events import SagaFinished, SagaNotKnown, SagaStarted, StartParked
 from polysaga.sagas import ContradictionKind, Status
-from polysaga.sagas.enlisting import Enlisting
-from polysaga.sagas.outbox import Drain, Outbox, Waiting, waiting_of
+from polysaga.sagas.participants.outboxes import Outbox, Waiting, waiting_of
+from polysaga.sagas.process.drain import Drain
+from polysaga.sagas.process.enlisting import Enlisting
 from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Urls
 from tests.fixtures.waiting import reached
 

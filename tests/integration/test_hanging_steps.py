@@ -20,7 +20,7 @@ pytestmark = LEAVES_BEHIND
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polysaga.sagas.deadlines._AGAIN", 0.05)
+    monkeypatch.setattr("polysaga.sagas.driving.timeouts._AGAIN", 0.05)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_what_hangs_takes_no_place_at_the_way_to_its_database(urls: Urls, 
 async def test_a_takeover_that_hangs_does_not_hold_its_saga(
     urls: Urls, released: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polysaga.sagas.attempts._SILENCE", 0.1)
+    monkeypatch.setattr("polysaga.sagas.driving.attempts._SILENCE", 0.1)
     first, second, held = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
     first.on("credit_points", held)
     async with second.open(lease=1.0), first.open(lease=3600.0):

@@ -12,7 +12,7 @@ from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.events import SagaFinished
 from polysaga.migrations import migrate
-from polysaga.sagas.journal import Ending
+from polysaga.sagas.protocol.rows import Ending
 from tests.fixtures.programs import Recorder
 from tests.fixtures.servers import DatabaseFactory
 from tests.fixtures.waiting import reached, until

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import SqlNode
 from polysaga.migrations import migrate
-from polysaga.sagas.tables import JOURNAL, LEDGER, metadata
+from polysaga.sagas.journal.tables import JOURNAL, LEDGER, metadata
 from tests.fixtures.servers import DatabaseFactory
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program
 

@@ -18,7 +18,7 @@ from polysaga.databases import AnyDatabase
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Event
 from polysaga.migrations import Migration, locks, migrate, mongo, pending
-from polysaga.sagas.tables import LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.waiting import forever, reached, within
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program, saga_of, settings_for, sqlite_url

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL, make_url
 
 from devservers import MariaDBServer, MySQLServer, Server
 from polysaga.databases import SqlNode
+from polysaga.databases.probe_connection import ProbeConnection
 from polysaga.errors import ConfigurationError
 from tests.conformance.shops import settings
 
@@ -135,7 +136,7 @@ async def test_a_password_may_have_any_characters(
     try:
         assert await told(url) == 1
         address = url.render_as_string(hide_password=False)
-        line = SqlNode("shop", "primary", address, settings(address)).line()
+        line = ProbeConnection(SqlNode("shop", "primary", address, settings(address)))
         await line.ask()
         await line.close()
     finally:

@@ -459,7 +459,7 @@ async def test_a_database_that_is_down_leaves_the_saga_parked_for_the_same_repai
 
         participant.undo = fail  # type: ignore[method-assign]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("polysaga.sagas.repairs._PATIENCE", 0.2)
+            patch.setattr("polysaga.sagas.operations.repair._PATIENCE", 0.2)
             with pytest.raises(DatabaseUnavailable, match="repair it again"):
                 await program.sagas.skip(saga_id, "reserve_stock", **ME)
         state = await program.sagas.get(saga_id)

@@ -17,10 +17,10 @@ from polysaga.config import DatabaseSettings, parse_settings
 from polysaga.databases import MongoNode
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.positions import ClusterTime
-from polysaga.sagas.outbox import MongoOutbox
+from polysaga.sagas.operations.pages import ledger_survey
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.mongo import MongoParticipant
-from polysaga.sagas.surveys import ledger_survey
+from polysaga.sagas.participants.outboxes import MongoOutbox
 
 
 class Heard(monitoring.CommandListener):

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from devservers import Cluster, LocalServer
 from polysaga.databases.dialects import fault_of
-from polysaga.databases.faults import Fault
+from polysaga.faults import Fault
 from tests.fixtures.processes import begin, next_line
 from tests.fixtures.servers import PostgresCluster
 

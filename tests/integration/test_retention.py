@@ -14,11 +14,12 @@ from polysaga.config import SagaSettings, parse_settings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import ConfigurationError, Refused, UnknownSaga
 from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked, WorkerFailed
-from polysaga.sagas import worker
-from polysaga.sagas.outbox import Drain, Outbox, Waiting
-from polysaga.sagas.retention import Retention
-from polysaga.sagas.tables import JOURNAL, LEDGER, OUTBOX
-from polysaga.sagas.worker import Worker
+from polysaga.sagas.journal.tables import JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.participants.outboxes import Outbox, Waiting
+from polysaga.sagas.process import worker
+from polysaga.sagas.process.drain import Drain
+from polysaga.sagas.process.retention import Retention
+from polysaga.sagas.process.worker import Worker
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached

@@ -10,8 +10,9 @@ from polysaga import Refused, StepContext
 from polysaga.errors import Busy, KeyReused, NeedsAttention, SagaFailed, SagaUndone
 from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepDone, StepFailed, WorkerTicked
 from polysaga.sagas import Retry, Status
-from polysaga.sagas.executor import MOST_EXPIRIES
-from polysaga.sagas.journal import Journal
+from polysaga.sagas.definition.definition import define
+from polysaga.sagas.driving.execution import MOST_EXPIRIES
+from polysaga.sagas.journal.journal import Journal
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -415,7 +416,7 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
 async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:
     """Let *count* owners claim the saga one after the other, each with a lease that runs out at once."""
     journal = (await make_due(program, saga_id)).engine.journal
-    dying = Journal(journal.node, [program.saga.definition().fingerprint], lease=0.0)
+    dying = Journal(journal.node, [define(program.saga).fingerprint], lease=0.0)
     for _ in range(count):
         assert [row.claim.saga_id for row in await dying.claim(1)] == [saga_id]
 

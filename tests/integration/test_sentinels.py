@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from devservers import Server
 from polysaga import Databases, MongoDatabase, SqlDatabase
 from polysaga.config import DatabaseSettings, parse_settings
-from polysaga.databases import SqlNode, mongo, sentinels
+from polysaga.databases import SqlNode, sentinels
+from polysaga.databases import mongo_node as mongo
+from polysaga.databases.probe_connection import ProbeConnection
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import ClientReplaced, Event, ServerSilent
 from tests.fixtures.left_behind import LEAVES_BEHIND
@@ -137,7 +139,7 @@ async def test_a_server_without_a_connection_to_spare_is_not_silent(postgres_ser
         full = url.render_as_string(hide_password=False)
         node = SqlNode("shop", "primary", full, DatabaseSettings(url=full))
         with pytest.raises(Exception, match="too many connections") as refused:
-            await node.line().ask()
+            await ProbeConnection(node).ask()
         assert node.dialect.fault(refused.value) not in sentinels._SILENT
     finally:
         await admin.execute(f"DROP ROLE IF EXISTS {role}")
@@ -194,7 +196,7 @@ async def test_a_connection_is_cut_while_its_server_is_still_asked_what_it_is(pr
 async def test_hanging_up_frees_nothing_that_is_still_waited_for(postgres_server: Server) -> None:
     """libpq would read what it has freed, and in the end the whole process crashes."""
     url = postgres_server.url("postgres").replace("+asyncpg", "+psycopg")
-    line = SqlNode("shop", "primary", url, DatabaseSettings(url=url)).line()
+    line = ProbeConnection(SqlNode("shop", "primary", url, DatabaseSettings(url=url)))
     await line.ask()
     driver = line._driver
     waiting = asyncio.create_task(driver.execute("SELECT pg_sleep(600)"))

@@ -218,7 +218,7 @@ async def test_a_journal_that_goes_silent_is_asked_anew(urls: Urls) -> None:
         journal.compensate = be_silent_once
         program.on("credit_points", refuse)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("polysaga.sagas.attempts._SILENCE", 0.2)
+            patch.setattr("polysaga.sagas.driving.attempts._SILENCE", 0.2)
             with pytest.raises(Refused) as refused:
                 await program.sagas.run(program.saga, Order(), timeout=30)
         assert asked == 2

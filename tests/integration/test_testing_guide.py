@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from polysaga.sagas.definition.definition import define
 from polysaga.testing import failing_once, on_sqlite, opened, settled
 from tests.fixtures.trips import Trip, agency
 from tests.fixtures.waiting import reached
@@ -31,7 +32,7 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_saga_that_does_not_come_to_rest_fails_the_test(tmp_path: Path) -> None:
     program, stuck = agency(), asyncio.Event()
-    step: Any = program.book_trip.definition().by_name["charge"]
+    step: Any = define(program.book_trip).by_name["charge"]
     charge = step.action
 
     async def wait(*given: Any) -> None:
@@ -51,6 +52,6 @@ async def test_a_saga_that_does_not_come_to_rest_fails_the_test(tmp_path: Path) 
 
 @pytest.mark.anyio
 async def test_a_step_that_does_not_run_cannot_fail() -> None:
-    step = agency().book_trip.definition().by_name["charge"]
+    step = define(agency().book_trip).by_name["charge"]
     with pytest.raises(AssertionError, match="step 'charge' did not run"), failing_once(step):
         assert Trip().nights == 2

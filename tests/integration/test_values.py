@@ -18,8 +18,9 @@ from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import KeyReused, SagaFailed
 from polysaga.events import SagaParked, StepFailed, WorkerTicked
 from polysaga.migrations import migrate
-from polysaga.sagas.payloads import decode
-from polysaga.sagas.user_code import awaited
+from polysaga.sagas.definition.definition import define
+from polysaga.sagas.definition.payloads import decode
+from polysaga.sagas.driving.user_code import awaited
 from tests.fixtures.programs import Recorder, take_over
 from tests.fixtures.waiting import forever, reached
 
@@ -231,7 +232,7 @@ async def test_whatever_a_compensation_raises_is_a_failed_attempt_of_it(url: str
 
     async with Shop(url).open() as shop:
         shop.hooks = {"give_back": fail, "decide": fail}
-        shop.saga.definition().by_name["take"].undo_retry = QUICK
+        define(shop.saga).by_name["take"].undo_retry = QUICK
         failed = asyncio.ensure_future(shop.sagas.run(shop.saga, Order(), timeout=10))
         await shop.recorder.wait_for(StepFailed, lambda event: "GeneratorExit" in event.reason)
         shop.hooks.pop("give_back")

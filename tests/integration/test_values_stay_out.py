@@ -24,11 +24,11 @@ from sqlalchemy import DateTime, bindparam, text
 from devservers import Server
 from polysaga import AnyDatabase, Databases, MongoSession, StepContext
 from polysaga.config import parse_settings
-from polysaga.databases.texts import said, traced, without_values
 from polysaga.errors import PayloadError, PayloadUnreadable, PolysagaError
 from polysaga.events import StepFailed
-from polysaga.sagas.payloads import decode, encode
+from polysaga.sagas.definition.payloads import decode, encode
 from polysaga.telemetry.logs import LogSubscriber
+from polysaga.texts import said, traced, without_values
 from tests.fixtures.programs import QUICK, Order, Program, Urls
 
 MARK = "MARKED-VALUE-4711"

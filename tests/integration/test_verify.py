@@ -15,7 +15,7 @@ from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import SchemaMissing
 from polysaga.events import SagaFinished
 from polysaga.sagas import ContradictionKind, Verification
-from polysaga.sagas.surveys import JournalSurvey
+from polysaga.sagas.operations.pages import JournalSurvey
 from tests.fixtures.programs import LEDGER_PIVOT, PATIENCE, PLACE_ORDER, TWO_LAST_STEPS, Gate, Order, Program, Urls
 
 Found = set[tuple[str, UUID, str | None, str | None]]
@@ -294,8 +294,8 @@ async def test_sagas_of_another_version_are_compared_as_far_as_possible(program:
 async def test_all_sagas_are_compared_however_small_the_pages_are(
     program: Program, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polysaga.sagas.verification._SAGAS", 3)
-    monkeypatch.setattr("polysaga.sagas.verification._ROWS", 4)
+    monkeypatch.setattr("polysaga.sagas.operations.verification._SAGAS", 3)
+    monkeypatch.setattr("polysaga.sagas.operations.verification._ROWS", 4)
     done = [await completed(program) for _ in range(10)]
     lost = [uuid4() for _ in range(10)]
     for saga_id in lost:

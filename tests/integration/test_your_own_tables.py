@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from polysaga.migrations import include_name, include_object
 from polysaga.migrations.ours import TABLES
-from polysaga.sagas.tables import metadata
+from polysaga.sagas.journal.tables import metadata
 from tests.fixtures.programs import PLACE_ORDER, Order, Program, Urls
 from tests.fixtures.setups import embedded_urls
 

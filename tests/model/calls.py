@@ -1,4 +1,4 @@
-"""Steps without a database: a call outside and, in a move of its own, its record (`sagas/calls.py`).
+"""Steps without a database: a call outside and, in a move of its own, its record (`sagas/driving/calls.py`).
 
 The outside does one thing per key however often it is called. It may remember the keys that were undone, then all
 promises hold as they stand; or forget them, then a call that comes too late stands until its owner undoes it.

@@ -6,7 +6,7 @@ The first move of an owner is the one in which everything goes well.
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from polysaga.sagas.decisions import (
+from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,

@@ -1,4 +1,4 @@
-"""What a person does to a saga that is parked or put aside (`sagas/repairs.py`).
+"""What a person does to a saga that is parked or put aside (`sagas/operations/repairs.py`).
 
 `retry` and `compensate` are one write. `skip` and `resolve` claim first, write ledger rows one by one, and change
 the journal last; the person may go away in between. What a person says is undone, or done, is so from then on.

@@ -2,20 +2,19 @@
 
 from collections.abc import Collection
 
-from polysaga.sagas.decisions import (
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     Decision,
     Finish,
     Known,
-    Mark,
     Run,
-    Status,
     Undo,
     Wait,
     decide,
     fused_first,
 )
-from polysaga.sagas.definition import Definition
+from polysaga.sagas.protocol.states import Mark, Status
 from tests.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, changed
 from tests.unit.shapes import HOME
 

@@ -7,7 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from polysaga import SqlDatabase
-from polysaga.sagas.definition import AnyStep, Definition, Kind, Saga
+from polysaga.sagas.definition.definition import Definition, define
+from polysaga.sagas.definition.saga import Saga
+from polysaga.sagas.definition.step import AnyStep, Kind
 
 OUTSIDE = "outside"
 HOME = "home"  # the journal's database in all these tests
@@ -46,7 +48,7 @@ def saga_of(steps: Iterable[Planned], *, name: str = "order", version: int = 1) 
 
 def definition_of(*steps: Planned) -> Definition:
     """Return the checked definition of these steps."""
-    return saga_of(steps).definition()
+    return define(saga_of(steps))
 
 
 @st.composite

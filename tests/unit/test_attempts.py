@@ -5,10 +5,10 @@ from uuid import uuid4
 
 from polysaga import Retry, Saga, SqlDatabase, StepContext
 from polysaga.databases import Fault
-from polysaga.sagas.attempts import Attempts, Once
-from polysaga.sagas.deadlines import Deadlines
-from polysaga.sagas.definition import AnyStep
-from polysaga.sagas.gates import Gate
+from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.driving.attempts import Attempts, Once
+from polysaga.sagas.driving.gates import Gate
+from polysaga.sagas.driving.timeouts import Deadlines
 from polysaga.testing.clock import HandClock
 from tests.fixtures.waiting import forever, reached, until, within
 

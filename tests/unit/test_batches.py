@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polysaga.sagas.batches import GroupCommit
+from polysaga.sagas.journal.group_commit import GroupCommit
 from tests.fixtures.waiting import reached
 
 

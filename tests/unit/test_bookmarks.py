@@ -16,7 +16,8 @@ from pydantic import SecretStr
 from polysaga import Databases, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import BookmarkSettings, parse_settings
-from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, Role, parse_gtids
+from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, parse_gtids
+from polysaga.databases.samples import Role
 from polysaga.errors import ConfigurationError
 from polysaga.routing.bookmarks import LONGEST, sign, verify, written
 from polysaga.routing.policy import Limits, clamped, pick

@@ -5,8 +5,8 @@ from itertools import islice
 
 import pytest
 
-from polysaga.testing.points import Case, Disconnect, Fail, Kill, Kind, Plot, Point, Stage
-from polysaga.testing.samples import dealt
+from polysaga.testing.crash_kit.disturbances import Case, Disconnect, Fail, Kill, Kind, Plot, Point, Stage
+from polysaga.testing.crash_kit.samples import dealt
 
 STEPS = ("reserve", "charge")
 WORKS = (*STEPS, "undo reserve", "journal.claim", "journal.finish")

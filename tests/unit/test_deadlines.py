@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from polysaga.sagas.deadlines import Deadlines
+from polysaga.sagas.driving.timeouts import Deadlines
 from tests.fixtures.waiting import forever, reached
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
 
 
 async def test_what_swallows_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polysaga.sagas.deadlines._AGAIN", SHORT)
+    monkeypatch.setattr("polysaga.sagas.driving.timeouts._AGAIN", SHORT)
     deadlines, hung = Deadlines(), list[bool]()
     task = asyncio.current_task()
     assert task is not None
@@ -139,7 +139,7 @@ async def test_what_swallows_its_cancellation_is_cancelled_again(monkeypatch: py
 
 
 async def test_a_cancellation_from_outside_goes_before_many_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polysaga.sagas.deadlines._AGAIN", SHORT)
+    monkeypatch.setattr("polysaga.sagas.driving.timeouts._AGAIN", SHORT)
     deadlines, late = Deadlines(), asyncio.Event()
 
     async def swallow_until_late() -> None:

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from polysaga.sagas.decisions import (
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
@@ -27,15 +28,13 @@ from polysaga.sagas.decisions import (
     Finish,
     GoForward,
     Known,
-    Mark,
     Rest,
     Run,
-    Status,
     Undo,
     Wait,
     decide,
 )
-from polysaga.sagas.definition import Definition
+from polysaga.sagas.protocol.states import Mark, Status
 from tests.unit.shapes import Planned, definition_of, shapes
 
 ELSEWHERE = "elsewhere"  # no step lives in the journal's database: every one has a record of its own

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from polysaga.sagas.decisions import (
-    TRANSITIONS,
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
@@ -17,16 +17,14 @@ from polysaga.sagas.decisions import (
     Finish,
     GoForward,
     Known,
-    Mark,
     Rest,
     Run,
-    Status,
     Undo,
     Wait,
     decide,
     fused_first,
 )
-from polysaga.sagas.definition import Definition
+from polysaga.sagas.protocol.states import TRANSITIONS, Mark, Status
 from tests.unit.shapes import HOME, LEDGER_PIVOT, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of, shapes
 
 ACTIVE, DONE, STUCK = Mark.ACTIVE, Mark.DONE, Mark.STUCK

@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from polysaga import Databases, MongoDatabase, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.errors import DefinitionError, Refused
 from polysaga.sagas import Retry, Step
-from polysaga.sagas.retries import COMPENSATION, RETRIABLE, STEP
+from polysaga.sagas.definition.definition import define
+from polysaga.sagas.definition.retries import COMPENSATION, RETRIABLE, STEP
 from tests.unit.shapes import LEDGER_PIVOT, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of, saga_of, shapes
 
 orders = SqlDatabase("orders")
@@ -57,7 +58,7 @@ def undoable(saga: Saga[int, Any], name: str, **arguments: Any) -> Step[Any, int
 
 
 def no_steps() -> None:
-    fresh().definition()
+    define(fresh())
 
 
 def unnamable_saga() -> None:
@@ -102,7 +103,7 @@ def two_pivots() -> None:
     saga = fresh()
     saga.step(orders, kind="pivot")(named("confirm"))
     saga.step(orders, kind="pivot")(named("ship"))
-    saga.definition()
+    define(saga)
 
 
 def pivot_with_a_compensation() -> None:
@@ -121,42 +122,42 @@ def no_compensation() -> None:
     saga = fresh()
     saga.step(orders)(named("reserve"))
     saga.step(orders, kind="pivot")(named("confirm"))
-    saga.definition()
+    define(saga)
 
 
 def no_compensation_among_several_last_steps() -> None:
     saga = fresh()
     undoable(saga, "reserve", after=[])
     saga.step(orders, after=[])(named("credit"))
-    saga.definition()
+    define(saga)
 
 
 def compensatable_after_the_pivot() -> None:
     saga = fresh()
     saga.step(orders, kind="pivot")(named("confirm"))
     undoable(saga, "reserve")
-    saga.definition()
+    define(saga)
 
 
 def compensatable_beside_the_pivot() -> None:
     saga = fresh()
     undoable(saga, "reserve", after=[])
     saga.step(orders, after=[], kind="pivot")(named("confirm"))
-    saga.definition()
+    define(saga)
 
 
 def retriable_before_the_pivot() -> None:
     saga = fresh()
     saga.step(orders, kind="retriable")(named("announce"))
     saga.step(orders, kind="pivot")(named("confirm"))
-    saga.definition()
+    define(saga)
 
 
 def retriable_beside_the_pivot() -> None:
     saga = fresh()
     saga.step(orders, kind="pivot")(named("confirm"))
     saga.step(orders, after=[], kind="retriable")(named("announce"))
-    saga.definition()
+    define(saga)
 
 
 def retriable_among_several_last_steps() -> None:
@@ -164,7 +165,7 @@ def retriable_among_several_last_steps() -> None:
     undoable(saga, "reserve")
     undoable(saga, "credit", after=[])
     saga.step(orders, after=[], kind="retriable")(named("announce"))
-    saga.definition()
+    define(saga)
 
 
 def step_that_is_not_async() -> None:
@@ -226,14 +227,14 @@ def compensation_that_does_not_take_what_was_done() -> None:
 def output_that_the_deciding_step_does_not_return() -> None:
     saga = fresh(output=Placed)
     saga.step(orders, kind="pivot")(named("confirm"))
-    saga.definition()
+    define(saga)
 
 
 def output_with_several_last_steps() -> None:
     saga = fresh(output=Placed)
     undoable(saga, "reserve")
     undoable(saga, "credit", after=[])
-    saga.definition()
+    define(saga)
 
 
 def step_on_an_unknown_database() -> None:
@@ -254,7 +255,7 @@ def journal_in_an_unknown_database() -> None:
 
 def two_sagas_of_one_name() -> None:
     sagas = [saga_of([Planned("open", "orders")]) for _ in range(2)]
-    handle = next(iter(sagas[0].definition().steps)).database
+    handle = next(iter(define(sagas[0]).steps)).database
     again: Saga[int, None] = Saga("order", input=int)
     again.step(handle)(named("open_again"))
     Sagas(Databases(handle), sagas[0], again, journal=handle)  # type: ignore[arg-type]
@@ -278,7 +279,7 @@ def output_of_a_last_call() -> None:
 
     saga = fresh(output=Placed)
     saga.step(None)(charge).compensation(refund)
-    saga.definition()
+    define(saga)
 
 
 def compensation_of_a_call_that_expects_to_be_told() -> None:
@@ -371,14 +372,14 @@ def test_a_mistake_is_one_error_that_names_the_step_and_the_remedy(mistake: Call
 def misspelt_kind() -> None:
     saga = fresh()
     saga.step(orders, kind="retryable")(named("announce"))  # type: ignore[arg-type]
-    saga.definition()
+    define(saga)
 
 
 def retriable_that_decides() -> None:
     saga = fresh()
     undoable(saga, "reserve")
     saga.step(orders, kind="retriable")(named("announce"))
-    saga.definition()
+    define(saga)
 
 
 def compensation_that_is_not_async() -> None:
@@ -396,19 +397,19 @@ def step_that_wants_its_context_by_name() -> None:
 def key_fields_that_the_input_lacks() -> None:
     saga: Saga[Placed, None] = Saga("place-order", input=Placed, key_fields=["numbr"])
     saga.step(orders)(act)  # type: ignore[arg-type]
-    saga.definition()
+    define(saga)
 
 
 def key_fields_of_an_input_without_fields() -> None:
     saga = fresh(key_fields=["number"])
     saga.step(orders)(act)
-    saga.definition()
+    define(saga)
 
 
 def step_without_a_database() -> None:
     saga = fresh()
     saga.step(None)(named("charge"))  # type: ignore[arg-type]
-    saga.definition()
+    define(saga)
 
 
 def step_after_a_name() -> None:
@@ -453,7 +454,7 @@ def test_an_output_that_the_deciding_step_returns_is_fine(kind: Any) -> None:
     confirm.__annotations__["return"] = kind
     saga = fresh(output=kind)
     saga.step(orders)(confirm)
-    assert saga.definition().decision is not None
+    assert define(saga).decision is not None
 
 
 @pytest.mark.parametrize(
@@ -467,7 +468,7 @@ def test_an_output_that_is_a_generic_or_a_union_is_fine_too(output: Any, returne
     confirm.__annotations__["return"] = returned
     saga = fresh(output=output)
     saga.step(orders)(confirm)
-    assert saga.definition().decision is not None
+    assert define(saga).decision is not None
 
 
 def test_steps_know_what_they_follow_and_what_follows_them() -> None:
@@ -525,7 +526,7 @@ def test_the_last_single_step_decides_and_needs_no_compensation() -> None:
     saga = fresh()
     undoable(saga, "reserve")
     ship = saga.step(orders)(named("ship"))
-    assert saga.definition().decision is ship
+    assert define(saga).decision is ship
 
 
 def test_several_last_steps_decide_together() -> None:
@@ -584,7 +585,7 @@ def test_the_fingerprint_changes_when_a_step_changes_its_kind() -> None:
 
 def test_the_fingerprint_changes_with_the_name_and_the_version() -> None:
     prints = {
-        saga_of(PLACE_ORDER, name=name, version=version).definition().fingerprint
+        define(saga_of(PLACE_ORDER, name=name, version=version)).fingerprint
         for name, version in (("order", 1), ("order", 2), ("orders", 1))
     }
     assert len(prints) == 3
@@ -608,7 +609,7 @@ def test_the_fingerprint_does_not_change_with_code_types_or_patience() -> None:
         saga = fresh(key_fields=[], refusals=[Refused] if options else [])
         undoable(saga, "reserve")
         saga.step(orders, kind="pivot", **options)(action)
-        prints.add(saga.definition().fingerprint)
+        prints.add(define(saga).fingerprint)
     assert len(prints) == 1
 
 
@@ -663,7 +664,7 @@ def test_what_annotated_adds_to_a_result_counts() -> None:
     @saga.step(orders)
     async def keep(db: Any, value: int, ctx: StepContext) -> Tuned: ...
 
-    assert saga.definition().decision is keep
+    assert define(saga).decision is keep
     assert keep.result.dump_json(Opaque()) == b'"opaque"'
     assert "discriminator" in find.result.json_schema()
 
@@ -674,7 +675,7 @@ def test_what_annotated_adds_makes_no_other_output() -> None:
     @saga.step(orders)
     async def keep(db: Any, value: int, ctx: StepContext) -> Annotated[int, Field(ge=0)]: ...
 
-    assert saga.definition().decision is keep
+    assert define(saga).decision is keep
 
 
 class Bare(BaseModel, arbitrary_types_allowed=True):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from polysaga.databases import Fault
-from polysaga.sagas.gates import Gate
+from polysaga.sagas.driving.gates import Gate
 from polysaga.testing.clock import HandClock
 from tests.fixtures.waiting import pause, within
 

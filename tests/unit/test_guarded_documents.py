@@ -5,7 +5,7 @@ import inspect
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from polysaga.routing.documents import COLLECTION_WRITES, DATABASE_WRITES
+from polysaga.routing.guards.mongo import COLLECTION_WRITES, DATABASE_WRITES
 
 COLLECTION_READS = {
     *("find", "find_one", "find_raw_batches", "count_documents", "estimated_document_count", "distinct"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysaga.errors import PayloadError
-from polysaga.sagas.identity import id_from_key, id_from_time
+from polysaga.sagas.definition.identity import id_from_key, id_from_time
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MOMENTS = st.datetimes(

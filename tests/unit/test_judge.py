@@ -4,8 +4,9 @@ import pytest
 
 from polysaga.databases import Fault
 from polysaga.errors import Refused, StepMisused
-from polysaga.sagas.decisions import Mark, Verdict, judge
-from polysaga.sagas.signals import Fenced
+from polysaga.sagas.protocol.decisions import Verdict, judge
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.states import Mark
 
 
 class OutOfStock(Refused):

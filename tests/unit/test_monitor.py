@@ -10,7 +10,8 @@ import pytest
 
 from polysaga.clock import Clock
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
-from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample
+from polysaga.databases.positions import Epoch, Lsn, Position
+from polysaga.databases.samples import Role, Sample
 from polysaga.events import NodeLeft, NodeReturned
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.topology import Seat

@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 
 from polysaga import Saga, SqlDatabase
-from polysaga.databases.texts import said
 from polysaga.errors import (
     DeadlineExceeded,
     NeedsAttention,
@@ -16,9 +15,11 @@ from polysaga.errors import (
     SagaFailed,
     SagaUndone,
 )
-from polysaga.sagas.decisions import Status, Verdict
-from polysaga.sagas.definition import Definition
-from polysaga.sagas.outcomes import Failure, cancelled, error_of, overdue
+from polysaga.sagas.definition.definition import Definition, define
+from polysaga.sagas.protocol.decisions import Verdict
+from polysaga.sagas.protocol.reasons import Failure, cancelled, error_of, overdue
+from polysaga.sagas.protocol.states import Status
+from polysaga.texts import said
 
 ID = uuid4()
 
@@ -40,7 +41,7 @@ def definition() -> Definition:
     @saga.step(SqlDatabase("orders"))
     async def open_order(db: object, value: int, ctx: object) -> None: ...
 
-    return saga.definition()
+    return define(saga)
 
 
 def told(failure: Failure, status: Status = Status.COMPENSATED) -> PolysagaError:

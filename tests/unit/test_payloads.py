@@ -31,7 +31,7 @@ from pydantic.alias_generators import to_camel
 
 from polysaga.errors import DefinitionError, PayloadError, PayloadUnreadable
 from polysaga.sagas import Saga
-from polysaga.sagas.payloads import decode, encode, fingerprint
+from polysaga.sagas.definition.payloads import decode, encode, fingerprint
 
 LIMIT = 1000
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysaga.databases.positions import Epoch, Lsn, Role, Sample, parse_gtids, parse_maria_gtid
+from polysaga.databases.positions import Epoch, Lsn, parse_gtids, parse_maria_gtid
+from polysaga.databases.samples import Role, Sample
 from polysaga.routing.breakers import Breaker
 from polysaga.routing.policy import Choice, Limits, Reason, clamped, hopeless, pick, stalest_allowed
 from polysaga.routing.topology import Seat, Topology, answered, failed, rivals, settled, unknown

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysaga.sagas.retries import COMPENSATION, RETRIABLE, STEP, Retry
+from polysaga.sagas.definition.retries import COMPENSATION, RETRIABLE, STEP, Retry
 
 CHANCE = st.floats(min_value=0, max_value=1, exclude_max=True)
 

@@ -7,7 +7,7 @@ import pytest
 from polysaga.clock import Clock
 from polysaga.databases.positions import Epoch, Lsn, Position
 from polysaga.events import BookmarkUnknown
-from polysaga.routing.captures import Capture
+from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from tests.fixtures.programs import Recorder
 from tests.fixtures.waiting import reached

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sqlglot import Token, TokenType
 from sqlglot.dialects.dialect import Dialect
 
-from polysaga.routing.verdicts import verdict
+from polysaga.routing.guards.sql_text import verdict
 from tests.fixtures.corpus import READS, WRITES, Line
 
 GAPS = [" ", "\n", "\t", "  ", " /* an INSERT */ ", " -- nextval('x')\n", " /* it's */ "]

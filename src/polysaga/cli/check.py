@@ -22,12 +22,12 @@ from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
 from polysaga.config import Settings, masked
 from polysaga.databases import MongoNode, Node
-from polysaga.databases.facts import Facts, Finding
-from polysaga.databases.positions import Role
+from polysaga.databases.inspection import Facts, Finding
 from polysaga.databases.registry import unmatched
+from polysaga.databases.samples import Role
 from polysaga.errors import ConfigurationError, PolysagaError
 from polysaga.sagas import Sagas
-from polysaga.sagas.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
 _ALSO_OURS = (AUDIT, f"{JOURNAL}_version", f"{LEDGER}_version")

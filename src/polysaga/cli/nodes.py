@@ -19,7 +19,9 @@ from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, masked
 from polysaga.databases import MongoNode, Node, SqlNode
 from polysaga.databases.dialects import fault_of
-from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position, Role, Sample
+from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position
+from polysaga.databases.probe_connection import ProbeConnection
+from polysaga.databases.samples import Role, Sample
 from polysaga.errors import ConfigurationError, PolysagaError
 
 _PAUSE = 1.0  # seconds between two looks
@@ -131,7 +133,7 @@ class Server:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self._line = node.line() if isinstance(node, SqlNode) else None
+        self._line = ProbeConnection(node) if isinstance(node, SqlNode) else None
 
     async def sample(self) -> Sample:
         """Ask; raises the driver's errors and our own."""

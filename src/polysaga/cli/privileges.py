@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import Fault, MongoNode, Node, SqlNode
-from polysaga.databases.facts import Finding
-from polysaga.sagas.tables import metadata
+from polysaga.databases.inspection import Finding
+from polysaga.sagas.journal.tables import metadata
 
 _HARMLESS = {
     "SELECT": "SELECT 1 FROM {table} WHERE 1 = 0",

@@ -1,6 +1,7 @@
 """Named databases: handles in code, addresses in settings, sessions that always end clean."""
 
-from polysaga.databases.faults import Fault
+from polysaga import texts as _texts
+from polysaga.databases import error_texts as _error_texts
 from polysaga.databases.handles import (
     AnyDatabase,
     AnyHandle,
@@ -10,9 +11,10 @@ from polysaga.databases.handles import (
     Node,
     SqlDatabase,
 )
-from polysaga.databases.mongo import MongoNode, MongoSession
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.registry import Registry
+from polysaga.databases.sql_node import SqlNode
+from polysaga.faults import Fault
 
 __all__ = [
     "AnyDatabase",
@@ -28,3 +30,5 @@ __all__ = [
     "SqlDatabase",
     "SqlNode",
 ]
+
+_texts.recognise(_error_texts.said_of_database)

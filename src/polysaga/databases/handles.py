@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.clock import Clock
-from polysaga.databases.faults import Fault
-from polysaga.databases.mongo import MongoNode, MongoSession
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.single_writer import refuse_if_held
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode, SessionOver
+from polysaga.faults import Fault
 
 Node: TypeAlias = SqlNode | MongoNode
 NodeT = TypeVar("NodeT", bound=Node)

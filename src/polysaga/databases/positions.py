@@ -17,8 +17,7 @@ what came from a client can be taken apart and put together again, and is never 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 Intervals: TypeAlias = tuple[tuple[int, int], ...]  # both ends included, sorted, apart from each other
 
@@ -245,44 +244,6 @@ class ClusterTime:
 
 
 Position: TypeAlias = Lsn | Gtids | MariaGtid | ClusterTime
-
-
-class Role(StrEnum):
-    """What a server says it is."""
-
-    PRIMARY = "primary"
-    REPLICA = "replica"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What a server told about itself in one answer."""
-
-    role: Role
-    position: Position | None  # replayed (replica) or written (primary); None if it cannot tell
-    lag: float | None = None  # seconds behind, as the server itself believes; None if it does not say
-
-    @property
-    def epoch(self) -> Epoch:
-        """The epoch of the position; of a replica that learns of promotions late, a lower bound."""
-        return Epoch() if self.position is None else self.position.epoch
-
-
-class Probe(Protocol):
-    """What a dialect tells the monitor; *driver* is the driver's own connection (MongoDB: its client).
-
-    Both run outside of a transaction, need no more than an ordinary account's privileges and raise the driver's
-    own errors. Neither sets a time limit: the caller does.
-    """
-
-    async def sample(self, driver: Any) -> Sample:
-        """Ask role, epoch and position in one round trip."""
-
-    async def capture(self, driver: Any) -> Position | None:
-        """Return a position on a primary that is past every transaction committed before the call.
-
-        None if the database keeps no positions (SQLite; MariaDB and MySQL without a binary log).
-        """
 
 
 def parse(text: str) -> Position:

@@ -14,9 +14,9 @@ from typing import Any, Self, cast
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, load_settings
 from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
-from polysaga.databases.mongo import MongoNode
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.mongo_node import MongoNode
 from polysaga.databases.sentinels import Sentinels
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ignore
 from polysaga.limits import GRACE, leave_cancelled_behind, limited

@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 from polysaga.clock import Clock
-from polysaga.databases.faults import Fault
-from polysaga.databases.mongo import MongoNode
-from polysaga.databases.pools import Line, SqlNode
+from polysaga.databases.mongo_node import MongoNode
+from polysaga.databases.probe_connection import ProbeConnection
+from polysaga.databases.sql_node import SqlNode
 from polysaga.events import ClientReplaced, Emit, ServerSilent
+from polysaga.faults import Fault
 from polysaga.limits import GRACE, ended, limited
 
 _EVERY = 2.0  # seconds between two looks at a node
@@ -53,7 +54,7 @@ class Sentinels:
 
     async def _watch_server(self, node: SqlNode) -> None:
         patience = 2 * node.settings.pool.connect_timeout
-        line = node.line()
+        line = ProbeConnection(node)
         try:
             while True:
                 await self._clock.sleep(_EVERY)
@@ -64,7 +65,7 @@ class Sentinels:
                     if answer.seen or (answer.error and node.dialect.fault(answer.error) not in _SILENT):
                         break
                     await _hang_up(line)
-                    line = node.line()
+                    line = ProbeConnection(node)
                     if node.given_back > given_back:
                         break
                     left -= answer.seconds
@@ -115,7 +116,7 @@ class _Answer:
     error: BaseException | None = None
 
 
-async def _hang_up(line: Line) -> None:
+async def _hang_up(line: ProbeConnection) -> None:
     line.cut()
     with contextlib.suppress(TimeoutError):
         await limited(line.close(), GRACE)

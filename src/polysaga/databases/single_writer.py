@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import StepMisused
 
 

@@ -26,7 +26,6 @@ from starlette.websockets import WebSocket
 from polysaga.asgi import NEWS
 from polysaga.databases import Fault
 from polysaga.databases.dialects import fault_of
-from polysaga.databases.texts import said, without_values
 from polysaga.errors import (
     DeadlineExceeded,
     KeyReused,
@@ -47,6 +46,7 @@ from polysaga.errors import (
 from polysaga.fastapi.bad_requests import of_http, of_validation
 from polysaga.fastapi.problems import DETAILS, problem
 from polysaga.fastapi.websockets import refuse
+from polysaga.texts import said, without_values
 
 _AGAIN = DETAILS["try-again"]
 _log = logging.getLogger("polysaga")

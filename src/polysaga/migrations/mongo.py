@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from polysaga.config import masked
 from polysaga.databases import MongoNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.sagas.tables import LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 
 HEAD = "0001"
 VERSIONS = f"{LEDGER}_version"

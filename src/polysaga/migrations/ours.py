@@ -8,7 +8,7 @@ does so also if the metadata was reflected from the database and so knows our ta
 from collections.abc import Mapping
 from typing import Any
 
-from polysaga.sagas.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
 
 TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, f"{JOURNAL}_version", f"{LEDGER}_version"})
 

@@ -18,11 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from polysaga.clock import Clock
-from polysaga.databases.positions import Position, Sample
-from polysaga.databases.texts import said
+from polysaga.databases.positions import Position
+from polysaga.databases.samples import Sample
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, PrimaryChanged, PrimaryLost
 from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, rivals, settled, unknown
+from polysaga.texts import said
 
 _HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
 _PIECES = 4  # of the time that a question has; of a time in which the event loop did not run one counts

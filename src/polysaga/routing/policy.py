@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from polysaga.databases.positions import Position, Role
+from polysaga.databases.positions import Position
+from polysaga.databases.samples import Role
 from polysaga.routing.topology import NodeState, Topology
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from polysaga.clock import Clock
 from polysaga.config import ReadSettings
 from polysaga.databases.handles import Wish
-from polysaga.databases.mongo import MongoNode, MongoSession
+from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.positions import ClusterTime
 from polysaga.routing.scopes import current, current_or_own
 

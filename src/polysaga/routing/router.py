@@ -21,14 +21,15 @@ from random import Random
 from polysaga.clock import Clock
 from polysaga.config import ReadSettings, ReplicaSettings
 from polysaga.databases.handles import Wish
-from polysaga.databases.pools import Judge, SqlNode
-from polysaga.databases.positions import Role, Sample
+from polysaga.databases.probe_connection import ProbeConnection
+from polysaga.databases.samples import Role, Sample
+from polysaga.databases.sql_node import Judge, SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, NoReplica
 from polysaga.events import Emit
 from polysaga.routing.breakers import Breaker
-from polysaga.routing.captures import Capture
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.policy import Choice, Limits, Reason, clamped, hopeless, pick, stalest_allowed
+from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import Seat, Topology
 
@@ -76,7 +77,7 @@ class Router:
         self.monitor = Monitor(
             name,
             seats,
-            [node.line() for node in nodes],
+            [ProbeConnection(node) for node in nodes],
             interval=reads.probe_interval,
             timeout=reads.probe_timeout,
             connect_timeout=primary.settings.pool.connect_timeout,
@@ -84,7 +85,7 @@ class Router:
             emit=emit,
             clock=clock,
         )
-        self.capture = Capture(name, primary.line(), timeout=reads.probe_timeout, emit=emit)
+        self.capture = Capture(name, ProbeConnection(primary), timeout=reads.probe_timeout, emit=emit)
         primary.admit = lambda: self._admit
         for index, node in enumerate(nodes):
             node.admit = partial(self._as_it_was, index)

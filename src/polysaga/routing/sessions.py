@@ -17,10 +17,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
-from polysaga.databases.faults import Fault
 from polysaga.databases.handles import LentSession, PatientSession, Wish, as_ours, sql_session
-from polysaga.databases.pools import SqlNode
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
+from polysaga.faults import Fault
 from polysaga.routing.policy import Choice, Reason
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, current_or_own

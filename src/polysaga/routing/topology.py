@@ -17,7 +17,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polysaga.databases.positions import Gtids, MariaGtid, Position, Role, Sample
+from polysaga.databases.positions import Gtids, MariaGtid, Position
+from polysaga.databases.samples import Role, Sample
 
 _TRAIL = 64  # samples of the primary that lag is measured against
 _NEWEST = 0.2  # weight of the newest answer in the latency

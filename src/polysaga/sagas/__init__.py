@@ -1,16 +1,16 @@
 """Work across several databases that happens everywhere or is undone everywhere."""
 
-from polysaga.sagas.catalogue import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
-from polysaga.sagas.context import StepContext
-from polysaga.sagas.contradictions import Contradiction, ContradictionKind
-from polysaga.sagas.decisions import Status
-from polysaga.sagas.definition import Saga, Step
-from polysaga.sagas.locks import SemanticLock
-from polysaga.sagas.repairs import Repair
-from polysaga.sagas.retries import Retry
-from polysaga.sagas.runner import SagaHandle
+from polysaga.sagas.definition.retries import Retry
+from polysaga.sagas.definition.saga import Saga
+from polysaga.sagas.definition.step import Step, StepContext
+from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
+from polysaga.sagas.operations.repairs import Repair
+from polysaga.sagas.operations.verification import Verification
+from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.protocol.contradictions import Contradiction, ContradictionKind
+from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.semantic_locks import SemanticLock
 from polysaga.sagas.service import Sagas
-from polysaga.sagas.verification import Verification
 
 __all__ = [
     "AuditEntry",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
@@ -15,18 +16,20 @@ from polysaga.databases.handles import WITH_THE_APPLICATION
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
-from polysaga.sagas.assembly import assemble, check_tables, journal_node
-from polysaga.sagas.catalogue import SagaFilter, SagaPage, SagaState
-from polysaga.sagas.decisions import Status
-from polysaga.sagas.definition import Definition, Saga
-from polysaga.sagas.engine import Engine
-from polysaga.sagas.enlisting import Enlisting
-from polysaga.sagas.outbox import Drain
-from polysaga.sagas.repairs import Action, Order, Repair, Repairs
-from polysaga.sagas.runner import LocalRunner, SagaHandle
-from polysaga.sagas.surveys import JournalSurvey, ledger_survey, outbox_survey
-from polysaga.sagas.verification import LATE, Verification, Verifier
-from polysaga.sagas.worker import Worker
+from polysaga.sagas.definition.definition import Definition, define
+from polysaga.sagas.definition.saga import Saga
+from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
+from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
+from polysaga.sagas.operations.pages import JournalSurvey, ledger_survey, outbox_survey
+from polysaga.sagas.operations.repairs import Repair, Repairs
+from polysaga.sagas.operations.verification import LATE, Verification, Verifier
+from polysaga.sagas.process.drain import Drain
+from polysaga.sagas.process.enlisting import Enlisting
+from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.process.runner import LocalRunner
+from polysaga.sagas.process.worker import Worker
+from polysaga.sagas.protocol.repair_rules import Action, Order
+from polysaga.sagas.protocol.states import Status
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
@@ -108,7 +111,8 @@ class Sagas:
         `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
         """
         self._open_runner()
-        for database in self._definition(saga).databases:
+        used = self._definition(saga).databases
+        for database in (one for one in self.databases if one in used):
             refuse_if_held(database.primary, f"ran saga '{saga.name}', which works", _START_IT)
         handle = await self.start(saga, value, key=key)
         return await handle.result(timeout)
@@ -141,12 +145,12 @@ class Sagas:
 
         This, `find` and the repairs need the databases to be open, not the sagas.
         """
-        if self._runner is not None:
-            found: SagaState | None = await self._open_runner().state(saga_id)
-        else:
-            found = await self._repairs().catalogue.get(saga_id)
+        found = await self._repairs().catalogue.get(saga_id)
         if found is None:
             raise UnknownSaga(saga_id)
+        live = None if self._runner is None else self._runner.history(saga_id)
+        if live is not None:
+            found = replace(found, driven_here=True, history=live)
         for handle in self.participants:
             handle.wrote()  # whoever learns how far a saga is can read from replicas what it did
         return found
@@ -268,9 +272,9 @@ class Sagas:
         return self._runner
 
     def _repairs(self) -> Repairs:
-        if self._runner is not None:
-            return self._open_runner().repairs
-        return Repairs(self._engine(SagaSettings(), ignore, Clock()), self._known())
+        closed = self._runner is None
+        engine = self._engine(SagaSettings(), ignore, Clock()) if closed else self._open_runner().engine
+        return Repairs(engine, self._known())
 
     def _known(self) -> dict[str, Definition]:
         return {one.fingerprint: one for one in self._definitions.values()}
@@ -281,7 +285,7 @@ class Sagas:
 
 
 def _checked(saga: Saga[Any, Any], databases: Registry) -> Definition:
-    definition = saga.definition()
+    definition = define(saga)
     for step in definition.steps:
         if step.database is not None and step.database not in databases:
             raise DefinitionError(

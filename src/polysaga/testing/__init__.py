@@ -1,8 +1,8 @@
 """Tools for tests of programs that use Polysaga: a program on SQLite, a crash kit, a clock moved by hand."""
 
 from polysaga.testing.clock import HandClock
-from polysaga.testing.judges import Run
-from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken
+from polysaga.testing.crash_kit.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken
+from polysaga.testing.crash_kit.oracle import Run
 from polysaga.testing.programs import failing_once, on_sqlite, opened, settled
 
 __all__ = [

@@ -15,7 +15,7 @@ import pytest
 
 from polysaga.config import Settings
 from polysaga.sagas import Sagas
-from polysaga.testing.kit import CrashKit, CrashProgress, CrashReport
+from polysaga.testing.crash_kit.kit import CrashKit, CrashProgress, CrashReport
 from polysaga.testing.programs import on_sqlite
 
 NewCrashKit: TypeAlias = Callable[..., CrashKit]

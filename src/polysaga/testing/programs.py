@@ -20,8 +20,8 @@ from polysaga.databases import MongoDatabase
 from polysaga.errors import ConfigurationError, TryAgain
 from polysaga.migrations import migrate
 from polysaga.sagas import Sagas, SagaState
-from polysaga.sagas.decisions import Status
-from polysaga.sagas.definition import AnyStep
+from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.protocol.states import Status
 
 _PAUSE = 0.01  # seconds between two looks at a saga
 

@@ -5,9 +5,10 @@ from typing import ClassVar, Protocol
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
-from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
+from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.dialects.sqlite import SQLite
-from polysaga.databases.faults import Fault
+from polysaga.faults import Fault
 
 __all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect", "Write", "fault_of", "said_by_driver"]
 

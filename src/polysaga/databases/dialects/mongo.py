@@ -12,9 +12,10 @@ from urllib.parse import unquote_plus
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
-from polysaga.databases.facts import Facts
-from polysaga.databases.faults import Fault
-from polysaga.databases.positions import ClusterTime, Role, Sample
+from polysaga.databases.inspection import Facts
+from polysaga.databases.positions import ClusterTime
+from polysaga.databases.samples import Role, Sample
+from polysaga.faults import Fault
 
 _CODES = {
     18: Fault.REJECTED,

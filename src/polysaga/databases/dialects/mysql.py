@@ -16,10 +16,12 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.mysql_options import asyncmy_options
-from polysaga.databases.dialects.sql import COMMITTED, Answer, Rendered, SqlDialect
-from polysaga.databases.facts import UNGUARDED, Facts, Finding
-from polysaga.databases.faults import Fault
-from polysaga.databases.positions import Position, Role, Sample, parse_gtids, parse_maria_gtid
+from polysaga.databases.dialects.sending import Answer, Rendered
+from polysaga.databases.dialects.sql import COMMITTED, SqlDialect
+from polysaga.databases.inspection import UNGUARDED, Facts, Finding
+from polysaga.databases.positions import Position, parse_gtids, parse_maria_gtid
+from polysaga.databases.samples import Role, Sample
+from polysaga.faults import Fault
 from polysaga.limits import limited
 
 _AN_OPTION_FORBIDS_IT = 1290

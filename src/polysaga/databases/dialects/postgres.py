@@ -8,8 +8,6 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -18,10 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
-from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect, Write
-from polysaga.databases.facts import UNGUARDED, Facts, Finding
-from polysaga.databases.faults import Fault
-from polysaga.databases.positions import Epoch, Lsn, Position, Role, Sample, parse_lsn
+from polysaga.databases.dialects.postgres_packets import checked
+from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.dialects.sql import SqlDialect
+from polysaga.databases.inspection import UNGUARDED, Facts, Finding
+from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
+from polysaga.databases.samples import Role, Sample
+from polysaga.faults import Fault
 from polysaga.limits import GRACE, leave_behind
 
 try:
@@ -384,7 +385,7 @@ class PostgresAsyncpg(Postgres):
         no parameters, so the values are written out, in alphabets that cannot end a literal.
         """
         try:
-            await driver.execute("; ".join([*map(_checked, writes), "COMMIT"]))
+            await driver.execute("; ".join([*map(checked, writes), "COMMIT"]))
         except Exception as error:
             if _divided_by_zero(error):
                 return False
@@ -515,46 +516,3 @@ async def _committed() -> str:
 
 def _divided_by_zero(error: Exception) -> bool:
     return getattr(error, "sqlstate", None) == "22012"
-
-
-_PLAIN = re.compile(r"[ -&(-\[\]-~]*").fullmatch  # printable ASCII, without quote and backslash
-_SURE = re.compile(r"INSERT INTO \w+ \([^)]*\) VALUES ").match  # inserts one row or fails
-
-
-def _checked(write: Write) -> str:
-    """Return *write* with its values in it; the server refuses to go on if it changes no row."""
-    template, names = _template(write.statement)
-    values = write.values
-    return template % tuple([_LITERALS.get(type(values[name]), _literal)(values[name]) for name in names])
-
-
-@lru_cache
-def _template(statement: Rendered) -> tuple[str, list[str]]:
-    """Return *statement* with `%s` for every parameter, and their names in that order."""
-    text, *rest = re.split(r"\$(\d+)", statement.sql.replace("%", "%%"))
-    names = [statement.order[int(number) - 1] for number in rest[::2]]
-    sql = "%s".join([text, *rest[1::2]])
-    if not _SURE(sql):
-        sql = f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written"
-    return sql, names
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, str):  # such as a member of an enumeration, given as a key
-        return _text(str.__str__(value))
-    raise TypeError(f"{type(value).__name__} cannot be written into a statement")
-
-
-def _text(value: str) -> str:
-    """Return *value* as SQL: as hexadecimal digits unless its alphabet is harmless."""
-    return f"'{value}'" if _PLAIN(value) else f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
-
-
-_LITERALS: dict[type, Callable[[Any], str]] = {
-    str: _text,
-    int: repr,
-    float: repr,
-    type(None): lambda _: "NULL",
-    UUID: lambda value: f"'{value.int:032x}'",
-    datetime: lambda value: f"'{value.isoformat()}'",
-}

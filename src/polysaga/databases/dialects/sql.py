@@ -9,7 +9,6 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -20,44 +19,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
-from polysaga.databases.facts import Facts
-from polysaga.databases.faults import Fault
-from polysaga.databases.positions import Position, Sample
+from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.inspection import Facts
+from polysaga.databases.positions import Position
+from polysaga.databases.samples import Sample
 from polysaga.errors import DatabaseUnavailable
+from polysaga.faults import Fault
 
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # what a network does to TLS
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rendered:
-    """A statement in the driver's own placeholders."""
-
-    sql: str
-    order: tuple[str, ...]
-    answers: bool
-
-    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return *values* in the order of the placeholders."""
-        return tuple([values[name] for name in self.order])
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a statement gave back: its rows, or else how many rows it touched."""
-
-    rows: Sequence[Sequence[Any]]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A statement that must change exactly one row."""
-
-    statement: Rendered
-    values: Mapping[str, Any]
 
 
 class SqlDialect:

@@ -21,10 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
-from polysaga.databases.dialects.sql import Answer, Rendered, SqlDialect
-from polysaga.databases.facts import UNGUARDED, Facts
-from polysaga.databases.faults import Fault
-from polysaga.databases.positions import Position, Role, Sample
+from polysaga.databases.dialects.sending import Answer, Rendered
+from polysaga.databases.dialects.sql import SqlDialect
+from polysaga.databases.inspection import UNGUARDED, Facts
+from polysaga.databases.positions import Position
+from polysaga.databases.samples import Role, Sample
+from polysaga.faults import Fault
 
 _FAULTS = {
     "SQLITE_BUSY": Fault.LOCK_TIMEOUT,

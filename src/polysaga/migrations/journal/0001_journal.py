@@ -1,6 +1,6 @@
 """The journal: one row per saga, and what people did to them.
 
-A snapshot; `sagas/tables.py` moves on, this file does not.
+A snapshot; `sagas/journal/tables.py` moves on, this file does not.
 """
 
 from alembic.operations import Operations

@@ -1,4 +1,7 @@
-"""The ledger, one row per step, and the outbox. A snapshot; `sagas/tables.py` moves on, this file does not."""
+"""The ledger, one row per step, and the outbox.
+
+A snapshot; `sagas/journal/tables.py` moves on, this file does not.
+"""
 
 from alembic.operations import Operations
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Integer, String, Text

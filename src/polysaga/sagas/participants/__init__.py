@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from polysaga.databases import Fault
-from polysaga.sagas.decisions import Mark
+from polysaga.databases import Fault, Node
+from polysaga.sagas.protocol.states import Mark
 
 Work: TypeAlias = Callable[[Any], Awaitable[str]]  # runs the user's step; returns its result as JSON
 # Runs the user's compensation on that result; None if it is not known whether there is one.
@@ -44,6 +44,10 @@ class LedgerRow:
 
 class Participant(Protocol):
     """One database as seen by sagas; four of them exist, and one conformance suite."""
+
+    @property
+    def node(self) -> Node:
+        """The primary."""
 
     async def act(self, entry: Entry, work: Work) -> str:
         """Run *work* and record it `done`, as one transaction; return the result.

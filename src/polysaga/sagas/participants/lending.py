@@ -24,10 +24,10 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sql import COMMITTED
 from polysaga.databases.handles import PatientSession
-from polysaga.databases.texts import said
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants.endings import calls_procedure, ends_transaction
-from polysaga.sagas.signals import Fenced
+from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.texts import said
 
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included

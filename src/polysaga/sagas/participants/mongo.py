@@ -19,10 +19,10 @@ from uuid import UUID, uuid4
 from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, MongoSession
 from polysaga.errors import SchemaMissing, StepMisused
-from polysaga.sagas.decisions import Mark
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
-from polysaga.sagas.signals import Fenced
-from polysaga.sagas.tables import LEDGER, OUTBOX
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.states import Mark
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession

@@ -6,11 +6,11 @@ UPDATE` takes the exclusive lock at once. Its row count cannot tell a new row fr
 CLIENT_FOUND_ROWS, so the row itself is read; a new one is `blocked`, and nothing is to be undone either way.
 """
 
-from polysaga.sagas.decisions import Mark
-from polysaga.sagas.journal import Send
+from polysaga.databases.dialects.sending import Send
+from polysaga.sagas.journal.tables import LEDGER
 from polysaga.sagas.participants import Entry, LedgerRow
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.sagas.tables import LEDGER
+from polysaga.sagas.protocol.states import Mark
 
 
 class MySQLParticipant(SqlParticipant):

@@ -1,7 +1,7 @@
 """The ledger on PostgreSQL."""
 
+from polysaga.sagas.journal.tables import LEDGER
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.sagas.tables import LEDGER
 
 
 class PostgresParticipant(SqlParticipant):

@@ -13,14 +13,14 @@ from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
+from polysaga.databases.dialects.sending import Seal, Send, sender
 from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
-from polysaga.sagas.decisions import Mark
-from polysaga.sagas.journal import Seal, Send, sender
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
-from polysaga.sagas.signals import Fenced
-from polysaga.sagas.tables import LEDGER, OUTBOX
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.states import Mark
 
 
 class SqlParticipant:

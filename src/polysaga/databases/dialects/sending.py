@@ -1,0 +1,67 @@
+"""How statements of ours are sent: through SQLAlchemy, or straight to a driver."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """A statement in the driver's own placeholders."""
+
+    sql: str
+    order: tuple[str, ...]
+    answers: bool
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return *values* in the order of the placeholders."""
+        return tuple([values[name] for name in self.order])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a statement gave back: its rows, or else how many rows it touched."""
+
+    rows: Sequence[Sequence[Any]]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A statement that must change exactly one row."""
+
+    statement: Rendered
+    values: Mapping[str, Any]
+
+
+Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
+Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as JSON
+
+
+class Transaction:
+    """A transaction of ours that lends `send`; committed at the end of the block."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._begin = engine.begin()
+
+    async def __aenter__(self) -> Send:
+        connection = await self._begin.__aenter__()
+        return sender(connection)
+
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._begin.__aexit__(*failure)
+
+
+def sender(connection: AsyncConnection) -> Send:
+    """Return a `Send` that goes through SQLAlchemy: correct also as the first statement of a transaction."""
+
+    async def send(statement: Rendered, values: Mapping[str, Any]) -> Answer:
+        result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+        if not result.returns_rows:
+            return Answer((), result.rowcount)
+        rows = [tuple(row) for row in result]
+        return Answer(rows, len(rows))
+
+    return send

@@ -1,0 +1,225 @@
+"""One MongoDB deployment as a node, and the session that steps and handlers are given."""
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polysaga.config import DatabaseSettings, masked
+from polysaga.databases import pymongo_waits
+from polysaga.databases.dialects.mongo import Mongo
+from polysaga.databases.dialects.options import UnusableOption
+from polysaga.databases.positions import ClusterTime
+from polysaga.databases.sql_node import require_driver, unusable
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
+from polysaga.faults import Fault
+from polysaga.limits import limited
+
+if TYPE_CHECKING:
+    from pymongo import AsyncMongoClient
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.asynchronous.collection import AsyncCollection
+    from pymongo.asynchronous.database import AsyncDatabase
+
+Document = Mapping[str, Any]
+
+_POLITE = 0.3  # seconds in which a client ends its sessions on the server, when it is closed
+
+_ABANDONED: list[Any] = []  # clients that could not be closed: PyMongo warns of one that is collected open
+
+
+@dataclass(frozen=True, slots=True)
+class MongoSession:
+    """The driver's database together with the driver's session.
+
+    Inside the block that handed it out every operation on `session["collection"]` uses the session by itself
+    (PyMongo's `bind`), so a forgotten `session=` cannot escape the transaction.
+    """
+
+    database: "AsyncDatabase[dict[str, Any]]"
+    client_session: "AsyncClientSession"
+
+    def __getitem__(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
+        self._refuse_if_over()
+        return self.database[collection]
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["MongoSession"]:
+        """Lend the session with a transaction: committed at the end of the block, rolled back after an error."""
+        self._refuse_if_over()
+        pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
+        # Concerns of its own would be sent with each operation: a bound session does not take them off.
+        plain = self.database.with_options(
+            write_concern=pymongo.WriteConcern(), read_concern=concerns.ReadConcern()
+        )
+        async with await self.client_session.start_transaction(
+            write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
+        ):
+            yield MongoSession(plain, self.client_session)
+
+    def _refuse_if_over(self) -> None:
+        # Outside of its block the driver would leave the session away, and with it its transaction.
+        if self.client_session.has_ended:
+            raise SessionOver(self.database.name)
+
+
+class MongoNode:
+    """A replica set or a sharded cluster, seen through one client."""
+
+    def __init__(self, database: str, role: str, url: str, settings: DatabaseSettings) -> None:
+        self.database, self.role, self.settings = database, role, settings
+        self.dialect = Mongo()
+        self._url = url
+        if not url.startswith(("mongodb://", "mongodb+srv://")):
+            scheme, separator, _ = url.partition("://")
+            named = f"'{scheme}://' is not supported for this handle" if separator else "is not a URL"
+            raise ConfigurationError(
+                f"databases.{database}.url: {named}; write mongodb://host/{database}?replicaSet=NAME"
+            )
+        if settings.engine:
+            raise ConfigurationError(
+                f"databases.{database}.engine is for SQLAlchemy; write options of MongoDB into the URL, "
+                "e.g. ?appName=shop"
+            )
+        require_driver(database, "pymongo", Mongo.extra)
+        self._check_options(url)
+        self.members = 1  # servers that hold the data; known after `ping`
+        self._client: AsyncMongoClient[dict[str, Any]] | None = None
+        self._reading: Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]] | None = None
+
+    def _check_options(self, url: str) -> None:
+        parser, errors = importlib.import_module("pymongo.uri_parser"), importlib.import_module("pymongo.errors")
+        try:
+            self.dialect.check_options(url)
+            # The client itself leaves out what it does not know, with a warning.
+            parser.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
+        except UnusableOption as error:
+            raise unusable(self.database, self.role, error) from None
+        except (errors.PyMongoError, ValueError, TypeError, OSError) as error:
+            raise ConfigurationError(f"databases.{self.database}.url: {masked(str(error))}") from None
+
+    @property
+    def name(self) -> str:
+        """The node as people see it: its URL without the password."""
+        return masked(self._url)
+
+    @property
+    def client(self) -> "AsyncMongoClient[dict[str, Any]]":
+        """The driver's client, made on first use in the running event loop."""
+        if self._client is None:
+            self._client = self.another_client()
+        return self._client
+
+    def another_client(self) -> "AsyncMongoClient[dict[str, Any]]":
+        """Return a new client of the same deployment, which is the caller's to close."""
+        pymongo = importlib.import_module("pymongo")
+        pymongo_waits.make_safe()
+        try:
+            made: AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
+                self._url,
+                **self.dialect.name_of_client(self._url),
+                **self.dialect.client_arguments(self.settings),
+            )
+        except pymongo.errors.PyMongoError as error:
+            raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
+        return made
+
+    def replace_client(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
+        """Go on with *client*; the one before hangs, and so does what waits for it."""
+        self.abandon()
+        self._client = client
+
+    async def ask(self, client: "AsyncMongoClient[dict[str, Any]] | None" = None) -> None:
+        """Return if *client*, or else the node's own, gets an answer; raises the driver's errors."""
+        await (client or self.client).admin.command("ping")
+
+    @property
+    def documents(self) -> "AsyncDatabase[dict[str, Any]]":
+        """The driver's database: the one the URL names, or else the handle's name; a majority confirms its writes.
+
+        The write concern is the database's and not the client's, as operations inside a transaction may have none.
+        It reads from the primary, whatever the URL prefers; readers ask for secondaries (`session`).
+        """
+        pymongo = importlib.import_module("pymongo")
+        return self.client.get_default_database(
+            self.database,
+            write_concern=pymongo.WriteConcern("majority"),
+            read_preference=pymongo.ReadPreference.PRIMARY,
+        )
+
+    def on_reader(
+        self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"
+    ) -> None:
+        """Hand what *restrict* makes of the driver's database to sessions that only read."""
+        self._reading = restrict
+
+    async def ping(self) -> None:
+        """Return if the deployment answers and knows transactions; raise otherwise."""
+        patience = self.settings.pool.connect_timeout
+        errors = importlib.import_module("pymongo.errors")
+        try:
+            hello = await limited(self.client.admin.command("hello"), patience + 1.0)
+        except (errors.PyMongoError, TimeoutError) as error:
+            raise self._refusal(error) from error
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise ConfigurationError(
+                f"database '{self.database}' at {self.name} is a standalone MongoDB server, which has no "
+                "transactions; start it as a replica set (mongod --replSet rs0, then rs.initiate())"
+            )
+        # A router of a sharded cluster does not tell; there is a replica set behind every shard.
+        self.members = len(hello.get("hosts", ())) + len(hello.get("passives", ())) if "setName" in hello else 2
+
+    @asynccontextmanager
+    async def session(
+        self, *, read_only: bool = False, secondaries: bool = False, after: ClusterTime | None = None
+    ) -> AsyncIterator[MongoSession]:
+        """Lend a session without a transaction: causally consistent reads, single-document writes.
+
+        With *secondaries* its reads prefer them; a server waits until it has all of *after* before it answers.
+        """
+        documents = self.documents
+        if secondaries:
+            documents = documents.with_options(
+                read_preference=importlib.import_module("pymongo").ReadPreference.SECONDARY_PREFERRED,
+                # Less could be rolled back in a failover, and then read again in its old state.
+                read_concern=importlib.import_module("pymongo.read_concern").ReadConcern("majority"),
+            )
+        if read_only and self._reading is not None:
+            documents = self._reading(documents)
+        async with self.client.start_session() as client_session, client_session.bind(end_session=False):
+            if after is not None:
+                timestamp = importlib.import_module("bson.timestamp").Timestamp(after.seconds, after.increment)
+                client_session.advance_operation_time(timestamp)
+            yield MongoSession(documents, client_session)
+
+    async def position(self) -> ClusterTime | None:
+        """Return a time past every write that a majority had confirmed before the call; None if nobody tells."""
+        errors = importlib.import_module("pymongo.errors")
+        try:
+            return await self.dialect.capture(self.client)
+        except errors.PyMongoError:
+            return None
+
+    def abandon(self) -> None:
+        """Forget the client, which hangs: its connections end with the process."""
+        if self._client is not None:
+            _ABANDONED.append(self._client)
+            self._client = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._client is not None:
+            try:
+                await limited(self._client.close(), _POLITE, grace=_POLITE)
+            except TimeoutError:
+                await self._client.close()  # it has told a silent server of its sessions, and does not do so again
+            self._client = None
+
+    def _refusal(self, error: BaseException) -> Exception:
+        if self.dialect.fault(error) is Fault.REJECTED:
+            return ConfigurationError(
+                f"database '{self.database}': {self.name} rejects the login; correct the account or "
+                f"its password in databases.{self.database}.url, or the database that knows it (?authSource=admin)"
+            )
+        return DatabaseUnavailable(self.database, self.name, masked(str(error)).partition(", Timeout")[0])

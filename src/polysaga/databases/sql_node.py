@@ -1,0 +1,487 @@
+"""Nodes: one server each, with its pool. The only place where engines and clients are made.
+
+A connection that a server, proxy or failover cut while it lay idle is found and replaced at checkout. There
+is no ping per checkout: only a connection that was not lent for `_TRUSTED` seconds is asked first, so under
+load the question is never put (HikariCP's bypass window does the same).
+
+A node of a database with replicas is *watched*: it knows its connections in use, so that they can be cut when it
+falls silent or loses its role (`cut`), and its idle ones are replaced before anybody gets them (`retire`). The
+node that stands for the primary follows it: `follow` points its pools at another server, and whoever holds the
+node, such as a saga's journal, goes on with the next connection.
+"""
+
+import asyncio
+import importlib.util
+import re
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from sqlalchemy import ExceptionContext, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from polysaga.clock import Clock
+from polysaga.config import DatabaseSettings, masked
+from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
+from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
+from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
+from polysaga.databases.poolers import Connect, Pooler, SharedSessions
+from polysaga.databases.samples import Sample
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.faults import Fault
+from polysaga.limits import limited
+
+# The option of every engine, and so of every connection, that names its database and tells whether it only reads.
+BOUND_TO = "polysaga_bound_to"
+LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: the clock's reading when it was lent last
+_TRUSTED = 1.0  # seconds after it was lent in which a connection is lent again without a question
+
+
+Judge: TypeAlias = Callable[[Sample], str | None]  # why a connection to a server that says this is not wanted
+
+
+class SqlNode:
+    """One SQL server of a database: a pool that writes, a pool that reads, made on first use."""
+
+    def __init__(self, database: str, role: str, url: str, settings: DatabaseSettings) -> None:
+        self.database, self.role, self.settings = database, role, settings
+        self.url = _sql_url(database, url)
+        self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
+        try:
+            refuse_without_value(url)
+            self.dialect.address(self.url), self.dialect.options(self.url)
+        except UnusableOption as error:
+            raise unusable(database, role, error) from None
+        self.admit: Callable[[], Judge] | None = None  # called before a new connection is asked what it leads to
+        self.watched = False
+        self._engines: dict[bool, AsyncEngine] = {}
+        self._single: AsyncEngine | None = None
+        self._on_reader: Callable[[AsyncEngine], None] | None = None
+        self._snapshots: AsyncEngine | None = None
+        self._followed = self.url
+        self._generation = 0
+        self.given_back = 0  # connections so far that came back in order: the server had answered them
+        self._connections: set[Any] = set()  # all that are open, in use or not
+        self._lent: set[Any] = set()  # those in use, of a watched node
+        # Connected, and still asked what the dialect has to know of its server.
+        self._opening: weakref.WeakKeyDictionary[ConnectionPoolEntry, Any] = weakref.WeakKeyDictionary()
+        self._dialing: set[asyncio.Task[Any]] = set()
+
+    @property
+    def name(self) -> str:
+        """The node as people see it: its URL without the password."""
+        return masked(self.url.render_as_string(hide_password=True))
+
+    @property
+    def writer(self) -> AsyncEngine:
+        """The engine for transactions that may write."""
+        return self._engines.get(False) or self._engine(read_only=False)
+
+    @property
+    def single(self) -> AsyncEngine:
+        """The same pool for transactions of one statement, without BEGIN and COMMIT where that saves packets."""
+        if not self.dialect.free_autocommit:
+            return self.writer
+        if self._single is None:
+            self._single = self.writer.execution_options(isolation_level="AUTOCOMMIT")
+        return self._single
+
+    @property
+    def reader(self) -> AsyncEngine:
+        """The engine for plain reads: autocommit, and the server itself refuses writes."""
+        return self._engines.get(True) or self._engine(read_only=True)
+
+    def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
+        """Have *prepare* see the engine for plain reads once, when it is made; at once if it exists."""
+        self._on_reader = prepare
+        if True in self._engines:
+            prepare(self._engines[True])
+
+    @property
+    def snapshots(self) -> AsyncEngine:
+        """The reader's pool for sessions that are one snapshot from their first statement to their last."""
+        if self._snapshots is None:
+            self._snapshots = self.reader.execution_options(isolation_level=self.dialect.snapshot)
+        return self._snapshots
+
+    @property
+    def followed(self) -> URL:
+        """Where new connections go: the node's own URL, unless it follows another node."""
+        return self._followed
+
+    @property
+    def in_use(self) -> bool:
+        """Whether any connection is lent."""
+        return any(engine.sync_engine.pool.checkedout() > 0 for engine in self._engines.values())  # type: ignore[attr-defined]
+
+    def follow(self, other: "SqlNode") -> None:
+        """Make new connections to the server of *other* from now on, and cut those that there are."""
+        self._followed = other.url
+        self.cut()
+
+    def retire(self) -> None:
+        """Replace every connection before it is lent again; those in use are left alone."""
+        self._generation += 1
+
+    def cut(self) -> None:
+        """Replace every connection, and break off what those in use are waiting for."""
+        self.retire()
+        for adapted in (*(self._lent if self.watched else self._connections), *self._opening.values()):
+            self.dialect.cut(adapted.driver_connection)
+        for task in tuple(self._dialing):
+            task.cancel()
+
+    async def ping(self) -> None:
+        """Return if the server answers; raise `DatabaseUnavailable` or `ConfigurationError` otherwise."""
+        patience = self.settings.pool.connect_timeout
+        try:
+            await limited(self._ask(), patience)
+        except TimeoutError as error:
+            raise DatabaseUnavailable(self.database, self.name, f"no answer in {patience:g} s") from error
+
+    async def _ask(self) -> None:
+        async with self.reader.connect() as connection:
+            await connection.exec_driver_sql("SELECT 1")
+
+    def abandon(self) -> None:
+        """Break off every connection, in use or not, without a word to the server: it or its driver hangs."""
+        for adapted in (*self._connections, *self._opening.values()):
+            self.dialect.cut(adapted.driver_connection)
+
+    async def close(self) -> None:
+        """Close every connection of both pools."""
+        for engine in self._engines.values():
+            await engine.dispose()
+        self._engines.clear()
+        self._single = self._snapshots = None
+
+    def _engine(self, *, read_only: bool) -> AsyncEngine:
+        if read_only not in self._engines:
+            self._engines[read_only] = self._create(read_only=read_only)
+        return self._engines[read_only]
+
+    def _arguments(self, url: URL, *, read_only: bool) -> dict[str, Any]:
+        arguments = self.dialect.engine_arguments(url, self.settings)
+        return self.dialect.reader_arguments(arguments) if read_only else arguments
+
+    def _create(self, *, read_only: bool) -> AsyncEngine:
+        arguments = self._arguments(self.url, read_only=read_only)
+        pool = self.settings.pool
+        one = self.dialect.single_writer and not read_only
+        try:
+            engine = create_async_engine(
+                self.dialect.address(self.url),
+                pool_size=1 if one else pool.size,
+                max_overflow=0 if one else pool.max_overflow,
+                pool_timeout=pool.acquire_timeout,
+                pool_recycle=pool.recycle,
+                pool_use_lifo=not one,
+                execution_options={BOUND_TO: (self.database, read_only)},
+                hide_parameters=True,  # errors end up in logs and in the journal, values do not
+                pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
+                **arguments,
+                **self.settings.engine,
+            )
+        except (TypeError, ValueError, ArgumentError) as error:
+            if not self.settings.engine and not isinstance(error, ArgumentError):
+                raise
+            place = "engine" if self.settings.engine else "url"
+            raise ConfigurationError(
+                f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
+            ) from error
+        self.dialect.prepare(engine, read_only=read_only)
+        self._translate_refusals(engine, read_only=read_only)
+        self._keep_count(engine)
+        self._ask_the_idle(engine)
+        self._replace_the_stale(engine)
+        if self.watched:
+            self._watch(engine)
+        if read_only and self._on_reader is not None:
+            self._on_reader(engine)
+        return engine
+
+    def _keep_count(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "connect", insert=True)
+        def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+            self._opening[record] = connection
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def opened(connection: Any, record: ConnectionPoolEntry) -> None:
+            self._connections.add(connection)
+            self._opening.pop(record, None)
+            record.info.setdefault("generation", self._generation)
+
+        @event.listens_for(engine.sync_engine, "checkin")
+        def given_back(connection: Any, _: ConnectionPoolEntry) -> None:
+            if connection is not None:  # None: it was broken off
+                self.given_back += 1
+
+        def closed(connection: Any, *_: Any) -> None:
+            self._connections.discard(connection)
+
+        for ending in ("close", "close_detached", "invalidate"):
+            event.listen(engine.sync_engine, ending, closed)
+
+    def _watch(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "checkout", insert=True)
+        def lend(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+            if record.info["generation"] != self._generation:
+                self.dialect.cut(connection.driver_connection)  # closing it politely could take seconds
+                raise DisconnectionError  # the pool replaces the connection and asks again
+            self._lent.add(connection)
+
+        def take_back(connection: Any, record: ConnectionPoolEntry, *_: Any) -> None:
+            self._lent.discard(connection)
+
+        for ending in ("checkin", "invalidate", "close"):
+            event.listen(engine.sync_engine, ending, take_back)
+
+    async def _dial(self, connect: Callable[..., Any], positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Connect, unless the node is cut meanwhile."""
+        task = asyncio.ensure_future(connect(*positional, **named))
+        self._dialing.add(task)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            self.dialect.cut_what_comes(task)
+            raise
+        finally:
+            self._dialing.discard(task)
+        if task.cancelled():
+            raise ConnectionAbortedError("the node was taken out of service")
+        return task.result()
+
+    def _connect(self, open_one: Connect, pooler: Pooler) -> DBAPIConnection:
+        try:
+            connection = pooler.connect(open_one)
+        except SharedSessions:
+            raise ConfigurationError(
+                f"database '{self.database}': a pooler at {self.name} lends a connection of PostgreSQL for one "
+                "transaction at a time, and Polysaga needs sessions; set pool_mode = session in the pooler "
+                f"(PgBouncer) for this database, or let databases.{self.database}.url name PostgreSQL itself"
+            ) from None
+        if self.watched and self.admit is not None:
+            try:
+                self._admit(connection, self.admit())
+            except BaseException:
+                self.dialect.cut(connection.driver_connection)
+                raise
+        return connection  # type: ignore[no-any-return]
+
+    def _open_one(
+        self, dialect: Any, positional: Sequence[Any], named: dict[str, Any], *, read_only: bool, bare: bool
+    ) -> Any:
+        """Connect to where new connections go, *bare* of our settings if a pooler refuses them."""
+        if bare or self._followed is not self.url:
+            positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
+            ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
+            named |= self.dialect.without_settings(ours) if bare else ours
+        if self.dialect.single_writer:  # a file has no login that could hang
+            return dialect.connect(*positional, **named)
+        creator = self.dialect.connector()
+
+        async def dial(*positional: Any, **named: Any) -> Any:
+            return await self._dial(creator, positional, named)
+
+        return dialect.connect(*positional, **named, async_creator_fn=dial)
+
+    def _admit(self, watched: Any, judge: Judge) -> None:
+        patience = self.settings.pool.connect_timeout
+        sample = watched.run_async(lambda driver: limited(self.dialect.sample(driver), patience))
+        watched.rollback()  # some drivers have begun a transaction for it
+        refused = judge(sample)
+        if refused is not None:
+            raise DatabaseUnavailable(self.database, self.name, refused)
+
+    def _translate_refusals(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        dialect = engine.sync_engine.dialect
+        # TypeError and ValueError are a driver's words for options that it does not take.
+        refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, TypeError, ValueError)
+        refusals += driver_errors(dialect)
+        patience = self.settings.pool.connect_timeout
+        poolers: dict[URL, Pooler] = {}  # by the server that is followed
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
+            before = _cancellations()
+
+            def open_one(*, bare: bool) -> Any:
+                return self._open_one(dialect, positional, named, read_only=read_only, bare=bare)
+
+            try:
+                if self.watched:
+                    # Before: what happens to the node while it is being connected to concerns this one too.
+                    record.info["generation"] = self._generation
+                if self._followed not in poolers:
+                    ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
+                    settings = self.dialect.session_settings(ours)
+                    poolers[self._followed] = Pooler(self.dialect, settings, refusals, patience)
+                connection = self._connect(open_one, poolers[self._followed])
+                self.dialect.configure(connection, read_only=read_only)
+            except RuntimeError as error:
+                if self.dialect.hindrance(error) is None:
+                    raise
+                raise self._refusal(error) from error
+            except refusals as error:
+                raise self._refusal(error) from error
+            if _cancellations() > before:
+                self.dialect.cut(connection.driver_connection)
+                raise asyncio.CancelledError
+            return connection
+
+    def _ask_the_idle(self, engine: AsyncEngine) -> None:
+        clock = Clock()
+        dialect = engine.sync_engine.dialect
+
+        @event.listens_for(engine.sync_engine, "checkout")
+        def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
+            now, info = clock.monotonic(), record.info
+            lent_at, info[LENT_AT] = info.get(LENT_AT, now), now
+            if info["generation"] != self._generation:
+                raise DisconnectionError  # cut while it lay idle
+            if now - lent_at < _TRUSTED:
+                return
+            try:
+                alive = dialect.do_ping(connection)
+            except (OSError, dialect.loaded_dbapi.Error):
+                alive = False
+            if not alive:
+                raise DisconnectionError  # the pool replaces the connection and asks again
+
+    def _replace_the_stale(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "handle_error")
+        def look(context: ExceptionContext) -> None:
+            if self.dialect.fault(context.sqlalchemy_exception or context.original_exception) is Fault.STALE_PLAN:
+                self.retire()  # each connection has prepared its statements before the schema changed
+
+    def _refusal(self, error: BaseException) -> Exception:
+        reason = str(error).strip() or type(error).__name__
+        remedy = self.dialect.hindrance(error)
+        if remedy is not None:
+            return ConfigurationError(f"database '{self.database}': no login at {self.name} ({reason}); {remedy}")
+        fault = self.dialect.fault(error)
+        if fault in (Fault.REJECTED, Fault.DENIED):
+            return ConfigurationError(
+                f"database '{self.database}': {self.name} rejects the login ({reason}); correct the account or "
+                f"its password in databases.{self.database}.url, or let the account connect to this database"
+            )
+        if fault is Fault.NO_DATABASE:
+            # PostgreSQL takes the account's name for one that is not given.
+            create = (
+                f"CREATE DATABASE {self.url.database}" if self.url.database else "name it at the end of the URL"
+            )
+            return ConfigurationError(
+                f"database '{self.database}': {self.name} has no database of this name ({reason}); "
+                f"{create}, or correct databases.{self.database}.url"
+            )
+        if self.dialect.misfit(error):
+            return ConfigurationError(
+                f"database '{self.database}': a connection to {self.name} as its URL wants it cannot be had "
+                f"({masked(' '.join(reason.split()))}); correct databases.{self.database}.url"
+            )
+        if fault is Fault.LOCK_TIMEOUT:
+            reason += (
+                f" by another program, for longer than databases.{self.database}.lock_timeout "
+                f"({self.settings.lock_timeout:g} s)"
+            )
+        return DatabaseUnavailable(self.database, self.name, reason)
+
+
+def _cancellations() -> int:
+    """Return how often the current task was asked to end.
+
+    `asyncio.wait_for` of Python 3.11, by which drivers connect, forgets a cancellation that comes in the moment
+    when there is a connection (bpo-37658): the task would live on, and who waits for its end would wait for ever.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def driver_errors(dialect: Any) -> tuple[type[Exception], ...]:
+    """Return what connecting may raise: SQLAlchemy does not wrap all of the driver's own errors there."""
+    driver = getattr(dialect.loaded_dbapi, dialect.driver, None)
+    names = ("Error", "PostgresError", "InterfaceError")
+    raw = (getattr(driver, name) for name in names if hasattr(driver, name))
+    return (dialect.loaded_dbapi.Error, *raw)
+
+
+def _sql_url(database: str, text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        authority = re.split("[/?]", text.partition("://")[2])[0]
+        if text.startswith("postgres") and "," in authority.rpartition("@")[2]:
+            several = f"databases.{database}.url has several servers in the place of one; {SEVERAL_HOSTS}"
+            raise ConfigurationError(several) from None
+        raise ConfigurationError(
+            f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
+        ) from None
+    url = url.set(drivername=_scheme(url.drivername.lower()))
+    if url.drivername not in SQL_DIALECTS:
+        raise ConfigurationError(
+            f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; {_corrected(url)}"
+        )
+    if url.drivername.startswith("sqlite") and _is_in_memory(url):
+        raise ConfigurationError(
+            f"databases.{database}.url: SQLite in memory belongs to one connection, and a database has several; "
+            f"name a file, e.g. sqlite+aiosqlite:///{database}.db, in tests below tmp_path"
+        )
+    dialect = SQL_DIALECTS[url.drivername]
+    if dialect.name == "mysql" and not url.database:  # it would select none, and every statement would fail
+        named = url.set(database=database).render_as_string()
+        raise ConfigurationError(f"databases.{database}.url names no database on the server; write e.g. {named}")
+    require_driver(database, url.drivername.partition("+")[2], dialect.extra)
+    return url
+
+
+def _scheme(given: str) -> str:
+    """Return what *given*, a scheme without a driver as hosters write it, means: the driver that is installed."""
+    fitting = _SCHEMES.get(given)
+    if fitting is None:
+        return given
+    installed = (scheme for scheme in fitting if importlib.util.find_spec(scheme.partition("+")[2]) is not None)
+    return next(installed, fitting[0])
+
+
+def _corrected(url: URL) -> str:
+    kind = url.drivername.partition("+")[0]
+    if kind in _SCHEMES:  # with a driver that is not asynchronous
+        right = url.set(drivername=_scheme(kind))
+        return f"write {masked(right.render_as_string(hide_password=True))}"
+    return f"use one of {', '.join(f'{scheme}://' for scheme in SQL_DIALECTS)}"
+
+
+# In the order of preference, if several are installed.
+_POSTGRES = ("postgresql+asyncpg", "postgresql+psycopg")
+_SCHEMES = {
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    "mysql": ("mysql+asyncmy",),
+    "mariadb": ("mariadb+asyncmy",),
+    "sqlite": ("sqlite+aiosqlite",),
+}
+
+
+def unusable(database: str, role: str, error: UnusableOption) -> ConfigurationError:
+    """Return what to raise for an option that the URL of a node in *role* cannot have."""
+    place = "url" if role == "primary" else "replicas"
+    remedy = error.remedy.format(database=database)
+    return ConfigurationError(f"databases.{database}.{place}: option '{error.name}' {error.why}; {remedy}")
+
+
+def _is_in_memory(url: URL) -> bool:
+    # Also as a URI: file::memory:?uri=true, file:name?mode=memory&uri=true.
+    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
+
+
+def require_driver(database: str, module: str, extra: str) -> None:
+    """Raise `ConfigurationError` with the install command if *module* is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ConfigurationError(
+            f"database '{database}' needs the driver '{module}': pip install 'polysaga[{extra}]'"
+        )

@@ -1,0 +1,1 @@
+"""What may not run on a replica: statements recognised before they are sent."""

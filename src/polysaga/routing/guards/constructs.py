@@ -1,0 +1,133 @@
+"""The write guard: what is no plain read is refused on a reader before SQL leaves the process.
+
+Every statement, whoever made it (a flush, a construct, `text()`, the driver's own SQL), passes one hook of the
+reader's engine. A construct is judged by what it is made of, once for each time SQLAlchemy compiles it; after
+that it costs one look into a dictionary. Only text, and constructs with text in them, is parsed (`sql_text.py`),
+and the verdict is kept by the text.
+
+The guard knows mistakes. It does not know what a user's own function does, nor statements sent on the raw
+driver connection: for those the server's read-only session stands behind it.
+"""
+
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, TextClause, event
+from sqlalchemy.engine.interfaces import Compiled, DBAPICursor, Dialect
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import ColumnClause
+from sqlalchemy.sql.functions import FunctionElement, next_value
+from sqlalchemy.sql.selectable import ForUpdateArg
+
+from polysaga.databases import MongoNode, Node
+from polysaga.errors import WriteOnReader
+from polysaga.routing.guards.mongo import ReaderDatabase
+from polysaga.routing.guards.sql_text import takes_state, verdict
+
+_KEPT = 1_000  # verdicts on texts, per engine; a text that comes back after that many others is judged again
+_LONGEST_KEPT = 16 * 1024  # characters
+_NEW: Final = "?"  # not judged yet
+_TEXTUAL: Final = ""  # what stands in the construct's text, only the text can tell
+
+
+def guard(node: Node) -> None:
+    """Let the readers of *node* send plain reads only; anything else raises `WriteOnReader` and sends nothing.
+
+    The session stays usable, its connection is kept.
+    """
+
+    def refusal(what: str) -> WriteOnReader:
+        return WriteOnReader(node.database, node.name, what)
+
+    if isinstance(node, MongoNode):
+        node.on_reader(partial(ReaderDatabase, refusal=refusal))
+    else:
+        node.on_reader(partial(_guard, refusal=refusal))
+
+
+def _guard(engine: AsyncEngine, refusal: Callable[[str], Exception]) -> None:
+    judge = _Judge(engine.dialect)
+    constructs = judge.constructs
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute", retval=True)
+    def look(
+        connection: Connection,
+        cursor: DBAPICursor,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        executemany: bool,  # noqa: FBT001 - SQLAlchemy's signature
+    ) -> tuple[str, Any]:
+        compiled = None if context is None else context.compiled
+        if compiled is None:
+            what = judge.text(statement)
+        else:
+            what = constructs.get(compiled, _NEW)
+            if what is _NEW:
+                what = judge.construct(context, statement)
+        if what is not None:
+            raise refusal(what)
+        return statement, parameters
+
+
+class _Judge:
+    def __init__(self, dialect: Dialect) -> None:
+        # As long as SQLAlchemy keeps what it compiled, so do we.
+        self.constructs: MutableMapping[Compiled, str | None] = WeakKeyDictionary()
+        self._texts: dict[str, str | None] = {}
+        self._dialect = dialect
+
+    def construct(self, context: Any, statement: str) -> str | None:
+        what = _by_construct(context)
+        if what == _TEXTUAL:
+            what = self.text(statement)
+        self.constructs[context.compiled] = what
+        return what
+
+    def text(self, statement: str) -> str | None:
+        if statement in self._texts:
+            return self._texts[statement]
+        what = verdict(statement, self._dialect.name, self._dialect.paramstyle)
+        if len(statement) <= _LONGEST_KEPT:
+            if len(self._texts) >= _KEPT:
+                del self._texts[next(iter(self._texts))]
+            self._texts[statement] = what
+        return what
+
+
+def _by_construct(context: Any) -> str | None:
+    """Return what a construct is besides a plain read; `_TEXTUAL` if it does not tell."""
+    if context.isddl:
+        return _TEXTUAL
+    if context.isinsert or context.isupdate or context.isdelete:
+        return "INSERT" if context.isinsert else "UPDATE" if context.isupdate else "DELETE"
+    state = context.compiled.compile_state
+    # What the ORM made of the statement, with the mapping's own parts in it.
+    made = getattr(state, "statement", None)
+    textual = False
+    for part in visitors.iterate(context.compiled.statement if made is None else made):
+        what = _by_part(part)
+        if what:
+            return what
+        textual = textual or what == _TEXTUAL
+    return _TEXTUAL if textual else None
+
+
+_FREE_TEXT = ("_prefixes", "_suffixes", "_hints", "_statement_hints")  # these are not among the parts
+
+
+def _by_part(part: Any) -> str | None:
+    if getattr(part, "is_dml", False):
+        return str(part.__visit_name__).upper()
+    if isinstance(part, ForUpdateArg):
+        return "SELECT ... FOR UPDATE or SHARE"
+    if isinstance(part, next_value):
+        return "nextval()"
+    if isinstance(part, FunctionElement) and takes_state(str(getattr(part, "name", ""))):
+        return f"{str(part.name).lower()}()"
+    free = isinstance(part, TextClause) or (isinstance(part, ColumnClause) and part.is_literal)
+    foreign = not type(part).__module__.startswith("sqlalchemy.")  # may be compiled to anything
+    return _TEXTUAL if free or foreign or any(getattr(part, name, ()) for name in _FREE_TEXT) else None

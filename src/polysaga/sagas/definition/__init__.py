@@ -1,0 +1,1 @@
+"""Sagas as data: what programs declare, checked before anything runs. Pure."""

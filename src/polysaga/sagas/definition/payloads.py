@@ -1,0 +1,82 @@
+"""Inputs and results on their way through JSON."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from polysaga.errors import PayloadError, PayloadUnreadable
+from polysaga.texts import said
+
+T = TypeVar("T")
+
+
+def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> str:
+    """Return *value* as JSON text that `decode` reads back.
+
+    Raises `PayloadError` if it is not of its type, does not survive the way, or is larger than *limit* bytes.
+    """
+    if value is None and adapter.core_schema["type"] == "none":
+        return "null"
+    try:
+        text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
+        adapter.validate_json(text)  # a takeover is too late to find out
+    except (PydanticSerializationError, ValidationError) as error:
+        raise PayloadError(f"{what} does not survive JSON as its declared type: {said(error)}") from error
+    if len(text) > limit:
+        raise PayloadError(
+            f"{what} is {len(text):,} bytes as JSON, more than the {limit:,} of sagas.payload_limit; "
+            "store the large part in a database and pass its key"
+        )
+    return text.decode()
+
+
+def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
+    """Return the value that `encode` wrote; raise `PayloadUnreadable` if it is of another type."""
+    try:
+        return adapter.validate_json(text)
+    except Exception as error:  # border: a validator is the user's code and may raise anything
+        raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {said(error)}") from error
+
+
+def as_json(value: Any) -> str:
+    """Return JSON text of a *value* of ours, made of plain types; faster than `json.dumps`."""
+    return to_json(value).decode()
+
+
+def digest(adapter: TypeAdapter[Any], value: Any, fields: Collection[str] | None) -> str:
+    """Return a SHA-256 over what the caller has said with *value*, or with its named *fields* only.
+
+    A default was not said, nor was an alias: the program may change both while a client repeats its request.
+    """
+    if fields is None:
+        return _hash(json.loads(adapter.dump_json(value, by_alias=False, round_trip=True, exclude_unset=True)))
+    said = json.loads(adapter.dump_json(value, by_alias=True, round_trip=True, exclude_unset=True))
+    return _hash({name: said[name] for name in fields if name in said})
+
+
+def is_same(adapter: TypeAdapter[Any], given: str, stored: str, fields: Collection[str] | None) -> bool:
+    """Tell whether two texts stand for the same input, as today's type reads both; *fields* count only."""
+    if fingerprint(given, fields) == fingerprint(stored, fields):
+        return True
+    try:
+        again = [adapter.dump_json(decode(adapter, text, what="it"), by_alias=True) for text in (given, stored)]
+    except (PayloadUnreadable, PydanticSerializationError):
+        return False
+    return fingerprint(again[0].decode(), fields) == fingerprint(again[1].decode(), fields)
+
+
+def fingerprint(text: str, fields: Collection[str] | None) -> str:
+    """Return a SHA-256 over the JSON *text*, or over its named *fields* only, independent of their order."""
+    value = json.loads(text)
+    if fields is not None:
+        value = {name: value.get(name) for name in fields}
+    return _hash(value)
+
+
+def _hash(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

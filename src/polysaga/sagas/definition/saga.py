@@ -1,0 +1,217 @@
+"""Sagas as data: named steps, what each follows, how each is undone. Checked before anything runs.
+
+Three kinds of step, in this order along every path (Garcia-Molina and Salem, "Sagas", 1987; Richardson,
+"Microservices Patterns", chapter 4):
+
+    compensatable   can be undone; has a compensation
+    pivot           the decision: once it has committed, the saga can only go forward
+    retriable       after the pivot; is repeated until it succeeds
+
+Every saga has one decision. Without a declared pivot it is the last step, if that is a single one; with
+several last steps, or a last step without a database, it is the finishing write of the journal.
+"""
+
+import re
+import typing
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from pydantic import TypeAdapter
+
+from polysaga.errors import DefinitionError, Refused
+from polysaga.sagas.definition.retries import Retry
+from polysaga.sagas.definition.schemas import payload_type, written_fields
+from polysaga.sagas.definition.signatures import (
+    check_call,
+    check_database,
+    check_function,
+)
+from polysaga.sagas.definition.step import (
+    Action,
+    AnyStep,
+    Call,
+    Handle,
+    InputT,
+    Kind,
+    ResultT,
+    SessionT,
+    Step,
+    without_session,
+)
+
+OutputT = TypeVar("OutputT", covariant=True)
+
+_LONGEST_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds
+_SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Saga(Generic[InputT, OutputT]):
+    """A named, versioned definition of steps over several databases.
+
+    Raise *version* when steps are added, removed or moved; sagas in flight are left to processes that know
+    the version they were started with. *output* is what the deciding step returns. *key_fields* names the
+    fields of the input that a key vouches for; without it, all of them. *refusals* are the subclasses of
+    `Refused` that a later caller gets back as what they were. A saga that is not decided within *deadline*
+    seconds of its durable start, by the clock of the journal's database, is undone.
+    """
+
+    @overload
+    def __init__(
+        self: "Saga[InputT, None]",
+        name: str,
+        *,
+        input: type[InputT],
+        output: None = None,
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: type[InputT],
+        output: type[OutputT],
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: type[InputT],  # noqa: A002 - the word users look for
+        output: type[Any] | None = None,
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None:
+        if not _SAGA_NAME.fullmatch(name):
+            raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
+        if deadline is not None and not 0 < deadline <= _LONGEST_DEADLINE:
+            raise DefinitionError(
+                f"the deadline of saga '{name}' is {deadline} seconds; give it more than none, at most ten years"
+            )
+        self.name, self.version, self.deadline = name, version, deadline
+        self.input: TypeAdapter[InputT] = payload_type(input, f"the input of saga '{name}'")
+        self.output_type = output
+        self.key_fields = key_fields
+        self.refusals = {refusal.code: refusal for refusal in refusals}
+        if len(self.refusals) != len(refusals):
+            raise DefinitionError(f"two refusals of saga '{name}' have the same code; give each its own")
+        self._check_key_fields()
+        self._steps: dict[str, AnyStep] = {}
+
+    def __repr__(self) -> str:
+        return f"Saga({self.name!r}, version={self.version})"
+
+    @overload
+    def step(
+        self,
+        database: None,
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Literal["compensatable", "retriable"] = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        undo_retry: Retry | None = None,
+    ) -> "Callable[[Call[InputT, ResultT]], Step[None, InputT, ResultT]]": ...
+
+    @overload
+    def step(
+        self,
+        database: Handle[SessionT],
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        undo_retry: Retry | None = None,
+    ) -> "Callable[[Action[SessionT, InputT, ResultT]], Step[SessionT, InputT, ResultT]]": ...
+
+    def step(
+        self,
+        database: Handle[Any] | None,
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        undo_retry: Retry | None = None,
+    ) -> "Callable[[Any], Step[Any, InputT, Any]]":
+        """Declare the decorated function as a step that runs on *database*, after the steps in *after*.
+
+        Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
+
+        *undo_retry* tells how long the compensation is tried; then the saga is parked for a person.
+
+        With None for a database the function takes `(input, ctx)` and calls the outside world, at least once:
+        hand `ctx.idempotency_key` on, raise `TryAgain` for what time heals. Its result is kept in the journal
+        before any later step begins. It can be compensatable or retriable, not the pivot.
+        """
+
+        def declare(action: Any) -> Step[Any, InputT, Any]:
+            name = getattr(action, "__name__", None)
+            if name is None:
+                kind_of = type(action).__name__
+                raise DefinitionError(
+                    f"a step is a function with a name, not a {kind_of}: declare one that calls it"
+                )
+            self._check_new(name, kind, after)
+            if database is None:
+                check_call(kind, name)
+                check_function(action, 2, f"step '{name}'", "(input, ctx)")
+                action = without_session(action)
+            else:
+                check_database(database, name)
+                check_function(action, 3, f"step '{name}'", "(db, input, ctx)")
+            last = list(self._steps.values())[-1:]
+            step: Step[Any, InputT, Any] = Step(
+                name, kind, database, action, tuple(last if after is None else after)
+            )
+            step.retry = retry or step.retry
+            step.timeout = timeout or step.timeout
+            step.undo_retry = undo_retry or step.undo_retry
+            self._steps[name] = step
+            return step
+
+        return declare
+
+    @property
+    def steps(self) -> tuple[AnyStep, ...]:
+        """The steps declared so far, in their order."""
+        return tuple(self._steps.values())
+
+    def _check_key_fields(self) -> None:
+        known = written_fields(self.input)
+        for field in self.key_fields or ():
+            if known is None:
+                raise DefinitionError(f"the input of saga '{self.name}' has no fields; drop key_fields")
+            if field not in known:
+                raise DefinitionError(
+                    f"the input of saga '{self.name}' has no field '{field}' for key_fields; "
+                    f"known: {', '.join(sorted(known))}"
+                )
+
+    def _check_new(self, name: str, kind: Kind, after: Sequence[AnyStep] | None) -> None:
+        if kind not in typing.get_args(Kind):
+            kinds = ", ".join(typing.get_args(Kind))
+            raise DefinitionError(f"step '{name}' has the kind '{kind}', which is none of {kinds}")
+        if not _STEP_NAME.fullmatch(name):
+            raise DefinitionError(f"'{name}' is not a step's name: use a-z, 0-9 and _, at most 64 characters")
+        if name in self._steps:
+            raise DefinitionError(f"saga '{self.name}' has two steps named '{name}'; names must be unique")
+        for step in after or ():
+            # Only declared steps can be named, so the graph cannot have a cycle.
+            if step not in self._steps.values():
+                raise DefinitionError(
+                    f"step '{name}' follows {step!r}, which is not a step of saga '{self.name}'; "
+                    "name the decorated function, e.g. after=[open_order]"
+                )

@@ -1,0 +1,94 @@
+"""What makes a saga's definition one that can keep the promise; each mistake is one clear `DefinitionError`."""
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from polysaga.errors import DefinitionError
+from polysaga.sagas.definition.schemas import named, payload_type
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+
+def result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
+    """Return what *action* is annotated to return, as a type that survives JSON."""
+    if "return" not in _annotations(action):
+        raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
+    return payload_type(hint(action, "return", what), f"the result of {what}")
+
+
+def check_function(function: Callable[..., Any], count: int, what: str, wanted: str) -> None:
+    """Raise unless *function* is asynchronous and takes *count* arguments by position."""
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{what} must be an `async def` function")
+    parameters = inspect.signature(function).parameters.values()
+    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    if len(parameters) != count or any(parameter.kind not in positional for parameter in parameters):
+        raise DefinitionError(f"{what} must take {wanted}, by position")
+
+
+def check_call(kind: str, name: str) -> None:
+    """Raise if the step *name*, which has no database, is the pivot."""
+    if kind == "pivot":
+        raise DefinitionError(
+            f"step '{name}' has no database and cannot be the pivot: a call of which no reply came can neither "
+            "be found committed nor be kept from happening; make it compensatable before the pivot, or "
+            "retriable behind it"
+        )
+
+
+def check_unknown(undo: Callable[..., Any], what: str) -> None:
+    """Raise if *undo* says that it cannot be told None: that nobody knows whether the step happened."""
+    done = list(inspect.signature(undo).parameters)[1]
+    kind = without_extras(hint(undo, done, what))
+    if kind not in {Any, object, type(None)} and type(None) not in typing.get_args(kind):
+        raise DefinitionError(
+            f"{what} must take `{done}: {named(kind)} | None`; None says that nobody knows whether the call "
+            "happened"
+        )
+
+
+def check_database(database: object, step: str) -> None:
+    """Raise unless *database* is a handle."""
+    if isinstance(database, type) or not all(hasattr(database, name) for name in ("name", "writer", "wrote")):
+        raise DefinitionError(f"step '{step}' runs on {database!r}, which is not a database: give it a handle")
+
+
+def hint(function: Callable[..., Any], name: str, what: str) -> Any:
+    """Return one annotation of *function* as it is written, with what `Annotated` adds: it is part of a type.
+
+    Others are not looked at: their imports may be for type checkers only, as linters propose.
+    """
+
+    def only() -> None: ...
+
+    only.__annotations__ = {name: _annotations(function).get(name, Any)}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return typing.get_type_hints(only, names, include_extras=True)[name]
+    except NameError as error:
+        of = "what it returns" if name == "return" else f"'{name}'"
+        raise DefinitionError(
+            f"{what}: the annotation of {of} cannot be resolved: {error}; define the name at the top of the "
+            "module, outside of `if TYPE_CHECKING:`"
+        ) from error
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 14):
+        return inspect.get_annotations(function, format=Format.FORWARDREF)
+    return inspect.get_annotations(function)
+
+
+def without_extras(kind: Any) -> Any:
+    """Return *kind* as a type checker compares it."""
+
+    def annotated() -> None: ...
+
+    annotated.__annotations__ = {"return": kind}
+    return typing.get_type_hints(annotated)["return"]

@@ -1,0 +1,244 @@
+"""Trying until it is settled: one step, one compensation or one write to the journal.
+
+After any error the record is looked at before the error is judged (`decisions.judge`): the transaction may
+have committed although its reply was lost, and a duplicate run fails on the user's own unique key before it
+meets our row. Not finding the record settles nothing; the next attempt, which writes the same row, does.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from polysaga.clock import Clock
+from polysaga.databases import Fault
+from polysaga.errors import Refused
+from polysaga.events import Emit, StepDone, StepFailed
+from polysaga.sagas.definition.retries import Retry
+from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.driving.gates import Gate
+from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.protocol.decisions import Verdict, judge
+from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
+from polysaga.sagas.protocol.states import Mark
+from polysaga.texts import said
+
+T = TypeVar("T")
+_OUT_OF_REACH = {Fault.UNREACHABLE, Fault.POOL_EXHAUSTED, Fault.TOO_MANY_CONNECTIONS}
+_FOR_EVER = Retry(within=None)
+_SILENCE = 15.0  # seconds until a database that does not answer is asked anew
+# Attempts that are kept of a saga, and how many of them are the first: the others are the last. The journal row
+# is written with all of them, and a step may be repeated for weeks.
+_NOTED, _NOTED_FIRST = 200, 50
+_UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """One attempt of something, and how to find out afterwards whether it happened."""
+
+    act: Callable[[int], Awaitable[str | None]]  # gets the attempt's number, may name the outcome
+    fault: Callable[[BaseException], Fault | None]
+    look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only repeating tells
+    phase: str = "do"
+    insist: bool = False  # no error is a reason to give up before the retries are used up
+    hurry: bool = False  # a server out of reach is a reason to give up at once
+    gate: Gate | None = None  # to the database that it works on
+    patience: float | None = None  # seconds that it waits for the gate; None: as long as it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How the trying ended; *error* is the last one, None when it is done."""
+
+    verdict: Mark | Verdict
+    error: Exception | None = None
+    uncertain: bool = False  # an attempt may have happened without anybody having seen it yet
+
+    @property
+    def done(self) -> bool:
+        """Tell whether it happened, now or earlier."""
+        return self.verdict is Mark.DONE
+
+
+_DONE = Settled(Mark.DONE)
+
+
+class Attempts:
+    """The attempts of one saga in this process, and their history."""
+
+    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, deadlines: Deadlines) -> None:
+        self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
+        self._deadlines = deadlines
+        self._began = clock.monotonic()
+        self.history: list[dict[str, Any]] = []
+        self._current: dict[str, dict[str, Any]] = {}
+
+    async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
+        """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
+        spent, uncertain = 0.0, False  # seconds, without those before the gate: a queue is no reason to give up
+        for attempt in itertools.count(1):
+            if once.gate is not None:
+                try:
+                    await once.gate.enter(once.patience)
+                except TimeoutError:
+                    return Settled(Verdict.UNAVAILABLE, once.gate.full(once.patience or 0.0), uncertain)
+            began = self._clock.monotonic()
+            self._note_begun(step, once, attempt, began)
+            outcome, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
+            if error is None:
+                self._note_done(step, once, attempt, began, outcome or "done")
+                return _DONE
+            settled = await self._judged(step, once, attempt, began, error)
+            uncertain = uncertain or settled.uncertain
+            if settled.verdict is not Verdict.AGAIN:
+                return settled
+            if _cancelled():
+                raise asyncio.CancelledError  # the cancellation met a broken connection on its way out
+            failed = self._clock.monotonic()
+            spent += failed - began
+            wait = retry.delay(attempt, spent, random.random())
+            refuse = once.hurry and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
+            if wait is None or refuse:
+                return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
+            await self._clock.sleep(wait)
+            spent += self._clock.monotonic() - failed
+        raise AssertionError("unreachable")
+
+    async def persist(
+        self,
+        work: Callable[[], Awaitable[T]],
+        fault: Callable[..., Fault | None],
+        gate: Gate | None = None,
+        retry: Retry = _FOR_EVER,
+    ) -> T:
+        """Return the result of *work* on a database, waiting for the database as long as *retry* says.
+
+        Each try has a limit of its own: a connection that went silent must not be waited for. Raises `OutOfReach`
+        when the waiting is over.
+        """
+        started: float | None = None
+        for attempt in itertools.count(1):
+            if gate is not None:
+                await self._enter(gate, retry)
+            started = self._clock.monotonic() if started is None else started
+            result, error = await self._through(gate, work(), _SILENCE, fault)
+            if error is None:
+                return cast(T, result)
+            found = fault(error)
+            if not isinstance(error, TimeoutError) and (found is None or not found.transient):
+                raise error
+            if _cancelled():
+                raise asyncio.CancelledError  # as in `settle`
+            wait = retry.delay(attempt, self._clock.monotonic() - started, random.random())
+            if wait is None:
+                raise OutOfReach from error
+            await self._clock.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def _enter(self, gate: Gate, retry: Retry) -> None:
+        if retry.within is None:
+            await gate.enter()
+            return
+        try:
+            await gate.enter_unless_stuck(_SILENCE)
+        except TimeoutError as error:
+            raise OutOfReach from error
+
+    def with_last(self, step: str) -> list[dict[str, Any]]:
+        """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
+        now = self._clock.monotonic()
+        entry = self._current[step]
+        seconds = now - self._began - entry["at_ms"] / 1000
+        return [*self.history, {**entry, "ms": _ms(seconds), "outcome": "done"}]
+
+    async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
+        row, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
+        verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
+        if verdict is Mark.DONE:
+            self._note_done(step, once, attempt, began, "found")
+            return _DONE
+        self._note_failed(step, once, attempt, began, error)
+        if once.insist and verdict is not Verdict.LOST:
+            verdict = Verdict.AGAIN
+        unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
+        return Settled(verdict, error, unknown and row is None)
+
+    def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
+        at = _ms(began - self._began)
+        self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
+
+    def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
+        seconds = self._note(step, once, attempt, began, outcome)
+        if once.phase == "do":
+            database = step.database_name
+            self._emit(
+                StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, outcome == "found")
+            )
+
+    def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
+        fault = once.fault(error)
+        self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
+        kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
+        self._emit(
+            StepFailed(self._saga_id, self._saga, step.name, step.database_name, attempt, kind, said(error))
+        )
+
+    def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
+        seconds = self._clock.monotonic() - began
+        if once.phase != "start":
+            self.history.append({**self._current[step.name], "ms": _ms(seconds), "outcome": outcome})
+            if len(self.history) > _NOTED:
+                del self.history[_NOTED_FIRST]
+        return seconds
+
+    async def _through(
+        self, gate: Gate | None, work: Awaitable[T], timeout: float, fault: Callable[..., Fault | None]
+    ) -> tuple[T | None, Exception | None]:
+        """Do as `_caught`, and leave *gate*, which was entered, with what came of it; what hangs leaves it too."""
+        if gate is None:
+            return await self._caught(work, timeout)
+        error: BaseException | None = None
+        inside = True
+
+        def hangs() -> None:
+            # Nothing ends it: those behind it would wait for ever, and this process would keep their claims.
+            nonlocal inside
+            inside = False
+            gate.leave(TimeoutError(), None)
+
+        try:
+            result, error = await self._caught(work, timeout, hangs)
+        finally:
+            if inside:
+                gate.leave(error, None if error is None else fault(error))
+        return result, error
+
+    async def _caught(
+        self, work: Awaitable[T], timeout: float, hangs: Callable[[], None] | None = None
+    ) -> tuple[T | None, Exception | None]:
+        """Await *work* for at most *timeout* seconds and return its result or its error."""
+        try:
+            with self._deadlines.within(timeout, hangs):
+                return await work, None
+        except (Lost, Joined):
+            raise
+        except asyncio.CancelledError:
+            if _cancelled():
+                raise
+            return None, RuntimeError("a step awaited something that was cancelled")
+        except Exception as error:  # noqa: BLE001 - border: a step is the user's code and may raise anything
+            return None, error
+
+
+def _ms(seconds: float) -> float:
+    return int(seconds * 10_000) / 10  # `round` takes ten times as long
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody asked this task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

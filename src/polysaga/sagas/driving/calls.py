@@ -1,0 +1,168 @@
+"""Steps without a database: calls to the outside world, recorded in the ledger of the journal's database.
+
+No transaction joins a call and its record, so a call is made *at least once*, each time under the same
+idempotency key. What is promised instead:
+
+The call comes first, then its row, in one write that holds only while the journal names us as the owner. Later
+steps begin after that write. Whoever finds the row uses its result and makes no call.
+
+Compensating, the owner first blocks the row, as for every step; from then on no result can be recorded. A call
+that was recorded is undone with its result. Of one that was not nobody knows whether it happened: unless this
+process began the saga and made no call, the compensation runs and is told None. The row becomes `compensated`
+when it has run, so a crash repeats it.
+
+The interleaving that a ledger cannot prevent: an owner calls; its claim runs out before it can record; the next
+owner blocks the row and undoes, perhaps before the call has arrived outside. So the first owner, refused its
+record, looks at the row, and undoes its own call if that is blocked
+(`test_an_owner_that_lost_its_claim_while_it_called_undoes_its_own_call`). To make that window small it calls only
+while its lease lasts, or after the journal has confirmed the claim, and a call under way is not interrupted but
+awaited, for at most the step's timeout: interrupted, it could arrive after its own compensation. What remains is
+a process killed inside the window whose call arrives late; only the outside can refuse it, by remembering the
+keys that were undone.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.databases import Fault
+from polysaga.errors import DatabaseUnavailable, Refused
+from polysaga.events import StepCompensated
+from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.driving.attempts import Attempts, Once, Settled
+from polysaga.sagas.driving.progress import Progress
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.protocol.interrupts import Fenced, Lost
+from polysaga.sagas.protocol.states import Mark
+
+T = TypeVar("T")
+
+
+class Calls:
+    """The steps without a database of one saga, done and undone by this process."""
+
+    def __init__(self, engine: Engine, progress: Progress, attempts: Attempts) -> None:
+        self._engine, self._progress, self._attempts = engine, progress, attempts
+        # Calls that may have happened outside, with the result if there is one: an outage of the journal must
+        # not repeat them.
+        self._made: dict[str, str | None] = {}
+
+    async def run(self, step: AnyStep) -> Settled:
+        """Call and record; what was called in vain, because another owner undoes the saga, is undone."""
+        once = Once(self._call_and_record(step), self._fault, self._look(step), insist=step.kind == "retriable")
+        try:
+            settled = await self._attempts.settle(step, once, step.retry)
+        except (Lost, asyncio.CancelledError):
+            await self._mend(step)
+            raise
+        if not settled.done:
+            await self._mend(step)
+        return settled
+
+    async def undo(self, step: AnyStep) -> Settled:
+        """Keep the step from being recorded and undo what it did, or may have done."""
+        progress, home = self._progress, self._engine.home
+
+        async def act(attempt: int) -> str | None:
+            row = await home.undo(progress.entry(step), None)
+            unmade = progress.claim.epoch == 1 and step.name not in self._made
+            null = row.state is Mark.BLOCKED and unmade
+            if row.state is not Mark.COMPENSATED and not null:
+                await self._undo_call(step, attempt, row)
+            progress.marks[step.name] = Mark.BLOCKED if null else Mark.COMPENSATED
+            self._engine.emit(
+                StepCompensated(progress.saga_id, progress.definition.name, step.name, None, attempt, null)
+            )
+            return "null" if null else None
+
+        once = Once(act, self._fault, phase="undo", insist=True)
+        return await self._attempts.settle(step, once, step.undo_retry)
+
+    def _call_and_record(self, step: AnyStep) -> Callable[[int], Awaitable[None]]:
+        progress = self._progress
+
+        async def act(attempt: int) -> None:
+            text = self._made.get(step.name)
+            if text is None:
+                await self._be_sure_of_the_claim()
+                text = await _to_its_end(self._call(step, attempt))
+            if not await self._engine.journal.record_call(progress.claim, step.name, text):
+                raise Fenced(f"the claim on step '{step.name}' is gone")
+            progress.did(step, text)
+
+        return act
+
+    async def _call(self, step: AnyStep, attempt: int) -> str:
+        made_before = step.name in self._made
+        self._made.setdefault(step.name, None)
+        try:
+            work = self._progress.work(step, attempt)
+            with self._engine.deadlines.within(step.timeout):
+                text = await work(None)
+        except Refused:
+            if not made_before:
+                del self._made[step.name]  # the outside said no to the only call: there is nothing to undo
+            raise
+        self._made[step.name] = text
+        return text
+
+    async def _be_sure_of_the_claim(self) -> None:
+        engine, progress = self._engine, self._progress
+        if engine.clock.monotonic() - progress.renewed_at > engine.settings.lease:
+            row = await engine.journal.load(progress.saga_id)
+            if row is None or row.claim != progress.claim:
+                raise Lost
+
+    def _look(self, step: AnyStep) -> Callable[[], Awaitable[Mark | None]]:
+        async def look() -> Mark | None:
+            row = await self._row(step)
+            if row is not None and row.state is Mark.DONE:
+                self._progress.learn(step.name, row.result or "null")
+            return None if row is None else row.state
+
+        return look
+
+    async def _mend(self, step: AnyStep) -> None:
+        """Undo our call if another owner has blocked its record: that owner may have undone it too early."""
+        if step.name not in self._made or step.undo is None:
+            return
+        try:
+            row = await self._row(step)
+        except (DBAPIError, PoolTimeout, DatabaseUnavailable):
+            return  # whoever drives the saga undoes it
+        if row is None or row.state is Mark.DONE:
+            return
+
+        async def act(attempt: int) -> None:
+            await self._undo_call(step, attempt, row)
+
+        await self._attempts.settle(step, Once(act, self._fault, phase="undo", insist=True), step.undo_retry)
+
+    async def _undo_call(self, step: AnyStep, attempt: int, row: LedgerRow) -> None:
+        undo = self._progress.undo_work(step, attempt)
+        assert undo is not None, "only compensatable steps are undone, and none without a database decides"
+        await undo(None, row.result or self._made.get(step.name))
+        await self._engine.journal.undo_call(self._progress.claim, step.name, self._progress.not_after)
+
+    async def _row(self, step: AnyStep) -> LedgerRow | None:
+        return (await self._engine.home.look(self._progress.saga_id, [step.name])).get(step.name)
+
+    def _fault(self, error: BaseException) -> Fault | None:
+        fault = self._engine.home.fault(error)
+        return Fault.UNREACHABLE if fault is None and isinstance(error, OSError) else fault
+
+
+async def _to_its_end(call: Awaitable[T]) -> T:
+    """Return the result of *call*; a cancellation comes through when the call has ended."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody asks any more; that is not an error
+        raise

@@ -1,0 +1,123 @@
+"""What all executions of a process share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from polysaga.clock import Clock
+from polysaga.config import SagaSettings
+from polysaga.databases import Fault, MongoNode, Node, SqlNode
+from polysaga.errors import ConfigurationError, SchemaMissing
+from polysaga.events import Emit
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.driving.gates import Gate
+from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.journal.group_commit import PATIENCE, GroupCommit
+from polysaga.sagas.journal.journal import Journal, size_of_birth, size_of_ending
+from polysaga.sagas.participants import Participant
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.participants.mysql import MySQLParticipant
+from polysaga.sagas.participants.postgres import PostgresParticipant
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.participants.sqlite import SQLiteParticipant
+from polysaga.sagas.protocol.rows import Birth, Ending
+
+_QUEUE_OF_ONE = 4  # steps that wait for the only writer of an SQLite file at once: it is never idle
+
+_PARTICIPANTS: dict[str, type[SqlParticipant]] = {
+    "postgresql": PostgresParticipant,
+    "mysql": MySQLParticipant,
+    "sqlite": SQLiteParticipant,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The journal, the participants and the batches that an execution works with."""
+
+    journal: Journal
+    home: SqlParticipant  # the journal's own database
+    participants: Mapping[str, Participant]
+    starts: GroupCommit[Birth, None]
+    finishes: GroupCommit[Ending, bool]
+    settings: SagaSettings
+    clock: Clock
+    emit: Emit
+    deadlines: Deadlines
+    gates: Mapping[str, Gate]  # to the participants' databases
+
+
+def assemble(
+    nodes: Mapping[str, Node],
+    journal_in: str,
+    definitions: Iterable[Definition],
+    settings: SagaSettings,
+    *,
+    emit: Emit,
+    clock: Clock,
+    patience: float = PATIENCE,
+) -> Engine:
+    """Return the engine of one owner: *nodes* are the primaries of the participants and of *journal_in*.
+
+    *patience* is how many seconds a finish that nobody waits for may wait for others to share its commit.
+    """
+    node = journal_node(nodes[journal_in])
+    journal = Journal(node, [definition.fingerprint for definition in definitions], lease=settings.lease)
+    home = _PARTICIPANTS[node.dialect.name](node)
+    participants: dict[str, Participant] = {journal_in: home}
+    for name, other in nodes.items():
+        if name != journal_in:
+            participants[name] = _participant(other, clock)
+
+    async def insert(births: Sequence[Birth]) -> Sequence[None]:
+        await journal.insert(births)
+        return [None] * len(births)
+
+    async def finish(endings: Sequence[Ending]) -> Sequence[bool]:
+        changed = await journal.finish(endings)
+        return [ending.claim.saga_id in changed for ending in endings]
+
+    def shared(error: BaseException) -> bool:
+        fault = home.fault(error)
+        return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+
+    starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
+    finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)
+    gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
+    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines(), gates)
+
+
+def journal_node(node: Node) -> SqlNode:
+    """Return *node* as the journal's; raise `ConfigurationError` if it cannot be that."""
+    if not isinstance(node, SqlNode):
+        raise ConfigurationError(
+            f"the journal is kept in an SQL database; '{node.database}' is MongoDB: choose another one"
+        )
+    return node
+
+
+async def check_tables(engine: Engine) -> None:
+    """Raise `SchemaMissing` if a journal or ledger table is not there."""
+    try:
+        await engine.journal.load(UUID(int=0))
+    except DBAPIError as error:
+        if engine.home.fault(error) is Fault.SCHEMA_MISSING:
+            raise SchemaMissing(engine.journal.node.database, "journal") from error
+        raise
+    for participant in engine.participants.values():
+        await participant.check()
+
+
+def _connections(node: Node) -> int:
+    """Return how many transactions *node* can have at once; those of a file wait for its only writer in turn."""
+    pool = node.settings.pool
+    single = isinstance(node, SqlNode) and node.dialect.single_writer
+    return _QUEUE_OF_ONE if single else pool.size + pool.max_overflow
+
+
+def _participant(node: Node, clock: Clock) -> Participant:
+    if isinstance(node, MongoNode):
+        return MongoParticipant(node, clock)
+    return _PARTICIPANTS[node.dialect.name](node)

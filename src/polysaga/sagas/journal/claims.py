@@ -1,0 +1,105 @@
+"""How each SQL database hands out overdue work, so that no two processes get the same saga.
+
+PostgreSQL and MySQL skip the rows that another claimer has locked (`FOR UPDATE SKIP LOCKED`); SQLite has one
+writer at a time. READ COMMITTED throughout: at REPEATABLE READ a MySQL claim that finds less than its limit
+holds the gap in which new sagas are born. Parked sagas are never handed out, nor those whose definition this
+process does not know. What is handed out past its deadline is handed out as compensating.
+"""
+
+import json
+from collections.abc import Collection
+from enum import Enum
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polysaga.databases.dialects import SqlDialect
+from polysaga.sagas.journal.statements import columns_of_row
+from polysaga.sagas.journal.tables import JOURNAL
+from polysaga.sagas.protocol.reasons import overdue
+
+PAUSE = 30.0  # seconds until a saga that was put aside is due again
+
+
+class Pick(Enum):
+    """Which sagas are handed out."""
+
+    DUE = "their claim has run out, or they were put aside until now"
+    LATE = "their deadline has passed a lease ago and their owner has not undone them"
+    AHEAD = "their claim, or their pause, is longer than any is: the clock of the server was put back"
+
+
+class Claims:
+    """The statements that hand out and take back overdue sagas, for one dialect and one set of definitions."""
+
+    def __init__(self, dialect: SqlDialect, fingerprints: Collection[str]) -> None:
+        self._dialect, self._columns = dialect, columns_of_row(dialect)
+        # Our own hexadecimal digests, so they may stand in the text.
+        known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(fingerprints)) or "''"
+        now, render = dialect.statement_clock, dialect.render
+        given = (
+            f"FROM {JOURNAL} WHERE {{}} AND status <> 'needs_attention' AND fingerprint {{}} ({known}) "
+            "ORDER BY wake_at LIMIT :batch"
+        )
+        # The last two read all sagas that are not at rest, so they look before they lock.
+        conditions = {
+            Pick.DUE: f"wake_at <= {now}",
+            Pick.LATE: f"wake_at IS NOT NULL AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
+            Pick.AHEAD: (
+                f"wake_at IS NOT NULL AND {dialect.seconds_until('wake_at')} > "
+                f"CASE WHEN owner IS NULL THEN {2 * PAUSE} ELSE 2 * lease END"
+            ),
+        }
+        lock = " FOR UPDATE SKIP LOCKED" if dialect.locks_rows else ""
+        found = {pick: f"SELECT id {given.format(condition, 'IN')}" for pick, condition in conditions.items()}
+        taken = _taken(dialect)
+        self._glance = {pick: render(text) for pick, text in found.items()}
+        self._select = {pick: render(text + lock) for pick, text in found.items()}
+        self._take = {pick: render(self._taking(text + lock, taken)) for pick, text in found.items()}
+        self._take_locked = f"UPDATE {JOURNAL} SET {taken} WHERE id IN"
+        strangers = given.format(conditions[Pick.DUE], "NOT IN")
+        self._strangers = render(f"SELECT id, name, version {strangers}")
+
+    async def take(self, connection: AsyncConnection, values: dict[str, Any], pick: Pick = Pick.DUE) -> list[Any]:
+        """Claim at most `:batch` sagas for `:owner` and return their rows, inside one transaction."""
+        if pick is not Pick.DUE:
+            glance = self._glance[pick]
+            if (await connection.exec_driver_sql(glance.sql, glance.bind(values))).first() is None:
+                return []
+        if self._dialect.returns_rows:
+            take = self._take[pick]
+            result = await connection.exec_driver_sql(take.sql, take.bind(values))
+            return list(result.mappings())
+        select = self._select[pick]
+        found = await connection.exec_driver_sql(select.sql, select.bind(values))
+        locked = ", ".join(f"0x{bytes(key).hex()}" for key in found.scalars())
+        if not locked:
+            return []
+        take = self._dialect.render(f"{self._take_locked} ({locked})")
+        await connection.exec_driver_sql(take.sql, take.bind(values))
+        result = await connection.exec_driver_sql(f"SELECT {self._columns} FROM {JOURNAL} WHERE id IN ({locked})")
+        return list(result.mappings())
+
+    async def strangers(self, connection: AsyncConnection, batch: int) -> list[Any]:
+        """Return id, name and version of overdue sagas whose definition this process does not know."""
+        result = await connection.exec_driver_sql(self._strangers.sql, self._strangers.bind({"batch": batch}))
+        return list(result.mappings())
+
+    def _taking(self, due: str, taken: str) -> str:
+        if self._dialect.name == "postgresql":
+            return (
+                f"WITH due AS MATERIALIZED ({due}) UPDATE {JOURNAL} AS j SET {taken} FROM due "
+                f"WHERE j.id = due.id RETURNING j.{self._columns}"
+            )
+        return f"UPDATE {JOURNAL} SET {taken} WHERE id IN ({due}) RETURNING {self._columns}"
+
+
+def _taken(dialect: SqlDialect) -> str:
+    """Return what claiming a saga sets; past its deadline it decides to compensate, in the same write."""
+    late = f"CASE WHEN status = 'running' AND deadline <= {dialect.statement_clock} THEN"
+    return (
+        # MySQL assigns from left to right: the status after what asks for it.
+        f"error = {late} '{json.dumps(overdue().as_data())}' ELSE error END, "
+        f"status = {late} 'compensating' ELSE status END, epoch = epoch + 1, owner = :owner, lease = :lease, "
+        f"wake_at = {dialect.later(':lease')}, expiries = expiries + 1"
+    )

@@ -1,0 +1,335 @@
+"""Every statement on the journal, whose row is the only truth about who may drive a saga.
+
+Every write is conditional on id, epoch, owner and the status it expects: whoever lost the claim finds out by
+changing no row. Times are the database's. What one commit can carry for many sagas it does carry: starts that
+are not fused with a first step, and finishes, are written in batches (`group_commit.py`).
+
+A *seal* tells the last writes of a step's transaction, given the step's result. For the steps that live in the
+journal's own database these write the journal row itself, which then is the record of the step: `seal_start`,
+`seal_decision`, `seal_finish`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from polysaga.databases import SqlNode
+from polysaga.databases.dialects import Write
+from polysaga.databases.dialects.sending import Seal, Send, Transaction
+from polysaga.sagas.definition.payloads import as_json
+from polysaga.sagas.journal.claims import Claims, Pick
+from polysaga.sagas.journal.group_commit import MOST_BYTES
+from polysaga.sagas.journal.statements import statements
+from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row
+from polysaga.sagas.protocol.states import Status
+
+# Bytes, about: of a row without its payload, and of one attempt in a history.
+_ROW, _ENTRY = 300, 120
+
+
+class Journal:
+    """The journal in one SQL database."""
+
+    def __init__(self, node: SqlNode, fingerprints: Iterable[str], *, lease: float) -> None:
+        self.node, self.lease = node, lease
+        self._dialect = node.dialect
+        self._claims = Claims(node.dialect, frozenset(fingerprints))
+        self._sql = statements(node.dialect)
+
+    def seal_start(self, birth: Callable[[str], Birth]) -> Seal:
+        """Return the seal of a fused first step: the row is born with the step's commit."""
+        return lambda result: [Write(self._sql["insert"], self._birth_values(birth(result)))]
+
+    def seal_decision(self, claim: Claim, results: Callable[[str], Mapping[str, str]]) -> Seal:
+        """Return the seal of a pivot in this database: its commit is the decision, running to completing."""
+
+        def seal(result: str) -> Sequence[Write]:
+            values = {**self._claim_values(claim), "results": as_json(results(result))}
+            return [Write(self._sql["decide"], values)]
+
+        return seal
+
+    def seal_finish(self, ending: Callable[[str], Ending]) -> Seal:
+        """Return a seal that ends the saga together with the step."""
+
+        def seal(result: str) -> Sequence[Write]:
+            end = ending(result)
+            values = {
+                **self._claim_values(end.claim),
+                "expected": str(end.expected),
+                "status": str(end.status),
+                "results": as_json(end.results),
+                "history": as_json(end.history),
+            }
+            return [Write(self._sql["finish"], values)]
+
+        return seal
+
+    async def insert(self, births: Sequence[Birth]) -> None:
+        """Insert all rows in one commit; a row that exists already fails them all."""
+        async with Transaction(self.node.writer) as send:
+            for birth in births:
+                await send(self._sql["insert"], self._birth_values(birth))
+
+    async def enlist(self, send: Send, birth: Birth) -> tuple[bool, str]:
+        """Insert a row that is due at once, in a transaction of the caller's, unless it exists.
+
+        Return whether it was inserted, and the hash of the input that stands there.
+        """
+        await send(self._sql["enlist"], self._birth_values(birth))
+        found = await self._born(send, birth)
+        assert found is not None
+        return found
+
+    async def input_of(self, send: Send, saga_id: UUID) -> str:
+        """Return the input of a saga that is there, as the transaction of *send* sees it."""
+        ((text,),) = (await send(self._sql["input"], {"id": self._dialect.key(saga_id)})).rows
+        return str(text)
+
+    async def enlist_all(self, births: Sequence[tuple[Birth, datetime]]) -> list[tuple[bool, str] | None]:
+        """Enlist *births* in one commit, each before its fence; None for what comes too late and is not there."""
+        async with Transaction(self.node.writer) as send:
+            found = []
+            for birth, fence in births:
+                values = {**self._birth_values(birth), "not_after": self._dialect.moment(fence)}
+                await send(self._sql["enlist_fenced"], values)
+                found.append(await self._born(send, birth))
+            return found
+
+    async def finish(self, endings: Sequence[Ending]) -> set[UUID]:
+        """Write all endings in one commit; return the ids of those whose claim still held."""
+        rows = as_json(
+            [
+                {
+                    "saga_id": str(ending.claim.saga_id),
+                    "epoch": ending.claim.epoch,
+                    "owner": str(ending.claim.owner),
+                    "expected": str(ending.expected),
+                    "status": str(ending.status),
+                    "results": as_json(ending.results),
+                    "history": as_json(ending.history),
+                }
+                for ending in sorted(endings, key=lambda ending: ending.claim.saga_id)
+            ]
+        )
+        return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
+
+    async def renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
+        """Prolong all claims, each with its history so far; return the ids still ours.
+
+        One statement does it, or a few if the histories are long.
+        """
+        ours: set[UUID] = set()
+        for some in _parts(held):
+            ours |= await self._renew(some)
+        return ours
+
+    async def _renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
+        rows = json.dumps(
+            [
+                {
+                    "saga_id": str(claim.saga_id),
+                    "owner": str(claim.owner),
+                    "history": json.dumps(list(history)),
+                }
+                for claim, history in sorted(held, key=lambda one: one[0].saga_id)
+            ]
+        )
+        return await self._change_many("renew_many", rows, [claim for claim, _ in held])
+
+    async def hand_back(self, claims: Sequence[Claim]) -> None:
+        """Make all claimed sagas due at once, for whoever ticks next."""
+        rows = json.dumps([{"saga_id": str(claim.saga_id), "owner": str(claim.owner)} for claim in claims])
+        await self._change_many("hand_back_many", rows, claims)
+
+    async def compensate(self, claim: Claim, error: Mapping[str, Any]) -> bool:
+        """Write the decision to compensate; False if the claim, or the status running, is gone."""
+        return await self._change("compensate", claim, error=json.dumps(error))
+
+    async def record_call(self, claim: Claim, step: str, result: str) -> bool:
+        """Write the ledger row of a step without a database; False if the claim no longer allows it."""
+        return await self._change("record_call", claim, step=step, result=result)
+
+    async def undo_call(self, claim: Claim, step: str, not_after: datetime) -> None:
+        """Note in the ledger that a step without a database is undone; past the fence *not_after* nothing is."""
+        await self._change("undo_call", claim, step=step, not_after=self._dialect.moment(not_after))
+
+    async def go_forward(self, claim: Claim) -> bool:
+        """Take the decision to compensate back: the pivot was committed before it could be blocked."""
+        return await self._change("go_forward", claim)
+
+    async def park(self, claim: Claim, expected: Status, error: Mapping[str, Any], history: Sequence[Any]) -> bool:
+        """Stop trying and ask for a person."""
+        told = {"error": json.dumps(error), "history": json.dumps(list(history))}
+        return await self._change("park", claim, expected=expected.value, **told)
+
+    async def postpone(self, claim: Claim, seconds: float, history: Sequence[Any]) -> bool:
+        """Give the claim up; the saga is due again after *seconds*."""
+        return await self._change("postpone", claim, seconds=seconds, history=json.dumps(list(history)))
+
+    async def note_progress(self, claim: Claim, rows: int) -> bool:
+        """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
+        return await self._change("progress", claim, progress=rows)
+
+    async def cancel(self, saga_id: UUID, owner: UUID, error: Mapping[str, Any]) -> Row | None:
+        """Claim a running saga and decide to compensate it, in one write; return its row if *owner* has it now."""
+        key = self._dialect.key
+        values = {"id": key(saga_id), "owner": key(owner), "error": json.dumps(error), "lease": self.lease}
+        async with Transaction(self.node.single) as send:
+            await send(self._sql["cancel"], values)
+        row = await self.load(saga_id)
+        return row if row is not None and row.claim.owner == owner else None
+
+    async def take_for_person(self, claim: Claim, expected: Status, owner: UUID) -> bool:
+        """Claim for a person a saga that stands as it was read, in *claim* and *expected*."""
+        values = {**self._claim_values(claim), "owner": self._dialect.key(owner), "expected": expected.value}
+        async with Transaction(self.node.single) as send:
+            return (await send(self._sql["take_for_person"], values)).count == 1
+
+    async def repair(
+        self,
+        claim: Claim,
+        expected: Status,
+        status: Status,
+        *,
+        results: Mapping[str, str],
+        error: Mapping[str, Any] | None,
+        audit: Mapping[str, Any],
+    ) -> bool:
+        """Set *status* by a person's word, due at once unless it is final, in one transaction with the *audit*."""
+        key = self._dialect.key
+        values = {
+            "id": key(claim.saga_id),
+            "epoch": claim.epoch,
+            "expected": expected.value,
+            "status": status.value,
+            "final": int(status.final),
+            "results": json.dumps(dict(results)),
+            "error": None if error is None else json.dumps(error),
+        }
+        async with Transaction(self.node.writer) as send:
+            if (await send(self._sql["repair"], values)).count != 1:
+                return False
+            line = {**audit, "id": key(audit["id"]), "saga_id": key(claim.saga_id)}
+            await send(self._sql["audit"], line)
+        return True
+
+    async def load(self, saga_id: UUID) -> Row | None:
+        """Return the row of *saga_id*, from the primary."""
+        statement = self._sql["load"]
+        async with self.node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(
+                statement.sql, statement.bind({"id": self._dialect.key(saga_id)})
+            )
+            found = result.mappings().first()
+        return None if found is None else self._row(dict(found))
+
+    async def claim(self, batch: int, pick: Pick = Pick.DUE) -> list[Row]:
+        """Take over at most *batch* sagas under a new owner and the next epoch."""
+        values = {"owner": self._dialect.key(uuid4()), "lease": self.lease, "batch": batch}
+        async with self.node.writer.begin() as connection:
+            return [self._row(found) for found in await self._claims.take(connection, values, pick)]
+
+    async def strangers(self, batch: int) -> list[tuple[UUID, str, int]]:
+        """Return id, name and version of overdue sagas that this process has no definition of."""
+        async with self.node.writer.connect() as connection:
+            found = await self._claims.strangers(connection, batch)
+        return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
+
+    async def _born(self, send: Send, birth: Birth) -> tuple[bool, str] | None:
+        rows = (await send(self._sql["born"], {"id": self._dialect.key(birth.claim.saga_id)})).rows
+        if not rows:
+            return None
+        owner, digest = rows[0]
+        return owner is not None and self._dialect.key_from(owner) == birth.claim.owner, digest
+
+    async def _change(self, statement: str, claim: Claim, **values: Any) -> bool:
+        async with Transaction(self.node.single) as send:
+            answer = await send(self._sql[statement], {**self._claim_values(claim), **values})
+            return answer.count == 1
+
+    async def _change_many(self, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
+        async with Transaction(self.node.single) as send:
+            answer = await send(self._sql[statement], {"rows": rows, "lease": self.lease})
+            if self._dialect.returns_rows:
+                return {self._dialect.key_from(row[0]) for row in answer.rows}
+            if answer.count == len(claims):
+                return {claim.saga_id for claim in claims}
+            # The count says that some claims are gone, not which.
+            answer = await send(self._sql[f"{statement}_found"], {"rows": rows})
+            return {self._dialect.key_from(row[0]) for row in answer.rows}
+
+    def _claim_values(self, claim: Claim) -> dict[str, Any]:
+        key = self._dialect.key
+        return {
+            "id": key(claim.saga_id),
+            "epoch": claim.epoch,
+            "owner": key(claim.owner),
+            "lease": self.lease,
+        }
+
+    def _birth_values(self, birth: Birth) -> dict[str, Any]:
+        return {
+            **self._claim_values(birth.claim),
+            "name": birth.name,
+            "version": birth.version,
+            "fingerprint": birth.fingerprint,
+            "saga_key": birth.key,
+            "input": birth.input,
+            "input_hash": birth.input_hash,
+            "status": str(birth.status),
+            "final": int(birth.status.final),
+            # NULL for a row that is born final: it never wakes.
+            "lease": None if birth.status.final else self.lease,
+            "deadline": birth.deadline,
+            "results": as_json(birth.results),
+            "error": None if birth.error is None else json.dumps(birth.error),
+            "history": as_json(birth.history) if birth.history else None,
+        }
+
+    def _row(self, found: Mapping[str, Any]) -> Row:
+        key_from = self._dialect.key_from
+        owner = NOBODY if found["owner"] is None else key_from(found["owner"])
+        return Row(
+            claim=Claim(key_from(found["id"]), found["epoch"], owner),
+            name=found["name"],
+            fingerprint=found["fingerprint"],
+            status=Status(found["status"]),
+            input=found["input"],
+            input_hash=found["input_hash"],
+            results=json.loads(found["results"]),
+            error=None if found["error"] is None else json.loads(found["error"]),
+            history=json.loads(found["history"] or "[]"),
+            expiries=found["expiries"],
+            progress=found["progress"],
+            remaining=found["remaining"],
+        )
+
+
+def size_of_birth(birth: Birth) -> int:
+    """Return about how many bytes the row of *birth* is."""
+    return len(birth.input) + _size_of_history(birth.history)
+
+
+def size_of_ending(ending: Ending) -> int:
+    """Return about how many bytes *ending* is."""
+    return sum(map(len, ending.results.values())) + _size_of_history(ending.history)
+
+
+def _size_of_history(history: Sequence[Any]) -> int:
+    return _ROW + _ENTRY * len(history)
+
+
+def _parts(held: Sequence[tuple[Claim, Sequence[Any]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Any]]]]:
+    """Yield *held* in parts that one statement can carry."""
+    begin = size = 0
+    for index, (_, history) in enumerate(held):
+        more = _size_of_history(history)
+        if index > begin and size + more > MOST_BYTES:
+            yield held[begin:index]
+            begin, size = index, 0
+        size += more
+    if held:
+        yield held[begin:]

@@ -1,0 +1,164 @@
+"""What people ask the journal: one saga with everything known of it, and pages of many.
+
+A page is found by its key, (created_at, id), newest first, so the thousandth costs what the first one does
+(`polysaga_journal_age`). Sagas that are not at rest are found through the index of what wakes, however many
+finished ones lie beside them. What is rare among the finished is searched for from the newest on.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from polysaga.databases import SqlNode
+from polysaga.errors import PayloadError
+from polysaga.sagas.definition.identity import id_from_key
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL
+from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
+from polysaga.sagas.protocol.states import Status
+
+_LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
+_MOST = 1000  # sagas on one page
+_SUMMARY = (
+    "id, name, version, fingerprint, saga_key, status, error, epoch, owner, wake_at, deadline, expiries, "
+    "created_at, finished_at"
+)
+
+
+class Catalogue:
+    """The journal as people read it, from the primary."""
+
+    def __init__(self, node: SqlNode, names: Collection[str], fingerprints: Collection[str]) -> None:
+        self._node, self._names, self._fingerprints = node, frozenset(names), frozenset(fingerprints)
+
+    async def find(self, wanted: SagaFilter, *, limit: int, after: str | None) -> SagaPage:
+        """Return at most *limit* sagas behind the cursor *after*."""
+        if not 1 <= limit <= _MOST:
+            raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
+        if wanted.older_than is not None and not 0 <= wanted.older_than <= _LONG_AGO:
+            raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
+        if wanted.name is not None and not writable(wanted.name):
+            raise PayloadError("a name must be text that can be written as UTF-8, without NUL")
+        dialect = self._node.dialect
+        values: dict[str, Any] = {"limit": limit + 1}
+        conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        # Sagas that are not at rest are few: sorting them must not lead through the age of all others.
+        age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
+        statement = dialect.render(
+            f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY {age} DESC, id DESC LIMIT :limit"
+        )
+        async with self._node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            found = [SagaSummary(**self._summary(dict(row))) for row in result.mappings()]
+        more = len(found) > limit
+        return SagaPage(tuple(found[:limit]), _cursor(found[limit - 1]) if more else None)
+
+    async def get(self, saga_id: UUID) -> SagaState | None:
+        """Return everything about one saga, with what people did to it."""
+        render, values = self._node.dialect.render, {"id": self._node.dialect.key(saga_id)}
+        one = render(f"SELECT {_SUMMARY}, input, results, history FROM {JOURNAL} WHERE id = :id")
+        done = render(
+            f"SELECT recorded_at, actor, action, why, details FROM {AUDIT} "
+            "WHERE saga_id = :id ORDER BY recorded_at, id"
+        )
+        async with self._node.writer.connect() as connection:
+            row = (await connection.exec_driver_sql(one.sql, one.bind(values))).mappings().first()
+            if row is None:
+                return None
+            audit = (await connection.exec_driver_sql(done.sql, done.bind(values))).all()
+        return SagaState(
+            **self._summary(dict(row)),
+            driven_here=False,
+            input=row["input"],
+            results=json.loads(row["results"]),
+            history=tuple(json.loads(row["history"] or "[]")),
+            audit=tuple(
+                AuditEntry(
+                    at=self._node.dialect.moment_from(line.recorded_at),
+                    by=line.actor,
+                    action=line.action,
+                    why=line.why,
+                    details=json.loads(line.details),
+                )
+                for line in audit
+            ),
+        )
+
+    def _conditions(self, wanted: SagaFilter, values: dict[str, Any]) -> list[str]:
+        dialect, conditions = self._node.dialect, []
+        if wanted.statuses:
+            named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
+            conditions.append(f"status IN ({named})")
+            if _awake(wanted):
+                conditions.append("wake_at IS NOT NULL")  # names the index of what wakes
+        if wanted.key is not None:
+            names = self._names if wanted.name is None else {wanted.name}
+            ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
+            values["rows"] = json.dumps(ids)
+            given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
+            conditions.append(f"id IN ({given})")
+        if wanted.name is not None:
+            values["name"] = wanted.name
+            conditions.append("name = :name")
+        if wanted.error is not None:
+            # As JSON, because that is what is searched.
+            text = json.dumps(wanted.error)[1:-1].lower()
+            values["error"] = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+            conditions.append("lower(error) LIKE :error ESCAPE '!'")
+        if wanted.older_than is not None:
+            values["age"] = wanted.older_than
+            conditions.append(f"created_at <= {dialect.ago(':age')}")
+        if wanted.known is not None:
+            known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
+            conditions.append(f"fingerprint {'IN' if wanted.known else 'NOT IN'} ({known})")
+        return conditions
+
+    def _behind(self, after: str | None, values: dict[str, Any]) -> list[str]:
+        if after is None:
+            return []
+        try:
+            at, _, saga_id = after.partition("~")
+            values["at"] = self._node.dialect.moment(datetime.fromisoformat(at))
+            values["id"] = self._node.dialect.key(UUID(saga_id))
+        except ValueError:
+            raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
+        # Not as (created_at, id) < (...): MySQL would not use the index for it.
+        return ["created_at <= :at", "(created_at < :at OR id < :id)"]
+
+    def _summary(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        dialect = self._node.dialect
+
+        def moment(name: str) -> datetime | None:
+            return None if row[name] is None else dialect.moment_from(row[name])
+
+        return {
+            "id": dialect.key_from(row["id"]),
+            "name": row["name"],
+            "version": row["version"],
+            "key": row["saga_key"],
+            "status": Status(row["status"]),
+            "known": row["fingerprint"] in self._fingerprints,
+            "error": None if row["error"] is None else json.loads(row["error"]),
+            "epoch": row["epoch"],
+            "owner": None if row["owner"] is None else dialect.key_from(row["owner"]),
+            "wake_at": moment("wake_at"),
+            "deadline": moment("deadline"),
+            "expiries": row["expiries"],
+            "created_at": moment("created_at"),
+            "finished_at": moment("finished_at"),
+        }
+
+
+def writable(text: str) -> bool:
+    """Tell whether every database can store *text*."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def _awake(wanted: SagaFilter) -> bool:
+    return bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
+
+
+def _cursor(saga: SagaSummary) -> str:
+    return f"{saga.created_at.isoformat()}~{saga.id}"

@@ -1,0 +1,161 @@
+"""The text of every statement on the journal, for one dialect.
+
+Each write names the status it expects: `decisions.TRANSITIONS` is the table of what may follow what.
+"""
+
+from collections.abc import Mapping
+
+from polysaga.databases.dialects import Rendered, SqlDialect
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER
+
+_FINAL = "('completed', 'compensated')"
+
+
+def statements(dialect: SqlDialect) -> dict[str, Rendered]:
+    """Return every statement of the journal by its name, in the placeholders of the driver."""
+    ours = "id = :id AND epoch = :epoch AND owner = :owner AND status"
+    awake = f"wake_at = {dialect.later(':lease')}"
+    rest = f"wake_at = NULL, finished_at = {dialect.clock}"
+    columns = (
+        "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
+        "history, lease, deadline, wake_at, created_at, finished_at"
+    )
+    values = ", ".join(f":{name}" for name in columns.split(", ")[:-4])
+    born = (
+        f"{dialect.later(':deadline')}, {dialect.later(':lease')}, {dialect.clock}, "
+        f"CASE WHEN :final = 1 THEN {dialect.clock} END"
+    )
+    due = f"{dialect.later(':deadline')}, {dialect.clock}, {dialect.clock}, NULL"
+    dual = "FROM dual " if dialect.name == "mysql" else ""
+    fenced = f"SELECT {values}, {due} {dual}WHERE {dialect.clock} < :not_after"
+    update = f"UPDATE {JOURNAL} SET"
+    texts = {
+        # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
+        "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
+        # Due at once: whoever ticks first drives it. The row, found or new, tells by its owner whose it is.
+        "enlist": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {due}) {unless_it_exists(dialect)}",
+        # The same, unless it comes so late that the saga may have been born before and been removed.
+        "enlist_fenced": f"INSERT INTO {JOURNAL} ({columns}) {fenced} {unless_it_exists(dialect)}",
+        "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
+        "input": f"SELECT input FROM {JOURNAL} WHERE id = :id",
+        "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
+        "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
+        "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
+        # What is selected comes from the journal: there it has its type.
+        "record_call": (
+            f"INSERT INTO {LEDGER} (saga_id, step, state, epoch, result, recorded_at) "
+            f"SELECT id, :step, 'done', epoch, :result, {dialect.clock} FROM {JOURNAL} "
+            f"WHERE {ours} IN ('running', 'completing')"
+        ),
+        "undo_call": (
+            f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
+            "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked') "
+            f"AND {dialect.clock} < :not_after"
+        ),
+        # The decision has been taken: there is no deadline any more.
+        "go_forward": (
+            f"{update} status = 'running', error = NULL, deadline = NULL, {awake} WHERE {ours} = 'compensating'"
+        ),
+        "finish": (
+            f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
+        ),
+        "park": (
+            f"{update} status = 'needs_attention', owner = NULL, error = :error, history = :history "
+            f"WHERE {ours} = :expected"
+        ),
+        "postpone": (
+            f"{update} owner = NULL, wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        "progress": (
+            f"{update} progress = :progress, expiries = 1 "
+            f"WHERE {ours} IN ('running', 'completing', 'compensating')"
+        ),
+        # Claim and decision in one: whoever owned it has lost it, and a pivot in this database comes too late.
+        "cancel": (
+            f"{update} error = :error, status = 'compensating', epoch = epoch + 1, owner = :owner, "
+            f"lease = :lease, {awake} WHERE id = :id AND status = 'running'"
+        ),
+        # A person's claim on a saga that nobody drives: parked ones stay parked meanwhile.
+        "take_for_person": (
+            f"{update} epoch = epoch + 1, owner = :owner, lease = :lease, "
+            f"wake_at = CASE WHEN status = 'needs_attention' THEN wake_at ELSE {dialect.later(':lease')} END "
+            "WHERE id = :id AND epoch = :epoch AND status = :expected"
+        ),
+        "repair": (
+            f"{update} status = :status, epoch = epoch + 1, owner = NULL, expiries = 0, results = :results, "
+            "deadline = NULL, "
+            f"error = :error, wake_at = CASE WHEN :final = 0 THEN {dialect.clock} END, "
+            f"finished_at = CASE WHEN :final = 1 THEN {dialect.clock} END "
+            "WHERE id = :id AND epoch = :epoch AND status = :expected"
+        ),
+        "audit": (
+            f"INSERT INTO {AUDIT} (id, saga_id, recorded_at, actor, action, why, details) "
+            f"VALUES (:id, :saga_id, {dialect.clock}, :actor, :action, :why, :details)"
+        ),
+        **_batch_texts(dialect),
+    }
+    return {name: dialect.render(text) for name, text in texts.items()}
+
+
+def columns_of_row(dialect: SqlDialect) -> str:
+    """Return what `Journal` makes a `Row` of; the remaining seconds are the database's."""
+    return (
+        "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, "
+        f"progress, {dialect.seconds_until('deadline')} AS remaining"
+    )
+
+
+def unless_it_exists(dialect: SqlDialect) -> str:
+    """Return the end of an INSERT that leaves a row with the same id alone."""
+    # Not INSERT IGNORE, which would ignore everything else as well.
+    return "ON CONFLICT (id) DO NOTHING" if dialect.returns_rows else "ON DUPLICATE KEY UPDATE id = id"
+
+
+def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
+    """Return the statements that change many rows at once; the rows come as one JSON parameter."""
+    claimed = {"saga_id": "uuid", "owner": "uuid"}
+    told = {
+        "saga_id": "uuid",
+        "owner": "uuid",
+        "epoch": "bigint",
+        "expected": "text",
+        "status": "text",
+        "results": "text",
+        "history": "text",
+    }
+    same = f"j.id = {dialect.key_of('given.saga_id')} AND j.owner = {dialect.key_of('given.owner')}"
+    live = f"{same} AND j.status NOT IN {_FINAL}"
+    finishing = f"{same} AND j.epoch = given.epoch AND j.status = given.expected"
+    ending = {
+        "status": "given.status",
+        "wake_at": "NULL",
+        "finished_at": dialect.clock,
+        "results": "given.results",
+        "history": "given.history",
+    }
+
+    def update(setting: Mapping[str, str], given: Mapping[str, str], where: str) -> str:
+        if dialect.returns_rows:
+            assigned = ", ".join(f"{column} = {value}" for column, value in setting.items())
+            return f"UPDATE {JOURNAL} AS j SET {assigned} FROM {dialect.rows_of(given)} WHERE {where} RETURNING id"
+        assigned = ", ".join(f"j.{column} = {value}" for column, value in setting.items())
+        # By the primary key from the given rows: a scan of a small table would wait for the rows of others.
+        table = f"{JOURNAL} AS j FORCE INDEX (PRIMARY)"
+        return f"UPDATE {dialect.rows_of(given)} STRAIGHT_JOIN {table} ON {where} SET {assigned}"
+
+    def found(given: Mapping[str, str], where: str) -> str:
+        return f"SELECT j.id FROM {dialect.rows_of(given)} JOIN {JOURNAL} AS j ON {where}"
+
+    return {
+        "finish_many": update(ending, told, finishing),
+        "renew_many": update(
+            {"wake_at": dialect.later(":lease"), "history": "given.history"},
+            {**claimed, "history": "text"},
+            live,
+        ),
+        "hand_back_many": update({"wake_at": dialect.clock, "expiries": "0"}, claimed, live),
+        "finish_many_found": found(told, f"{same} AND j.epoch = given.epoch AND j.status = given.status"),
+        "renew_many_found": found({**claimed, "history": "text"}, live),
+        "hand_back_many_found": found(claimed, live),
+    }

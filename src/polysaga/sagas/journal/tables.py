@@ -1,0 +1,144 @@
+"""The tables we own: a journal with its audit trail; a ledger and an outbox in every participating SQL database.
+
+`migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
+and MariaDB, text on SQLite. Step names are kept in a binary collation: `ascii_bin` and the rule for names in
+`definition/saga.py` together exclude the pairs that MySQL's default collation takes for equal.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import mysql, postgresql
+
+JOURNAL = "polysaga_journal"
+AUDIT = "polysaga_audit"
+LEDGER = "polysaga_ledger"
+OUTBOX = "polysaga_outbox"
+
+KEY = (
+    String(36)
+    .with_variant(postgresql.UUID(as_uuid=True), "postgresql")
+    .with_variant(mysql.BINARY(16), "mysql", "mariadb")
+)
+STEP = (
+    String(64)
+    .with_variant(postgresql.VARCHAR(64, collation="C"), "postgresql")
+    .with_variant(mysql.VARCHAR(64, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+)
+# Text and not jsonb: jsonb refuses a NUL character in any string.
+PAYLOAD = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+MOMENT = (
+    Text()
+    .with_variant(DateTime(timezone=True), "postgresql")
+    .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+)
+LONG = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+journal = Table(
+    JOURNAL,
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("fingerprint", String(32), nullable=False),
+    Column("saga_key", String(255)),
+    Column("input", PAYLOAD, nullable=False),
+    Column("input_hash", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("epoch", LONG, nullable=False),
+    Column("owner", KEY),  # NULL: put aside, nobody drives it until it wakes
+    Column("lease", Double()),  # seconds; of the claim in `wake_at`
+    Column("wake_at", MOMENT),
+    Column("deadline", MOMENT),  # when a saga that is still running is undone
+    Column("expiries", Integer, nullable=False, server_default=text("0")),
+    Column("progress", Integer, nullable=False, server_default=text("0")),
+    Column("results", PAYLOAD, nullable=False),
+    Column("error", PAYLOAD),
+    Column("history", PAYLOAD),
+    Column("created_at", MOMENT, nullable=False),
+    Column("finished_at", MOMENT),
+    # Nothing can be stranded: a saga that is not at rest has a time at which somebody looks at it.
+    CheckConstraint("(status IN ('completed', 'compensated')) = (wake_at IS NULL)", name="polysaga_journal_wakes"),
+    CheckConstraint(
+        "status IN ('running', 'completing', 'compensating', 'completed', 'compensated', 'needs_attention')",
+        name="polysaga_journal_status",
+    ),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+)
+Index(
+    "polysaga_journal_due",
+    journal.c.wake_at,
+    postgresql_where=journal.c.wake_at.is_not(None),
+    sqlite_where=journal.c.wake_at.is_not(None),
+)
+# By age, for people and for retention.
+Index("polysaga_journal_age", journal.c.created_at, journal.c.id)
+
+# What people did to sagas; written with what they did, kept when the saga is removed.
+audit = Table(
+    AUDIT,
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("saga_id", KEY, nullable=False),
+    Column("recorded_at", MOMENT, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("why", PAYLOAD, nullable=False),
+    Column("details", PAYLOAD, nullable=False),  # JSON: what was asked, and the row before and after
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+)
+Index("polysaga_audit_saga", audit.c.saga_id)
+
+ledger = Table(
+    LEDGER,
+    metadata,
+    Column("saga_id", KEY, primary_key=True),
+    Column("step", STEP, primary_key=True),
+    Column("state", String(12), nullable=False),
+    Column("epoch", LONG, nullable=False),
+    Column("result", PAYLOAD),
+    Column("recorded_at", MOMENT, nullable=False),
+    CheckConstraint("state IN ('done', 'compensated', 'blocked')", name="polysaga_ledger_state"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+    sqlite_with_rowid=False,
+)
+
+# Starts that were committed with a transaction of this database and are on their way to the journal.
+outbox = Table(
+    OUTBOX,
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("birth", PAYLOAD, nullable=False),
+    Column("error", PAYLOAD),
+    Column("created_at", MOMENT, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+)
+
+for _table in metadata.tables.values():
+    _table.info["polysaga"] = True  # for programs that look through reflected or merged metadata

@@ -1,0 +1,103 @@
+"""What people see of sagas."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from polysaga.sagas.protocol.states import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFilter:
+    """Which sagas; what is None or empty does not matter. *older_than* is in seconds since the start.
+
+    *error* is searched for in the reason, in any case of letters. *known* tells whether this process has the
+    definition that the saga was started with. A *key* without a *name* is looked for under the names that this
+    process knows.
+    """
+
+    name: str | None = None
+    status: Status | Collection[Status] = ()
+    key: str | None = None
+    error: str | None = None
+    older_than: float | None = None
+    known: bool | None = None
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses asked for; all if empty."""
+        return (self.status,) if isinstance(self.status, Status) else tuple(self.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaSummary:
+    """One saga as a list shows it."""
+
+    id: UUID
+    name: str
+    version: int
+    key: str | None
+    status: Status
+    known: bool  # this process has the definition that the saga was started with
+    error: Mapping[str, Any] | None  # why it is undone or parked, as the journal keeps it
+    epoch: int
+    owner: UUID | None  # a new one with every claim; None: put aside, nobody drives it until it wakes
+    wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest for good
+    deadline: datetime | None
+    expiries: int  # claims lost in a row without any progress
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is parked, or else why it is undone."""
+        said = (_parked(self.error) or self.error or {}).get("message")
+        return None if said is None else str(said)
+
+    @property
+    def step(self) -> str | None:
+        """The step that `reason` is about."""
+        said = (_parked(self.error) or self.error or {}).get("step")
+        return None if said is None else str(said)
+
+    @property
+    def parked_from(self) -> Status | None:
+        """The status that a parked saga had, which tells in which direction it was going."""
+        parked = _parked(self.error)
+        return None if parked is None else Status(parked["from"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """What a person did to a saga."""
+
+    at: datetime
+    by: str
+    action: str
+    why: str
+    details: Mapping[str, Any]  # what was asked for, and status, epoch and error before and after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaState(SagaSummary):
+    """One saga as the journal, or this process if it drives it, knows it now."""
+
+    driven_here: bool
+    input: str  # as JSON
+    results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
+    history: tuple[Mapping[str, Any], ...]  # its attempts; of more than 200 the first 50 and the last 150
+    audit: tuple[AuditEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SagaPage:
+    """Sagas, the newest first; *next* is the `after` of the page behind this one, None on the last."""
+
+    sagas: tuple[SagaSummary, ...]
+    next: str | None
+
+
+def _parked(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if error is None else error.get("parked")

@@ -1,0 +1,285 @@
+"""One repair of one saga: ledgers first, then the journal with the audit trail."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from polysaga.databases import Fault
+from polysaga.errors import (
+    DatabaseUnavailable,
+    DefinitionError,
+    PayloadError,
+    PolysagaError,
+    TooLate,
+    UnknownVersion,
+    WrongStatus,
+)
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.definition.identity import id_from_time
+from polysaga.sagas.definition.payloads import encode
+from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.driving.attempts import Attempts
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.claims import PAUSE
+from polysaga.sagas.participants import Entry, LedgerRow, Participant
+from polysaga.sagas.participants.fence import FENCE
+from polysaga.sagas.protocol.decisions import Verdict, fused_in
+from polysaga.sagas.protocol.repair_rules import Action, Order, direction
+from polysaga.sagas.protocol.rows import Claim, Row
+from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.texts import said
+
+T = TypeVar("T")
+
+_PATIENCE = 15.0  # seconds for a participant to take a row
+
+
+class SagaRepair:
+    """One repair of one saga as it was found."""
+
+    def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: Order) -> None:
+        self._engine, self._known, self._row, self._order = engine, definition, row, order
+        self._results, self._error = dict(row.results), dict(row.error or {})
+        self._going = direction(row)
+        self._owner = uuid4()
+        self._seen: Mapping[str, LedgerRow] = {}  # what the person's word is about
+        home = engine.journal.node.database
+        self._fused = None if definition is None else fused_in(definition, home, row.results)
+
+    async def check(self) -> None:
+        """Raise if the order cannot be carried out on this saga's steps; writes nothing."""
+        match self._order.action:
+            case Action.SKIP:
+                await self._check_skip()
+            case Action.RESOLVE:
+                await self._check_resolve()
+
+    async def carry_out(self, after: Status) -> bool:
+        """Write the ledgers, then the journal with the audit trail; False if the saga moved meanwhile."""
+        row, order = self._row, self._order
+        claim = row.claim
+        if order.action in {Action.SKIP, Action.RESOLVE}:
+            claim = Claim(claim.saga_id, claim.epoch + 1, self._owner)
+            if not await self._engine.journal.take_for_person(row.claim, row.status, self._owner):
+                return False
+            try:
+                await (self._skip(claim) if order.action is Action.SKIP else self._resolve(claim, after))
+            except PolysagaError:
+                if row.status is not Status.NEEDS_ATTENTION:
+                    await self._engine.journal.postpone(claim, PAUSE, row.history)
+                raise
+        self._error.pop("parked", None)
+        if after in {Status.COMPENSATING, Status.COMPENSATED} and "kind" not in self._error:
+            told = {"step": None, "message": f"{order.action.value}d by {order.by}: {order.why}"}
+            self._error.update(kind=Verdict.CANCELLED.value, **told)
+        if after.final:
+            self._error["resolved"] = {"by": order.by, "why": order.why}
+        return await self._engine.journal.repair(
+            claim,
+            row.status,
+            after,
+            results=self._results,
+            error=self._error or None,
+            audit={
+                "id": id_from_time(self._engine.clock.now()),
+                "actor": order.by,
+                "action": order.action.value,
+                "why": order.why,
+                "details": self._details(after, claim.epoch + 1),
+            },
+        )
+
+    def _details(self, after: Status, epoch: int) -> str:
+        order, row = self._order, self._row
+        asked: dict[str, Any] = {}
+        if order.action is Action.SKIP:
+            result = None if self._going is Status.COMPENSATING else self._text()
+            asked = {"step": order.step, "result": result}
+        if order.action is Action.RESOLVE:
+            asked = {"outcome": after.value}
+        before = {"status": row.status.value, "epoch": row.claim.epoch, "error": row.error}
+        now = {"status": after.value, "epoch": epoch, "error": self._error or None}
+        return json.dumps({"asked": asked, "before": before, "after": now})
+
+    async def _check_skip(self) -> None:
+        definition, step = self._definition, self._step
+        if step is definition.decision:
+            raise self._wrong("it is the step that decides; retry or compensate the saga")
+        self._seen = await self._look([step])
+        found = self._seen.get(step.name)
+        if self._going is Status.COMPENSATING:
+            if step.name not in definition.undoable:
+                raise self._wrong(f"step '{step.name}' is never undone")
+            # A call whose record is blocked may have happened all the same.
+            blocked = Mark.COMPENSATED if step.database is None else Mark.BLOCKED
+            gone = found is not None and found.state in {Mark.COMPENSATED, blocked}
+            if gone or step.name in self._error.get("undone_by_hand", ()):
+                raise self._wrong(f"step '{step.name}' is undone already")
+            return
+        if step.name == self._fused or (found is not None and found.state is Mark.DONE):
+            raise self._wrong(f"step '{step.name}' is done already")
+        if found is not None:
+            remedy = "resolve it as completed" if self._going is Status.COMPLETING else "compensate the saga"
+            raise self._wrong(f"step '{step.name}' is undone already; {remedy}")
+        self._text()
+
+    async def _check_resolve(self) -> None:
+        definition, outcome = self._definition, self._order.outcome
+        if self._going is Status.COMPLETING:
+            return
+        self._seen = await self._look([step for step in definition.steps if step.name != self._fused])
+        done = {name for name, row in self._seen.items() if row.state is Mark.DONE} | {self._fused}
+        decision = definition.decision
+        wanted = [step.name for step in definition.steps] if decision is None else [decision.name]
+        decided = done.issuperset(wanted)
+        if outcome is Status.COMPENSATED:
+            if decided and self._going is Status.RUNNING:
+                raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
+        elif not decided:
+            raise self._wrong("it is not decided, so it cannot be completed; resolve it as compensated")
+
+    async def _skip(self, claim: Claim) -> None:
+        step, epoch = self._step, claim.epoch
+        if self._going is not Status.COMPENSATING:
+            await self._do_nothing(step, epoch)
+            return
+        await self._block_decision(epoch)
+        if step.name == self._fused:  # its record is the journal row
+            self._error["undone_by_hand"] = [*self._error.get("undone_by_hand", ()), step.name]
+        else:
+            await self._undo_nothing(step, claim)
+
+    async def _resolve(self, claim: Claim, after: Status) -> None:
+        definition, epoch = self._definition, claim.epoch
+        decision, home = definition.decision, self._engine.journal.node.database
+        if after is Status.COMPENSATED:
+            await self._block_decision(epoch)
+            for name in definition.undoable:
+                if name != self._fused:
+                    await self._undo_nothing(definition.by_name[name], claim)
+            return
+        for step in definition.steps:
+            recorded = step.name == self._fused or (step is decision and step.database_name == home)
+            if recorded:
+                continue
+            found = await self._block(step, epoch)
+            if step is decision and found.state is Mark.DONE:
+                self._results[step.name] = found.result or "null"
+
+    async def _block_decision(self, epoch: int) -> None:
+        """Make sure that the saga is not decided and never will be; raise `TooLate` if it is."""
+        # A pivot in the journal's database asks the journal, whose claim is ours.
+        decision, home = self._definition.decision, self._engine.journal.node.database
+        elsewhere = decision is not None and decision.database_name != home
+        if decision is not None and elsewhere and (await self._block(decision, epoch)).state is Mark.DONE:
+            raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
+
+    async def _do_nothing(self, step: AnyStep, epoch: int) -> None:
+        """Write that *step* is done, with a person's result, unless it is."""
+        participant, entry, text = (
+            self._participant(step),
+            self._entry(step, epoch),
+            self._text(),
+        )
+
+        async def work(session: object) -> str:
+            return text
+
+        async def act() -> None:
+            found = await participant.look(entry.saga_id, [step.name])
+            if step.name in found:
+                return
+            try:
+                await participant.act(entry, work)
+            except Exception as error:
+                if participant.fault(error) is Fault.DUPLICATE_KEY:
+                    return  # a late run of the step was quicker; its own result stands
+                raise
+
+        await self._at(step, act)
+
+    async def _undo_nothing(self, step: AnyStep, claim: Claim) -> None:
+        """Write that *step* is undone, or never happens, without running its compensation."""
+
+        async def nothing(session: object, result: str | None) -> None:
+            return
+
+        participant, entry = self._participant(step), self._entry(step, claim.epoch)
+        seen = self._seen.get(step.name)
+        happened = seen is not None and seen.state is Mark.DONE
+        if happened and step.database is not None:
+            await self._at(step, lambda: participant.undo(entry, nothing))
+            return
+        found = await self._block(step, claim.epoch)
+        if found.state is Mark.DONE and not happened:
+            raise self._wrong(f"step '{step.name}' has happened meanwhile; look at the saga again")
+        if step.database is None:
+            await self._at(step, lambda: self._engine.journal.undo_call(claim, step.name, entry.not_after))
+
+    async def _block(self, step: AnyStep, epoch: int) -> LedgerRow:
+        participant, entry = self._participant(step), self._entry(step, epoch)
+        return await self._at(step, lambda: participant.undo(entry, None))
+
+    async def _look(self, steps: list[AnyStep]) -> Mapping[str, LedgerRow]:
+        found: dict[str, LedgerRow] = {}
+        for step in steps:
+            participant = self._participant(step)
+
+            async def look(participant: Any = participant, name: str = step.name) -> Mapping[str, LedgerRow]:
+                rows: Mapping[str, LedgerRow] = await participant.look(self._row.claim.saga_id, [name])
+                return rows
+
+            found.update(await self._at(step, look))
+        return found
+
+    async def _at(self, step: AnyStep, work: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of *work* on the database of *step*; raise `DatabaseUnavailable` if it is down."""
+        engine = self._engine
+        saga_id, saga = self._row.claim.saga_id, self._row.name
+        attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.deadlines)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await attempts.persist(work, self._participant(step).fault)
+        except TimeoutError:
+            node = self._participant(step).node
+            raise DatabaseUnavailable(
+                node.database, node.name, "the saga stays as it was; repair it again"
+            ) from None
+
+    def _participant(self, step: AnyStep) -> Participant:
+        return self._engine.participants[step.database_name or self._engine.journal.node.database]
+
+    def _entry(self, step: AnyStep, epoch: int) -> Entry:
+        return Entry(self._row.claim.saga_id, step.name, epoch, self._engine.clock.now() + FENCE)
+
+    def _text(self) -> str:
+        """Return the person's result as JSON."""
+        step = self._step
+        what = f"the result given for step '{step.name}'"
+        try:
+            value = step.result.validate_python(self._order.result)
+        except ValidationError as error:
+            raise PayloadError(f"{what} is not what the step returns: {said(error)}") from error
+        return encode(step.result, value, what=what, limit=self._engine.settings.payload_limit)
+
+    @property
+    def _definition(self) -> Definition:
+        if self._known is None:
+            raise UnknownVersion(self._row.claim.saga_id, self._row.name)
+        return self._known
+
+    @property
+    def _step(self) -> AnyStep:
+        definition, name = self._definition, self._order.step
+        if name not in definition.by_name:
+            known = ", ".join(definition.by_name)
+            raise DefinitionError(f"saga '{definition.name}' has no step '{name}'; its steps are {known}")
+        return definition.by_name[name]
+
+    def _wrong(self, remedy: str) -> WrongStatus:
+        row, order = self._row, self._order
+        return WrongStatus(row.claim.saga_id, row.name, order.action.value, row.status.value, remedy)

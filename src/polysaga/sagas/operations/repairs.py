@@ -1,0 +1,133 @@
+"""What a person does to a saga that cannot go on by itself: retry, skip, compensate, resolve.
+
+A repair is a claim: it raises the epoch, so that an owner that still believes in its own claim finds out. Repairs
+that say what happened to a step (skip, resolve) claim first, then write the ledgers, so that a late run of the
+step meets a row, and change the journal last; if a database is down, or the program dies in between, the saga
+stays parked, or is parked by whoever finds that it cannot go on, and the same repair can be made again. A word
+that something is undone counts for what had happened when the ledger was looked at, and of what happens after that
+the person is told (`test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_stays`). The change of
+the journal and its line in the audit trail are one transaction. Afterwards the saga is due: the next tick of any
+worker goes on with it.
+
+    retry        parked, or put aside with its claim given up: goes on in the direction it had
+    skip         the same: one step is taken as done (going forward, with a result) or as undone (going back)
+    compensate   running, or parked while running or compensating: is undone
+    resolve      parked or put aside: is at rest, by a person's word; what has not happened never will
+
+`decisions.TRANSITIONS` has the arrows. A saga that is decided is never undone: `TooLate`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from polysaga.errors import (
+    PayloadError,
+    PolysagaError,
+    UnknownSaga,
+    WrongStatus,
+)
+from polysaga.events import SagaRepaired
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.queries import Catalogue, writable
+from polysaga.sagas.journal.views import SagaFilter
+from polysaga.sagas.operations.repair import SagaRepair
+from polysaga.sagas.protocol.repair_rules import Order, status_after
+from polysaga.sagas.protocol.rows import Row
+from polysaga.sagas.protocol.states import Status
+from polysaga.texts import said
+
+_TRIES = 5  # a saga that moves while it is being repaired is looked at anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What a repair did to one saga, or would do to it in a dry run."""
+
+    saga_id: UUID
+    saga: str
+    action: str
+    before: Status
+    after: Status | None  # None if it is refused
+    done: bool
+    problem: str | None = None  # why it was refused
+
+
+class Repairs:
+    """The repairs on one journal."""
+
+    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
+        self._engine, self._definitions = engine, definitions  # by fingerprint
+        names = {definition.name for definition in definitions.values()}
+        self.catalogue = Catalogue(engine.journal.node, names, definitions)
+
+    async def carry_out(
+        self, target: UUID | SagaFilter, order: Order, *, dry_run: bool, limit: int
+    ) -> tuple[Repair, ...]:
+        """Repair one saga, or the newest *limit* that a filter finds; without a status it finds the parked ones.
+
+        One saga that cannot be repaired raises; of many, each tells its own problem.
+        """
+        _check(order)
+        if isinstance(target, UUID):
+            return (await self._repair(target, order, dry_run=dry_run),)
+        wanted = target if target.statuses else replace(target, status=Status.NEEDS_ATTENTION)
+        page = await self.catalogue.find(wanted, limit=limit, after=None)
+        repairs = []
+        for saga in page.sagas:
+            try:
+                repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
+            except PolysagaError as error:
+                refused = Repair(
+                    saga_id=saga.id,
+                    saga=saga.name,
+                    action=order.action.value,
+                    before=saga.status,
+                    after=None,
+                    done=False,
+                    problem=said(error),
+                )
+                repairs.append(refused)
+        return tuple(repairs)
+
+    async def _repair(self, saga_id: UUID, order: Order, *, dry_run: bool) -> Repair:
+        for _ in range(_TRIES):
+            row = await self._load(saga_id)
+            after = status_after(order, row)
+            work = SagaRepair(self._engine, self._definitions.get(row.fingerprint), row, order)
+            await work.check()
+            told = Repair(
+                saga_id=saga_id,
+                saga=row.name,
+                action=order.action.value,
+                before=row.status,
+                after=after,
+                done=not dry_run,
+            )
+            if dry_run:
+                return told
+            if await work.carry_out(after):
+                self._engine.emit(
+                    SagaRepaired(saga_id, row.name, order.action.value, after.value, order.by, order.why)
+                )
+                return told
+        row = await self._load(saga_id)
+        raise WrongStatus(saga_id, row.name, order.action, row.status, "it keeps changing; look at it again")
+
+    async def _load(self, saga_id: UUID) -> Row:
+        row = await self._engine.journal.load(saga_id)
+        if row is None:
+            raise UnknownSaga(saga_id)
+        return row
+
+
+def _check(order: Order) -> None:
+    if not 1 <= len(order.by) <= 255:
+        raise PayloadError("by= names who repairs the saga, in 1 to 255 characters")
+    if not (writable(order.by) and writable(order.why)):
+        raise PayloadError("by= and why= must be text that can be written as UTF-8, without NUL")
+    if not order.why.strip():
+        raise PayloadError("why= says why the saga is repaired; it is kept in the audit trail")
+    if order.outcome is not None and not order.outcome.final:
+        raise PayloadError(f"a saga is resolved as completed or compensated, not as {order.outcome.value}")

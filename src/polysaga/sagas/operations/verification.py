@@ -1,0 +1,136 @@
+"""Do the journal, all ledgers and outboxes tell the same story? Reads only, while the program runs.
+
+The databases have no common snapshot, so what does not fit at first is only a suspicion. A suspect saga is
+looked at again: its ledger rows, then its journal row, then its ledger rows once more. Reported is what both
+readings of the ledgers contradict. That is enough without stopping anything, because everything that is
+compared is written in one order and stays: a ledger row comes after the journal's start and before the journal's
+final status, and goes (retention) before the journal row does. A row seen before the journal was asked and still
+there afterwards must be known to it; a row that a final status requires must be there afterwards
+(`test_verify_raises_no_false_alarm_while_sagas_run`).
+
+A start that was committed elsewhere and stays in its outbox, parked or longer than any process takes, is a promise
+that nobody keeps: it is reported as well.
+
+Memory is bounded by the size of a page, whatever the number of sagas: all sides are read in the order of the
+ids and compared window by window.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.operations.pages import JournalSurvey, LedgerSurvey, OutboxSurvey
+from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
+from polysaga.sagas.protocol.states import Status
+
+LATE = 10  # leases after which an unfinished saga counts as stranded
+
+_SAGAS = 500  # per page of the journal
+_ROWS = 4000  # per page of a ledger: more than one saga has steps
+_FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was compared and what does not fit. Parked sagas are counted and are no contradiction."""
+
+    sagas: Mapping[Status, int]
+    rows: Mapping[str, int]  # ledger rows by database
+    strangers: int  # sagas of which this program has no definition: compared as far as possible
+    contradictions: Sequence[Contradiction]
+    complete: bool  # False if it ended at the limit, before the last saga
+
+    @property
+    def clean(self) -> bool:
+        """Tell whether everything fits."""
+        return not self.contradictions
+
+
+@dataclass(slots=True)
+class _Tally:
+    sagas: Counter[Status] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    strangers: int = 0
+    found: list[Contradiction] = field(default_factory=list)
+
+
+class Verifier:
+    """Compares one journal with its ledgers and outboxes; *definitions* are by fingerprint."""
+
+    def __init__(
+        self,
+        journal: JournalSurvey,
+        ledgers: Sequence[LedgerSurvey],
+        outboxes: Sequence[OutboxSurvey],
+        definitions: Mapping[str, Definition],
+    ) -> None:
+        self._journal, self._ledgers, self._outboxes = journal, ledgers, outboxes
+        self._definitions = definitions
+
+    async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
+        """Compare everything; stop after *limit* contradictions. *watch* is told the number of sagas so far."""
+        tally = _Tally(rows=Counter({ledger.node.database: 0 for ledger in self._ledgers}))
+        for outbox in self._outboxes:
+            tally.found += await outbox.stuck(limit + 1)
+        after, complete = _FIRST, False
+        while not complete and len(tally.found) < limit:
+            after = await self._window(after, tally)
+            complete = after == _LAST
+            watch(sum(tally.sagas.values()))
+        return Verification(
+            {status: tally.sagas[status] for status in Status},
+            dict(tally.rows),
+            tally.strangers,
+            tuple(tally.found[:limit]),
+            complete and len(tally.found) <= limit,
+        )
+
+    async def _window(self, after: UUID, tally: _Tally) -> UUID:
+        """Compare the sagas that follow *after*, as many as fit into a page everywhere; return the last id."""
+        accounts = await self._journal.page(after, _LAST, _SAGAS)
+        upto = accounts[-1].saga_id if len(accounts) == _SAGAS else _LAST
+        records: list[Record] = []
+        for ledger in self._ledgers:
+            page = await ledger.page(after, upto, _ROWS)
+            if len(page) == _ROWS:
+                # The last saga of a full page may be cut in two.
+                upto = UUID(int=page[-1].saga_id.int - 1)
+            records.extend(page)
+        by_id = {account.saga_id: account for account in accounts if account.saga_id <= upto}
+        rows = _by_saga(record for record in records if record.saga_id <= upto)
+        for saga_id in sorted(by_id.keys() | rows.keys()):
+            account = by_id.get(saga_id)
+            self._count(account, rows[saga_id], tally)
+            if self._compare(account, rows[saga_id]):
+                tally.found.extend(await self._look_again(saga_id))
+        return upto
+
+    async def _look_again(self, saga_id: UUID) -> list[Contradiction]:
+        just_before = UUID(int=saga_id.int - 1)
+        earlier = await self._records(just_before, saga_id)
+        account = next(iter(await self._journal.page(just_before, saga_id, 1)), None)
+        later = await self._records(just_before, saga_id)
+        before = set(self._compare(account, earlier))
+        return [one for one in self._compare(account, later) if one in before]
+
+    async def _records(self, after: UUID, upto: UUID) -> list[Record]:
+        return [record for ledger in self._ledgers for record in await ledger.page(after, upto, _ROWS)]
+
+    def _compare(self, account: Account | None, records: Sequence[Record]) -> list[Contradiction]:
+        definition = None if account is None else self._definitions.get(account.fingerprint)
+        return list(contradictions(account, records, definition, home=self._journal.node.database))
+
+    def _count(self, account: Account | None, records: Sequence[Record], tally: _Tally) -> None:
+        tally.rows.update(record.database for record in records)
+        if account is not None:
+            tally.sagas[account.status] += 1
+            tally.strangers += account.fingerprint not in self._definitions
+
+
+def _by_saga(records: Iterable[Record]) -> defaultdict[UUID, list[Record]]:
+    found: defaultdict[UUID, list[Record]] = defaultdict(list)
+    for record in records:
+        found[record.saga_id].append(record)
+    return found

@@ -1,0 +1,170 @@
+"""Starts on their way: committed with a transaction of some participant, not yet in the journal.
+
+The row is written in the caller's own transaction, so it exists if and only if that transaction committed. A
+drain moves it: first the journal row, inserted unless it exists, due at once; then the outbox row is deleted. A
+process that dies between the two leaves both, and the next drain finds the journal row there. Any number of
+processes may drain at once, for the journal row's id makes moving it twice the same as moving it once; they take
+no locks and meet on the primary key.
+
+A row that has waited for nearly as long as sagas are kept (`sagas.retention`) may be that of a saga which began
+before the drain died, has ended since and was removed. So the insert has a fence, and a row past it is parked
+instead of begun, perhaps for a second time (`test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked`).
+
+A row that cannot be moved, for that reason, because its key stands for another input by now or because nobody can
+read it, keeps its place with the reason in `error`, is announced once (`StartParked`) and holds up nobody. Whether
+this process knows the saga does not matter: the journal keeps it for one that does.
+"""
+
+import asyncio
+import dataclasses
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from polysaga.clock import Clock
+from polysaga.databases import MongoNode, MongoSession, SqlNode
+from polysaga.databases.dialects.sending import sender
+from polysaga.sagas.journal.statements import unless_it_exists
+from polysaga.sagas.journal.tables import OUTBOX
+from polysaga.sagas.protocol.rows import Birth, Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row of an outbox, as it was found."""
+
+    saga_id: UUID
+    name: str
+    birth: str
+    error: str | None = None
+    age: float = 0.0  # seconds since it was written
+
+
+class Outbox(Protocol):
+    """One database's outbox."""
+
+    database: str
+    news: asyncio.Event  # something was committed here just now
+
+    async def put(self, session: Any, waiting: Waiting) -> Waiting:
+        """Insert *waiting* in the transaction of *session* unless its id is there; return the row that is."""
+
+    async def page(self, most: int) -> Sequence[Waiting]:
+        """Return the oldest *most* rows that are not parked, as committed on the primary."""
+
+    async def find(self, saga_id: UUID) -> Waiting | None:
+        """Return the row of a saga, if there is one."""
+
+    async def remove(self, saga_ids: Sequence[UUID]) -> None:
+        """Delete the rows of these sagas."""
+
+    async def park(self, saga_id: UUID, reason: str) -> None:
+        """Write down why the row cannot be moved."""
+
+
+class SqlOutbox:
+    """The outbox of an SQL database."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self.node, self.database, self.news = node, node.database, asyncio.Event()
+        dialect = node.dialect
+        found = f"SELECT id, name, birth, error, -{dialect.seconds_until('created_at')} FROM {OUTBOX} WHERE"
+        self._insert = dialect.render(
+            f"INSERT INTO {OUTBOX} (id, name, birth, created_at) VALUES (:id, :name, :birth, {dialect.clock}) "
+            + unless_it_exists(dialect)
+        )
+        self._find = dialect.render(f"{found} id = :id")
+        self._page = dialect.render(f"{found} error IS NULL ORDER BY created_at LIMIT :most")
+        self._remove = dialect.render(f"DELETE FROM {OUTBOX} WHERE id = :id")
+        self._park = dialect.render(f"UPDATE {OUTBOX} SET error = :error WHERE id = :id")
+
+    async def put(self, session: AsyncSession, waiting: Waiting) -> Waiting:
+        send, key = sender(await session.connection()), self.node.dialect.key(waiting.saga_id)
+        await send(self._insert, {"id": key, "name": waiting.name, "birth": waiting.birth})
+        (row,) = (await send(self._find, {"id": key})).rows
+        return self._waiting(row)
+
+    async def page(self, most: int) -> Sequence[Waiting]:
+        async with self.node.writer.connect() as connection:
+            rows = (await sender(connection)(self._page, {"most": most})).rows
+        return [self._waiting(row) for row in rows]
+
+    async def find(self, saga_id: UUID) -> Waiting | None:
+        async with self.node.writer.connect() as connection:
+            rows = (await sender(connection)(self._find, {"id": self.node.dialect.key(saga_id)})).rows
+        return self._waiting(rows[0]) if rows else None
+
+    async def remove(self, saga_ids: Sequence[UUID]) -> None:
+        async with self.node.writer.begin() as connection:
+            send = sender(connection)
+            for saga_id in sorted(saga_ids):  # in one order, so that two drains do not deadlock
+                await send(self._remove, {"id": self.node.dialect.key(saga_id)})
+
+    async def park(self, saga_id: UUID, reason: str) -> None:
+        async with self.node.writer.begin() as connection:
+            await sender(connection)(self._park, {"id": self.node.dialect.key(saga_id), "error": reason})
+
+    def _waiting(self, row: Sequence[Any]) -> Waiting:
+        key, name, birth, error, age = row
+        return Waiting(self.node.dialect.key_from(key), name, birth, error, age)
+
+
+class MongoOutbox:
+    """The outbox of a MongoDB database."""
+
+    def __init__(self, node: MongoNode, clock: Clock) -> None:
+        self.node, self.database, self.news = node, node.database, asyncio.Event()
+        self._clock = clock
+
+    async def put(self, session: MongoSession, waiting: Waiting) -> Waiting:
+        # Looked for first: a duplicate key would end the caller's transaction.
+        pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
+        plain = {"write_concern": pymongo.WriteConcern(), "read_concern": concerns.ReadConcern()}
+        rows = session.database.with_options(**plain)[OUTBOX]
+        found = await rows.find_one({"_id": waiting.saga_id.hex}, session=session.client_session)
+        if found is not None:
+            return self._waiting(found)
+        row = {"_id": waiting.saga_id.hex, "name": waiting.name, "birth": waiting.birth, "error": None}
+        await rows.insert_one({**row, "created_at": self._clock.now()}, session=session.client_session)
+        return waiting
+
+    async def page(self, most: int) -> Sequence[Waiting]:
+        found = self._committed().find({"error": None}).sort("created_at").limit(most)
+        return [self._waiting(row) async for row in found]
+
+    async def find(self, saga_id: UUID) -> Waiting | None:
+        row = await self._committed().find_one({"_id": saga_id.hex})
+        return None if row is None else self._waiting(row)
+
+    async def remove(self, saga_ids: Sequence[UUID]) -> None:
+        await self.node.documents[OUTBOX].delete_many({"_id": {"$in": [saga_id.hex for saga_id in saga_ids]}})
+
+    async def park(self, saga_id: UUID, reason: str) -> None:
+        await self.node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"error": reason}})
+
+    def _waiting(self, row: Any) -> Waiting:
+        age = (self._clock.now() - row["created_at"]).total_seconds()
+        return Waiting(UUID(row["_id"]), row["name"], row["birth"], row["error"], age)
+
+    def _committed(self) -> Any:
+        # What a failover can still take back must not start a saga.
+        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
+        return self.node.documents[OUTBOX].with_options(read_concern=majority)
+
+
+def waiting_of(birth: Birth) -> Waiting:
+    """Return the outbox row that says what *birth* says."""
+    facts = dataclasses.asdict(birth)
+    for name in ("claim", "status", "results", "error", "history"):
+        del facts[name]  # those of every birth
+    return Waiting(birth.claim.saga_id, birth.name, json.dumps(facts))
+
+
+def birth_of(waiting: Waiting) -> Birth:
+    """Return the birth that an outbox row says, under an owner of its own; raise if it cannot be read."""
+    return Birth(Claim(waiting.saga_id, 0, uuid4()), **json.loads(waiting.birth))

@@ -1,0 +1,214 @@
+"""Starting a saga in a transaction of the caller's: there is a saga if and only if that transaction commits.
+
+In the journal's database the journal row itself is written there, due at once. In another participant's it is a
+row of the outbox, which a drain moves to the journal (`participants/outboxes.py`). Either way no process drives
+the saga before the commit, and afterwards any process does. On SQL databases the session tells this process of
+the commit, and its worker looks at once; all others, and this one for MongoDB, look at their next tick. Such a
+saga begins without its first step, whichever database that is in, for the journal row is born by itself.
+
+A key is checked where its row stands. What the caller can be told at once it is told at once: `KeyReused` if the
+journal or this outbox knows the key with another input. Two databases that take one key with different inputs at
+the same moment both commit; the second to be moved is parked in its outbox.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+
+from polysaga.databases import MongoSession
+from polysaga.databases.dialects.sending import sender
+from polysaga.databases.sql_node import BOUND_TO
+from polysaga.errors import Busy, DatabaseUnavailable, NotEnlisted, NotStarted, OutcomePending
+from polysaga.events import SagaStarted
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.participants.outboxes import MongoOutbox, Outbox, SqlOutbox, birth_of, waiting_of
+from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.process.runner import LocalRunner, check_same
+from polysaga.sagas.protocol.rows import Birth, Row
+
+Transaction: TypeAlias = AsyncSession | MongoSession
+
+_OPEN = "its transaction is not committed yet; commit it first"
+_GONE = "its transaction was rolled back"
+_FATES = "polysaga.fates"
+_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks for a start that is on its way: first, at most
+
+
+@dataclass(slots=True)
+class Fate:
+    """What is known of the transaction that carries a start."""
+
+    committed: Callable[[], None]
+    open: bool = True
+
+
+class Enlisting:
+    """Writes starts into callers' transactions."""
+
+    def __init__(self, runner: LocalRunner, due: asyncio.Event) -> None:
+        """*due* is set when there is something for the worker."""
+        self._runner, self._engine, self._due = runner, runner.engine, due
+        self.outboxes: Mapping[str, Outbox] = {
+            name: _outbox(participant, self._engine.clock)
+            for name, participant in self._engine.participants.items()
+            if name != self._engine.journal.node.database
+        }
+
+    async def start(self, definition: Definition, value: Any, key: str | None, tx: Transaction) -> SagaHandle[Any]:
+        """Start a saga with the commit of *tx*, or join the one that *key* started."""
+        birth = self._runner.birth(definition, value, key)
+        saga_id = birth.claim.saga_id
+        database = await self._database_of(tx)
+        outbox = self.outboxes.get(database)
+        fate = None
+        found: Birth | Row
+        if outbox is None:
+            assert isinstance(tx, AsyncSession), "the journal is in an SQL database"
+            send = sender(await tx.connection())
+            new, hashed = await self._engine.journal.enlist(send, birth)
+            stored = (
+                birth.input if hashed == birth.input_hash else await self._engine.journal.input_of(send, saga_id)
+            )
+            found = replace(birth, input=stored, input_hash=hashed)
+        else:
+            row = None if key is None else await self._known(saga_id)
+            if row is None:
+                new, found = True, birth_of(await outbox.put(tx, waiting_of(birth)))
+            else:
+                new, found = False, row
+        check_same(definition, birth, found)
+        if new and isinstance(tx, AsyncSession):
+            fate = _follow(tx.sync_session, lambda: self._committed(birth, outbox))
+
+        async def wait() -> Any:
+            pending = OutcomePending(saga_id, definition.name)
+            await self._runner.while_open(self._appears(definition, birth, fate, tx, outbox), pending)
+            return await self._runner.handle(definition, saga_id).result()
+
+        async def cancel(why: str) -> None:
+            appears = self._appears(definition, birth, fate, tx, outbox)
+            await self._runner.while_open(appears, Busy(0, 0.0))
+            await self._runner.cancel(saga_id, why)
+
+        return SagaHandle(saga_id, definition.name, wait, cancel, joined=not new)
+
+    def _committed(self, birth: Birth, outbox: Outbox | None) -> None:
+        if outbox is None:
+            self._engine.emit(SagaStarted(birth.claim.saga_id, birth.name, joined=False))
+            self._due.set()
+        else:
+            outbox.news.set()
+
+    async def _appears(
+        self, definition: Definition, birth: Birth, fate: Fate | None, tx: Transaction, outbox: Outbox | None
+    ) -> None:
+        """Return when the journal has the saga; raise if it will not."""
+        saga_id, (pause, longest) = birth.claim.saga_id, _LOOK_AGAIN
+        while True:
+            if fate is not None and fate.open:
+                raise NotStarted(saga_id, birth.name, _OPEN)
+            live = self._runner.executions.get(saga_id)
+            found: Birth | Row | None = None if live is None else live.progress.birth
+            # First the outbox: what is in neither of them now was never committed. A MongoDB session that is in a
+            # transaction would look with its own eyes, and see what nobody else does.
+            asked = None if live is not None or _in_transaction(tx) else outbox
+            waiting = None if asked is None else await asked.find(saga_id)
+            found = found or await self._runner.load(saga_id)
+            if found is not None:
+                check_same(definition, birth, found)
+                return
+            if waiting is None:
+                raise NotStarted(saga_id, birth.name, _OPEN if _in_transaction(tx) else _GONE)
+            if waiting.error is not None:
+                raise NotStarted(saga_id, birth.name, waiting.error)
+            assert outbox is not None
+            outbox.news.set()
+            await self._engine.clock.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _known(self, saga_id: UUID) -> Row | None:
+        """Return the journal row, if the journal can be asked now; the drain asks it in any case."""
+        try:
+            return await self._engine.journal.load(saga_id)
+        except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+            fault = self._engine.home.fault(error)
+            if fault is None or not fault.transient:
+                raise
+            return None
+
+    async def _database_of(self, tx: Transaction) -> str:
+        """Return the name of the participant that *tx* is a transaction of; raise `NotEnlisted` if of none."""
+        database = await _bound_to(tx) if isinstance(tx, AsyncSession) else self._owner_of(tx)
+        if database not in self._engine.participants:
+            known = ", ".join(self._engine.participants)
+            raise NotEnlisted(f"it is no session of a database that takes part in sagas (these do: {known})")
+        return database
+
+    def _owner_of(self, tx: MongoSession) -> str:
+        if not tx.client_session.in_transaction:
+            raise NotEnlisted("this MongoDB session has no transaction; begin one: `async with db.transaction()`")
+        for name, participant in self._engine.participants.items():
+            if isinstance(participant, MongoParticipant) and participant.node.client is tx.client_session.client:
+                return name
+        return ""
+
+
+def _outbox(participant: object, clock: Any) -> Outbox:
+    if isinstance(participant, MongoParticipant):
+        return MongoOutbox(participant.node, clock)
+    assert isinstance(participant, SqlParticipant)
+    return SqlOutbox(participant.node)
+
+
+async def _bound_to(session: AsyncSession) -> str:
+    """Return the name of the database that *session* writes to; raise `NotEnlisted` if it has no transaction."""
+    connection = await session.connection()
+    assert connection.sync_connection is not None
+    known = connection.sync_connection.get_execution_options()
+    database, reads = known.get(BOUND_TO, ("", False))
+    if reads:
+        raise NotEnlisted(f"this session of '{database}' only reads: take one from {database}.writer()")
+    if known.get("isolation_level") == "AUTOCOMMIT":
+        raise NotEnlisted(f"this session of '{database}' has no transaction, it commits every statement")
+    return str(database)
+
+
+def _in_transaction(tx: Transaction) -> bool:
+    return isinstance(tx, MongoSession) and bool(tx.client_session.in_transaction)
+
+
+def _follow(session: Session, committed: Callable[[], None]) -> Fate:
+    """Return the fate of what *session* has open; *committed* is called when that is committed."""
+    fates = session.info.get(_FATES)
+    if fates is None:
+        fates = session.info[_FATES] = []
+        event.listen(session, "after_commit", _after_commit)
+        event.listen(session, "after_transaction_end", _after_end)
+    fate = Fate(committed)
+    fates.append(fate)
+    return fate
+
+
+def _after_commit(session: Session) -> None:
+    if not session.in_nested_transaction():  # else a savepoint was released
+        for fate in session.info[_FATES]:
+            fate.open = False
+            fate.committed()
+        session.info[_FATES].clear()
+
+
+def _after_end(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        for fate in session.info[_FATES]:
+            fate.open = False
+        session.info[_FATES].clear()

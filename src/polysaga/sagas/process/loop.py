@@ -1,0 +1,40 @@
+"""Work that is repeated for ever: after the pauses that it asks for, and at once when there is news."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from polysaga.events import WorkerFailed
+from polysaga.limits import limited
+from polysaga.sagas.driving.resources import Engine
+from polysaga.texts import said
+
+
+async def repeat(
+    engine: Engine, work: Callable[[], Awaitable[float]], *, patience: float, news: asyncio.Event | None = None
+) -> None:
+    """Do *work* until cancelled, each time for at most *patience* seconds; it returns the seconds to the next.
+
+    Whenever *news* is set the next round begins at once. A round that fails, or hangs, is announced and followed
+    by another after a quarter of *patience*.
+    """
+    heard, task = news or asyncio.Event(), asyncio.current_task()
+    # Drivers can swallow a cancellation, and the next round would not be told again.
+    while task is None or not task.cancelling():
+        heard.clear()
+        pause, began = patience / 4, engine.clock.monotonic()
+        try:
+            pause = await limited(work(), patience)
+        except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
+            late = isinstance(error, TimeoutError) and engine.clock.monotonic() - began >= patience
+            engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else said(error)))
+        await _pause(engine, pause, heard)
+
+
+async def _pause(engine: Engine, seconds: float, news: asyncio.Event) -> None:
+    rest, wake = asyncio.ensure_future(engine.clock.sleep(seconds)), asyncio.ensure_future(news.wait())
+    try:
+        await asyncio.wait({rest, wake}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        rest.cancel()
+        wake.cancel()
+        await asyncio.gather(rest, wake, return_exceptions=True)

@@ -1,0 +1,64 @@
+"""Removing sagas that have been at rest for long: ledger rows first, in every database, the journal row last.
+
+A ledger row may go when nothing can come any more that it would have to refuse: its saga is at rest for good, and
+nothing that an owner does or undoes is accepted later than a day after the last renewal of its claim (`FENCE`): a
+late `blocked` would stop the next saga with the same key, and a late compensation undo it. The journal row goes
+last, because it is what finds the others again after a crash.
+
+Any number of workers may remove at once. One of them may be slow: meanwhile another has removed the saga, and its
+key was used for a new one with the same id. So only rows older than the fence are removed, which the new saga has
+none of (`test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone`).
+
+Sagas whose name this process does not know are left alone; so is the audit trail, which is short and is about
+people. Versions of a known name that are gone are removed from the ledgers that the program has now.
+"""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from polysaga.events import SagasRemoved
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.tables import JOURNAL
+from polysaga.sagas.participants.fence import FENCE
+
+BATCH = 200  # sagas per transaction
+
+
+class Retention:
+    """What is removed from one journal and its ledgers."""
+
+    def __init__(self, engine: Engine, names: Collection[str]) -> None:
+        self._engine, self._node = engine, engine.journal.node
+        dialect = self._node.dialect
+        known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
+        old = f"wake_at IS NULL AND finished_at <= {dialect.ago(':age')}"
+        # By the index of their age: whoever ended long ago began before.
+        self._expired = dialect.render(
+            f"SELECT id FROM {JOURNAL} WHERE created_at <= {dialect.ago(':age')} AND {old} AND name IN ({known}) "
+            "ORDER BY created_at, id LIMIT :batch"
+        )
+        self._remove = dialect.render(f"DELETE FROM {JOURNAL} WHERE id = :id AND {old}")
+
+    async def sweep(self, batch: int = BATCH) -> int:
+        """Remove at most *batch* sagas that came to rest `sagas.retention` ago; return how many there were."""
+        found = await self.expired(batch)
+        if found:
+            await self.remove(found)
+            self._engine.emit(SagasRemoved(len(found)))
+        return len(found)
+
+    async def expired(self, batch: int) -> list[UUID]:
+        """Return the ids of the oldest sagas that may be removed."""
+        values = {"age": self._engine.settings.retention, "batch": batch}
+        async with self._node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))
+            return sorted(self._node.dialect.key_from(key) for key in result.scalars())
+
+    async def remove(self, saga_ids: Collection[UUID]) -> None:
+        """Remove sagas; after a crash in between they are found and removed again."""
+        for participant in self._engine.participants.values():
+            await participant.remove(saga_ids, FENCE)
+        key, age = self._node.dialect.key, self._engine.settings.retention
+        async with self._node.writer.begin() as connection:
+            rows = [self._remove.bind({"id": key(one), "age": age}) for one in saga_ids]
+            await connection.exec_driver_sql(self._remove.sql, rows)

@@ -1,0 +1,457 @@
+"""Starting sagas and waiting for them.
+
+A saga runs in a task that belongs to the runner, never to the request that asked for it: a client that goes
+away cancels nothing. Callers wait on a future; if this process loses the claim meanwhile, they follow the
+journal instead and get the same answer from whoever finishes the saga.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.errors import (
+    Busy,
+    DatabaseUnavailable,
+    KeyReused,
+    OutcomePending,
+    PolysagaError,
+    TooLate,
+    TryAgain,
+    UnknownSaga,
+    UnknownVersion,
+)
+from polysaga.events import SagaClaimed, SagaDecided, SagaStarted, WorkerFailed
+from polysaga.limits import GRACE, ended, leave_cancelled_behind, limited
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.definition.identity import id_from_key, id_from_time
+from polysaga.sagas.definition.payloads import decode, digest, encode, is_same
+from polysaga.sagas.driving.attempts import Attempts
+from polysaga.sagas.driving.execution import Execution
+from polysaga.sagas.driving.progress import Progress
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.protocol.interrupts import Joined, Lost
+from polysaga.sagas.protocol.reasons import cancelled, error_of
+from polysaga.sagas.protocol.rows import Birth, Claim, Row
+from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.texts import said
+
+T = TypeVar("T")
+
+_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
+
+
+class LocalRunner:
+    """Drives sagas in tasks of this process."""
+
+    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
+        self.engine = engine
+        self.executions: dict[UUID, Execution] = {}
+        self._definitions = definitions  # by fingerprint
+        self._tasks: dict[Execution, asyncio.Task[None]] = {}
+        self._freed = asyncio.Event()
+        self._closing_at: float | None = None  # the clock's reading when the process began to end
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the time of all who wait
+        self._drained = False
+        self.wanted: asyncio.Event | None = None  # set when there is room for more takeovers
+        engine.finishes.expected = lambda: len(self._tasks)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the sagas that this process knows."""
+        return frozenset(definition.name for definition in self._definitions.values())
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Tell whether any saga that this process knows has a deadline."""
+        return any(definition.saga.deadline is not None for definition in self._definitions.values())
+
+    @property
+    def free(self) -> int:
+        """How many more sagas this process may drive."""
+        return self.engine.settings.max_in_flight - len(self._tasks)
+
+    @property
+    def room(self) -> int:
+        """How many more sagas this process may take over now: as many as their databases can carry."""
+        return min(self.free, *(gate.room for gate in self.engine.gates.values()))
+
+    async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
+        """Start a saga, or join the one that *key* started; return once the start is durable."""
+        birth = self.birth(definition, value, key)
+        known = self.executions.get(birth.claim.saga_id)
+        if known is None and self.free <= 0:
+            await self._wait_for_place()
+            known = self.executions.get(birth.claim.saga_id)
+        if self._closing:
+            raise Busy(0, 0.0)
+        if known is not None:
+            return await self._join(definition, birth, known)
+        execution = self._execution(definition, birth)
+        self._own(execution, self._begin(execution))
+        try:
+            await asyncio.shield(execution.started)
+        except (Joined, Lost):
+            # Lost: the worker claimed the saga that the key had started before, while this start was on its way.
+            return await self._join(definition, birth, None)
+        self.engine.emit(SagaStarted(birth.claim.saga_id, definition.name, joined=False))
+        return self._handle(definition, birth.claim.saga_id, execution, joined=False)
+
+    def take_over(self, row: Row) -> None:
+        """Drive a saga that the worker has just claimed."""
+        if self._drained:
+            return  # the end does not wait for it any more: the claim runs out
+        definition = self._definitions[row.fingerprint]
+        saga_id = row.claim.saga_id
+        if saga_id in self.executions:
+            self.abandon(self.executions[saga_id])  # this process slept through its own lease
+        birth = Birth(
+            row.claim,
+            row.name,
+            definition.saga.version,
+            row.fingerprint,
+            None,
+            row.input,
+            row.input_hash,
+            row.status,
+        )
+        execution = self._execution(definition, birth)
+        execution.holds_claim = True  # also if it is stopped before it begins
+        self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
+        self._own(execution, self._resume(execution, row))
+
+    def abandon(self, execution: Execution) -> None:
+        """Stop driving: the claim is gone. Callers follow the journal at once: what is cancelled may hang."""
+        self._tasks[execution].cancel()
+        _end_waiting(execution, Lost())
+
+    def let_begin_anew(self, hanging: Collection["asyncio.Task[Any]"]) -> None:
+        """Have callers repeat the starts that hang: without a row, nothing else would ever begin them anew."""
+        for saga_id, execution in tuple(self.executions.items()):
+            if not execution.holds_claim and execution.hangs(hanging):
+                del self.executions[saga_id]
+                _end_waiting(execution, Lost())
+
+    def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
+        """Return a handle on a saga that was started before."""
+        return self._handle(definition, saga_id, self.executions.get(saga_id), joined=True)
+
+    async def cancel(self, saga_id: UUID, why: str) -> None:
+        """Have a saga undone, whoever drives it; return once that is certain. Raises `Busy` at the end."""
+        await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+
+    async def _cancel(self, saga_id: UUID, why: str) -> None:
+        owner, pause = uuid4(), _LOOK_AGAIN[0]
+        while not self._time_is_up:
+            live = self.executions.get(saga_id)
+            if live is not None:
+                await asyncio.wait([live.started])
+                if self.executions.get(saga_id) is not live:
+                    continue  # it has ended meanwhile: nobody would answer
+                try:
+                    await live.be_undone(cancelled(why))
+                except Lost:
+                    pass  # another process drives it now
+                else:
+                    return
+            if await self._cancel_elsewhere(saga_id, owner, why):
+                return
+            await self.engine.clock.sleep(pause)
+            pause = min(pause * 2, _LOOK_AGAIN[1])
+        raise Busy(0, 0.0)
+
+    async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
+        """Tell whether a saga that others drive is certain to be undone; if it is running, take it and begin."""
+        row = await self.load(saga_id)
+        if row is None:
+            raise UnknownSaga(saga_id)
+        definition = self._definitions.get(row.fingerprint)
+        if definition is None:
+            raise UnknownVersion(saga_id, row.name)
+        match row.status:
+            case Status.COMPLETING | Status.COMPLETED:
+                raise TooLate(saga_id, row.name, row.status.value)
+            case Status.NEEDS_ATTENTION:
+                raise error_of(definition, saga_id, row.status, row.error or {})
+            case Status.COMPENSATED:
+                return True
+            case Status.COMPENSATING:
+                return await self._is_blocked(definition, saga_id)
+        if self._closing:
+            raise Busy(0, 0.0)
+        reason = cancelled(why).as_data()
+        taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
+        if taken is not None and not self._closing:
+            self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
+            self.take_over(taken)
+        return False
+
+    async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
+        """Tell whether the decision of a saga that is being undone can no longer be taken."""
+        pivot = definition.decision
+        if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
+            return True
+        engine, participant = self.engine, self.engine.participants[pivot.database_name]
+        attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.deadlines)
+        found = await attempts.persist(lambda: participant.look(saga_id, [pivot.name]), participant.fault)
+        row = found.get(pivot.name)
+        return row is not None and row.state is not Mark.DONE
+
+    def history(self, saga_id: UUID) -> tuple[Mapping[str, Any], ...] | None:
+        """Return the attempts of a saga that this process drives now; None if it does not."""
+        live = self.executions.get(saga_id)
+        return None if live is None else tuple(live.attempts.history)
+
+    @property
+    def _closing(self) -> bool:
+        return self._closing_at is not None
+
+    @property
+    def _time_is_up(self) -> bool:
+        return self._over.done()
+
+    async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
+        """Return what *work* returns, which callers wait for; raise *otherwise* when the time of all is up.
+
+        A database that is silent, or a driver that swallows a cancellation, does not hold the caller then.
+        """
+        task = asyncio.ensure_future(work)
+        first: set[asyncio.Future[Any]] = {task, self._over}
+        try:
+            if self._time_is_up:
+                await asyncio.wait({task}, timeout=GRACE)  # the answer may be there already
+            else:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await ended({task}, GRACE)
+            raise
+        if not task.done():
+            await ended({task}, GRACE)
+        if not task.done() or task.cancelled():
+            raise otherwise
+        return task.result()
+
+    def wind_down(self) -> None:
+        """Start nothing more; end the waiting of all callers when `sagas.drain` is over."""
+        if not self._closing:
+            self._closing_at = self.engine.clock.monotonic()
+            self._freed.set()
+            asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
+
+    async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
+        """End *rounds*, which bring in sagas, and let those in flight end until `sagas.drain` is over.
+
+        Then stop them and hand their claims back. Takes at most three seconds more.
+        """
+        self.wind_down()
+        assert self._closing_at is not None
+        left = self._closing_at + self.engine.settings.drain - self.engine.clock.monotonic()
+        resting = asyncio.ensure_future(ended(rounds, GRACE))
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=max(left, 0.0))
+        await resting
+        self._drained = True
+        unfinished = dict(self._tasks)  # also what the rounds have claimed on their way out
+        self._end_all_waiting()
+        stuck = await ended(unfinished.values(), GRACE)
+        if stuck:
+            told = f"{len(stuck)} sagas go on although they were cancelled; what they still do changes nothing"
+            self.engine.emit(WorkerFailed(told))
+            leave_cancelled_behind()
+        await self._hand_back([execution.progress.claim for execution in unfinished if execution.holds_claim])
+        await asyncio.gather(
+            limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
+            limited(self.engine.finishes.close(), GRACE / 2, grace=GRACE / 4),
+            return_exceptions=True,  # what is not written then was announced to nobody
+        )
+
+    async def _hand_back(self, claims: list[Claim]) -> None:
+        if not claims:
+            return
+        try:
+            await limited(self.engine.journal.hand_back(claims), GRACE, grace=GRACE / 4)
+        except (DBAPIError, PoolTimeout, TryAgain, TimeoutError) as error:
+            self.engine.emit(
+                WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {said(error)}")
+            )
+
+    def _end_all_waiting(self) -> None:
+        """Have callers that still wait ask again, later or elsewhere: their sagas go on."""
+        if not self._over.done():
+            self._over.set_result(None)
+        for execution in self._tasks:
+            progress = execution.progress
+            _end_waiting(execution, OutcomePending(progress.saga_id, progress.definition.name))
+
+    def birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
+        """Return what the row of a new saga says; raise `PayloadError` for what does not fit."""
+        saga, limit = definition.saga, self.engine.settings.payload_limit
+        text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
+        saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
+        hashed = digest(saga.input, value, saga.key_fields)
+        claim = Claim(saga_id, 1, uuid4())
+        return Birth(
+            claim,
+            saga.name,
+            saga.version,
+            definition.fingerprint,
+            key,
+            text,
+            hashed,
+            deadline=saga.deadline,
+        )
+
+    def _execution(self, definition: Definition, birth: Birth) -> Execution:
+        home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
+        return Execution(self.engine, Progress(definition, birth, home=home, limit=limit))
+
+    async def _wait_for_place(self) -> None:
+        limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
+        try:
+            async with asyncio.timeout(patience):
+                while self.free <= 0 and not self._closing:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            raise Busy(limit, patience) from None
+
+    async def _begin(self, execution: Execution) -> None:
+        await execution.begin()
+        await execution.drive()
+
+    async def _resume(self, execution: Execution, row: Row) -> None:
+        if await execution.resume(row):
+            await execution.drive()
+
+    def _own(self, execution: Execution, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self.executions[execution.progress.saga_id] = execution
+        self._tasks[execution] = task
+        task.add_done_callback(lambda ended: self._ended(execution, ended))
+
+    def _ended(self, execution: Execution, task: "asyncio.Task[None]") -> None:
+        del self._tasks[execution]
+        saga_id = execution.progress.saga_id
+        if self.executions.get(saga_id) is execution:
+            del self.executions[saga_id]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
+            self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
+        # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
+        _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
+        self._freed.set()
+        self.engine.finishes.look_round()
+        if self.wanted is not None and self.room > 0:
+            self.wanted.set()
+            self.wanted = None
+
+    async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
+        saga_id = birth.claim.saga_id
+        if live is not None:
+            await asyncio.wait([live.started])
+            error = live.started.exception()
+            if isinstance(error, Lost | Joined):
+                live = None
+            elif error is not None:
+                raise error
+        row = None
+        if live is None:
+            row = await self.while_open(self.load(saga_id), OutcomePending(saga_id, definition.name))
+        if live is not None:
+            check_same(definition, birth, live.progress.birth)
+        elif row is not None:
+            check_same(definition, birth, row)
+        else:
+            raise OutcomePending(saga_id, definition.name)
+        self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
+        return self._handle(definition, saga_id, live, joined=True)
+
+    def _handle(
+        self, definition: Definition, saga_id: UUID, live: Execution | None, *, joined: bool
+    ) -> SagaHandle[Any]:
+        async def wait() -> Any:
+            try:
+                if live is not None:
+                    try:
+                        await asyncio.shield(live.decided)
+                    except (Lost, Joined):
+                        pass  # another process drives it now
+                    else:
+                        return live.progress.output  # read anew for each caller
+                pending = OutcomePending(saga_id, definition.name)
+                return await self.while_open(self._follow(definition, saga_id), pending)
+            finally:
+                _let_see(definition)
+
+        async def cancel(why: str) -> None:
+            await self.cancel(saga_id, why)
+
+        _let_see(definition)
+        return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
+
+    async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
+        """Wait for the outcome of a saga that somebody else drives."""
+        pause, longest = _LOOK_AGAIN
+        while True:
+            row = await self.load(saga_id)
+            if row is None:
+                raise UnknownSaga(saga_id)
+            if row.fingerprint != definition.fingerprint:
+                raise UnknownVersion(saga_id, row.name)
+            if row.status in {Status.COMPLETED, Status.COMPLETING}:
+                return _output(definition, row)
+            if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
+                raise error_of(definition, saga_id, row.status, row.error or {})
+            if self._time_is_up:
+                raise OutcomePending(saga_id, definition.name)
+            await self.engine.clock.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def load(self, saga_id: UUID) -> Row | None:
+        """Return the journal row; the caller's own patience ends the waiting for a database that is down."""
+        return await self._patiently(lambda: self.engine.journal.load(saga_id))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Row | None]]) -> Row | None:
+        """Ask the journal; the caller's own patience ends the waiting for a database that is down."""
+        while True:
+            try:
+                return await ask()
+            except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+                fault = self.engine.home.fault(error)
+                if fault is None or not fault.transient or self._time_is_up:
+                    raise
+            await self.engine.clock.sleep(_LOOK_AGAIN[1])
+
+
+def _end_waiting(execution: Execution, error: BaseException) -> None:
+    for future in (execution.started, execution.decided, execution.turned):
+        if future is not None and not future.done():
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting; that is not an error
+
+
+def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
+    """Raise `KeyReused` unless the saga *found* was started with the same input, as far as the key vouches."""
+    if found.input_hash == given.input_hash:
+        return
+    # The input's type may have changed since: what it reads and writes now is compared.
+    saga = definition.saga
+    if not is_same(saga.input, given.input, found.input, saga.key_fields):
+        raise KeyReused(definition.name, given.key or "")
+
+
+def _let_see(definition: Definition) -> None:
+    """Let whoever waits for the saga read from replicas what it has written so far, wherever it ran."""
+    for database in definition.databases:
+        database.wrote()
+
+
+def _output(definition: Definition, row: Row) -> Any:
+    decision = definition.decision
+    if decision is None:
+        return None
+    return decode(decision.result, row.results[decision.name], what=f"the output of saga '{row.name}'")

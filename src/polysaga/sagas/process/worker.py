@@ -1,0 +1,136 @@
+"""The recovery loop: prolongs the claims of this process and takes over what others left behind.
+
+The journal row is the only truth about who may drive a saga. The process that starts or claims one holds it
+until the lease in `wake_at` runs out, by the database's clock. Each tick renews, in one statement, the claims
+that are a third of a lease old, and claims overdue sagas in one bounded batch. Trust in a claim counts from
+before the renewing statement was sent, so a slow answer shortens it and never stretches it.
+
+The claim of a saga whose step hangs, cancelled again and again, is not renewed: it runs out, and another process
+or this one begins the step anew. What the first run may still do meets the ledger. A start that hangs has no
+claim yet: its caller gets `OutcomePending` and may repeat it under its key.
+
+The worker claims no more overdue sagas than the databases can carry (`driving/gates.py`): hundreds of sagas at
+once would only wait for each other, and for the next owner.
+
+A process that was frozen finds its claims gone at the next tick and stops; what it had on the way to a
+database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
+back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
+again, goes on within a lease and a tick.
+
+Deadlines are the owner's own business, without a statement. Only of what is late by a lease, because its owner is
+frozen or broken, another process takes care, and whatever is claimed past its deadline is claimed as compensating:
+claim and decision are one write. A pivot that only its ledger knows has the last word then: the claim finds it
+done and goes forward, without a deadline. If the database's clock is put back, claims and pauses would last for
+that long; one that is twice as long as any is counts as overdue.
+"""
+
+import asyncio
+import random
+from dataclasses import replace
+from uuid import UUID
+
+from polysaga.events import SagaNotKnown, WorkerTicked
+from polysaga.sagas.driving.execution import Execution
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.claims import Pick
+from polysaga.sagas.process.loop import repeat
+from polysaga.sagas.process.retention import BATCH, Retention
+from polysaga.sagas.process.runner import LocalRunner
+from polysaga.sagas.protocol.rows import NOBODY
+
+_TICKS_PER_LEASE = 4
+_AT_LEAST = 10  # of that many sagas of a batch one is taken over although the databases are busy
+_BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
+_RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
+_REMOVAL = 60.0  # seconds that the removal of one batch may take
+
+
+class Worker:
+    """One per process."""
+
+    def __init__(self, engine: Engine, runner: LocalRunner, due: asyncio.Event) -> None:
+        """*due* asks for the next tick at once."""
+        self._engine, self._runner, self._due = engine, runner, due
+        self._rarely_at = 0.0
+        self._retention = Retention(engine, runner.names)
+        self._strangers: set[UUID] = set()
+
+    async def run(self) -> None:
+        """Tick until cancelled, and remove what is old beside it; a round that fails is followed by the next."""
+        engine = self._engine
+        async with asyncio.TaskGroup() as rounds:
+            rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._due))
+            # Not with the first tick of every process that is started.
+            await engine.clock.sleep(_RARELY * random.random())
+            rounds.create_task(repeat(engine, self._remove_old, patience=_REMOVAL))
+
+    async def _tick(self) -> float:
+        await self.tick()
+        return self._engine.settings.lease / _TICKS_PER_LEASE
+
+    async def _remove_old(self) -> float:
+        return _BETWEEN_BATCHES if await self._retention.sweep() == BATCH else _RARELY
+
+    async def tick(self) -> None:
+        """Renew, claim, look for strangers: one round."""
+        renewed = await self._renew()
+        claimed = await self._claim(Pick.DUE)
+        if self._runner.has_deadlines:
+            claimed += await self._claim(Pick.LATE)
+        now = self._engine.clock.monotonic()
+        if now >= self._rarely_at:
+            self._rarely_at = now + _RARELY
+            claimed += await self._claim(Pick.AHEAD)
+            await self._report_strangers()
+        self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
+
+    async def _renew(self) -> int:
+        clock, lease = self._engine.clock, self._engine.settings.lease
+        before, hanging = clock.monotonic(), self._engine.deadlines.hanging()
+        if hanging:
+            self._runner.let_begin_anew(hanging)
+        ageing = [
+            execution
+            for execution in self._runner.executions.values()
+            if execution.holds_claim
+            and before - execution.renewed_at > lease / 3
+            and not (hanging and execution.hangs(hanging))
+        ]
+        if not ageing:
+            return 0
+        held = [(execution.progress.claim, execution.attempts.history) for execution in ageing]
+        ours = await self._engine.journal.renew(held)
+        for execution in ageing:
+            if execution.progress.saga_id in ours:
+                execution.renew(before)
+            elif not await self._is_at_rest(execution):
+                self._runner.abandon(execution)
+        return len(ours)
+
+    async def _is_at_rest(self, execution: Execution) -> bool:
+        """Tell whether a claim was not renewed because its saga has come to rest, not because it is lost."""
+        saga_id, claim = execution.progress.saga_id, execution.progress.claim
+        row = await self._engine.journal.load(saga_id)
+        gone = self._runner.executions.get(saga_id) is not execution
+        return gone or (row is not None and row.claim in {claim, replace(claim, owner=NOBODY)})
+
+    async def _claim(self, pick: Pick) -> int:
+        most, room = self._engine.settings.claim_batch, self._runner.room
+        # A few in any case: what keeps a database busy must not hold up the sagas of the others.
+        batch = min(most, self._runner.free, max(room, 1 + most // _AT_LEAST))
+        if batch <= 0:
+            return 0
+        rows = await self._engine.journal.claim(batch, pick)
+        for row in rows:
+            self._runner.take_over(row)
+        if len(rows) == batch and room > 0:
+            self._due.set()  # there may be more
+        elif len(rows) == batch:
+            self._runner.wanted = self._due  # there may be more, once there is room
+        return len(rows)
+
+    async def _report_strangers(self) -> None:
+        for saga_id, name, version in await self._engine.journal.strangers(batch=100):
+            if saga_id not in self._strangers:
+                self._strangers.add(saga_id)
+                self._engine.emit(SagaNotKnown(saga_id, name, version))

@@ -1,0 +1,1 @@
+"""The rules of a saga: states, decisions, and what the journal's rows say. Pure."""

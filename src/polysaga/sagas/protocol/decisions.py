@@ -1,0 +1,203 @@
+"""The state machine of a saga, as pure functions: what is known goes in, what to do next comes out.
+
+`TRANSITIONS` is the only table of states; `docs/explanation/saga-states.md` draws it and a test compares the
+two. `decide` never looks at a clock, a database or a task: the executor asks it after every event and does
+what it says, and a dashboard can ask the same question to tell what happens next.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from polysaga.errors import Refused, TryAgain
+from polysaga.faults import Fault
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.states import Mark, Status
+
+
+class Verdict(StrEnum):
+    """What a failed attempt means, or else why the saga is undone."""
+
+    AGAIN = "again"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"  # transient, but the retries are used up
+    FAILED = "failed"  # nobody expected this
+    LATE = "late"  # the ledger says that another owner undid the saga
+    LOST = "lost"  # the claim is no longer ours
+    CANCELLED = "cancelled"  # no attempt failed: somebody cancelled the saga
+    OVERDUE = "overdue"  # no attempt failed: the saga's deadline has passed
+
+
+_SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything `decide` looks at."""
+
+    status: Status
+    marks: Mapping[str, Mark]
+    failed: bool = False  # some step gave a reason to compensate
+    alone: bool = False  # the journal row was born in somebody else's transaction, without the first step
+
+    @property
+    def undone(self) -> bool:
+        """Tell whether another owner has begun to undo: the journal may have lost that decision in a failover."""
+        return not _SETTLED.isdisjoint(self.marks.values())
+
+    @property
+    def active(self) -> bool:
+        """Tell whether a step is under way in this process."""
+        return Mark.ACTIVE in self.marks.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Begin these steps, side by side."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Begin these compensations, side by side."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPivot:
+    """Make sure that the deciding step never commits, or learn that it has."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelActive:
+    """Cancel the steps under way and await their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compensate:
+    """Write the decision to compensate."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoForward:
+    """Write that the saga was decided after all and go on forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write the final status."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something is under way; decide again when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing more can be done now by this process: a step that must happen, or must be undone, would not."""
+
+
+Decision: TypeAlias = Run | Undo | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
+
+
+def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
+    """Return what to do next. *journal* names the database of the journal.
+
+    A decision carried out changes what is known, so that repeated asking ends in `Finish` or `Rest`.
+    """
+    if known.status is Status.COMPENSATING:
+        return _backward(definition, known, journal)
+    if known.status is Status.RUNNING and not _decided(definition, known) and (known.failed or known.undone):
+        # A branch that goes on would hold the connection that its compensation needs.
+        return CancelActive() if known.active else Compensate()
+    return _forward(definition, known)
+
+
+def _forward(definition: Definition, known: Known) -> Decision:
+    done = {name for name, mark in known.marks.items() if mark is Mark.DONE}
+    ready = tuple(
+        [name for name, before in definition.before.items() if name not in known.marks and before <= done]
+    )
+    if ready:
+        return Run(ready)
+    if known.active:
+        return Wait()
+    return Finish(Status.COMPLETED) if len(done) == len(definition.steps) else Rest()
+
+
+def _backward(definition: Definition, known: Known, journal: str) -> Decision:
+    pivot = definition.decision
+    if pivot is not None and pivot.database_name != journal:
+        # First of all: a pivot that commits late must not meet predecessors that are undone.
+        match known.marks.get(pivot.name):
+            case Mark.DONE:
+                return GoForward()
+            case None:
+                return BlockPivot(pivot.name)
+            case Mark.STUCK:
+                return Rest()
+    pending = [name for name in definition.undoable if known.marks.get(name) not in _SETTLED]
+    fused = None if known.alone else fused_first(definition, journal)
+    if not pending or pending == [fused]:
+        if any(known.marks.get(name) is Mark.STUCK for name in pending):
+            return Rest()
+        return Finish(Status.COMPENSATED)  # the fused first step is undone with the final status
+    ready = tuple(
+        name
+        for name in pending
+        if known.marks.get(name) not in {Mark.ACTIVE, Mark.STUCK}
+        and name != fused
+        and not any(later in pending for later in definition.following[name])
+    )
+    if ready:
+        return Undo(ready)
+    return Wait() if known.active else Rest()
+
+
+def _decided(definition: Definition, known: Known) -> bool:
+    pivot = definition.decision
+    return pivot is not None and known.marks.get(pivot.name) is Mark.DONE
+
+
+def fused_first(definition: Definition, journal: str) -> str | None:
+    """Return the name of the step that is born with the journal row, if there is one."""
+    first = definition.steps[0]
+    return first.name if first.database_name == journal else None
+
+
+def fused_in(definition: Definition, journal: str, results: Collection[str]) -> str | None:
+    """Return the name of the step that was born with a row that has *results*, if there is one.
+
+    A row that was born in somebody else's transaction (`Sagas.start(tx=...)`) was born without it; its first step
+    is recorded like all others.
+    """
+    first = fused_first(definition, journal)
+    return first if first in results else None
+
+
+def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:
+    """Return what a failed attempt means; `Mark.DONE` if the step had happened all the same.
+
+    The ledger comes first: a duplicate run meets the user's own unique key, or an empty shelf, before it
+    meets our row.
+    """
+    if row is Mark.DONE:
+        return Mark.DONE
+    if row is not None:
+        return Verdict.LATE
+    if isinstance(error, Fenced):
+        return Verdict.LOST
+    if isinstance(error, Refused):
+        return Verdict.REFUSED
+    if isinstance(error, TimeoutError | TryAgain) or (fault is not None and fault.transient):
+        return Verdict.AGAIN
+    return Verdict.FAILED

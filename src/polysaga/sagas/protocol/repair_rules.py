@@ -1,0 +1,63 @@
+"""Which repair of a saga is allowed in which status, and what it leads to."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from polysaga.errors import TooLate, WrongStatus
+from polysaga.sagas.protocol.rows import NOBODY, Row
+from polysaga.sagas.protocol.states import Status
+
+
+class Action(StrEnum):
+    """What a person can do."""
+
+    RETRY = "retry"
+    SKIP = "skip"
+    COMPENSATE = "compensate"
+    RESOLVE = "resolve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is asked for, by whom and why."""
+
+    action: Action
+    by: str
+    why: str
+    step: str | None = None
+    result: Any = None
+    outcome: Status | None = None
+
+
+def status_after(order: Order, row: Row) -> Status:
+    """Return the status that *order* leads to; raise `TooLate` or `WrongStatus` if *row* does not allow it."""
+    going = direction(row)
+
+    def wrong(remedy: str) -> WrongStatus:
+        return WrongStatus(row.claim.saga_id, row.name, order.action.value, row.status.value, remedy)
+
+    undo = order.action is Action.COMPENSATE or order.outcome is Status.COMPENSATED
+    if undo and going in {Status.COMPLETING, Status.COMPLETED}:
+        raise TooLate(row.claim.saga_id, row.name, row.status.value)
+    if row.status.final:
+        raise wrong("it is at rest for good")
+    if order.action is Action.COMPENSATE:
+        if row.status is Status.COMPENSATING:
+            raise wrong("it is being undone already")
+        return Status.COMPENSATING
+    if row.status is not Status.NEEDS_ATTENTION and row.claim.owner != NOBODY:
+        raise wrong("a process drives it; wait until it is parked or put aside, or compensate it")
+    if order.action is not Action.RESOLVE:
+        return going
+    assert order.outcome is not None
+    if order.outcome is Status.COMPLETED and going is Status.COMPENSATING:
+        raise wrong("it is being undone; resolve it as compensated")
+    return order.outcome
+
+
+def direction(row: Row) -> Status:
+    """Return the status, or the one that a parked saga had before."""
+    if row.status is not Status.NEEDS_ATTENTION:
+        return row.status
+    return Status((row.error or {})["parked"]["from"])

@@ -1,0 +1,83 @@
+"""What the journal's rows say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from polysaga.sagas.protocol.states import Status
+
+NOBODY = UUID(int=0)  # the owner of a saga that was put aside
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to drive one saga until somebody else raises the epoch."""
+
+    saga_id: UUID
+    epoch: int
+    owner: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One saga as the journal has it."""
+
+    claim: Claim
+    name: str
+    fingerprint: str
+    status: Status
+    input: str
+    input_hash: str
+    results: Mapping[str, str]  # JSON text by step: of the steps whose record is this row
+    error: Mapping[str, Any] | None
+    history: list[Any]
+    expiries: int = 0
+    progress: int = 0
+    remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a new row says."""
+
+    claim: Claim
+    name: str
+    version: int
+    fingerprint: str
+    key: str | None
+    input: str
+    input_hash: str
+    status: Status = Status.RUNNING
+    results: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    history: Sequence[Any] = ()
+    deadline: float | None = None  # seconds after the birth
+
+    def as_row(self, status: Status, results: Mapping[str, str], history: Sequence[Any]) -> "Birth":
+        """Return the birth of a saga whose first step is done."""
+        return Birth(  # `dataclasses.replace` takes ten times as long
+            self.claim,
+            self.name,
+            self.version,
+            self.fingerprint,
+            self.key,
+            self.input,
+            self.input_hash,
+            status,
+            results,
+            self.error,
+            history,
+            self.deadline,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a finishing write says; `expected` is the status it requires."""
+
+    claim: Claim
+    expected: Status
+    status: Status
+    results: Mapping[str, str]
+    history: Sequence[Any]

@@ -1,0 +1,43 @@
+"""The states of a saga and what is known of its steps; `TRANSITIONS` is the only table of states."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """The state of a saga, as the journal keeps it."""
+
+    RUNNING = "running"
+    COMPLETING = "completing"  # decided: only forward from here
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    NEEDS_ATTENTION = "needs_attention"
+
+    def __init__(self, text: str) -> None:
+        self.final = text in {"completed", "compensated"}  # at rest for good
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.RUNNING: frozenset(
+        {Status.COMPLETING, Status.COMPLETED, Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION}
+    ),
+    Status.COMPLETING: frozenset({Status.COMPLETED, Status.NEEDS_ATTENTION}),
+    # Back to running: the pivot turned out to be done, another owner had decided.
+    Status.COMPENSATING: frozenset({Status.COMPENSATED, Status.RUNNING, Status.NEEDS_ATTENTION}),
+    Status.NEEDS_ATTENTION: frozenset(
+        {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING, Status.COMPLETED, Status.COMPENSATED}
+    ),
+    Status.COMPLETED: frozenset(),
+    Status.COMPENSATED: frozenset(),
+}
+
+
+class Mark(StrEnum):
+    """What is known of one step; done, compensated and blocked are the states of its ledger row."""
+
+    ACTIVE = "active"  # an attempt, or a pause between two, is under way in this process
+    DONE = "done"
+    COMPENSATED = "compensated"
+    BLOCKED = "blocked"
+    STUCK = "stuck"  # its patience is used up in this process

@@ -1,0 +1,120 @@
+"""What errors say, for the journal, the log and people: never empty, and without what users have stored.
+
+Drivers and validators put values into their texts: `Key (email)=(a@b.c) already exists`, `input_value='a@b.c'`. Of
+these the class, the code and the names of constraints, tables, columns and fields are told, and the text only
+where it is known to have no values in it. What a program raises itself is told as it is.
+"""
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+
+from pydantic_core import PydanticSerializationError, ValidationError
+
+from polysaga.errors import PolysagaError
+
+LONGEST = 4000  # characters kept of a text or a traceback; the end of a traceback tells the most
+_OURS = "polysaga."
+_RECOGNISED: list[Callable[[BaseException], str | None]] = []  # by packages above
+# What JSON cannot hold although it is of its type, in pydantic's words and for people.
+_UNFIT = {
+    "invalid utf-8 sequence": "bytes that are no UTF-8; give the model ser_json_bytes='base64' and val_json_bytes",
+    "surrogates not allowed": "a text has half of a surrogate pair, which UTF-8 does not have",
+    "Maximum serialization depth exceeded": "a value is nested too deeply",
+    "Circular reference detected": "a value contains itself",
+}
+_EXPECTED = re.compile(r"Expected `([^`]+)`(?: - [^\[]*\[field_name='(\w+)')?")
+
+
+def said(error: BaseException) -> str:
+    """Return what *error* says, for people: never empty, and also if it cannot make its own text."""
+    told = _said(error) or _own_text(error)
+    return told[:LONGEST]
+
+
+def traced(error: BaseException) -> str:
+    """Return the end of the traceback of *error* and of what caused it, with what `said` says of each."""
+    return "".join(traceback.format_exception(without_values(error)))[-LONGEST:]
+
+
+def without_values(error: BaseException) -> BaseException:
+    """Return *error*, or one of the same name, traceback and causes whose texts have no values in them."""
+    return _copied(error, {}) if any(_said(one) is not None for one in _chain(error, set())) else error
+
+
+def _chain(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    seen.add(id(error))
+    yield error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for one in (error.__cause__, error.__context__, *inner):
+        if one is not None and id(one) not in seen:
+            yield from _chain(one, seen)
+
+
+def _copied(error: BaseException, made: dict[int, BaseException]) -> BaseException:
+    if id(error) in made:
+        return made[id(error)]
+    kind = type(error)
+    if isinstance(error, BaseExceptionGroup):
+        copy: BaseException = BaseExceptionGroup(error.message, [_copied(one, made) for one in error.exceptions])
+    else:
+        text = _said(error) or _own_text(error)
+        copy = type(kind.__name__, (Exception,), {"__module__": kind.__module__})(_after_name(text))
+    made[id(error)] = copy
+    copy.__traceback__ = error.__traceback__
+    copy.__context__ = None if error.__context__ is None else _copied(error.__context__, made)
+    copy.__cause__ = None if error.__cause__ is None else _copied(error.__cause__, made)
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy
+
+
+def _said(error: BaseException) -> str | None:
+    """Return a text without values of an error that may have some in its own; None if it is the program's own."""
+    name = type(error).__name__
+    if isinstance(error, ValidationError):
+        return f"{name}: {told_of_validation(error)}"
+    if isinstance(error, PydanticSerializationError):
+        return f"{name}: {told_of_serialization(error)}"
+    return next((text for known in _RECOGNISED if (text := known(error)) is not None), None)
+
+
+def recognise(errors: Callable[[BaseException], str | None]) -> None:
+    """Ask *errors* from now on for a text without values; it returns None for an error that it does not know."""
+    _RECOGNISED.append(errors)
+
+
+def told_of_validation(error: ValidationError) -> str:
+    """Return what is wrong by pydantic, without what was given and without keys of dictionaries."""
+    told = []
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        # Only of a missing field the place is certain to be a name of the model's.
+        if one["type"] == "missing":
+            told.append(f"field '{one['loc'][-1]}' is missing")
+        else:
+            told.append(one["type"] if one["type"].startswith("union_tag") else one["msg"])
+    return f"{error.title}: {'; '.join(dict.fromkeys(told))}"
+
+
+def told_of_serialization(error: PydanticSerializationError) -> str:
+    """Return what is wrong by pydantic, without the value that was given."""
+    text = str(error)
+    if text.startswith("Unable to serialize unknown type"):
+        return text
+    found = [
+        f"{f'field {field}' if field else 'a value'} is not of its type, {kind}"
+        for kind, field in _EXPECTED.findall(text)
+    ]
+    unfit = (words for said_of_it, words in _UNFIT.items() if said_of_it in text)
+    return "; ".join(dict.fromkeys(found)) or next(unfit, "a value is not of its declared type")
+
+
+def _own_text(error: BaseException) -> str:
+    # Not str(error): an exception whose `__str__` raises must not keep a saga from being undone.
+    told = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, PolysagaError) or type(error).__module__.startswith(_OURS):
+        told = _after_name(told)
+    return told
+
+
+def _after_name(text: str) -> str:
+    return text.partition(": ")[2] or text
