@@ -14,6 +14,7 @@ from polysaga.databases import Fault
 from polysaga.sagas.journal.claims import PAUSE, Pick
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import journal as table
+from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import Birth, Row
 from polysaga.sagas.protocol.states import Status
 from tests.conformance.shops import SqlShop
@@ -275,7 +276,7 @@ async def test_a_claim_past_the_deadline_is_the_decision_to_undo(empty_journal: 
     if passed:
         assert taken.status is Status.COMPENSATING
         assert taken.error is not None
-        assert taken.error["kind"] == "overdue"
+        assert taken.error.kind == "overdue"
     else:
         assert (taken.status, taken.error) == (Status.RUNNING, None)
         assert taken.remaining is not None
@@ -323,7 +324,7 @@ async def test_cancelling_claims_and_decides_in_one_write_and_only_what_runs(emp
         await journal.insert([born])
         await put(empty_journal, born.claim, status=status.value)
 
-        taken = await journal.cancel(born.claim.saga_id, owner, {"kind": "cancelled"})
+        taken = await journal.cancel(born.claim.saga_id, owner, Reason(kind="cancelled"))
 
         found = await journal.load(born.claim.saga_id)
         assert found is not None
@@ -333,6 +334,6 @@ async def test_cancelling_claims_and_decides_in_one_write_and_only_what_runs(emp
             continue
         assert taken == found
         assert (taken.status, taken.claim.epoch, taken.claim.owner) == (Status.COMPENSATING, 2, owner)
-        assert taken.error == {"kind": "cancelled"}
-        again = await journal.cancel(born.claim.saga_id, owner, {"kind": "cancelled"})
+        assert taken.error == Reason(kind="cancelled")
+        again = await journal.cancel(born.claim.saga_id, owner, Reason(kind="cancelled"))
         assert again == taken, "a write whose reply was lost is found"

@@ -19,11 +19,13 @@ from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import journal as table
 from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.reasons import Attempt, Reason
 from polysaga.sagas.protocol.rows import Birth, Claim, Ending
 from polysaga.sagas.protocol.states import Mark, Status
 from tests.conformance.shops import PARTICIPANTS, SqlShop
 from tests.conformance.test_participant import NASTY, entry, row_of, selling
 
+BOOKED = Attempt("book", "do", 1, 0.5, 2.0, "done")
 KNOWN = "f" * 32
 LEASE = 30.0
 LIVE = {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING}
@@ -92,9 +94,9 @@ async def test_an_undone_call_is_noted_and_not_past_the_fence(sql_shop: SqlShop)
 
 # What a claim allows, each with the status that it requires.
 CHANGES: dict[str, tuple[Status, Callable[[Journal, Claim], Awaitable[Any]]]] = {
-    "compensate": (Status.RUNNING, lambda journal, claim: journal.compensate(claim, {"kind": "refused"})),
+    "compensate": (Status.RUNNING, lambda journal, claim: journal.compensate(claim, Reason(kind="refused"))),
     "go_forward": (Status.COMPENSATING, lambda journal, claim: journal.go_forward(claim)),
-    "park": (Status.COMPENSATING, lambda journal, claim: journal.park(claim, Status.COMPENSATING, {}, [])),
+    "park": (Status.COMPENSATING, lambda journal, claim: journal.park(claim, Status.COMPENSATING, Reason(), [])),
     "postpone": (Status.RUNNING, lambda journal, claim: journal.postpone(claim, 60.0, [])),
     "note_progress": (Status.RUNNING, lambda journal, claim: journal.note_progress(claim, 2)),
     "finish": (Status.RUNNING, lambda journal, claim: journal.finish([ending(claim)])),
@@ -103,7 +105,7 @@ CHANGES: dict[str, tuple[Status, Callable[[Journal, Claim], Awaitable[Any]]]] = 
 
 async def test_a_saga_is_loaded_as_it_was_born(empty_journal: SqlShop) -> None:
     journal = journal_of(empty_journal)
-    born = birth(results={"book": '"seat 5"'}, history=[{"step": "book"}], error=None)
+    born = birth(results={"book": '"seat 5"'}, history=[BOOKED], error=None)
 
     await journal.insert([born])
 
@@ -111,7 +113,7 @@ async def test_a_saga_is_loaded_as_it_was_born(empty_journal: SqlShop) -> None:
     assert found is not None
     assert (found.claim, found.status, found.input) == (born.claim, Status.RUNNING, born.input)
     assert (found.name, found.fingerprint, found.input_hash) == ("trip", KNOWN, "0" * 64)
-    assert (found.results, found.history, found.error) == ({"book": '"seat 5"'}, [{"step": "book"}], None)
+    assert (found.results, found.history, found.error) == ({"book": '"seat 5"'}, [BOOKED], None)
     assert (found.expiries, found.progress) == (0, 0)
     assert await journal.load(uuid4()) is None
 
@@ -227,7 +229,7 @@ async def test_renewing_prolongs_what_is_still_ours_and_returns_it(empty_journal
     await short.finish([ending(ended.claim)])
     before = [await row(empty_journal, one.claim) for one in (taken, ended)]
 
-    held = [(one.claim, [{"step": "book"}]) for one in (taken, ours, never, ended)]
+    held = [(one.claim, [BOOKED]) for one in (taken, ours, never, ended)]
     renewed = await long.renew(held)
 
     assert ours.claim.saga_id in renewed
@@ -235,7 +237,7 @@ async def test_renewing_prolongs_what_is_still_ours_and_returns_it(empty_journal
     assert [await row(empty_journal, one.claim) for one in (taken, ended)] == before
     found = await long.load(ours.claim.saga_id)
     assert found is not None
-    assert found.history == [{"step": "book"}]
+    assert found.history == [BOOKED]
     assert await long.claim(10) == [], "nothing is due"
 
 
@@ -278,21 +280,22 @@ async def test_texts_come_back_as_they_went_in(empty_journal: SqlShop) -> None:
     journal = journal_of(empty_journal)
     for value in NASTY:
         said = json.dumps({"said": value}, ensure_ascii=False)
-        born = replace(birth(results={"book": said}, history=[{"note": value}]), input=said)
+        attempt, reason = replace(BOOKED, outcome=value), Reason(kind="failed", message=value)
+        born = replace(birth(results={"book": said}, history=[attempt]), input=said)
         await journal.insert([born])
 
-        await journal.compensate(born.claim, {"message": value})
+        await journal.compensate(born.claim, reason)
         found = await journal.load(born.claim.saga_id)
         assert found is not None
-        assert (found.input, found.results, found.history) == (said, {"book": said}, [{"note": value}])
-        assert found.error == {"message": value}
+        assert (found.input, found.results, found.history) == (said, {"book": said}, [attempt])
+        assert found.error == reason
 
-        last = Ending(born.claim, Status.COMPENSATING, Status.COMPENSATED, {"book": said}, [{"note": value}])
-        await journal.renew([(born.claim, [{"note": value}])])
+        last = Ending(born.claim, Status.COMPENSATING, Status.COMPENSATED, {"book": said}, [attempt])
+        await journal.renew([(born.claim, [attempt])])
         assert await journal.finish([last]) == {born.claim.saga_id}
         found = await journal.load(born.claim.saga_id)
         assert found is not None
-        assert (found.results, found.history) == ({"book": said}, [{"note": value}])
+        assert (found.results, found.history) == ({"book": said}, [attempt])
 
 
 def _start(journal: Journal, born: Birth) -> Seal:
@@ -390,7 +393,7 @@ async def test_batches_do_not_wait_for_rows_of_other_sagas(empty_journal: SqlSho
         await other.execute(update(table).where(table.c.id == key).values(progress=7))
         await journal.renew([(one.claim, []) for one in mine])
         await journal.hand_back([mine[0].claim])
-        await journal.compensate(mine[1].claim, {})
+        await journal.compensate(mine[1].claim, Reason())
         await journal.insert([birth()])
         assert await journal.finish([ending(mine[2].claim)]) == {mine[2].claim.saga_id}
         await other.rollback()

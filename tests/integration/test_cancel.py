@@ -436,7 +436,7 @@ async def test_a_claim_after_the_deadline_is_a_decision_to_undo(urls: Urls, unaw
         await nothing_left(other, handle.id)
         state = await other.sagas.get(handle.id)
         assert state.error is not None
-        assert state.error["kind"] == "overdue"
+        assert state.error.kind == "overdue"
 
 
 async def test_a_saga_that_decides_with_its_first_step_is_never_too_late(urls: Urls) -> None:

@@ -548,7 +548,7 @@ async def test_a_saga_that_meets_a_bug_is_undone_and_tells_the_caller_no_more_th
         body = check_problem(await client.post("/?name=broken"), 500, "internal")
         state = await sagas.get(UUID(body["saga_id"]))
         assert state.error is not None
-        assert SECRET in state.error["traceback"]
+        assert SECRET in state.error.traceback
         assert rows_of(tmp_path) == []
 
 

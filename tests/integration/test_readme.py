@@ -109,7 +109,7 @@ async def test_the_example_undoes_a_refused_order_and_answers_as_shown(
         said = refused.json()
         state = await shop.sagas.get(UUID(said.pop("saga_id")))
         assert state.status is Status.COMPENSATED
-        assert [entry["step"] for entry in state.history if entry["phase"] == "undo"][-1] == "store_order"
+        assert [entry.step for entry in state.history if entry.phase == "undo"][-1] == "store_order"
         shown.pop("saga_id")
         assert (refused.status_code, said) == (409, shown)
         assert len((await client.get("/orders")).json()) == 1

@@ -19,7 +19,7 @@ from polysaga.errors import (
     WrongStatus,
 )
 from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepFailed
-from polysaga.sagas import SagaFilter, SagaState
+from polysaga.sagas import Parking, Reason, SagaFilter, SagaState
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -101,7 +101,7 @@ async def test_a_parked_saga_tells_why_where_and_in_which_direction(urls: Urls) 
         assert state.reason is not None
         assert "cannot do it" in state.reason
         assert state.error is not None
-        assert (state.error["kind"], state.error["message"]) == ("refused", "no lantern left")
+        assert (state.error.kind, state.error.message) == ("refused", "no lantern left")
         assert (state.name, state.version, state.key, state.known) == ("place-order", 1, "k-1", True)
         assert (state.owner, state.driven_here, state.audit, state.deadline) == (None, False, (), None)
         assert state.wake_at is not None
@@ -284,7 +284,7 @@ async def test_a_saga_resolved_as_compensated_runs_no_compensation_any_more(urls
         assert (state.status, state.wake_at) == (Status.COMPENSATED, None)
         assert state.finished_at is not None
         assert state.error is not None
-        assert state.error["resolved"]["by"] == "ada"
+        assert state.error.resolved.by == "ada"
         assert (await program.sagas.verify()).clean
         assert await program.effects(saga_id) == {"reserve_stock": 1, "open_order": 1}
         with pytest.raises(Refused):
@@ -354,8 +354,9 @@ async def test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_
         journal = runner.engine.journal
         row = await journal.load(handle.id)
         assert row is not None
-        assert await journal.compensate(row.claim, {"kind": "failed", "message": "x"})
-        error = {"kind": "failed", "message": "x", "parked": {"message": "y", "from": "compensating"}}
+        assert await journal.compensate(row.claim, Reason(kind="failed", message="x"))
+        parking = Parking(status=Status.COMPENSATING, message="y")
+        error = Reason(kind="failed", message="x", parked=parking)
         assert await journal.park(row.claim, Status.COMPENSATING, error, [])
         claim = journal.take_for_person
 

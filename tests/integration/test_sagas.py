@@ -145,7 +145,7 @@ async def test_a_bug_in_a_step_undoes_the_saga_and_keeps_the_traceback(urls: Url
             await program.sagas.run(program.saga, Order(), timeout=30)
         state = await program.sagas.get(failed.value.saga_id)
         assert state.error is not None
-        assert "stumble" in state.error["traceback"]
+        assert "stumble" in state.error.traceback
         assert await program.effects(state.id) == {}
 
 
@@ -240,7 +240,7 @@ async def test_a_retriable_step_out_of_patience_is_put_aside_and_stays_decided(u
         await _until_nobody_drives(program)
         state = await program.sagas.get(handle.id)
         assert state.status is Status.COMPLETING
-        assert state.history[-1]["outcome"] == "ZeroDivisionError"
+        assert state.history[-1].outcome == "ZeroDivisionError"
 
 
 async def test_a_compensation_that_never_works_parks_the_saga_while_the_others_are_undone(urls: Urls) -> None:

@@ -63,7 +63,7 @@ async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_ar
 
     assert not settled.done
     assert tried > 1000
-    kept = [entry["attempt"] for entry in attempts.history]
+    kept = [entry.attempt for entry in attempts.history]
     assert kept == [*range(1, 51), *range(tried - 149, tried + 1)]
 
 

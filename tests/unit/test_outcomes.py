@@ -17,7 +17,8 @@ from polysaga.errors import (
 )
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.protocol.decisions import Verdict
-from polysaga.sagas.protocol.reasons import Failure, cancelled, error_of, overdue
+from polysaga.sagas.protocol.outcomes import Failure, cancelled, error_of, overdue
+from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
 
@@ -46,7 +47,7 @@ def definition() -> Definition:
 
 def told(failure: Failure, status: Status = Status.COMPENSATED) -> PolysagaError:
     """What a later caller gets, after the way through the journal."""
-    return error_of(definition(), ID, status, json.loads(json.dumps(failure.as_data())))
+    return error_of(definition(), ID, status, Reason.from_json(json.loads(json.dumps(failure.reason().to_json()))))
 
 
 def raised(error: Exception) -> Exception:
@@ -90,7 +91,7 @@ def test_a_bug_is_told_with_its_step_and_its_traceback_is_kept() -> None:
         "reserve",
         "KeyError: 'sku'",
     )
-    assert "in raised\n    raise error\nKeyError" in failure.as_data()["traceback"]
+    assert "in raised\n    raise error\nKeyError" in (failure.reason().traceback or "")
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNAVAILABLE, Verdict.LATE, Verdict.LOST])
@@ -114,19 +115,19 @@ def test_a_saga_that_was_stopped_says_why_and_blames_no_step(
     assert type(error) is kind
     assert says in str(error)
     assert (error.saga_id, error.step) == (ID, None)
-    assert failure.as_data().keys() == {"kind", "step", "message"}
+    assert failure.reason().to_json().keys() == {"kind", "step", "message"}
 
 
 def test_a_parked_saga_tells_what_it_is_parked_for_and_not_what_it_was_undone_for() -> None:
     data = {"kind": "refused", "message": "sold out", "code": "sold-out", "facts": {}}
     parked = {**data, "parked": {"from": "compensating", "message": "cannot undo"}}
-    error = error_of(definition(), ID, Status.NEEDS_ATTENTION, parked)
+    error = error_of(definition(), ID, Status.NEEDS_ATTENTION, Reason.from_json(parked))
     assert isinstance(error, NeedsAttention)
     assert error.reason == "cannot undo"
 
 
 def test_a_database_that_kept_failing_leaves_no_traceback_in_the_journal() -> None:
-    assert "traceback" not in Failure(Verdict.UNAVAILABLE, "reserve", raised(OSError("gone"))).as_data()
+    assert Failure(Verdict.UNAVAILABLE, "reserve", raised(OSError("gone"))).reason().traceback is None
 
 
 def test_a_parked_saga_asks_for_a_person_whatever_the_reason() -> None:
@@ -137,17 +138,17 @@ def test_a_parked_saga_asks_for_a_person_whatever_the_reason() -> None:
 
 @pytest.mark.parametrize("status", [Status.COMPENSATED, Status.NEEDS_ATTENTION])
 def test_a_row_without_a_reason_is_told_all_the_same(status: Status) -> None:
-    assert "place-order" in str(error_of(definition(), ID, status, {}))
+    assert "place-order" in str(error_of(definition(), ID, status, None))
 
 
 def test_long_messages_and_tracebacks_are_cut_and_the_end_of_the_traceback_is_kept() -> None:
-    data = Failure(Verdict.FAILED, "reserve", raised(ValueError("x" * 9000))).as_data()
+    data = Failure(Verdict.FAILED, "reserve", raised(ValueError("x" * 9000))).reason().to_json()
     assert len(data["message"]) == len(data["traceback"]) == 4000
     assert data["traceback"].endswith("x\n")
 
 
 def test_facts_with_keys_that_are_not_text_are_kept_too() -> None:
-    data = Failure(Verdict.REFUSED, "reserve", Refused("no", left={("tea", "green"): 2})).as_data()
+    data = Failure(Verdict.REFUSED, "reserve", Refused("no", left={("tea", "green"): 2})).reason().to_json()
     assert data["message"] == "no"
 
 

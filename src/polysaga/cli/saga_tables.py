@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from polysaga.sagas import AuditEntry, Repair, SagaPage, SagaState, SagaSummary, Status
+from polysaga.sagas import Attempt, AuditEntry, Repair, SagaPage, SagaState, SagaSummary, Status
 
 _STYLES = {
     Status.RUNNING: "cyan",
@@ -56,7 +56,8 @@ def print_saga(saga: SagaState, now: datetime, console: Console) -> None:
     if saga.audit:
         console.print()
         console.print(_audit(saga.audit))
-    traceback = (saga.error or {}).get("parked", saga.error or {}).get("traceback")
+    told = None if saga.error is None else saga.error.parked or saga.error
+    traceback = None if told is None else told.traceback
     if traceback:
         console.print()
         console.print(Text(str(traceback).rstrip(), style="dim"), soft_wrap=True)
@@ -101,9 +102,8 @@ def _facts(saga: SagaState, now: datetime) -> Iterator[tuple[str, Text]]:
     yield "status", status
     if saga.reason is not None:
         yield "why", Text(_because(saga))
-    undone_for = (saga.error or {}).get("message")
-    if saga.parked_from is not None and undone_for is not None:
-        yield "undone for", Text(f"{(saga.error or {}).get('step') or saga.name}: {undone_for}")
+    if saga.error is not None and saga.error.parked is not None and saga.error.message:
+        yield "undone for", Text(f"{saga.error.step or saga.name}: {saga.error.message}")
     if saga.key is not None:
         yield "key", Text(saga.key)
     yield "started", _moment(saga.created_at, now)
@@ -136,19 +136,19 @@ def _moment(moment: datetime, now: datetime) -> Text:
     return Text.assemble(f"{moment:%Y-%m-%d %H:%M:%S} UTC", (f"  {away}", "dim"))
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> Table:
+def _history(history: Sequence[Attempt]) -> Table:
     table = _table(step={}, phase={}, attempt={"justify": "right"}, at={"justify": "right"})
     table.add_column("took", justify="right", no_wrap=True)
     table.add_column("outcome")
     for entry in history:
-        fine = entry["outcome"] in {"done", "found", "null"}
+        fine = entry.outcome in {"done", "found", "null"}
         table.add_row(
-            entry["step"],
-            entry["phase"],
-            str(entry["attempt"]),
-            _milliseconds(entry["at_ms"]),
-            _milliseconds(entry["ms"]),
-            Text(str(entry["outcome"]), style="green" if fine else "red"),
+            entry.step,
+            entry.phase,
+            str(entry.attempt),
+            _milliseconds(entry.at_ms),
+            _milliseconds(entry.ms),
+            Text(entry.outcome, style="green" if fine else "red"),
         )
     return table
 

@@ -76,7 +76,9 @@ for command in (show, retry, skip, compensate, resolve):
 
 
 def _summary(saga: SagaSummary) -> dict[str, Any]:
-    return {**asdict(saga), "reason": saga.reason, "step": saga.step, "parked_from": saga.parked_from}
+    error = None if saga.error is None else saga.error.to_json()
+    told = {"reason": saga.reason, "step": saga.step, "parked_from": saga.parked_from}
+    return {**asdict(saga), "error": error, **told}
 
 
 def _state(saga: SagaState) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
-from polysaga.sagas import Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
+from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
 
 # For the OpenAPI document; *authorize* looks at the request itself.
 _TOKEN = HTTPBearer(
@@ -200,7 +200,7 @@ class SagaDetails(SagaItem):
     input: str
     error: dict[str, Any] | None
     results: dict[str, str]
-    history: list[dict[str, Any]]
+    history: list[Attempt]
     audit: list[dict[str, Any]]
 
 
@@ -348,7 +348,8 @@ def _loopback(host: str) -> bool:
 
 
 def _item(saga: SagaSummary) -> dict[str, Any]:
-    return {**asdict(saga), "reason": saga.reason, "step": saga.step}
+    error = None if saga.error is None else saga.error.to_json()
+    return {**asdict(saga), "error": error, "reason": saga.reason, "step": saga.step}
 
 
 def _details(saga: SagaState) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from orders.cursors import check_cursor
-from polysaga.sagas import Status
+from polysaga.sagas import Attempt, Reason, Status
 
 _LARGEST_ID = 2**63 - 1  # of a BIGINT
 _EXACT = 2**53  # from here on a number with a point no longer says which integer it means
@@ -253,6 +253,10 @@ class UserEvent(BaseModel):
     timestamp: AwareDatetime
 
 
+def _as_journaled(reason: object) -> object:
+    return reason.to_json() if isinstance(reason, Reason) else reason
+
+
 class SagaReport(BaseModel):
     """Where a saga stands, what happened so far, and why it was undone, if it was."""
 
@@ -270,5 +274,5 @@ class SagaReport(BaseModel):
     id: UUID
     name: str
     status: Status
-    error: dict[str, Any] | None
-    history: list[dict[str, Any]]
+    error: Annotated[dict[str, Any] | None, BeforeValidator(_as_journaled)]
+    history: list[Attempt]

@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 from uuid import UUID
 
 from polysaga.clock import Clock
@@ -23,6 +23,7 @@ from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Deadlines
 from polysaga.sagas.protocol.decisions import Verdict, judge
 from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
+from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.states import Mark
 from polysaga.texts import said
 
@@ -74,8 +75,8 @@ class Attempts:
         self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
         self._deadlines = deadlines
         self._began = clock.monotonic()
-        self.history: list[dict[str, Any]] = []
-        self._current: dict[str, dict[str, Any]] = {}
+        self.history: list[Attempt] = []
+        self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
         """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
@@ -148,12 +149,12 @@ class Attempts:
         except TimeoutError as error:
             raise OutOfReach from error
 
-    def with_last(self, step: str) -> list[dict[str, Any]]:
+    def with_last(self, step: str) -> list[Attempt]:
         """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
         now = self._clock.monotonic()
-        entry = self._current[step]
-        seconds = now - self._began - entry["at_ms"] / 1000
-        return [*self.history, {**entry, "ms": _ms(seconds), "outcome": "done"}]
+        phase, attempt, at_ms = self._current[step]
+        seconds = now - self._began - at_ms / 1000
+        return [*self.history, Attempt(step, phase, attempt, at_ms, _ms(seconds), "done")]
 
     async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
         row, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
@@ -169,7 +170,7 @@ class Attempts:
 
     def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
         at = _ms(began - self._began)
-        self._current[step.name] = {"step": step.name, "phase": once.phase, "attempt": attempt, "at_ms": at}
+        self._current[step.name] = (once.phase, attempt, at)
 
     def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
         seconds = self._note(step, once, attempt, began, outcome)
@@ -190,7 +191,8 @@ class Attempts:
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began
         if once.phase != "start":
-            self.history.append({**self._current[step.name], "ms": _ms(seconds), "outcome": outcome})
+            phase, number, at_ms = self._current[step.name]
+            self.history.append(Attempt(step.name, phase, number, at_ms, _ms(seconds), outcome))
             if len(self.history) > _NOTED:
                 del self.history[_NOTED_FIRST]
         return seconds

@@ -42,7 +42,8 @@ from polysaga.sagas.protocol.decisions import (
     decide,
 )
 from polysaga.sagas.protocol.interrupts import Lost, OutOfReach, Stopped
-from polysaga.sagas.protocol.reasons import Failure, error_of, first_told, overdue
+from polysaga.sagas.protocol.outcomes import Failure, error_of, first_told, overdue
+from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import NOBODY, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
@@ -62,7 +63,7 @@ class Execution:
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.deadlines)
         self.holds_claim = False  # there is a row, and it names us
-        self._trouble: Mapping[str, Any] = {}  # what the saga is parked for, if it comes to that
+        self._trouble = Reason()  # what the saga is parked for, if it comes to that
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,7 +113,7 @@ class Execution:
         self._task = asyncio.current_task()
         failure = await self._steps.start()
         if failure is not None:
-            self.progress.failure, self.progress.reason = failure, failure.as_data()
+            self.progress.failure, self.progress.reason = failure, failure.reason()
             self.progress.status = Status.COMPENSATED
             await self._steps.insert(Status.COMPENSATED)
         self.holds_claim = True
@@ -133,10 +134,10 @@ class Execution:
             _ = progress.input  # raises now, before any step meets it
             progress.found_with(row.results)
             found = await self._take_stock(row.results)
-            for step in (row.error or {}).get("undone_by_hand", ()):
+            for step in row.error.undone_by_hand if row.error is not None else ():
                 progress.marks[step] = Mark.COMPENSATED
         except PayloadUnreadable as error:
-            await self._park({"message": said(error)})
+            await self._park(Reason(message=said(error)))
         except OutOfReach:
             await self._put_aside()
             return False
@@ -146,7 +147,7 @@ class Execution:
                 await self._write(noted, progress.status)
             elif row.expiries > MOST_EXPIRIES:
                 told = f"{row.expiries} owners in a row lost their claim without any progress"
-                await self._park({"message": told})
+                await self._park(Reason(message=told))
         self._tell_started()
         self._announce()
         return True
@@ -280,14 +281,14 @@ class Execution:
     def _stuck(self, step: AnyStep, error: Exception | None) -> None:
         self.progress.marks[step.name] = Mark.STUCK
         if error is not None:
-            self._trouble = Failure(Verdict.FAILED, step.name, error).as_data()
+            self._trouble = Failure(Verdict.FAILED, step.name, error).reason()
 
     async def _compensate(self) -> None:
         progress = self.progress
         if progress.failure is None:  # the journal has forgotten a decision that a ledger remembers
             step = next(name for name, mark in progress.marks.items() if mark is not Mark.DONE)
             progress.failure = Failure(Verdict.LATE, step, Lost("another owner had begun to undo the saga"))
-        progress.reason = reason = progress.failure.as_data()
+        progress.reason = reason = progress.failure.reason()
         journal, claim = self.engine.journal, progress.claim
         row = await self._refusal(lambda: journal.compensate(claim, reason), Status.COMPENSATING)
         if row is None:
@@ -336,7 +337,7 @@ class Execution:
         elif progress.known.undone:
             step = next(name for name, mark in progress.marks.items() if mark in {Mark.BLOCKED, Mark.COMPENSATED})
             told = f"it is decided, but step '{step}' is {progress.marks[step]}: somebody has begun to resolve it"
-            await self._park({"step": step, "message": f"{told}; resolve it as completed"})
+            await self._park(Reason(step=step, message=f"{told}; resolve it as completed"))
         else:
             await self._put_aside()
 
@@ -345,13 +346,13 @@ class Execution:
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
         await self._write(lambda: journal.postpone(progress.claim, PAUSE, history), progress.status)
 
-    async def _park(self, trouble: Mapping[str, Any]) -> None:
+    async def _park(self, trouble: Reason) -> None:
         """Ask for a person; what the saga is undone for stays beside what it is parked for."""
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
         expected = progress.status
-        progress.reason = reason = {**(progress.reason or {}), "parked": {**trouble, "from": expected.value}}
+        progress.reason = reason = (progress.reason or Reason()).parked_from(expected, trouble)
         await self._write(lambda: journal.park(progress.claim, expected, reason, history), Status.NEEDS_ATTENTION)
-        self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, str(trouble.get("message"))))
+        self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, trouble.message))
         self._announce()
 
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
@@ -433,15 +434,15 @@ class Execution:
 
     def _announce_decision(self, status: Status) -> None:
         progress = self.progress
-        message = None if progress.reason is None else str(progress.reason.get("message"))
+        message = None if progress.reason is None else progress.reason.message
         self.engine.emit(SagaDecided(progress.saga_id, progress.definition.name, status.value, message))
 
     def _error(self) -> Exception:
         progress, failure = self.progress, self.progress.failure
         parked = progress.status is Status.NEEDS_ATTENTION
         if failure is not None and isinstance(failure.error, Refused) and not parked:
-            return first_told(failure.error, progress.saga_id, progress.reason or {})
-        error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason or {})
+            return first_told(failure.error, progress.saga_id, progress.reason or Reason())
+        error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason)
         stopped = failure is None or isinstance(failure.error, Stopped)
         error.__cause__ = None if stopped or failure is None else failure.error
         return error

@@ -17,7 +17,8 @@ from polysaga.sagas.definition.step import AnyStep, StepContext
 from polysaga.sagas.driving.user_code import awaited
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.protocol.decisions import Known, fused_first, fused_in
-from polysaga.sagas.protocol.reasons import Failure
+from polysaga.sagas.protocol.outcomes import Failure
+from polysaga.sagas.protocol.reasons import Attempt, Reason
 from polysaga.sagas.protocol.rows import Birth, Claim, Ending
 from polysaga.sagas.protocol.states import Mark, Status
 
@@ -33,7 +34,7 @@ class Progress:
         self.saga_id: UUID = birth.claim.saga_id
         self.status: Status = birth.status
         self.failure: Failure | None = None
-        self.reason: Mapping[str, Any] | None = birth.error  # the failure as the journal keeps it
+        self.reason: Reason | None = birth.error  # the failure as the journal keeps it
         self.fused = fused_first(definition, home)
         self.alone = False  # the row was born without the fused first step
         self.home = home  # the name of the journal's database
@@ -121,7 +122,7 @@ class Progress:
         names = {self.fused, decision.name if decision else None}
         return {**{name: text for name, text in self._texts.items() if name in names}, **more}
 
-    def ending(self, expected: Status, status: Status, history: Sequence[Any], **results: str) -> Ending:
+    def ending(self, expected: Status, status: Status, history: Sequence[Attempt], **results: str) -> Ending:
         """Return the finishing write from *expected* to *status*."""
         return Ending(self.claim, expected, status, self.journaled(**results), history)
 

@@ -27,7 +27,7 @@ from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol.decisions import Verdict
 from polysaga.sagas.protocol.interrupts import Joined, Lost
-from polysaga.sagas.protocol.reasons import Failure
+from polysaga.sagas.protocol.outcomes import Failure
 from polysaga.sagas.protocol.rows import Birth, Row
 from polysaga.sagas.protocol.states import Mark, Status
 

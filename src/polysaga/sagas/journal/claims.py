@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.databases.dialects import SqlDialect
 from polysaga.sagas.journal.statements import columns_of_row
 from polysaga.sagas.journal.tables import JOURNAL
-from polysaga.sagas.protocol.reasons import overdue
+from polysaga.sagas.protocol.outcomes import overdue
 
 PAUSE = 30.0  # seconds until a saga that was put aside is due again
 
@@ -99,7 +99,7 @@ def _taken(dialect: SqlDialect) -> str:
     late = f"CASE WHEN status = 'running' AND deadline <= {dialect.statement_clock} THEN"
     return (
         # MySQL assigns from left to right: the status after what asks for it.
-        f"error = {late} '{json.dumps(overdue().as_data())}' ELSE error END, "
+        f"error = {late} '{json.dumps(overdue().reason().to_json())}' ELSE error END, "
         f"status = {late} 'compensating' ELSE status END, epoch = epoch + 1, owner = :owner, lease = :lease, "
         f"wake_at = {dialect.later(':lease')}, expiries = expiries + 1"
     )

@@ -22,6 +22,7 @@ from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.claims import Claims, Pick
 from polysaga.sagas.journal.group_commit import MOST_BYTES
 from polysaga.sagas.journal.statements import statements
+from polysaga.sagas.protocol.reasons import Attempt, Reason
 from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row
 from polysaga.sagas.protocol.states import Status
 
@@ -116,7 +117,7 @@ class Journal:
         )
         return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
 
-    async def renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
+    async def renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
         """Prolong all claims, each with its history so far; return the ids still ours.
 
         One statement does it, or a few if the histories are long.
@@ -126,13 +127,13 @@ class Journal:
             ours |= await self._renew(some)
         return ours
 
-    async def _renew(self, held: Sequence[tuple[Claim, Sequence[Any]]]) -> set[UUID]:
+    async def _renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
         rows = json.dumps(
             [
                 {
                     "saga_id": str(claim.saga_id),
                     "owner": str(claim.owner),
-                    "history": json.dumps(list(history)),
+                    "history": as_json(list(history)),
                 }
                 for claim, history in sorted(held, key=lambda one: one[0].saga_id)
             ]
@@ -144,9 +145,9 @@ class Journal:
         rows = json.dumps([{"saga_id": str(claim.saga_id), "owner": str(claim.owner)} for claim in claims])
         await self._change_many("hand_back_many", rows, claims)
 
-    async def compensate(self, claim: Claim, error: Mapping[str, Any]) -> bool:
+    async def compensate(self, claim: Claim, error: Reason) -> bool:
         """Write the decision to compensate; False if the claim, or the status running, is gone."""
-        return await self._change("compensate", claim, error=json.dumps(error))
+        return await self._change("compensate", claim, error=_told(error))
 
     async def record_call(self, claim: Claim, step: str, result: str) -> bool:
         """Write the ledger row of a step without a database; False if the claim no longer allows it."""
@@ -160,23 +161,23 @@ class Journal:
         """Take the decision to compensate back: the pivot was committed before it could be blocked."""
         return await self._change("go_forward", claim)
 
-    async def park(self, claim: Claim, expected: Status, error: Mapping[str, Any], history: Sequence[Any]) -> bool:
+    async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[Attempt]) -> bool:
         """Stop trying and ask for a person."""
-        told = {"error": json.dumps(error), "history": json.dumps(list(history))}
+        told = {"error": _told(error), "history": as_json(list(history))}
         return await self._change("park", claim, expected=expected.value, **told)
 
-    async def postpone(self, claim: Claim, seconds: float, history: Sequence[Any]) -> bool:
+    async def postpone(self, claim: Claim, seconds: float, history: Sequence[Attempt]) -> bool:
         """Give the claim up; the saga is due again after *seconds*."""
-        return await self._change("postpone", claim, seconds=seconds, history=json.dumps(list(history)))
+        return await self._change("postpone", claim, seconds=seconds, history=as_json(list(history)))
 
     async def note_progress(self, claim: Claim, rows: int) -> bool:
         """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
         return await self._change("progress", claim, progress=rows)
 
-    async def cancel(self, saga_id: UUID, owner: UUID, error: Mapping[str, Any]) -> Row | None:
+    async def cancel(self, saga_id: UUID, owner: UUID, error: Reason) -> Row | None:
         """Claim a running saga and decide to compensate it, in one write; return its row if *owner* has it now."""
         key = self._dialect.key
-        values = {"id": key(saga_id), "owner": key(owner), "error": json.dumps(error), "lease": self.lease}
+        values = {"id": key(saga_id), "owner": key(owner), "error": _told(error), "lease": self.lease}
         async with Transaction(self.node.single) as send:
             await send(self._sql["cancel"], values)
         row = await self.load(saga_id)
@@ -195,7 +196,7 @@ class Journal:
         status: Status,
         *,
         results: Mapping[str, str],
-        error: Mapping[str, Any] | None,
+        error: Reason | None,
         audit: Mapping[str, Any],
     ) -> bool:
         """Set *status* by a person's word, due at once unless it is final, in one transaction with the *audit*."""
@@ -207,7 +208,7 @@ class Journal:
             "status": status.value,
             "final": int(status.final),
             "results": json.dumps(dict(results)),
-            "error": None if error is None else json.dumps(error),
+            "error": None if error is None else _told(error),
         }
         async with Transaction(self.node.writer) as send:
             if (await send(self._sql["repair"], values)).count != 1:
@@ -285,7 +286,7 @@ class Journal:
             "lease": None if birth.status.final else self.lease,
             "deadline": birth.deadline,
             "results": as_json(birth.results),
-            "error": None if birth.error is None else json.dumps(birth.error),
+            "error": None if birth.error is None else _told(birth.error),
             "history": as_json(birth.history) if birth.history else None,
         }
 
@@ -300,12 +301,17 @@ class Journal:
             input=found["input"],
             input_hash=found["input_hash"],
             results=json.loads(found["results"]),
-            error=None if found["error"] is None else json.loads(found["error"]),
-            history=json.loads(found["history"] or "[]"),
+            error=None if found["error"] is None else Reason.from_json(json.loads(found["error"])),
+            history=[Attempt.from_json(one) for one in json.loads(found["history"] or "[]")],
             expiries=found["expiries"],
             progress=found["progress"],
             remaining=found["remaining"],
         )
+
+
+def _told(reason: Reason) -> str:
+    # Not by `as_json`: the text of a program's own error may hold half of a surrogate pair.
+    return json.dumps(reason.to_json())
 
 
 def size_of_birth(birth: Birth) -> int:
@@ -318,11 +324,11 @@ def size_of_ending(ending: Ending) -> int:
     return sum(map(len, ending.results.values())) + _size_of_history(ending.history)
 
 
-def _size_of_history(history: Sequence[Any]) -> int:
+def _size_of_history(history: Sequence[Attempt]) -> int:
     return _ROW + _ENTRY * len(history)
 
 
-def _parts(held: Sequence[tuple[Claim, Sequence[Any]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Any]]]]:
+def _parts(held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Attempt]]]]:
     """Yield *held* in parts that one statement can carry."""
     begin = size = 0
     for index, (_, history) in enumerate(held):

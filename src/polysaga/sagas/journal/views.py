@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason
 from polysaga.sagas.protocol.states import Status
 
 
@@ -41,7 +42,7 @@ class SagaSummary:
     key: str | None
     status: Status
     known: bool  # this process has the definition that the saga was started with
-    error: Mapping[str, Any] | None  # why it is undone or parked, as the journal keeps it
+    error: Reason | None  # why it is undone or parked
     epoch: int
     owner: UUID | None  # a new one with every claim; None: put aside, nobody drives it until it wakes
     wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest for good
@@ -53,20 +54,23 @@ class SagaSummary:
     @property
     def reason(self) -> str | None:
         """Why it is parked, or else why it is undone."""
-        said = (_parked(self.error) or self.error or {}).get("message")
-        return None if said is None else str(said)
+        told = self._told
+        return None if told is None else told.message or None
 
     @property
     def step(self) -> str | None:
         """The step that `reason` is about."""
-        said = (_parked(self.error) or self.error or {}).get("step")
-        return None if said is None else str(said)
+        told = self._told
+        return None if told is None else told.step
 
     @property
     def parked_from(self) -> Status | None:
         """The status that a parked saga had, which tells in which direction it was going."""
-        parked = _parked(self.error)
-        return None if parked is None else Status(parked["from"])
+        return None if self.error is None or self.error.parked is None else self.error.parked.status
+
+    @property
+    def _told(self) -> Reason | Parking | None:
+        return None if self.error is None else self.error.parked or self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class SagaState(SagaSummary):
     driven_here: bool
     input: str  # as JSON
     results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
-    history: tuple[Mapping[str, Any], ...]  # its attempts; of more than 200 the first 50 and the last 150
+    history: tuple[Attempt, ...]  # its attempts; of more than 200 the first 50 and the last 150
     audit: tuple[AuditEntry, ...]
 
 
@@ -97,7 +101,3 @@ class SagaPage:
 
     sagas: tuple[SagaSummary, ...]
     next: str | None
-
-
-def _parked(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return None if error is None else error.get("parked")

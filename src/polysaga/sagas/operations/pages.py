@@ -20,6 +20,7 @@ from polysaga.databases.dialects import Rendered
 from polysaga.errors import DatabaseUnavailable, SchemaMissing
 from polysaga.sagas.journal.tables import JOURNAL, LEDGER, OUTBOX
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, stuck_start
+from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Mark, Status
 
 
@@ -62,7 +63,7 @@ class JournalSurvey:
             status=Status(row["status"]),
             results=json.loads(row["results"]),
             overdue=bool(row["late"]),
-            resolved="resolved" in json.loads(row["error"] or "{}"),
+            resolved=row["error"] is not None and Reason.from_json(json.loads(row["error"])).resolved is not None,
             expired=bool(row["old"]),
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.participants import Entry, LedgerRow, Participant
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import Verdict, fused_in
+from polysaga.sagas.protocol.reasons import Reason, Resolution
 from polysaga.sagas.protocol.repair_rules import Action, Order, direction
 from polysaga.sagas.protocol.rows import Claim, Row
 from polysaga.sagas.protocol.states import Mark, Status
@@ -35,6 +37,12 @@ from polysaga.texts import said
 
 T = TypeVar("T")
 
+_PAST = {
+    Action.RETRY: "retried",
+    Action.SKIP: "skipped",
+    Action.COMPENSATE: "compensated",
+    Action.RESOLVE: "resolved",
+}
 _PATIENCE = 15.0  # seconds for a participant to take a row
 
 
@@ -43,7 +51,7 @@ class SagaRepair:
 
     def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: Order) -> None:
         self._engine, self._known, self._row, self._order = engine, definition, row, order
-        self._results, self._error = dict(row.results), dict(row.error or {})
+        self._results, self._reason = dict(row.results), row.error or Reason()
         self._going = direction(row)
         self._owner = uuid4()
         self._seen: Mapping[str, LedgerRow] = {}  # what the person's word is about
@@ -72,18 +80,18 @@ class SagaRepair:
                 if row.status is not Status.NEEDS_ATTENTION:
                     await self._engine.journal.postpone(claim, PAUSE, row.history)
                 raise
-        self._error.pop("parked", None)
-        if after in {Status.COMPENSATING, Status.COMPENSATED} and "kind" not in self._error:
-            told = {"step": None, "message": f"{order.action.value}d by {order.by}: {order.why}"}
-            self._error.update(kind=Verdict.CANCELLED.value, **told)
+        self._reason = replace(self._reason, parked=None)
+        if after in {Status.COMPENSATING, Status.COMPENSATED} and self._reason.kind is None:
+            message = f"{_PAST[order.action]} by {order.by}: {order.why}"
+            self._reason = replace(self._reason, kind=Verdict.CANCELLED.value, message=message)
         if after.final:
-            self._error["resolved"] = {"by": order.by, "why": order.why}
+            self._reason = replace(self._reason, resolved=Resolution(order.by, order.why))
         return await self._engine.journal.repair(
             claim,
             row.status,
             after,
             results=self._results,
-            error=self._error or None,
+            error=None if self._reason == Reason() else self._reason,
             audit={
                 "id": id_from_time(self._engine.clock.now()),
                 "actor": order.by,
@@ -101,8 +109,12 @@ class SagaRepair:
             asked = {"step": order.step, "result": result}
         if order.action is Action.RESOLVE:
             asked = {"outcome": after.value}
-        before = {"status": row.status.value, "epoch": row.claim.epoch, "error": row.error}
-        now = {"status": after.value, "epoch": epoch, "error": self._error or None}
+        before = {
+            "status": row.status.value,
+            "epoch": row.claim.epoch,
+            "error": None if row.error is None else row.error.to_json(),
+        }
+        now = {"status": after.value, "epoch": epoch, "error": self._reason.to_json() or None}
         return json.dumps({"asked": asked, "before": before, "after": now})
 
     async def _check_skip(self) -> None:
@@ -117,7 +129,7 @@ class SagaRepair:
             # A call whose record is blocked may have happened all the same.
             blocked = Mark.COMPENSATED if step.database is None else Mark.BLOCKED
             gone = found is not None and found.state in {Mark.COMPENSATED, blocked}
-            if gone or step.name in self._error.get("undone_by_hand", ()):
+            if gone or step.name in self._reason.undone_by_hand:
                 raise self._wrong(f"step '{step.name}' is undone already")
             return
         if step.name == self._fused or (found is not None and found.state is Mark.DONE):
@@ -149,7 +161,8 @@ class SagaRepair:
             return
         await self._block_decision(epoch)
         if step.name == self._fused:  # its record is the journal row
-            self._error["undone_by_hand"] = [*self._error.get("undone_by_hand", ()), step.name]
+            by_hand = (*self._reason.undone_by_hand, step.name)
+            self._reason = replace(self._reason, undone_by_hand=by_hand)
         else:
             await self._undo_nothing(step, claim)
 

@@ -35,7 +35,8 @@ from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.protocol.interrupts import Joined, Lost
-from polysaga.sagas.protocol.reasons import cancelled, error_of
+from polysaga.sagas.protocol.outcomes import cancelled, error_of
+from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.rows import Birth, Claim, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
@@ -176,14 +177,14 @@ class LocalRunner:
             case Status.COMPLETING | Status.COMPLETED:
                 raise TooLate(saga_id, row.name, row.status.value)
             case Status.NEEDS_ATTENTION:
-                raise error_of(definition, saga_id, row.status, row.error or {})
+                raise error_of(definition, saga_id, row.status, row.error)
             case Status.COMPENSATED:
                 return True
             case Status.COMPENSATING:
                 return await self._is_blocked(definition, saga_id)
         if self._closing:
             raise Busy(0, 0.0)
-        reason = cancelled(why).as_data()
+        reason = cancelled(why).reason()
         taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
         if taken is not None and not self._closing:
             self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
@@ -201,7 +202,7 @@ class LocalRunner:
         row = found.get(pivot.name)
         return row is not None and row.state is not Mark.DONE
 
-    def history(self, saga_id: UUID) -> tuple[Mapping[str, Any], ...] | None:
+    def history(self, saga_id: UUID) -> tuple[Attempt, ...] | None:
         """Return the attempts of a saga that this process drives now; None if it does not."""
         live = self.executions.get(saga_id)
         return None if live is None else tuple(live.attempts.history)
@@ -405,7 +406,7 @@ class LocalRunner:
             if row.status in {Status.COMPLETED, Status.COMPLETING}:
                 return _output(definition, row)
             if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
-                raise error_of(definition, saga_id, row.status, row.error or {})
+                raise error_of(definition, saga_id, row.status, row.error)
             if self._time_is_up:
                 raise OutcomePending(saga_id, definition.name)
             await self.engine.clock.sleep(pause)

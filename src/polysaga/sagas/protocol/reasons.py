@@ -1,105 +1,129 @@
-"""How a saga that did not complete is told: to the journal as data, to callers as the error they expect."""
+"""Why a saga is undone or parked, and what its steps have tried: what the journal's row tells people.
 
-import json
+The journal keeps a `Reason` as JSON in `error`, and the attempts in `history`.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
-from pydantic_core import to_json
-
-from polysaga.errors import (
-    DeadlineExceeded,
-    NeedsAttention,
-    PolysagaError,
-    Refused,
-    RowLocked,
-    SagaCancelled,
-    SagaFailed,
-    SagaUndone,
-)
-from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.protocol.decisions import Verdict
-from polysaga.sagas.protocol.interrupts import Stopped
 from polysaga.sagas.protocol.states import Status
-from polysaga.texts import said, traced
+
+
+class _Cause(TypedDict, total=False):
+    kind: str
+    step: str | None
+    message: str
+    code: str
+    facts: Any
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """What a saga is parked for, and in which status it was."""
+
+    status: Status
+    kind: str | None = None  # a verdict on what was tried last; None: nothing was
+    step: str | None = None
+    message: str = ""
+    code: str | None = None  # of a refusal
+    facts: Any = None  # of a refusal, as JSON keeps them
+    traceback: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the journal keeps it, of plain types."""
+        return {**_cause(self), "from": self.status.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Parking":
+        """Return what `to_json` wrote."""
+        return cls(status=Status(data["from"]), **_caused(data))
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a saga is undone or parked."""
+class Resolution:
+    """The word of the person who ended a saga."""
 
-    verdict: Verdict
-    step: str | None  # None: nothing that a step did
-    error: BaseException
+    by: str
+    why: str
 
-    def as_data(self) -> Mapping[str, Any]:
-        """Return what the journal keeps."""
-        data: dict[str, Any] = {"kind": self.verdict.value, "step": self.step, "message": said(self.error)}
-        if isinstance(self.error, Refused):
-            data["code"] = str(self.error.code)
-            data["facts"] = _as_json(self.error.facts)
-        elif self.verdict not in {Verdict.UNAVAILABLE, Verdict.CANCELLED, Verdict.OVERDUE}:
-            data["traceback"] = traced(self.error)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a saga is undone, what it is parked for, and what people said about it; each may be missing.
+
+    *kind* is a verdict, such as `refused`, `failed` or `cancelled`; None: nothing undoes the saga.
+    """
+
+    kind: str | None = None
+    step: str | None = None  # None: nothing that a step did
+    message: str = ""
+    code: str | None = None  # of a refusal
+    facts: Any = None  # of a refusal, as JSON keeps them
+    traceback: str | None = None
+    parked: Parking | None = None
+    resolved: Resolution | None = None
+    undone_by_hand: tuple[str, ...] = field(default=())  # steps whose record is the journal's row
+
+    def parked_from(self, status: Status, trouble: "Reason") -> "Reason":
+        """Return the reason of a saga that was in *status* and is parked for *trouble*."""
+        parking = Parking(status=status, **_caused(_cause(trouble)))
+        return Reason(**_caused(_cause(self)), parked=parking, undone_by_hand=self.undone_by_hand)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the journal keeps it, of plain types; what is missing is left out."""
+        data: dict[str, Any] = dict(_cause(self))
+        if self.parked is not None:
+            data["parked"] = self.parked.to_json()
+        if self.resolved is not None:
+            data["resolved"] = {"by": self.resolved.by, "why": self.resolved.why}
+        if self.undone_by_hand:
+            data["undone_by_hand"] = list(self.undone_by_hand)
         return data
 
-
-def cancelled(why: str) -> Failure:
-    """Return why a saga is undone that somebody cancelled."""
-    return Failure(Verdict.CANCELLED, None, Stopped(why))
-
-
-def overdue() -> Failure:
-    """Return why a saga is undone whose deadline has passed."""
-    return Failure(Verdict.OVERDUE, None, Stopped("it was not decided before its deadline"))
-
-
-def error_of(definition: Definition, saga_id: UUID, status: Status, data: Mapping[str, Any]) -> PolysagaError:
-    """Return the error that a caller gets for a saga at rest that did not complete."""
-    step, message = data.get("step", "?"), data.get("message", "")
-    if status is Status.NEEDS_ATTENTION:
-        return NeedsAttention(saga_id, definition.name, data.get("parked", data).get("message", ""))
-    match data.get("kind"):
-        case Verdict.REFUSED:
-            refusal = _rebuilt(definition, data)
-            refusal.saga_id = saga_id
-            return refusal
-        case Verdict.FAILED:
-            return SagaFailed(saga_id, definition.name, step, message)
-        case Verdict.CANCELLED:
-            return SagaCancelled(saga_id, definition.name, message)
-        case Verdict.OVERDUE:
-            return DeadlineExceeded(saga_id, definition.name, message)
-        case _:
-            return SagaUndone(saga_id, definition.name, step, message)
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Reason":
+        """Return what `to_json` wrote, in this version or another."""
+        parked, resolved = data.get("parked"), data.get("resolved")
+        return cls(
+            **_caused(data),
+            parked=None if parked is None else Parking.from_json(parked),
+            resolved=None if resolved is None else Resolution(resolved["by"], resolved["why"]),
+            undone_by_hand=tuple(data.get("undone_by_hand", ())),
+        )
 
 
-def first_told(refusal: Refused, saga_id: UUID, data: Mapping[str, Any]) -> Refused:
-    """Return *refusal* as its first caller gets it: with the facts that every later caller gets."""
-    refusal.saga_id, refusal.facts = saga_id, data.get("facts", {})
-    return refusal
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of one step, or of its compensation."""
+
+    step: str
+    phase: str  # do, undo
+    attempt: int  # from 1 on, in one process
+    at_ms: float  # milliseconds after the process that made it began to drive the saga
+    ms: float  # milliseconds that it took
+    outcome: str  # done, found (it had happened before), or what went wrong
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Attempt":
+        """Return what the journal keeps as JSON."""
+        return cls(data["step"], data["phase"], data["attempt"], data["at_ms"], data["ms"], data["outcome"])
 
 
-def _rebuilt(definition: Definition, data: Mapping[str, Any]) -> Refused:
-    # Not by calling it: a subclass may have a constructor of its own.
-    ours = RowLocked if data["code"] == RowLocked.code else Refused
-    kind = definition.saga.refusals.get(data["code"], ours)
-    refusal = _bare(kind, data)
-    if said(refusal) != data["message"]:
-        # Its own `__str__` needs what its constructor would have set; the journal has its words.
-        refusal = _bare(type(kind.__name__, (kind,), {"__str__": Refused.__str__}), data)
-    return refusal
+def _cause(told: Reason | Parking) -> _Cause:
+    """Return what *told* has in common with the other, of plain types; what is missing is left out."""
+    cause: _Cause = {}
+    if told.kind is not None:
+        cause["kind"] = told.kind
+    if told.kind is not None or told.message:
+        cause["step"], cause["message"] = told.step, told.message
+    if told.code is not None:
+        cause["code"], cause["facts"] = told.code, told.facts
+    if told.traceback is not None:
+        cause["traceback"] = told.traceback
+    return cause
 
 
-def _bare(kind: type[Refused], data: Mapping[str, Any]) -> Refused:
-    refusal = kind.__new__(kind)
-    Refused.__init__(refusal, data["message"])
-    refusal.facts, refusal.code = data["facts"], data["code"]
-    return refusal
-
-
-def _as_json(facts: Mapping[str, Any]) -> Any:
-    try:
-        return json.loads(to_json(dict(facts), fallback=str, inf_nan_mode="strings"))
-    except (ValueError, TypeError, RecursionError):  # PydanticSerializationError is a ValueError
-        return {"lost": "these facts cannot be written as JSON"}
+def _caused(data: Mapping[str, Any]) -> _Cause:
+    return {name: data[name] for name in _Cause.__annotations__ if name in data}  # type: ignore[return-value]

@@ -60,4 +60,6 @@ def direction(row: Row) -> Status:
     """Return the status, or the one that a parked saga had before."""
     if row.status is not Status.NEEDS_ATTENTION:
         return row.status
-    return Status((row.error or {})["parked"]["from"])
+    assert row.error is not None
+    assert row.error.parked is not None
+    return row.error.parked.status

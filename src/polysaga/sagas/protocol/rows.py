@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
+from polysaga.sagas.protocol.reasons import Attempt, Reason
 from polysaga.sagas.protocol.states import Status
 
 NOBODY = UUID(int=0)  # the owner of a saga that was put aside
@@ -30,8 +30,8 @@ class Row:
     input: str
     input_hash: str
     results: Mapping[str, str]  # JSON text by step: of the steps whose record is this row
-    error: Mapping[str, Any] | None
-    history: list[Any]
+    error: Reason | None
+    history: Sequence[Attempt]
     expiries: int = 0
     progress: int = 0
     remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
@@ -50,11 +50,11 @@ class Birth:
     input_hash: str
     status: Status = Status.RUNNING
     results: Mapping[str, str] = field(default_factory=dict)
-    error: Mapping[str, Any] | None = None
-    history: Sequence[Any] = ()
+    error: Reason | None = None
+    history: Sequence[Attempt] = ()
     deadline: float | None = None  # seconds after the birth
 
-    def as_row(self, status: Status, results: Mapping[str, str], history: Sequence[Any]) -> "Birth":
+    def as_row(self, status: Status, results: Mapping[str, str], history: Sequence[Attempt]) -> "Birth":
         """Return the birth of a saga whose first step is done."""
         return Birth(  # `dataclasses.replace` takes ten times as long
             self.claim,
@@ -80,4 +80,4 @@ class Ending:
     expected: Status
     status: Status
     results: Mapping[str, str]
-    history: Sequence[Any]
+    history: Sequence[Attempt]

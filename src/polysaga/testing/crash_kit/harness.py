@@ -314,7 +314,8 @@ class _Performance:
     async def _let_time_pass(self, row: Row) -> None:
         self.scene.heal()
         if row.status is Status.NEEDS_ATTENTION:
-            why = str((row.error or {}).get("parked", {}).get("message", "nothing says why"))
+            parked = None if row.error is None else row.error.parked
+            why = "nothing says why" if parked is None else parked.message
             self.scene.tell(f"the saga is parked: {why.partition(_NEWLINE)[0]}")
             self.scene.tell("a person lets the parked saga be retried")
             self._retried += 1
