@@ -10,7 +10,8 @@ from tests.architecture.sources import Source, sources, walk
 BORDERS = {
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
     "polysaga/cli/programs.py: settings_for",  # the program's function for its settings
-    "polysaga/databases/error_texts.py: _of_driver",  # an error of a driver
+    "polysaga/cli/main.py: main",  # a command
+    "polysaga/databases/dialects/errors.py: _of_driver",  # an error of a driver
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/driving/attempts.py: Attempts._caught",  # a step
@@ -20,6 +21,25 @@ BORDERS = {
     "polysaga/testing/crash_kit/harness.py: _Performance._judge_both",  # an invariant written for one saga
 }
 BROAD = {"Exception", "BaseException"}
+LOADERS = {"import_module", "__import__", "load_module"}
+# What is not needed by everybody, or not installed everywhere (`docs/decisions/0010-what-is-loaded-late.md`).
+LATE = {
+    "polysaga/cli/main.py: load_command",  # the command that is run
+    "polysaga/cli/main.py: main",  # what knows errors of databases
+    "polysaga/cli/programs.py: _import",  # the program that a command is to work on
+    "polysaga/databases/dialects/postgres.py: PostgresAsyncpg.engine_arguments",  # the driver
+    "polysaga/databases/dialects/postgres.py: PostgresPsycopg.options",  # the driver
+    "polysaga/databases/mongo_node.py: MongoNode.__init__",  # our door to the driver
+    "polysaga/databases/mongo_node.py: MongoSession.transaction",  # our door to the driver
+    "polysaga/databases/pymongo_waits.py: make_safe",  # parts of a driver that it may not have
+    "polysaga/fastapi/handlers.py: install_handlers",  # errors of a driver that may not be installed
+    "polysaga/loading.py: facade.get",  # what a package shows, when it is asked for
+    "polysaga/loading.py: load_module",
+    "polysaga/routing/guards/constructs.py: guard",  # subclasses of the driver's
+    "polysaga/testing/crash_kit/driver_errors.py: lost_connection",  # errors of the driver under test
+    "polysaga/testing/crash_kit/driver_errors.py: lost_mongo_commit",
+    "polysaga/testing/crash_kit/driver_errors.py: no_mongo_transaction",
+}
 
 
 def is_broad(node: ast.AST) -> bool:
@@ -55,6 +75,15 @@ def imports_inside_functions(source: Source) -> list[int]:
     return sorted(node.lineno for node in inside if isinstance(node, ast.Import | ast.ImportFrom))
 
 
+def late_loads(source: Source) -> set[str]:
+    """Return the functions of *source* that load a module by its name."""
+    return {
+        f"{source.name}: {'.'.join(inside)}"
+        for inside, node in walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in LOADERS
+    }
+
+
 def _names_everything(node: ast.expr) -> bool:
     parts = node.elts if isinstance(node, ast.Tuple) else [node]
     return any(isinstance(part, ast.Name) and part.id in BROAD for part in parts)
@@ -71,6 +100,10 @@ def test_every_border_says_why_it_is_one() -> None:
 
 def test_nothing_is_imported_inside_a_function() -> None:
     assert [f"{source.name}:{line}" for source in sources() for line in imports_inside_functions(source)] == []
+
+
+def test_nothing_is_loaded_late_but_what_is_known() -> None:
+    assert {place for source in sources() for place in late_loads(source)} == LATE
 
 
 def test_an_import_inside_a_function_is_recognised() -> None:

@@ -42,7 +42,7 @@ def birth(status: Status = Status.RUNNING, **more: Any) -> Birth:
 
 
 def ending(claim: Claim, expected: Status = Status.RUNNING, status: Status = Status.COMPLETED) -> Ending:
-    return Ending(claim, expected, status, {"book": '"seat 5"'}, [{"step": "book", "ms": 1.5}])
+    return Ending(claim, expected, status, {"book": '"seat 5"'}, [BOOKED])
 
 
 def journal_of(shop: SqlShop, *, lease: float = LEASE, lock_timeout: float = 5.0) -> Journal:

@@ -1,20 +1,47 @@
 """What the command line says about itself, and the options that every command has."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
 
-from polysaga.cli.main import app
+from polysaga.cli.check import check
+from polysaga.cli.configured import VARIABLE
+from polysaga.cli.main import COMMANDS, load_command
+from polysaga.cli.migrate import migrate
+from polysaga.cli.nodes import nodes
 from polysaga.cli.sagas import sagas
+from polysaga.cli.verify import verify
+from polysaga.sources import PREFIX
 from tests.fixtures.projects import Project
 
 LONGEST = 60  # characters of a line in the list of commands
-COMMANDS = [(command.callback, ()) for command in app.registered_commands] + [
-    (command.callback, ("sagas",)) for command in sagas.registered_commands
-]
+FUNCTIONS = [check, migrate, nodes, verify, *(command.callback for command in sagas.registered_commands)]
 NAMES = ["check", "migrate", "nodes", "verify", "sagas list", "sagas show", "sagas retry", "sagas resolve"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_what_its_own_help_says(name: str) -> None:
+    assert (load_command(name).help or "").partition("\n\n")[0] == COMMANDS[name]
+
+
+def test_the_help_loads_neither_databases_nor_models() -> None:
+    program = (
+        "import sys\nfrom polysaga.cli.main import main\n"
+        "try: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Commands:" in done.stdout
+    assert {"sqlalchemy", "pydantic", "pymongo", "asyncpg", "sqlglot"}.isdisjoint(done.stderr.split())
+
+
+def test_the_variable_for_the_settings_file_is_that_of_the_settings() -> None:
+    assert f"{PREFIX}CONFIG" == VARIABLE
 
 
 def test_the_version_is_printed(project: Project) -> None:
@@ -22,7 +49,7 @@ def test_the_version_is_printed(project: Project) -> None:
     assert (told.code, told.out) == (0, f"polysaga {version('polysaga')}\n")
 
 
-@pytest.mark.parametrize("command", [callback for callback, _ in COMMANDS], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("command", FUNCTIONS, ids=lambda one: one.__name__)
 def test_the_first_sentence_about_a_command_fits_into_the_list(command: Callable[..., None]) -> None:
     first = (command.__doc__ or "").partition("\n\n")[0]
     assert first.endswith(".")

@@ -55,3 +55,4 @@ def test_words_of_another_version_are_left_alone() -> None:
 def test_an_attempt_is_read_back() -> None:
     kept = {"step": "book", "phase": "do", "attempt": 2, "at_ms": 0.5, "ms": 2.0, "outcome": "done"}
     assert Attempt.from_json(kept) == Attempt("book", "do", 2, 0.5, 2.0, "done")
+    assert Attempt.from_json({"step": "book", "mood": "bad"}) == Attempt("book", "do", 1, 0.0, 0.0, "?")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polysaga.sources import PREFIX
+VARIABLE = "POLYSAGA_CONFIG"  # as in `polysaga.sources`, which the help has no time to load
 
 Config = Annotated[
     Path | None,
@@ -41,4 +41,4 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 def use(config: Path | None) -> None:
     """Read the settings from *config* from now on, if it is given."""
     if config is not None:
-        os.environ[f"{PREFIX}CONFIG"] = str(config)
+        os.environ[VARIABLE] = str(config)

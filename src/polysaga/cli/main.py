@@ -1,41 +1,71 @@
 """The `polysaga` command. One file per noun beside this one; here they are put together.
 
+A command's own file is loaded when the command is run: the overview needs nothing but a sentence about each.
+
 Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration or a
 database is at fault, said in one line on standard error.
 """
 
 import sys
 from importlib.metadata import version as version_of
-from typing import Annotated
+from typing import Annotated, Any
 
-from sqlalchemy.exc import DBAPIError
-
-from polysaga.config import masked
-from polysaga.databases import Fault
-from polysaga.databases.dialects import fault_of
-from polysaga.errors import PolysagaError
+from polysaga.loading import load_module
 
 try:
     import typer
+    from typer.core import TyperGroup
 except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
-from polysaga.cli.check import check
 from polysaga.cli.configured import Config, configured, use
-from polysaga.cli.migrate import migrate
-from polysaga.cli.nodes import nodes
-from polysaga.cli.sagas import sagas
-from polysaga.cli.verify import verify
+
+# By the name of the command: the first sentence of its help. Its file has the same name.
+COMMANDS = {
+    "check": "Ask every server whether a program would work on it.",
+    "migrate": "Create or upgrade the journal and the ledgers of a program.",
+    "nodes": "Ask every server for its role and its position.",
+    "verify": "Compare the journal with all ledgers and outboxes.",
+    "sagas": "Find sagas, understand one, and repair what needs a person.",
+}
+
+
+class CommandsByName(TyperGroup):
+    """Loads a command when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command, or None if there is none of this name."""
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a line about each command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def load_command(name: str) -> Any:
+    """Import the command *name* and return it as Click knows it."""
+    found = getattr(load_module(f"polysaga.cli.{name}"), name)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        single.command(name)(configured(found))
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
     name="polysaga",
+    cls=CommandsByName,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (check, migrate, nodes, verify):
-    app.command()(configured(command))
-app.add_typer(sagas, name="sagas")
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,13 +89,8 @@ def main() -> None:
     """Run the command that the arguments name; never returns."""
     try:
         app()
-    except PolysagaError as error:
-        _give_up(str(error))
-    except DBAPIError as error:
-        missing = fault_of(error) is Fault.SCHEMA_MISSING
-        _give_up("our tables are missing or out of date; run `polysaga migrate`" if missing else str(error.orig))
-
-
-def _give_up(reason: str) -> None:
-    print(f"polysaga: {masked(' '.join(reason.split()))}", file=sys.stderr)
-    sys.exit(2)
+    except Exception as error:  # border: what is expected of a database is known where databases are known
+        failures = load_module("polysaga.cli.failures")
+        if not failures.is_expected(error):
+            raise
+        failures.give_up(error)

@@ -28,7 +28,13 @@ from polysaga.cli.saga_tables import print_page, print_saga
 from polysaga.clock import Clock
 from polysaga.sagas import SagaState, SagaSummary
 
-sagas = typer.Typer(no_args_is_help=True, help="Find sagas, understand one, and repair what needs a person.")
+sagas = typer.Typer(
+    no_args_is_help=True,
+    help="Find sagas, understand one, and repair what needs a person.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 def list_sagas(

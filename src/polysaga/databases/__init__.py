@@ -1,20 +1,23 @@
 """Named databases: handles in code, addresses in settings, sessions that always end clean."""
 
-from polysaga import texts as _texts
-from polysaga.databases import error_texts as _error_texts
-from polysaga.databases.handles import (
-    AnyDatabase,
-    AnyHandle,
-    Consistency,
-    Database,
-    MongoDatabase,
-    Node,
-    SqlDatabase,
-)
-from polysaga.databases.mongo_node import MongoNode, MongoSession
-from polysaga.databases.registry import Registry
-from polysaga.databases.sql_node import SqlNode
-from polysaga.faults import Fault
+from typing import TYPE_CHECKING
+
+from polysaga.loading import facade as _facade
+
+if TYPE_CHECKING:
+    from polysaga.databases.handles import (
+        AnyDatabase,
+        AnyHandle,
+        Consistency,
+        Database,
+        MongoDatabase,
+        Node,
+        SqlDatabase,
+    )
+    from polysaga.databases.mongo_node import MongoNode, MongoSession
+    from polysaga.databases.registry import Registry
+    from polysaga.databases.sql_node import SqlNode
+    from polysaga.faults import Fault
 
 __all__ = [
     "AnyDatabase",
@@ -31,4 +34,21 @@ __all__ = [
     "SqlNode",
 ]
 
-_texts.recognise(_error_texts.said_of_database)
+__getattr__, __dir__ = _facade(
+    __name__,
+    {
+        "polysaga.databases.handles": [
+            "AnyDatabase",
+            "AnyHandle",
+            "Consistency",
+            "Database",
+            "MongoDatabase",
+            "Node",
+            "SqlDatabase",
+        ],
+        "polysaga.databases.mongo_node": ["MongoNode", "MongoSession"],
+        "polysaga.databases.registry": ["Registry"],
+        "polysaga.databases.sql_node": ["SqlNode"],
+        "polysaga.faults": ["Fault"],
+    },
+)

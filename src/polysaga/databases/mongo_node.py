@@ -1,6 +1,5 @@
 """One MongoDB deployment as a node, and the session that steps and handlers are given."""
 
-import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from polysaga.databases.sql_node import require_driver, unusable
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 from polysaga.faults import Fault
 from polysaga.limits import limited
+from polysaga.loading import load_module
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.database import AsyncDatabase
 
 Document = Mapping[str, Any]
+
+DRIVER = "polysaga.databases.pymongo_driver"
 
 _POLITE = 0.3  # seconds in which a client ends its sessions on the server, when it is closed
 
@@ -48,15 +50,11 @@ class MongoSession:
     async def transaction(self) -> AsyncIterator["MongoSession"]:
         """Lend the session with a transaction: committed at the end of the block, rolled back after an error."""
         self._refuse_if_over()
-        pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
-        # Concerns of its own would be sent with each operation: a bound session does not take them off.
-        plain = self.database.with_options(
-            write_concern=pymongo.WriteConcern(), read_concern=concerns.ReadConcern()
-        )
+        driver = load_module(DRIVER)
         async with await self.client_session.start_transaction(
-            write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
+            write_concern=driver.MAJORITY_WRITE, read_preference=driver.PRIMARY
         ):
-            yield MongoSession(plain, self.client_session)
+            yield MongoSession(driver.without_concerns(self.database), self.client_session)
 
     def _refuse_if_over(self) -> None:
         # Outside of its block the driver would leave the session away, and with it its transaction.
@@ -83,20 +81,20 @@ class MongoNode:
                 "e.g. ?appName=shop"
             )
         require_driver(database, "pymongo", Mongo.extra)
+        self.driver = load_module(DRIVER)  # our door to PyMongo
         self._check_options(url)
         self.members = 1  # servers that hold the data; known after `ping`
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
         self._reading: Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]] | None = None
 
     def _check_options(self, url: str) -> None:
-        parser, errors = importlib.import_module("pymongo.uri_parser"), importlib.import_module("pymongo.errors")
         try:
             self.dialect.check_options(url)
             # The client itself leaves out what it does not know, with a warning.
-            parser.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
+            self.driver.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
         except UnusableOption as error:
             raise unusable(self.database, self.role, error) from None
-        except (errors.PyMongoError, ValueError, TypeError, OSError) as error:
+        except (self.driver.PyMongoError, ValueError, TypeError, OSError) as error:
             raise ConfigurationError(f"databases.{self.database}.url: {masked(str(error))}") from None
 
     @property
@@ -113,15 +111,14 @@ class MongoNode:
 
     def another_client(self) -> "AsyncMongoClient[dict[str, Any]]":
         """Return a new client of the same deployment, which is the caller's to close."""
-        pymongo = importlib.import_module("pymongo")
         pymongo_waits.make_safe()
         try:
-            made: AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
+            made: AsyncMongoClient[dict[str, Any]] = self.driver.AsyncMongoClient(
                 self._url,
                 **self.dialect.name_of_client(self._url),
                 **self.dialect.client_arguments(self.settings),
             )
-        except pymongo.errors.PyMongoError as error:
+        except self.driver.PyMongoError as error:
             raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
         return made
 
@@ -141,12 +138,13 @@ class MongoNode:
         The write concern is the database's and not the client's, as operations inside a transaction may have none.
         It reads from the primary, whatever the URL prefers; readers ask for secondaries (`session`).
         """
-        pymongo = importlib.import_module("pymongo")
         return self.client.get_default_database(
-            self.database,
-            write_concern=pymongo.WriteConcern("majority"),
-            read_preference=pymongo.ReadPreference.PRIMARY,
+            self.database, write_concern=self.driver.MAJORITY_WRITE, read_preference=self.driver.PRIMARY
         )
+
+    def committed(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
+        """Return *collection* without what a failover could still take back."""
+        return self.documents.get_collection(collection, read_concern=self.driver.MAJORITY_READ)
 
     def on_reader(
         self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"
@@ -157,10 +155,9 @@ class MongoNode:
     async def ping(self) -> None:
         """Return if the deployment answers and knows transactions; raise otherwise."""
         patience = self.settings.pool.connect_timeout
-        errors = importlib.import_module("pymongo.errors")
         try:
             hello = await limited(self.client.admin.command("hello"), patience + 1.0)
-        except (errors.PyMongoError, TimeoutError) as error:
+        except (self.driver.PyMongoError, TimeoutError) as error:
             raise self._refusal(error) from error
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise ConfigurationError(
@@ -181,24 +178,23 @@ class MongoNode:
         documents = self.documents
         if secondaries:
             documents = documents.with_options(
-                read_preference=importlib.import_module("pymongo").ReadPreference.SECONDARY_PREFERRED,
+                read_preference=self.driver.SECONDARIES,
                 # Less could be rolled back in a failover, and then read again in its old state.
-                read_concern=importlib.import_module("pymongo.read_concern").ReadConcern("majority"),
+                read_concern=self.driver.MAJORITY_READ,
             )
         if read_only and self._reading is not None:
             documents = self._reading(documents)
         async with self.client.start_session() as client_session, client_session.bind(end_session=False):
             if after is not None:
-                timestamp = importlib.import_module("bson.timestamp").Timestamp(after.seconds, after.increment)
+                timestamp = self.driver.Timestamp(after.seconds, after.increment)
                 client_session.advance_operation_time(timestamp)
             yield MongoSession(documents, client_session)
 
     async def position(self) -> ClusterTime | None:
         """Return a time past every write that a majority had confirmed before the call; None if nobody tells."""
-        errors = importlib.import_module("pymongo.errors")
         try:
             return await self.dialect.capture(self.client)
-        except errors.PyMongoError:
+        except self.driver.PyMongoError:
             return None
 
     def abandon(self) -> None:

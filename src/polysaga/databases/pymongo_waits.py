@@ -8,10 +8,11 @@ the task that releases the lock. See `docs/decisions/0008-pymongo-waits-in-the-c
 """
 
 import asyncio
-import importlib
 import inspect
 import sys
 from typing import Any
+
+from polysaga.loading import load_module
 
 _TAKES = ["condition", "timeout"]
 
@@ -25,7 +26,7 @@ def make_safe() -> None:
         return
     for name in ("pymongo.asynchronous.pool", "pymongo.asynchronous.topology"):
         try:
-            module: Any = importlib.import_module(name)
+            module: Any = load_module(name)
         except ModuleNotFoundError:
             continue
         theirs = getattr(module, "_async_cond_wait", None)

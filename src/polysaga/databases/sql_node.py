@@ -283,7 +283,7 @@ class SqlNode:
             named |= self.dialect.without_settings(ours) if bare else ours
         if self.dialect.single_writer:  # a file has no login that could hang
             return dialect.connect(*positional, **named)
-        creator = self.dialect.connector()
+        creator = self.dialect.connector(dialect.loaded_dbapi)
 
         async def dial(*positional: Any, **named: Any) -> Any:
             return await self._dial(creator, positional, named)

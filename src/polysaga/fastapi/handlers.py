@@ -5,7 +5,6 @@ errors, for one of its subclasses, or for a status.
 """
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import logging
@@ -46,6 +45,7 @@ from polysaga.errors import (
 from polysaga.fastapi.bad_requests import of_http, of_validation
 from polysaga.fastapi.problems import DETAILS, problem
 from polysaga.fastapi.websockets import refuse
+from polysaga.loading import load_module
 from polysaga.texts import said, without_values
 
 _AGAIN = DETAILS["try-again"]
@@ -70,7 +70,7 @@ def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> Callable[[], 
     _add(app, PolysagaError, ours)
     _add(app, SQLAlchemyError, _of_drivers)
     if importlib.util.find_spec("pymongo") is not None:
-        _add(app, importlib.import_module("pymongo.errors").PyMongoError, _of_drivers)
+        _add(app, load_module("pymongo.errors").PyMongoError, _of_drivers)
     _add(app, RequestValidationError, of_validation)
     _add(app, HTTPException, _of_http)
     for key in {500, Exception} & app.exception_handlers.keys():

@@ -6,7 +6,6 @@ Which of several processes created them is decided by a document with the versio
 insert can write. The answers to `create` do not tell: MongoDB 8 also says yes to who finds the collection there.
 """
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,29 +38,26 @@ async def create(node: MongoNode) -> bool:
 
 
 async def _create(node: MongoNode, name: str) -> None:
-    errors = importlib.import_module("pymongo.errors")
     try:
         await node.documents.create_collection(name, check_exists=False)
-    except errors.OperationFailure as error:
+    except node.driver.OperationFailure as error:
         if error.code != _EXISTS_ALREADY:
             raise
 
 
 async def _note_version(node: MongoNode) -> bool:
-    errors = importlib.import_module("pymongo.errors")
     try:
         await node.documents[VERSIONS].insert_one({"_id": HEAD})
-    except errors.DuplicateKeyError:
+    except node.driver.DuplicateKeyError:
         return False
     return True
 
 
 @contextmanager
 def _explained(node: MongoNode) -> Iterator[None]:
-    errors = importlib.import_module("pymongo.errors")
     try:
         yield
-    except errors.PyMongoError as error:
+    except node.driver.PyMongoError as error:
         fault = node.dialect.fault(error)
         reason = masked(" ".join(str(error).split()))
         if fault is not None and fault.transient:

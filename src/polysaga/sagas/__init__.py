@@ -1,17 +1,22 @@
 """Work across several databases that happens everywhere or is undone everywhere."""
 
-from polysaga.sagas.definition.retries import Retry
-from polysaga.sagas.definition.saga import Saga
-from polysaga.sagas.definition.step import Step, StepContext
-from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
-from polysaga.sagas.operations.repairs import Repair
-from polysaga.sagas.operations.verification import Verification
-from polysaga.sagas.process.handle import SagaHandle
-from polysaga.sagas.protocol.contradictions import Contradiction, ContradictionKind
-from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Resolution
-from polysaga.sagas.protocol.states import Status
-from polysaga.sagas.semantic_locks import SemanticLock
-from polysaga.sagas.service import Sagas
+from typing import TYPE_CHECKING
+
+from polysaga.loading import facade as _facade
+
+if TYPE_CHECKING:
+    from polysaga.sagas.definition.retries import Retry
+    from polysaga.sagas.definition.saga import Saga
+    from polysaga.sagas.definition.step import Step, StepContext
+    from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
+    from polysaga.sagas.operations.repairs import Repair
+    from polysaga.sagas.operations.verification import Verification
+    from polysaga.sagas.process.handle import SagaHandle
+    from polysaga.sagas.protocol.contradictions import Contradiction, ContradictionKind
+    from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Resolution
+    from polysaga.sagas.protocol.states import Status
+    from polysaga.sagas.semantic_locks import SemanticLock
+    from polysaga.sagas.service import Sagas
 
 __all__ = [
     "Attempt",
@@ -36,3 +41,21 @@ __all__ = [
     "StepContext",
     "Verification",
 ]
+
+__getattr__, __dir__ = _facade(
+    __name__,
+    {
+        "polysaga.sagas.definition.retries": ["Retry"],
+        "polysaga.sagas.definition.saga": ["Saga"],
+        "polysaga.sagas.definition.step": ["Step", "StepContext"],
+        "polysaga.sagas.journal.views": ["AuditEntry", "SagaFilter", "SagaPage", "SagaState", "SagaSummary"],
+        "polysaga.sagas.operations.repairs": ["Repair"],
+        "polysaga.sagas.operations.verification": ["Verification"],
+        "polysaga.sagas.process.handle": ["SagaHandle"],
+        "polysaga.sagas.protocol.contradictions": ["Contradiction", "ContradictionKind"],
+        "polysaga.sagas.protocol.reasons": ["Attempt", "Parking", "Reason", "Resolution"],
+        "polysaga.sagas.protocol.states": ["Status"],
+        "polysaga.sagas.semantic_locks": ["SemanticLock"],
+        "polysaga.sagas.service": ["Sagas"],
+    },
+)

@@ -1,7 +1,6 @@
 """MySQL and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
 
 import asyncio
-import importlib
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -247,8 +246,8 @@ class MySQL(SqlDialect):
             if not record.info.pop(COMMITTED, False) and not state.terminate_only:
                 connection.rollback()
 
-    def connector(self) -> Callable[..., Any]:
-        driver = importlib.import_module("asyncmy")
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        driver = adapter.asyncmy
 
         async def log_in(*positional: Any, connect_timeout: int, **named: Any) -> Any:
             # The driver's own limit ends with the TCP connection, which the system of a frozen server accepts.

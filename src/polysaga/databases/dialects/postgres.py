@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import importlib
+import functools
 import json
 import os
 import re
@@ -24,11 +24,7 @@ from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
 from polysaga.databases.samples import Role, Sample
 from polysaga.faults import Fault
 from polysaga.limits import GRACE, leave_behind
-
-try:
-    from asyncpg import Connection as AsyncpgConnection
-except ImportError:  # the driver is an extra
-    AsyncpgConnection = object
+from polysaga.loading import load_module
 
 _FAULTS = {
     "40001": Fault.SERIALIZATION,
@@ -311,15 +307,19 @@ def _told_of_value(error: BaseException) -> Sequence[str]:
     return (f"{found[0]} ({why})",) if isinstance(why, TypeError | AttributeError) else (found[0],)
 
 
-class SealingConnection(AsyncpgConnection):  # type: ignore[misc]
-    """A connection that may have been sent its COMMIT together with the statement before it."""
+@functools.cache
+def _sealing(connection: Any) -> type:
+    """Return a kind of *connection* that may have been sent its COMMIT together with the statement before it."""
 
-    def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> Awaitable[str]:
-        """Send *query*, but not a COMMIT for which there is no transaction any more."""
-        if query == "COMMIT;" and not self.is_in_transaction():
-            return _committed()  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
-        execution: Awaitable[str] = super().execute(query, *arguments, timeout=timeout)
-        return execution
+    class SealingConnection(connection):  # type: ignore[misc]
+        def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> Awaitable[str]:
+            """Send *query*, but not a COMMIT for which there is no transaction any more."""
+            if query == "COMMIT;" and not self.is_in_transaction():
+                return _committed()  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
+            execution: Awaitable[str] = super().execute(query, *arguments, timeout=timeout)
+            return execution
+
+    return SealingConnection
 
 
 class PostgresAsyncpg(Postgres):
@@ -337,7 +337,7 @@ class PostgresAsyncpg(Postgres):
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 **theirs,
-                "connection_class": SealingConnection,
+                "connection_class": _sealing(load_module("asyncpg").Connection),
                 "server_settings": {**named, **self._limits(settings)},
                 "timeout": settings.pool.connect_timeout,
             },
@@ -362,8 +362,8 @@ class PostgresAsyncpg(Postgres):
     def _told_session(self, driver: Any) -> int:
         return int(driver.get_server_pid())
 
-    def connector(self) -> Callable[..., Any]:
-        return importlib.import_module("asyncpg").connect  # type: ignore[no-any-return]
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        return adapter.asyncpg.connect  # type: ignore[no-any-return]
 
     def cut(self, driver: Any) -> None:
         driver.terminate()
@@ -408,7 +408,7 @@ class PostgresPsycopg(Postgres):
     extra: ClassVar[str] = "psycopg"
 
     def options(self, url: URL) -> dict[str, Any]:
-        inherited = importlib.import_module("psycopg").pq.Conninfo.get_defaults()
+        inherited = load_module("psycopg").pq.Conninfo.get_defaults()
         known = {option.keyword: option.val for option in inherited if option.val}
         return postgres_options.libpq_options(url, known.get(b"options", b"").decode())
 
@@ -458,8 +458,8 @@ class PostgresPsycopg(Postgres):
     def _forget_plans(self, cursor: Any) -> None:
         cursor.execute("DEALLOCATE ALL")
 
-    def connector(self) -> Callable[..., Any]:
-        return importlib.import_module("psycopg").AsyncConnection.connect  # type: ignore[no-any-return]
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        return adapter.psycopg.AsyncConnection.connect  # type: ignore[no-any-return]
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {**super().line_arguments(url, settings), "autocommit": True}

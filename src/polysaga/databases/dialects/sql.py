@@ -132,8 +132,11 @@ class SqlDialect:
     def configure(self, connection: Any, *, read_only: bool) -> None:
         """Set on a *connection* that was just made what its driver has no argument for; end it if that fails."""
 
-    def connector(self) -> Callable[..., Any]:
-        """Return a coroutine function that connects, as the driver's own does, and limits the whole login."""
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        """Return a coroutine function that connects as the driver's own does, and limits the whole login.
+
+        *adapter* is SQLAlchemy's, which has loaded the driver.
+        """
         raise NotImplementedError
 
     def cut_what_comes(self, login: "asyncio.Future[Any]") -> None:

@@ -24,9 +24,10 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 
 from polysaga.databases import MongoNode, Node
 from polysaga.errors import WriteOnReader
-from polysaga.routing.guards.mongo import ReaderDatabase
+from polysaga.loading import load_module
 from polysaga.routing.guards.sql_text import takes_state, verdict
 
+_MONGO = "polysaga.routing.guards.mongo"
 _KEPT = 1_000  # verdicts on texts, per engine; a text that comes back after that many others is judged again
 _LONGEST_KEPT = 16 * 1024  # characters
 _NEW: Final = "?"  # not judged yet
@@ -43,7 +44,7 @@ def guard(node: Node) -> None:
         return WriteOnReader(node.database, node.name, what)
 
     if isinstance(node, MongoNode):
-        node.on_reader(partial(ReaderDatabase, refusal=refusal))
+        node.on_reader(partial(load_module(_MONGO).ReaderDatabase, refusal=refusal))
     else:
         node.on_reader(partial(_guard, refusal=refusal))
 

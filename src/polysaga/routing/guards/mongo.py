@@ -8,18 +8,8 @@ later driver adds is refused until somebody looks at it (a test compares the lis
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-try:
-    from pymongo.asynchronous.collection import AsyncCollection
-    from pymongo.asynchronous.database import AsyncDatabase
-except ImportError:  # the driver is an extra
-
-    class AsyncCollection:  # type: ignore[no-redef]
-        """Stands for the driver's class where nobody can have one."""
-
-        def __class_getitem__(cls, document: object) -> type:
-            return cls
-
-    AsyncDatabase = AsyncCollection  # type: ignore[assignment,misc]
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 
 Refusal: TypeAlias = Callable[[str], Exception]
 

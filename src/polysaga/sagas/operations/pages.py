@@ -4,7 +4,6 @@ Ids sort alike everywhere: as UUIDs on PostgreSQL, as bytes on MySQL and MariaDB
 MongoDB. Everything is read on the primaries, through connections on which SQL servers refuse writes.
 """
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -96,13 +95,12 @@ class MongoLedgerSurvey:
 
     async def page(self, after: UUID, upto: UUID, most: int) -> list[Record]:
         """Return the first *most* rows of the sagas whose ids are above *after* and not above *upto*."""
-        pymongo = importlib.import_module("pymongo")
         ledger = self.node.documents[LEDGER]
         # `_id` is "<saga>:<step>", and ";" follows ":".
         between = {"$gt": f"{after.hex};", "$lt": f"{upto.hex};"}
         try:
             found = await ledger.find({"_id": between}).sort("_id", 1).limit(most).to_list()
-        except pymongo.errors.PyMongoError as error:
+        except self.node.driver.PyMongoError as error:
             raise _explained(self.node, error, "ledger") from error
         return [self._record(document) for document in found]
 
@@ -139,13 +137,11 @@ class MongoOutboxSurvey:
 
     async def stuck(self, most: int) -> list[Contradiction]:
         """Return the oldest *most*."""
-        pymongo = importlib.import_module("pymongo")
-        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
-        rows = self.node.documents[OUTBOX].with_options(read_concern=majority)
+        rows = self.node.committed(OUTBOX)
         wanted = {"$or": [{"error": {"$ne": None}}, {"created_at": {"$lt": self._clock.now() - self._patience}}]}
         try:
             found = await rows.find(wanted).sort("created_at", 1).limit(most).to_list()
-        except pymongo.errors.PyMongoError as error:
+        except self.node.driver.PyMongoError as error:
             raise _explained(self.node, error, "ledger") from error
         database = self.node.database
         return [stuck_start(UUID(row["_id"]), row["name"], database, row["error"]) for row in found]

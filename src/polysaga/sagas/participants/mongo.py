@@ -9,7 +9,6 @@ is checked with this process's clock directly before COMMIT; a process that free
 transaction ended by the server long before the fence could have mattered.
 """
 
-import importlib
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -26,7 +25,6 @@ from polysaga.sagas.protocol.states import Mark
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
-    from pymongo.asynchronous.database import AsyncDatabase
 
 _COMMIT_ATTEMPTS = 5  # the driver repeats each of them once by itself
 
@@ -76,10 +74,7 @@ class MongoParticipant:
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
         keys = {_key(saga_id, step): step for step in steps}
-        # Majority: what a failover could still take back is no record.
-        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
-        ledger = self.node.documents.get_collection(LEDGER, read_concern=majority)
-        found = ledger.find({"_id": {"$in": list(keys)}})
+        found = self.node.committed(LEDGER).find({"_id": {"$in": list(keys)}})
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
@@ -124,12 +119,12 @@ class MongoParticipant:
         async with self.node.client.start_session() as client_session:
             # A coroutine in asynchronous PyMongo: without the await everything would run outside.
             # The client's read preference would be that of the transaction, which may have no other than this.
-            pymongo = importlib.import_module("pymongo")
+            driver = self.node.driver
             await client_session.start_transaction(
-                write_concern=pymongo.WriteConcern("majority"), read_preference=pymongo.ReadPreference.PRIMARY
+                write_concern=driver.MAJORITY_WRITE, read_preference=driver.PRIMARY
             )
             async with client_session.bind(end_session=False):
-                session = MongoSession(self._within_transaction(), client_session)
+                session = MongoSession(driver.without_concerns(self.node.documents), client_session)
                 self._still_begun(session)
                 with _ending_refused(client_session):
                     yield session
@@ -137,21 +132,14 @@ class MongoParticipant:
             await self._commit(session)
 
     async def _commit(self, session: MongoSession) -> None:
-        errors = importlib.import_module("pymongo.errors")
         for last in (attempt == _COMMIT_ATTEMPTS for attempt in range(1, _COMMIT_ATTEMPTS + 1)):
             try:
                 await session.client_session.commit_transaction()
-            except errors.PyMongoError as error:
+            except self.node.driver.PyMongoError as error:
                 if last or not error.has_error_label("UnknownTransactionCommitResult"):
                     raise
             else:
                 return
-
-    def _within_transaction(self) -> "AsyncDatabase[dict[str, Any]]":
-        """Return the database without a write concern of its own: a bound session does not take it off."""
-        pymongo = importlib.import_module("pymongo")
-        read_concern = importlib.import_module("pymongo.read_concern").ReadConcern()
-        return self.node.documents.with_options(write_concern=pymongo.WriteConcern(), read_concern=read_concern)
 
     def _still_begun(self, session: MongoSession) -> None:
         if not session.client_session.in_transaction:

@@ -17,7 +17,6 @@ this process knows the saga does not matter: the journal keeps it for one that d
 
 import asyncio
 import dataclasses
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,9 +122,7 @@ class MongoOutbox:
 
     async def put(self, session: MongoSession, waiting: Waiting) -> Waiting:
         # Looked for first: a duplicate key would end the caller's transaction.
-        pymongo, concerns = importlib.import_module("pymongo"), importlib.import_module("pymongo.read_concern")
-        plain = {"write_concern": pymongo.WriteConcern(), "read_concern": concerns.ReadConcern()}
-        rows = session.database.with_options(**plain)[OUTBOX]
+        rows = self.node.driver.without_concerns(session.database)[OUTBOX]
         found = await rows.find_one({"_id": waiting.saga_id.hex}, session=session.client_session)
         if found is not None:
             return self._waiting(found)
@@ -152,9 +149,7 @@ class MongoOutbox:
         return Waiting(UUID(row["_id"]), row["name"], row["birth"], row["error"], age)
 
     def _committed(self) -> Any:
-        # What a failover can still take back must not start a saga.
-        majority = importlib.import_module("pymongo.read_concern").ReadConcern("majority")
-        return self.node.documents[OUTBOX].with_options(read_concern=majority)
+        return self.node.committed(OUTBOX)  # what a failover can still take back must not start a saga
 
 
 def waiting_of(birth: Birth) -> Waiting:

@@ -107,8 +107,18 @@ class Attempt:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Attempt":
-        """Return what the journal keeps as JSON."""
-        return cls(data["step"], data["phase"], data["attempt"], data["at_ms"], data["ms"], data["outcome"])
+        """Return what the journal keeps as JSON, written by this version or another."""
+        return cls(*(data.get(name, missing) for name, missing in _MISSING.items()))
+
+
+_MISSING: Mapping[str, Any] = {
+    "step": "?",
+    "phase": "do",
+    "attempt": 1,
+    "at_ms": 0.0,
+    "ms": 0.0,
+    "outcome": "?",
+}
 
 
 def _cause(told: Reason | Parking) -> _Cause:

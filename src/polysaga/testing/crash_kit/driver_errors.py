@@ -1,9 +1,9 @@
 """How a connection looks from the client's side when the other end is gone, driver by driver."""
 
-import importlib
 from typing import Any
 
 from polysaga.databases import Fault
+from polysaga.loading import load_module
 
 _LOST: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "asyncpg": (
@@ -29,13 +29,13 @@ def lost_connection(driver: str) -> Exception:
     if driver not in _LOST:
         return Disturbed("the connection was lost", Fault.DISCONNECTED)
     module, name, arguments = _LOST[driver]
-    error: Exception = getattr(importlib.import_module(module), name)(*arguments)
+    error: Exception = getattr(load_module(module), name)(*arguments)
     return error
 
 
 def lost_mongo_commit() -> Exception:
     """Return the error of PyMongo's commit when the connection broke and its own second attempt did, too."""
-    errors = importlib.import_module("pymongo.errors")
+    errors = load_module("pymongo.errors")
     lost: Exception = errors.AutoReconnect(
         "connection closed", {"errorLabels": ["UnknownTransactionCommitResult"]}
     )
@@ -44,7 +44,7 @@ def lost_mongo_commit() -> Exception:
 
 def no_mongo_transaction() -> Exception:
     """Return the error of PyMongo's commit when the server has forgotten the transaction."""
-    errors = importlib.import_module("pymongo.errors")
+    errors = load_module("pymongo.errors")
     details = {"ok": 0, "code": 251, "errorLabels": ["TransientTransactionError"]}
     forgotten: Exception = errors.OperationFailure("transaction has been aborted", 251, details)
     return forgotten
