@@ -17,10 +17,8 @@ from polysaga.config import DatabaseSettings, parse_settings
 from polysaga.databases import MongoNode
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.positions import ClusterTime
-from polysaga.sagas.operations.pages import ledger_survey
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.mongo import MongoParticipant
-from polysaga.sagas.participants.outboxes import MongoOutbox
 
 
 class Heard(monitoring.CommandListener):
@@ -125,7 +123,8 @@ async def test_sagas_read_from_the_primary_whatever_the_url_prefers(
     address = mongo_database()
     url = f"{address}{'&' if '?' in address else '?'}readPreference=secondaryPreferred&maxStalenessSeconds=90"
     node = MongoNode("stock", "primary", url, DatabaseSettings(url=url))
-    ledger, outbox = MongoParticipant(node, Clock()), MongoOutbox(node, Clock())
+    ledger = MongoParticipant(node, Clock())
+    outbox = ledger.outbox
     step = Entry(uuid4(), "reserve", 1, datetime.now(UTC) + timedelta(hours=1))
 
     async def reserve(session: MongoSession) -> str:
@@ -141,7 +140,7 @@ async def test_sagas_read_from_the_primary_whatever_the_url_prefers(
             await ledger.undo(step, free)
             await outbox.find(step.saga_id)
             await outbox.page(1)
-            await ledger_survey(node).page(UUID(int=0), UUID(int=1), 1)
+            await ledger.page(UUID(int=0), UUID(int=1), 1)
             async with node.session() as session, session.transaction() as within:
                 await within["items"].find_one({})
         asked = Counter(json.loads(record.getMessage())["operation"] for record in caplog.records)

@@ -20,7 +20,7 @@ from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
-from polysaga.sagas.operations.pages import JournalSurvey, ledger_survey, outbox_survey
+from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.operations.repairs import Repair, Repairs
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
 from polysaga.sagas.process.drain import Drain
@@ -172,11 +172,9 @@ class Sagas:
         known = settings or SagaSettings()
         patience = LATE * known.lease
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
-        handles = dict.fromkeys((self.journal, *self.participants))
-        ledgers = [ledger_survey(handle.primary) for handle in handles]
-        others = [handle.primary for handle in handles if handle is not self.journal]
-        outboxes = [outbox_survey(node, patience=patience) for node in others]
-        return await Verifier(journal, ledgers, outboxes, self._known()).verify(limit=limit, watch=watch)
+        participants = self._engine_at_hand().participants
+        verifier = Verifier(journal, participants, self._known(), patience=patience)
+        return await verifier.verify(limit=limit, watch=watch)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
         """Have a saga undone, whichever process drives it; return once that is certain.
@@ -272,9 +270,12 @@ class Sagas:
         return self._runner
 
     def _repairs(self) -> Repairs:
+        return Repairs(self._engine_at_hand(), self._known())
+
+    def _engine_at_hand(self) -> Engine:
+        """Return the engine of the open sagas, or else one for reading and repairing only."""
         closed = self._runner is None
-        engine = self._engine(SagaSettings(), ignore, Clock()) if closed else self._open_runner().engine
-        return Repairs(engine, self._known())
+        return self._engine(SagaSettings(), ignore, Clock()) if closed else self._open_runner().engine
 
     def _known(self) -> dict[str, Definition]:
         return {one.fingerprint: one for one in self._definitions.values()}

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.operations.pages import JournalSurvey, LedgerSurvey, OutboxSurvey
+from polysaga.sagas.operations.pages import JournalSurvey
+from polysaga.sagas.participants import Participant
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
 from polysaga.sagas.protocol.states import Status
 
@@ -57,23 +58,28 @@ class _Tally:
 
 
 class Verifier:
-    """Compares one journal with its ledgers and outboxes; *definitions* are by fingerprint."""
+    """Compares one journal with the ledgers and outboxes of *participants*; *definitions* are by fingerprint.
+
+    A start that has waited in an outbox for more than *patience* seconds is one that no process moves.
+    """
 
     def __init__(
         self,
         journal: JournalSurvey,
-        ledgers: Sequence[LedgerSurvey],
-        outboxes: Sequence[OutboxSurvey],
+        participants: Mapping[str, Participant],
         definitions: Mapping[str, Definition],
+        *,
+        patience: float,
     ) -> None:
-        self._journal, self._ledgers, self._outboxes = journal, ledgers, outboxes
-        self._definitions = definitions
+        self._journal, self._participants, self._definitions = journal, participants, definitions
+        self._patience = patience
 
     async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
         """Compare everything; stop after *limit* contradictions. *watch* is told the number of sagas so far."""
-        tally = _Tally(rows=Counter({ledger.node.database: 0 for ledger in self._ledgers}))
-        for outbox in self._outboxes:
-            tally.found += await outbox.stuck(limit + 1)
+        tally = _Tally(rows=Counter(dict.fromkeys(self._participants, 0)))
+        for name, participant in self._participants.items():
+            if name != self._journal.node.database:  # starts in its transactions are rows of the journal
+                tally.found += await participant.outbox.stuck(self._patience, limit + 1)
         after, complete = _FIRST, False
         while not complete and len(tally.found) < limit:
             after = await self._window(after, tally)
@@ -92,7 +98,7 @@ class Verifier:
         accounts = await self._journal.page(after, _LAST, _SAGAS)
         upto = accounts[-1].saga_id if len(accounts) == _SAGAS else _LAST
         records: list[Record] = []
-        for ledger in self._ledgers:
+        for ledger in self._participants.values():
             page = await ledger.page(after, upto, _ROWS)
             if len(page) == _ROWS:
                 # The last saga of a full page may be cut in two.
@@ -116,7 +122,9 @@ class Verifier:
         return [one for one in self._compare(account, later) if one in before]
 
     async def _records(self, after: UUID, upto: UUID) -> list[Record]:
-        return [record for ledger in self._ledgers for record in await ledger.page(after, upto, _ROWS)]
+        return [
+            record for ledger in self._participants.values() for record in await ledger.page(after, upto, _ROWS)
+        ]
 
     def _compare(self, account: Account | None, records: Sequence[Record]) -> list[Contradiction]:
         definition = None if account is None else self._definitions.get(account.fingerprint)

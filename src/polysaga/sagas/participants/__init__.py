@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from polysaga.databases import Fault, Node
+from polysaga.sagas.participants.outboxes import Outbox
+from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.states import Mark
 
 Work: TypeAlias = Callable[[Any], Awaitable[str]]  # runs the user's step; returns its result as JSON
@@ -65,6 +67,17 @@ class Participant(Protocol):
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:
         """Return the rows of *steps* that exist, as committed on the primary."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where starts wait that were committed here, until a drain moves them to the journal."""
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> Sequence[Record]:
+        """Return the first *most* rows of the sagas whose ids are above *after* and not above *upto*.
+
+        Ids sort alike everywhere: as UUIDs on PostgreSQL, as bytes on MySQL and MariaDB, as their text on SQLite
+        and MongoDB.
+        """
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         """Remove the rows of *saga_ids* that were written longer than *older* ago; harmless when repeated."""

@@ -20,6 +20,9 @@ from polysaga.databases import Fault, MongoNode, MongoSession
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants.outboxes import MongoOutbox
+from polysaga.sagas.participants.reading import explained
+from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.states import Mark
 
@@ -34,6 +37,7 @@ class MongoParticipant:
 
     def __init__(self, node: MongoNode, clock: Clock) -> None:
         self.node, self._clock = node, clock
+        self.outbox = MongoOutbox(node, clock)
 
     async def act(self, entry: Entry, work: Work) -> str:
         async with self._transaction() as session:
@@ -76,6 +80,19 @@ class MongoParticipant:
         keys = {_key(saga_id, step): step for step in steps}
         found = self.node.committed(LEDGER).find({"_id": {"$in": list(keys)}})
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> Sequence[Record]:
+        # `_id` is "<saga>:<step>", and ";" follows ":".
+        between = {"$gt": f"{after.hex};", "$lt": f"{upto.hex};"}
+        try:
+            found = await self.node.documents[LEDGER].find({"_id": between}).sort("_id", 1).limit(most).to_list()
+        except self.node.driver.PyMongoError as error:
+            raise explained(self.node, error, "ledger") from error
+        return [self._record(document) for document in found]
+
+    def _record(self, document: Mapping[str, Any]) -> Record:
+        saga_id, _, step = str(document["_id"]).partition(":")
+        return Record(UUID(saga_id), self.node.database, step, Mark(document["state"]), document["result"])
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         for saga_id in saga_ids:

@@ -20,6 +20,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -30,6 +31,8 @@ from polysaga.databases import MongoNode, MongoSession, SqlNode
 from polysaga.databases.dialects.sending import sender
 from polysaga.sagas.journal.statements import unless_it_exists
 from polysaga.sagas.journal.tables import OUTBOX
+from polysaga.sagas.participants.reading import explained, read_rows
+from polysaga.sagas.protocol.contradictions import Contradiction, stuck_start
 from polysaga.sagas.protocol.rows import Birth, Claim
 
 
@@ -65,6 +68,9 @@ class Outbox(Protocol):
     async def park(self, saga_id: UUID, reason: str) -> None:
         """Write down why the row cannot be moved."""
 
+    async def stuck(self, patience: float, most: int) -> list[Contradiction]:
+        """Return the oldest *most* starts that are parked, or were written more than *patience* seconds ago."""
+
 
 class SqlOutbox:
     """The outbox of an SQL database."""
@@ -80,6 +86,10 @@ class SqlOutbox:
         self._find = dialect.render(f"{found} id = :id")
         self._page = dialect.render(f"{found} error IS NULL ORDER BY created_at LIMIT :most")
         self._remove = dialect.render(f"DELETE FROM {OUTBOX} WHERE id = :id")
+        self._stuck = dialect.render(
+            f"SELECT id, name, error FROM {OUTBOX} WHERE error IS NOT NULL "
+            f"OR created_at < {dialect.ago(':patience')} ORDER BY created_at LIMIT :most"
+        )
         self._park = dialect.render(f"UPDATE {OUTBOX} SET error = :error WHERE id = :id")
 
     async def put(self, session: AsyncSession, waiting: Waiting) -> Waiting:
@@ -107,6 +117,11 @@ class SqlOutbox:
     async def park(self, saga_id: UUID, reason: str) -> None:
         async with self.node.writer.begin() as connection:
             await sender(connection)(self._park, {"id": self.node.dialect.key(saga_id), "error": reason})
+
+    async def stuck(self, patience: float, most: int) -> list[Contradiction]:
+        rows = await read_rows(self.node, self._stuck, {"patience": patience, "most": most}, "ledger")
+        key_from = self.node.dialect.key_from
+        return [stuck_start(key_from(row["id"]), row["name"], self.database, row["error"]) for row in rows]
 
     def _waiting(self, row: Sequence[Any]) -> Waiting:
         key, name, birth, error, age = row
@@ -143,6 +158,16 @@ class MongoOutbox:
 
     async def park(self, saga_id: UUID, reason: str) -> None:
         await self.node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"error": reason}})
+
+    async def stuck(self, patience: float, most: int) -> list[Contradiction]:
+        # Dated by the programs that wrote them.
+        late = {"created_at": {"$lt": self._clock.now() - timedelta(seconds=patience)}}
+        found = self._committed().find({"$or": [{"error": {"$ne": None}}, late]}).sort("created_at", 1).limit(most)
+        try:
+            rows = await found.to_list()
+        except self.node.driver.PyMongoError as error:
+            raise explained(self.node, error, "ledger") from error
+        return [stuck_start(UUID(row["_id"]), row["name"], self.database, row["error"]) for row in rows]
 
     def _waiting(self, row: Any) -> Waiting:
         age = (self._clock.now() - row["created_at"]).total_seconds()

@@ -19,6 +19,9 @@ from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
+from polysaga.sagas.participants.outboxes import SqlOutbox
+from polysaga.sagas.participants.reading import read_rows
+from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.states import Mark
 
@@ -46,6 +49,11 @@ class SqlParticipant:
         self._remove = render(
             f"DELETE FROM {LEDGER} WHERE saga_id = :saga_id AND recorded_at < {dialect.ago(':age')}"
         )
+        self._page = render(
+            f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
+            "ORDER BY saga_id, step LIMIT :most"
+        )
+        self.outbox = SqlOutbox(node)
         watch(node)
 
     def act(self, entry: Entry, work: Work) -> Coroutine[Any, Any, str]:
@@ -87,6 +95,14 @@ class SqlParticipant:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             found = result.all()
         return {row.step: LedgerRow(Mark(row.state), row.result) for row in found if row.step in steps}
+
+    async def page(self, after: UUID, upto: UUID, most: int) -> Sequence[Record]:
+        key, key_from = self.node.dialect.key, self.node.dialect.key_from
+        values = {"after": key(after), "upto": key(upto), "most": most}
+        return [
+            Record(key_from(row["saga_id"]), self.node.database, row["step"], Mark(row["state"]), row["result"])
+            for row in await read_rows(self.node, self._page, values, "ledger")
+        ]
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         key, age = self.node.dialect.key, older.total_seconds()

@@ -30,8 +30,7 @@ from polysaga.errors import Busy, DatabaseUnavailable, NotEnlisted, NotStarted, 
 from polysaga.events import SagaStarted
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.participants.mongo import MongoParticipant
-from polysaga.sagas.participants.outboxes import MongoOutbox, Outbox, SqlOutbox, birth_of, waiting_of
-from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.participants.outboxes import Outbox, birth_of, waiting_of
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.runner import LocalRunner, check_same
 from polysaga.sagas.protocol.rows import Birth, Row
@@ -59,7 +58,7 @@ class Enlisting:
         """*due* is set when there is something for the worker."""
         self._runner, self._engine, self._due = runner, runner.engine, due
         self.outboxes: Mapping[str, Outbox] = {
-            name: _outbox(participant, self._engine.clock)
+            name: participant.outbox
             for name, participant in self._engine.participants.items()
             if name != self._engine.journal.node.database
         }
@@ -161,13 +160,6 @@ class Enlisting:
             if isinstance(participant, MongoParticipant) and participant.node.client is tx.client_session.client:
                 return name
         return ""
-
-
-def _outbox(participant: object, clock: Any) -> Outbox:
-    if isinstance(participant, MongoParticipant):
-        return MongoOutbox(participant.node, clock)
-    assert isinstance(participant, SqlParticipant)
-    return SqlOutbox(participant.node)
 
 
 async def _bound_to(session: AsyncSession) -> str:

@@ -1,0 +1,33 @@
+"""Reading whole pages of our tables, on the primary, through connections on which SQL servers refuse writes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.databases import Fault, Node, SqlNode
+from polysaga.databases.dialects import Rendered
+from polysaga.errors import DatabaseUnavailable, SchemaMissing
+
+
+async def read_rows(
+    node: SqlNode, statement: Rendered, values: Mapping[str, Any], line: str
+) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of *statement*; *line* names the line of migrations that makes its table."""
+    try:
+        async with node.reader.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            return [dict(row) for row in result.mappings()]
+    except (DBAPIError, PoolTimeout) as error:
+        raise explained(node, error, line) from error
+
+
+def explained(node: Node, error: Exception, line: str) -> Exception:
+    """Return what a person is told of *error*: that tables are missing, or that the server does not answer."""
+    fault = node.dialect.fault(error)
+    if fault is Fault.SCHEMA_MISSING:
+        return SchemaMissing(node.database, line)
+    if fault is not None and fault.transient:
+        return DatabaseUnavailable(node.database, node.name, fault.value)
+    return error
