@@ -19,7 +19,7 @@ import uvicorn
 uvicorn.Config("shop:app", log_config="logging.json")  # configures as `uvicorn --log-config` does
 
 from polysaga.events import DatabaseOpened, PrimaryLost
-from polysaga.telemetry.logs import LogSubscriber
+from polysaga.telemetry import LogSubscriber
 
 tell = LogSubscriber()
 tell(DatabaseOpened("orders", ("sqlite+aiosqlite:///orders.db",)))

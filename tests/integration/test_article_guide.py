@@ -30,7 +30,7 @@ from polysaga.config import PoolSettings, parse_settings
 from polysaga.databases import SqlDatabase
 from polysaga.databases.sql_node import LENT_AT
 from polysaga.errors import ConfigurationError, WriteOnReader
-from polysaga.testing.routing import simulated_lag
+from polysaga.testing import simulated_lag
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.waiting import reached
 

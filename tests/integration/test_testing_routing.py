@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from polysaga import Databases, SqlDatabase
 from polysaga.config import parse_settings
-from polysaga.testing.routing import assert_routed, simulated_lag
+from polysaga.testing import assert_routed, simulated_lag
 
 
 async def test_readers_are_behind_unless_their_scope_wrote(tmp_path: Path) -> None:

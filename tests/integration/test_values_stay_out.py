@@ -27,7 +27,7 @@ from polysaga.config import parse_settings
 from polysaga.errors import PayloadError, PayloadUnreadable, PolysagaError
 from polysaga.events import StepFailed
 from polysaga.sagas.definition.payloads import decode, encode
-from polysaga.telemetry.logs import LogSubscriber
+from polysaga.telemetry import LogSubscriber
 from polysaga.texts import said, traced, without_values
 from tests.fixtures.programs import QUICK, Order, Program, Urls
 

@@ -22,8 +22,7 @@ from polysaga.events import (
     WorkerFailed,
     WorkerTicked,
 )
-from polysaga.telemetry import logs
-from polysaga.telemetry.logs import LogSubscriber
+from polysaga.telemetry import LogSubscriber, logs
 
 SAGA_ID = UUID("01a2b3c4-0000-7000-8000-000000000000")
 _VALUES: dict[Any, Any] = {

@@ -26,7 +26,7 @@ from polysaga.fastapi.signals import heard, unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.sagas import Sagas
-from polysaga.telemetry.logs import LogSubscriber
+from polysaga.telemetry import LogSubscriber
 
 
 def install(

@@ -1,1 +1,5 @@
 """What listens to events: the log."""
+
+from polysaga.telemetry.logs import LogSubscriber
+
+__all__ = ["LogSubscriber"]

@@ -4,6 +4,7 @@ from polysaga.testing.clock import HandClock
 from polysaga.testing.crash_kit.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken
 from polysaga.testing.crash_kit.oracle import Run
 from polysaga.testing.programs import failing_once, on_sqlite, opened, settled
+from polysaga.testing.routing import assert_routed, simulated_lag
 
 __all__ = [
     "CrashKit",
@@ -12,8 +13,10 @@ __all__ = [
     "HandClock",
     "PromiseBroken",
     "Run",
+    "assert_routed",
     "failing_once",
     "on_sqlite",
     "opened",
     "settled",
+    "simulated_lag",
 ]

@@ -24,7 +24,7 @@ from orders.tables import check_tables
 from orders.trace import NotATrace, read
 from polysaga.config import Settings
 from polysaga.errors import PolysagaError
-from polysaga.telemetry.logs import LogSubscriber
+from polysaga.telemetry import LogSubscriber
 
 T = TypeVar("T")
 
