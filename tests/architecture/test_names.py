@@ -29,6 +29,22 @@ def test_no_class_is_named_by_an_empty_word() -> None:
     assert [name for name in classes if ends_in_an_empty_word(name)] == []
 
 
+def homes_of_classes() -> dict[str, list[str]]:
+    """Return where each top-level class is defined, by its name without an underscore."""
+    homes: dict[str, list[str]] = {}
+    for source in sources():
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.removeprefix("_"), []).append(source.name)
+    return homes
+
+
+def test_a_class_has_its_name_for_itself() -> None:
+    homes = homes_of_classes()
+    assert len(homes) > 200, "the test sees nothing"
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
 def test_no_module_is_a_drawer_for_everything() -> None:
     assert [source.name for source in sources() if is_a_drawer(source)] == []
 

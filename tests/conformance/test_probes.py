@@ -15,7 +15,7 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.positions import ClusterTime, Gtids, Lsn, MariaGtid, Position, parse
 from polysaga.databases.probe_connection import ProbeConnection
-from polysaga.databases.samples import Role
+from polysaga.databases.samples import NodeRole
 from tests.conformance.shops import MongoShop, SqlShop, settings
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.tiers import Uses
@@ -94,7 +94,7 @@ async def test_a_primary_and_a_replica_say_what_they_are(probed: Probed) -> None
     primary = await probed.line(probed.cluster.primary).sample()
     replica = await probed.line(probed.cluster.replicas[0]).sample()
 
-    assert (primary.role, replica.role) == (Role.PRIMARY, Role.REPLICA)
+    assert (primary.role, replica.role) == (NodeRole.PRIMARY, NodeRole.REPLICA)
     assert isinstance(primary.position, KINDS[probed.driver])
     assert isinstance(replica.position, KINDS[probed.driver])
     assert primary.position.comparable(replica.position)
@@ -154,7 +154,7 @@ async def test_an_account_without_any_privilege_may_ask(probed: Probed) -> None:
     sample = await probed.line(replica, base[replica]).sample()
 
     assert isinstance(captured, KINDS[probed.driver])
-    assert sample.role is Role.REPLICA
+    assert sample.role is NodeRole.REPLICA
     assert sample.position.comparable(captured)
 
 
@@ -183,13 +183,13 @@ async def test_a_promoted_standby_is_a_primary_of_a_later_epoch(
         before = await probed.line(cluster.primary).capture()
         await asyncio.to_thread(cluster.catch_up)
         line = probed.line(chosen)
-        assert (await line.sample()).role is Role.REPLICA
+        assert (await line.sample()).role is NodeRole.REPLICA
 
         await asyncio.to_thread(cluster.primary.kill)
         await asyncio.to_thread(chosen.promote)
         promoted = await line.sample()
 
-        assert promoted.role is Role.PRIMARY
+        assert promoted.role is NodeRole.PRIMARY
         assert promoted.epoch.number == before.epoch.number + 1
         assert promoted.position.reached(before)
         # The other one stays in the old history until it follows.
@@ -217,7 +217,7 @@ async def test_a_promoted_gtid_replica_goes_on_where_the_primary_was(breakable: 
         await asyncio.to_thread(chosen.promote)
 
         promoted = await probed.line(chosen).sample()
-        assert promoted.role is Role.PRIMARY
+        assert promoted.role is NodeRole.PRIMARY
         assert promoted.position.reached(before)
         await probed.write(chosen, "INSERT INTO t VALUES (1)")
         after = await probed.line(chosen).capture()
@@ -231,7 +231,7 @@ async def test_a_server_without_a_history_of_positions_says_so(sql_shop: SqlShop
     line = ProbeConnection(node)
     try:
         sample = await line.sample()
-        assert sample.role is Role.PRIMARY
+        assert sample.role is NodeRole.PRIMARY
         if node.dialect.name == "postgresql":
             assert isinstance(await line.capture(), Lsn)
         elif sql_shop.kind.mysql:
@@ -245,7 +245,7 @@ async def test_a_server_without_a_history_of_positions_says_so(sql_shop: SqlShop
 async def test_mongodb_captures_the_time_of_its_writes(mongo: MongoShop) -> None:
     node = mongo.node()
     sample = await node.dialect.sample(node.client)
-    assert sample.role is Role.PRIMARY
+    assert sample.role is NodeRole.PRIMARY
     for number in range(3):
         async with node.client.start_session() as session:
             await node.documents["sales"].insert_one({"number": number}, session=session)
@@ -304,9 +304,10 @@ EXECUTED = f"my{SOURCE.upper()}:1-7:9-11,\n{SOURCE}:20"
 
 
 @pytest.mark.parametrize(
-    ("read_only", "role"), [(0, Role.PRIMARY), (1, Role.REPLICA), ("OFF", Role.PRIMARY), ("ON", Role.REPLICA)]
+    ("read_only", "role"),
+    [(0, NodeRole.PRIMARY), (1, NodeRole.REPLICA), ("OFF", NodeRole.PRIMARY), ("ON", NodeRole.REPLICA)],
 )
-async def test_mysql_8_tells_its_executed_set(read_only: Any, role: Role) -> None:
+async def test_mysql_8_tells_its_executed_set(read_only: Any, role: NodeRole) -> None:
     sample = await MySQL().sample(Cursor((read_only, 1, EXECUTED, EXECUTED)))
     assert sample.role is role
     assert isinstance(sample.position, Gtids)

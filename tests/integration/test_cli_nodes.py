@@ -11,7 +11,7 @@ from polysaga.cli.nodes import Seen, behind, faults, look, servers_of
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_gtids, parse_maria_gtid
-from polysaga.databases.samples import Role
+from polysaga.databases.samples import NodeRole
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import PostgresCluster
 
@@ -117,7 +117,7 @@ def test_how_far_a_replica_is_behind(primary: Position | None, replica: Position
 
 
 def test_two_primaries_are_wrong() -> None:
-    both = [Seen("orders", name, Role.PRIMARY, Lsn(1, HERE)) for name in ("a", "b")]
+    both = [Seen("orders", name, NodeRole.PRIMARY, Lsn(1, HERE)) for name in ("a", "b")]
     assert faults(both) == ["orders: a and b both take writes; stop the one that was demoted"]
     assert faults(both[:1]) == []
 

@@ -22,7 +22,7 @@ from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol import decisions
 from polysaga.sagas.protocol.decisions import Decision, Finish, Known
-from polysaga.sagas.protocol.decisions import Run as RunSteps
+from polysaga.sagas.protocol.decisions import RunSteps as RunSteps
 from polysaga.sagas.protocol.rows import Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.testing import CrashKit, CrashProgress, PromiseBroken, Run

@@ -8,8 +8,8 @@ from polysaga.sagas.protocol.decisions import (
     Decision,
     Finish,
     Known,
-    Run,
-    Undo,
+    RunSteps,
+    UndoSteps,
     Wait,
     decide,
     fused_first,
@@ -74,7 +74,7 @@ class Setting:
         """Ask the real `decide` until it names something that leaves the process; return the marks by then."""
         asked = (status, marks, failed)
         if asked not in self._decisions:
-            while isinstance(decision := self._ask(status, marks, failed), Run | Undo):
+            while isinstance(decision := self._ask(status, marks, failed), RunSteps | UndoSteps):
                 begun = {self.number[name] for name in decision.steps}
                 marks = "".join(ACTIVE if number in begun else mark for number, mark in enumerate(marks))
             self._decisions[asked] = marks, decision
@@ -98,9 +98,9 @@ class Setting:
         if self.planted == "finish before the last step" and decision == Wait() and status != "compensating":
             last = marks.count(ACTIVE) == 1 and set(marks) <= {ACTIVE, DONE}
             return Finish(Status.COMPLETED) if last else decision
-        if self.planted == "undone in the order of doing" and isinstance(decision, Undo):
+        if self.planted == "undone in the order of doing" and isinstance(decision, UndoSteps):
             pending = [number for number in self.undoable if marks[number] == NOTHING and number != self.first]
-            return Undo((self.names[pending[0]],))
+            return UndoSteps((self.names[pending[0]],))
         return decision
 
     def _decide(self, status: str, marks: str, failed: bool) -> Decision:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-from orders.client import GaveUp, Outcome, Shop, Verdict
+from orders.client import GaveUp, OrderVerdict, Outcome, Shop
 from orders.schemas import OrderCreate, Product
 
 _PATIENCE = 240.0  # seconds until a customer who always asks with the same key gives up
@@ -82,7 +82,7 @@ class Customers:
             order = OrderCreate(user_id=number + 1, product_id=product.id, quantity=random.randint(1, 3))
             outcome = await self._order(shops, order, f"{self._crowd_name}-{number}-{turn}")
             self.answers[outcome.reason or outcome.verdict.value] += 1
-            if outcome.verdict is Verdict.CONFIRMED:
+            if outcome.verdict is OrderVerdict.CONFIRMED:
                 assert outcome.order_id is not None
                 self.confirmed.add(outcome.order_id)
                 if random.random() < _CHANGED_MIND:
@@ -93,7 +93,7 @@ class Customers:
         deadline = time.monotonic() + _PATIENCE
         while True:
             outcome = await random.choice(shops).order(order, key)
-            if outcome.verdict is not Verdict.FAILED or time.monotonic() >= deadline:
+            if outcome.verdict is not OrderVerdict.FAILED or time.monotonic() >= deadline:
                 return outcome
 
     async def _cancel(self, shop: Shop, order_id: UUID) -> None:

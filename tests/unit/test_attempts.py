@@ -8,7 +8,7 @@ from polysaga.databases import Fault
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts, Once
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.testing.clock import HandClock
 from tests.fixtures.waiting import forever, reached, until, within
 
@@ -25,7 +25,7 @@ def a_step() -> AnyStep:
 
 async def test_waiting_for_a_database_ends_although_the_driver_turns_a_cancellation_into_an_error() -> None:
     """The process is to end while the database is away: each try fails, the first because it was cancelled."""
-    attempts = Attempts(uuid4(), "trip", HandClock(), lambda _: None, Deadlines())
+    attempts = Attempts(uuid4(), "trip", HandClock(), lambda _: None, Timeouts())
     waiting, tries = asyncio.Event(), 0
 
     async def ask() -> None:
@@ -51,7 +51,7 @@ async def test_waiting_for_a_database_ends_although_the_driver_turns_a_cancellat
 async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_are_kept() -> None:
     """The journal row is written with them at each renewal, together with those of all other sagas."""
     clock, step, tried = HandClock(), a_step(), 0
-    attempts = Attempts(uuid4(), "trip", clock, lambda _: None, Deadlines())
+    attempts = Attempts(uuid4(), "trip", clock, lambda _: None, Timeouts())
 
     async def fail(attempt: int) -> None:
         nonlocal tried
@@ -70,7 +70,7 @@ async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_ar
 async def test_time_in_the_queue_before_a_database_is_none_of_the_time_for_repeats() -> None:
     """A step that met one conflict would be given up for the length of the queue behind which it tries again."""
     clock, step, gate = HandClock(), a_step(), Gate("hotel", 1, HandClock())
-    attempts = Attempts(uuid4(), "trip", clock, lambda _: None, Deadlines())
+    attempts = Attempts(uuid4(), "trip", clock, lambda _: None, Timeouts())
     tries, queued = 0, list[asyncio.Task[None]]()
 
     async def hold() -> None:

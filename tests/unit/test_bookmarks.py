@@ -17,7 +17,7 @@ from polysaga import Databases, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import BookmarkSettings, parse_settings
 from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, parse_gtids
-from polysaga.databases.samples import Role
+from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError
 from polysaga.routing.bookmarks import LONGEST, sign, verify, written
 from polysaga.routing.policy import Limits, clamped, pick
@@ -162,8 +162,8 @@ def test_a_bookmark_of_another_cluster_is_ignored(position: Position) -> None:
 
 def topology(primary: Lsn, replayed: Lsn, asked_at: float = 10.0) -> Topology:
     nodes = (
-        NodeState(Seat("a"), role=Role.PRIMARY, position=primary, asked_at=asked_at, failure=None),
-        NodeState(Seat("b"), role=Role.REPLICA, position=replayed, lag=0.0, asked_at=asked_at, failure=None),
+        NodeState(Seat("a"), role=NodeRole.PRIMARY, position=primary, asked_at=asked_at, failure=None),
+        NodeState(Seat("b"), role=NodeRole.REPLICA, position=replayed, lag=0.0, asked_at=asked_at, failure=None),
     )
     return Topology(nodes, primary=0)
 

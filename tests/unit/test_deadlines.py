@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.driving.timeouts import Timeouts
 from tests.fixtures.waiting import forever, reached
 
 T = TypeVar("T")
@@ -14,7 +14,7 @@ LONG = 30.0
 SHORT = 0.01
 
 
-async def within(deadlines: Deadlines, seconds: float, work: Awaitable[T]) -> T:
+async def within(deadlines: Timeouts, seconds: float, work: Awaitable[T]) -> T:
     with deadlines.within(seconds):
         return await work
 
@@ -23,7 +23,7 @@ async def test_what_ends_in_time_gives_its_result() -> None:
     async def work() -> int:
         return 7
 
-    assert await within(Deadlines(), LONG, work()) == 7
+    assert await within(Timeouts(), LONG, work()) == 7
 
 
 async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
@@ -38,14 +38,14 @@ async def test_what_takes_too_long_is_cancelled_and_told_so() -> None:
     task = asyncio.current_task()
     assert task is not None
     with pytest.raises(TimeoutError):
-        await within(Deadlines(), SHORT, work())
+        await within(Timeouts(), SHORT, work())
     assert ended == ["cancelled"]
     assert task.cancelling() == 0
 
 
 @pytest.mark.parametrize(("first", "second"), [(LONG, SHORT), (SHORT, LONG), (SHORT, SHORT)])
 async def test_every_deadline_counts_whatever_the_order_they_were_set_in(first: float, second: float) -> None:
-    deadlines, hold = Deadlines(), asyncio.Event()
+    deadlines, hold = Timeouts(), asyncio.Event()
 
     async def held() -> bool:
         await reached(hold, "the test lets go")
@@ -60,14 +60,14 @@ async def test_every_deadline_counts_whatever_the_order_they_were_set_in(first: 
 
 
 async def test_a_later_use_is_timed_although_the_timer_went_off_before() -> None:
-    deadlines = Deadlines()
+    deadlines = Timeouts()
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await within(deadlines, SHORT, forever())
 
 
 async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
-    deadlines = Deadlines()
+    deadlines = Timeouts()
 
     async def outer() -> str:
         try:
@@ -80,7 +80,7 @@ async def test_the_inner_of_two_limits_is_the_one_that_passes() -> None:
 
 
 async def test_being_cancelled_is_not_being_late() -> None:
-    task = asyncio.create_task(within(Deadlines(), LONG, forever()))
+    task = asyncio.create_task(within(Timeouts(), LONG, forever()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -99,7 +99,7 @@ async def test_being_cancelled_goes_before_being_late() -> None:
             await reached(let_go, "the test lets go")
             raise
 
-    task = asyncio.create_task(within(Deadlines(), SHORT, stubborn()))
+    task = asyncio.create_task(within(Timeouts(), SHORT, stubborn()))
     await reached(ending, "the work is ending")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -110,7 +110,7 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
     async def work() -> None:
         raise ValueError("own")
 
-    deadlines = Deadlines()
+    deadlines = Timeouts()
     with pytest.raises(ValueError, match="own"):
         await within(deadlines, SHORT, work())
     with pytest.raises(TimeoutError):
@@ -119,7 +119,7 @@ async def test_an_error_of_the_work_itself_passes_through_and_leaves_nothing_beh
 
 async def test_what_swallows_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polysaga.sagas.driving.timeouts._AGAIN", SHORT)
-    deadlines, hung = Deadlines(), list[bool]()
+    deadlines, hung = Timeouts(), list[bool]()
     task = asyncio.current_task()
     assert task is not None
 
@@ -140,7 +140,7 @@ async def test_what_swallows_its_cancellation_is_cancelled_again(monkeypatch: py
 
 async def test_a_cancellation_from_outside_goes_before_many_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polysaga.sagas.driving.timeouts._AGAIN", SHORT)
-    deadlines, late = Deadlines(), asyncio.Event()
+    deadlines, late = Timeouts(), asyncio.Event()
 
     async def swallow_until_late() -> None:
         while not late.is_set():

@@ -29,8 +29,8 @@ from polysaga.sagas.protocol.decisions import (
     GoForward,
     Known,
     Rest,
-    Run,
-    Undo,
+    RunSteps,
+    UndoSteps,
     Wait,
     decide,
 )
@@ -130,10 +130,10 @@ class TwoOwners(RuleBasedStateMachine):
         decision = self.decide(self.definition, Known(owner.status, owner.marks, owner.failed), journal=ELSEWHERE)
         before = dict(owner.marks)
         match decision:
-            case Run(steps) | Undo(steps):
+            case RunSteps(steps) | UndoSteps(steps):
                 assert steps
                 assert not before.keys() & set(steps)
-                assert isinstance(decision, Undo) is (owner.status is Status.COMPENSATING)
+                assert isinstance(decision, UndoSteps) is (owner.status is Status.COMPENSATING)
                 owner.marks |= dict.fromkeys(steps, Mark.ACTIVE)
             case Wait():
                 active = [step for step, mark in before.items() if mark is Mark.ACTIVE]
@@ -204,8 +204,8 @@ def no_block(definition: Definition, known: Known, *, journal: str) -> Decision:
 def no_order(definition: Definition, known: Known, *, journal: str) -> Decision:
     """Undo everything at once."""
     decision = decide(definition, known, journal=journal)
-    if isinstance(decision, Undo):
-        return Undo(tuple(name for name in definition.undoable if name not in known.marks))
+    if isinstance(decision, UndoSteps):
+        return UndoSteps(tuple(name for name in definition.undoable if name not in known.marks))
     return decision
 
 

@@ -18,8 +18,8 @@ from polysaga.sagas.protocol.decisions import (
     GoForward,
     Known,
     Rest,
-    Run,
-    Undo,
+    RunSteps,
+    UndoSteps,
     Wait,
     decide,
     fused_first,
@@ -36,8 +36,8 @@ BETWEEN = {**OPENED, "reserve_stock": DONE, "credit_points": DONE}
 DECIDED = {**BETWEEN, "confirm_order": DONE}
 
 PLACE_ORDER_EXAMPLES = [
-    ("the first step begins", RUNNING, {}, False, Run(("open_order",))),
-    ("branches begin side by side", RUNNING, OPENED, False, Run(("reserve_stock", "credit_points"))),
+    ("the first step begins", RUNNING, {}, False, RunSteps(("open_order",))),
+    ("branches begin side by side", RUNNING, OPENED, False, RunSteps(("reserve_stock", "credit_points"))),
     (
         "a branch that is under way is waited for",
         RUNNING,
@@ -45,8 +45,8 @@ PLACE_ORDER_EXAMPLES = [
         False,
         Wait(),
     ),
-    ("the pivot follows all branches", RUNNING, BETWEEN, False, Run(("confirm_order",))),
-    ("after the pivot comes the retriable step", COMPLETING, DECIDED, False, Run(("record_event",))),
+    ("the pivot follows all branches", RUNNING, BETWEEN, False, RunSteps(("confirm_order",))),
+    ("after the pivot comes the retriable step", COMPLETING, DECIDED, False, RunSteps(("record_event",))),
     ("nothing is left", COMPLETING, {**DECIDED, "record_event": DONE}, False, Finish(Status.COMPLETED)),
     ("a retriable step lost its patience", COMPLETING, {**DECIDED, "record_event": STUCK}, False, Rest()),
     (
@@ -58,8 +58,8 @@ PLACE_ORDER_EXAMPLES = [
     ),
     ("a failure undoes", RUNNING, OPENED, True, Compensate()),
     ("a failure in the pivot undoes", RUNNING, BETWEEN, True, Compensate()),
-    ("a failure after the decision goes on", COMPLETING, DECIDED, True, Run(("record_event",))),
-    ("branches are undone side by side", COMPENSATING, {}, False, Undo(("reserve_stock", "credit_points"))),
+    ("a failure after the decision goes on", COMPLETING, DECIDED, True, RunSteps(("record_event",))),
+    ("branches are undone side by side", COMPENSATING, {}, False, UndoSteps(("reserve_stock", "credit_points"))),
     (
         "an undoing branch is waited for",
         COMPENSATING,
@@ -72,7 +72,7 @@ PLACE_ORDER_EXAMPLES = [
         COMPENSATING,
         {"reserve_stock": STUCK},
         False,
-        Undo(("credit_points",)),
+        UndoSteps(("credit_points",)),
     ),
     (
         "a compensation lost its patience",
@@ -93,13 +93,19 @@ LEDGER_PIVOT_EXAMPLES = [
     ("the pivot is blocked before anything", COMPENSATING, {}, False, BlockPivot("ship")),
     ("the pivot was done, another owner had decided", COMPENSATING, {"ship": DONE}, False, GoForward()),
     ("a pivot that cannot be blocked stops everything", COMPENSATING, {"ship": STUCK}, False, Rest()),
-    ("behind a blocked pivot the last one goes first", COMPENSATING, {"ship": BLOCKED}, False, Undo(("credit",))),
+    (
+        "behind a blocked pivot the last one goes first",
+        COMPENSATING,
+        {"ship": BLOCKED},
+        False,
+        UndoSteps(("credit",)),
+    ),
     (
         "then the one before it",
         COMPENSATING,
         {"ship": BLOCKED, "credit": COMPENSATED},
         False,
-        Undo(("reserve",)),
+        UndoSteps(("reserve",)),
     ),
     (
         "a first step elsewhere is undone before the end",
@@ -113,7 +119,7 @@ LEDGER_PIVOT_EXAMPLES = [
         RUNNING,
         {"reserve": DONE, "credit": DONE, "ship": DONE},
         True,
-        Run(("announce",)),
+        RunSteps(("announce",)),
     ),
 ]
 SEVERAL_LEAVES_EXAMPLES = [
@@ -131,7 +137,7 @@ SEVERAL_LEAVES_EXAMPLES = [
         True,
         Compensate(),
     ),
-    ("there is no pivot to block", COMPENSATING, {}, False, Undo(("reserve", "credit"))),
+    ("there is no pivot to block", COMPENSATING, {}, False, UndoSteps(("reserve", "credit"))),
 ]
 EXAMPLES = [
     (shape, *one)
@@ -162,7 +168,9 @@ def test_every_kind_of_decision_has_an_example() -> None:
 
 def test_a_pivot_at_home_is_not_blocked_because_its_commit_asks_the_journal() -> None:
     definition = definition_of(*PLACE_ORDER)
-    assert decide(definition, Known(COMPENSATING, {}), journal=HOME) == Undo(("reserve_stock", "credit_points"))
+    assert decide(definition, Known(COMPENSATING, {}), journal=HOME) == UndoSteps(
+        ("reserve_stock", "credit_points")
+    )
     assert decide(definition, Known(COMPENSATING, {}), journal="elsewhere") == BlockPivot("confirm_order")
 
 
@@ -240,7 +248,7 @@ class Owner:
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
-            case Run(steps) | Undo(steps):
+            case RunSteps(steps) | UndoSteps(steps):
                 assert steps
                 self._check(decision)
                 self.marks |= dict.fromkeys(steps, ACTIVE)
@@ -274,12 +282,12 @@ class Owner:
     def _check(self, decision: Decision) -> None:
         definition = self.definition
         match decision:
-            case Run(steps):
+            case RunSteps(steps):
                 for name in steps:
                     assert all(self._happened(earlier) for earlier in definition.ancestors[name])
                     behind = self.pivot is not None and self.pivot in definition.ancestors[name]
                     assert behind == (definition.by_name[name].kind == "retriable")
-            case Undo(steps):
+            case UndoSteps(steps):
                 self._check_pivot_blocked()
                 for name in steps:
                     assert definition.by_name[name].kind == "compensatable"
@@ -414,7 +422,7 @@ def test_the_decision_to_compensate_comes_before_any_undoing_and_the_pivot_is_ne
     definition = definition_of(*shape)
     owner = Owner(definition, random.Random(seed))
     owner.drive()
-    undoing = [place for place, one in enumerate(owner.trace) if isinstance(one, Undo)]
+    undoing = [place for place, one in enumerate(owner.trace) if isinstance(one, UndoSteps)]
     blocking = [place for place, one in enumerate(owner.trace) if isinstance(one, BlockPivot)]
     decided = [place for place, one in enumerate(owner.trace) if isinstance(one, Compensate)]
     if undoing:
@@ -432,5 +440,5 @@ def test_the_random_failures_reach_both_ends_and_the_rest(shape: tuple[Planned, 
 
 def _begun(trace: list[Decision]) -> Iterator[str]:
     for decision in trace:
-        if isinstance(decision, Run):
+        if isinstance(decision, RunSteps):
             yield from decision.steps

@@ -11,7 +11,7 @@ import pytest
 from polysaga.clock import Clock
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
 from polysaga.databases.positions import Epoch, Lsn, Position
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.events import NodeLeft, NodeReturned
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.topology import Seat
@@ -25,7 +25,9 @@ HERE, LATER = Epoch("1", 1), Epoch("1", 2)
 class Scripted:
     """A connection to a server that stands where the test says."""
 
-    def __init__(self, role: Role, place: int, *, waits: bool = False, answer: bool | Exception = True) -> None:
+    def __init__(
+        self, role: NodeRole, place: int, *, waits: bool = False, answer: bool | Exception = True
+    ) -> None:
         self.role, self.place, self.waits, self._answer = role, place, waits, answer
         self.waited: asyncio.Queue[Position] = asyncio.Queue()
         self.reached = asyncio.Event()
@@ -51,7 +53,7 @@ class Scripted:
     async def close(self) -> None: ...
 
 
-def silent(role: Role) -> Scripted:
+def silent(role: NodeRole) -> Scripted:
     """Return a connection to a server that does not answer until its `answers` is set."""
     line = Scripted(role, 100)
     line.answers.clear()
@@ -82,7 +84,7 @@ def monitor_of(
 
 @asynccontextmanager
 async def watching(replica: Scripted) -> AsyncIterator[Monitor]:
-    monitor = monitor_of(Scripted(Role.PRIMARY, 100), replica)
+    monitor = monitor_of(Scripted(NodeRole.PRIMARY, 100), replica)
     await monitor.start()
     try:
         yield monitor
@@ -92,8 +94,8 @@ async def watching(replica: Scripted) -> AsyncIterator[Monitor]:
 
 async def test_a_primary_may_take_as_long_for_its_first_answer_as_a_connection_may() -> None:
     """On a busy host that is longer than a node that has answered before is waited for."""
-    primary = silent(Role.PRIMARY)
-    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=0.05)
+    primary = silent(NodeRole.PRIMARY)
+    monitor = monitor_of(primary, Scripted(NodeRole.REPLICA, 100), timeout=0.05)
     starting = asyncio.create_task(monitor.start())
     await asyncio.wait([starting], timeout=0.5)
     assert not starting.done()
@@ -104,8 +106,8 @@ async def test_a_primary_may_take_as_long_for_its_first_answer_as_a_connection_m
 
 
 async def test_a_silent_replica_does_not_delay_the_start_and_joins_when_it_answers() -> None:
-    replica, recorder = silent(Role.REPLICA), Recorder()
-    monitor = monitor_of(Scripted(Role.PRIMARY, 100), replica, timeout=0.05, emit=recorder)
+    replica, recorder = silent(NodeRole.REPLICA), Recorder()
+    monitor = monitor_of(Scripted(NodeRole.PRIMARY, 100), replica, timeout=0.05, emit=recorder)
     await within(monitor.start(), "the monitor has started")
     assert monitor.topology.nodes[1].failure == "it has not answered in 0.05 s yet"
     assert recorder.of(NodeReturned) == []
@@ -116,7 +118,7 @@ async def test_a_silent_replica_does_not_delay_the_start_and_joins_when_it_answe
 
 
 async def test_a_primary_that_is_silent_for_good_is_waited_for_as_long_as_a_connection() -> None:
-    monitor = monitor_of(silent(Role.PRIMARY), silent(Role.REPLICA), timeout=0.05, connect_timeout=0.2)
+    monitor = monitor_of(silent(NodeRole.PRIMARY), silent(NodeRole.REPLICA), timeout=0.05, connect_timeout=0.2)
     await within(monitor.start(), "the monitor has started")
     assert monitor.topology.nodes[0].failure == "it has not answered in 0.2 s yet"
     assert monitor.topology.primary is None
@@ -125,7 +127,7 @@ async def test_a_primary_that_is_silent_for_good_is_waited_for_as_long_as_a_conn
 
 async def test_a_start_that_is_cancelled_asks_no_more() -> None:
     before = asyncio.all_tasks()
-    monitor = monitor_of(silent(Role.PRIMARY), silent(Role.REPLICA))
+    monitor = monitor_of(silent(NodeRole.PRIMARY), silent(NodeRole.REPLICA))
     starting = asyncio.create_task(monitor.start())
     await asyncio.sleep(0)
     starting.cancel()
@@ -134,19 +136,19 @@ async def test_a_start_that_is_cancelled_asks_no_more() -> None:
     assert asyncio.all_tasks() == before
 
 
-@pytest.mark.parametrize("role", [Role.PRIMARY, Role.REPLICA])
-async def test_a_monitor_that_is_stopped_at_once_after_its_start_leaves_no_question_behind(role: Role) -> None:
+@pytest.mark.parametrize("role", [NodeRole.PRIMARY, NodeRole.REPLICA])
+async def test_a_monitor_that_is_stopped_at_once_after_its_start_leaves_no_question_behind(role: NodeRole) -> None:
     before = asyncio.all_tasks()
-    primary = Scripted(Role.PRIMARY, 100) if role is Role.REPLICA else silent(role)
-    monitor = monitor_of(primary, silent(Role.REPLICA), timeout=0.05, connect_timeout=0.1)
+    primary = Scripted(NodeRole.PRIMARY, 100) if role is NodeRole.REPLICA else silent(role)
+    monitor = monitor_of(primary, silent(NodeRole.REPLICA), timeout=0.05, connect_timeout=0.1)
     await within(monitor.start(), "the monitor has started")
     await within(monitor.stop(), "the monitor has stopped")
     assert asyncio.all_tasks() == before
 
 
 async def test_a_short_limit_for_connections_does_not_shorten_the_one_for_answers() -> None:
-    primary = silent(Role.PRIMARY)
-    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=60.0, connect_timeout=0.01)
+    primary = silent(NodeRole.PRIMARY)
+    monitor = monitor_of(primary, Scripted(NodeRole.REPLICA, 100), timeout=60.0, connect_timeout=0.01)
     starting = asyncio.create_task(monitor.start())
     await asyncio.wait([starting], timeout=0.2)
     assert not starting.done()
@@ -157,7 +159,7 @@ async def test_a_short_limit_for_connections_does_not_shorten_the_one_for_answer
 
 
 async def test_a_node_that_answered_early_in_a_slow_start_is_not_late_with_its_next_answer() -> None:
-    primary, replica, recorder = silent(Role.PRIMARY), Scripted(Role.REPLICA, 100), Recorder()
+    primary, replica, recorder = silent(NodeRole.PRIMARY), Scripted(NodeRole.REPLICA, 100), Recorder()
     monitor = monitor_of(primary, replica, timeout=0.4, emit=recorder)
     starting = asyncio.create_task(monitor.start())
     await asyncio.wait([starting], timeout=0.6)
@@ -179,7 +181,7 @@ async def until_there(monitor: Monitor, wanted: Lsn) -> None:
 
 
 async def test_a_server_that_can_tell_wakes_who_waits_for_a_position() -> None:
-    replica = Scripted(Role.REPLICA, 90, waits=True)
+    replica = Scripted(NodeRole.REPLICA, 90, waits=True)
     async with watching(replica) as monitor:
         reader = asyncio.create_task(until_there(monitor, Lsn(100, HERE)))
         async with asyncio.timeout(30):
@@ -191,7 +193,7 @@ async def test_a_server_that_can_tell_wakes_who_waits_for_a_position() -> None:
 
 @pytest.mark.parametrize("answer", [False, RuntimeError("not in recovery")])
 async def test_who_cannot_tell_after_all_is_asked_every_few_milliseconds(answer: bool | Exception) -> None:
-    replica = Scripted(Role.REPLICA, 90, waits=True, answer=answer)
+    replica = Scripted(NodeRole.REPLICA, 90, waits=True, answer=answer)
     replica.reached.set()
     async with watching(replica) as monitor:
         reader = asyncio.create_task(until_there(monitor, Lsn(100, HERE)))
@@ -207,7 +209,7 @@ async def test_who_cannot_tell_after_all_is_asked_every_few_milliseconds(answer:
     ids=["an older server", "another epoch"],
 )
 async def test_a_place_that_a_number_does_not_tell_is_asked_for(waits: bool, wanted: Lsn) -> None:
-    replica = Scripted(Role.REPLICA, 90, waits=waits)
+    replica = Scripted(NodeRole.REPLICA, 90, waits=waits)
     async with watching(replica) as monitor:
         assert await monitor.news(30.0, wanted)
     assert replica.waited.empty()
@@ -259,7 +261,7 @@ async def test_postgresql_19_is_asked_to_wait_and_older_ones_are_not(dialect: An
 class Freezing(Scripted):
     """A healthy server that answers while the process of the monitor stands still for six seconds."""
 
-    def __init__(self, role: Role, place: int, clock: HandClock, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, role: NodeRole, place: int, clock: HandClock, patch: pytest.MonkeyPatch) -> None:
         super().__init__(role, place)
         self.freezes, self._clock, self._patch = False, clock, patch
 
@@ -279,8 +281,8 @@ async def test_a_process_that_was_frozen_does_not_take_that_for_the_silence_of_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder, clock = Recorder(), HandClock()
-    primary = Freezing(Role.PRIMARY, 100, clock, monkeypatch)
-    monitor = monitor_of(primary, Scripted(Role.REPLICA, 100), timeout=5.0, emit=recorder, clock=clock)
+    primary = Freezing(NodeRole.PRIMARY, 100, clock, monkeypatch)
+    monitor = monitor_of(primary, Scripted(NodeRole.REPLICA, 100), timeout=5.0, emit=recorder, clock=clock)
     await monitor.start()
     await until(lambda: primary.answered >= 2, "the monitor watches")
     primary.freezes, answered = True, primary.answered

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import httpx2
 
-from orders.client import Outcome, Shop, Verdict
+from orders.client import OrderVerdict, Outcome, Shop
 from orders.schemas import OrderCreate
 from polysaga.clock import Clock
 
@@ -71,33 +71,33 @@ async def test_whatever_may_pass_is_repeated_with_the_same_key() -> None:
             _placed(200),
         )
     )
-    assert outcome == Outcome(Verdict.CONFIRMED, order_id=ID)
+    assert outcome == Outcome(OrderVerdict.CONFIRMED, order_id=ID)
     assert keys == ["key"] * 8
 
 
 async def test_an_order_that_was_undone_is_asked_for_anew() -> None:
     outcome, keys = await _order(_one_by_one(_problem(409, "saga-undone", saga_id=str(ID)), _placed()))
-    assert outcome.verdict is Verdict.CONFIRMED
+    assert outcome.verdict is OrderVerdict.CONFIRMED
     assert keys == ["key", "key:2"]
 
 
 async def test_an_order_that_is_undone_every_time_fails() -> None:
     outcome, keys = await _order(lambda: _problem(409, "deadline-exceeded", saga_id=str(ID)))
-    assert outcome == Outcome(Verdict.FAILED, "undone")
+    assert outcome == Outcome(OrderVerdict.FAILED, "undone")
     assert keys == ["key", "key:2", "key:3"]
 
 
 async def test_refusals_and_failures_are_not_repeated() -> None:
     for answer, expected in (
-        (_problem(409, "out-of-stock"), Outcome(Verdict.REFUSED, "out-of-stock")),
-        (_problem(404, "unknown-product"), Outcome(Verdict.REFUSED, "unknown-product")),
-        (_problem(422, "key-reused"), Outcome(Verdict.FAILED, "key-reused")),
-        (_problem(500, "needs-attention", saga_id=str(ID)), Outcome(Verdict.FAILED, "needs-attention")),
+        (_problem(409, "out-of-stock"), Outcome(OrderVerdict.REFUSED, "out-of-stock")),
+        (_problem(404, "unknown-product"), Outcome(OrderVerdict.REFUSED, "unknown-product")),
+        (_problem(422, "key-reused"), Outcome(OrderVerdict.FAILED, "key-reused")),
+        (_problem(500, "needs-attention", saga_id=str(ID)), Outcome(OrderVerdict.FAILED, "needs-attention")),
     ):
         assert await _order(_one_by_one(answer)) == (expected, ["key"])
 
 
 async def test_patience_ends_after_a_minute() -> None:
     outcome, keys = await _order(lambda: httpx2.ConnectError("refused"))
-    assert outcome == Outcome(Verdict.FAILED, "no answer in 60 s (ConnectError: refused)")
+    assert outcome == Outcome(OrderVerdict.FAILED, "no answer in 60 s (ConnectError: refused)")
     assert len(keys) > 20

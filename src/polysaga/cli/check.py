@@ -14,9 +14,9 @@ from rich.console import Console
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from polysaga.cli.listing import Line, listing
+from polysaga.cli.listing import ServerLine, listing
+from polysaga.cli.nodes import AskedServer, faults, look, servers_of
 from polysaga.cli.nodes import Seen as Sampled
-from polysaga.cli.nodes import Server, faults, look, servers_of
 from polysaga.cli.privileges import lacking, server_words
 from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
@@ -24,7 +24,7 @@ from polysaga.config import Settings, masked
 from polysaga.databases import MongoNode, Node
 from polysaga.databases.inspection import Facts, Finding
 from polysaga.databases.registry import unmatched
-from polysaga.databases.samples import Role
+from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError, PolysagaError
 from polysaga.sagas import Sagas
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
@@ -44,7 +44,7 @@ class Checked:
 
     database: str
     node: str
-    role: Role | None = None
+    role: NodeRole | None = None
     facts: Facts | None = None
     apart: float = 0.0  # seconds that its clock is ahead of ours
     tables: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migra
     return _together(checked, [one for one in seen.values() if not one.failure], wanted, migrate, settings)
 
 
-async def _ask(server: Server, settings: Settings) -> Checked:
+async def _ask(server: AskedServer, settings: Settings) -> Checked:
     node = server.node
     one = Checked(node.database, node.name)
     patience = node.settings.pool.connect_timeout
@@ -184,9 +184,9 @@ def _sampled(one: Checked, seen: Sampled | None) -> Checked:
     return replace(one, role=seen.role)
 
 
-async def _permitted(one: Checked, server: Server, wanted: Mapping[str, frozenset[str]]) -> Checked:
+async def _permitted(one: Checked, server: AskedServer, wanted: Mapping[str, frozenset[str]]) -> Checked:
     """Return *one* with what its account may not do, if it is a primary."""
-    if one.role is not Role.PRIMARY:
+    if one.role is not NodeRole.PRIMARY:
         return one
     needed = wanted.get(one.database, frozenset())
     # Without a program nobody knows whether tables of ours are needed at all; if some are there, they are.
@@ -218,7 +218,7 @@ def _together(
             found.append(Finding("its servers belong to different clusters", "correct the URLs in the settings"))
         if settings.databases[database].replicas and settings.bookmarks.secret is None:
             found.append(_NO_SECRET)
-        primary = next((index for index in places if known[index].role is Role.PRIMARY), None)
+        primary = next((index for index in places if known[index].role is NodeRole.PRIMARY), None)
         if primary is not None:
             absent = sorted(wanted.get(database, frozenset()) - known[primary].tables)
             if absent:
@@ -246,7 +246,7 @@ def _row(one: Checked) -> dict[str, Any]:
 
 def _print(checked: Sequence[Checked], *, program: bool) -> None:
     wrong = {one: any(finding.fatal for finding in one.findings) for one in checked}
-    lines = (Line(one.database, one.node, _told(one), wrong=wrong[one]) for one in checked)
+    lines = (ServerLine(one.database, one.node, _told(one), wrong=wrong[one]) for one in checked)
     Console(highlight=False).print(listing(lines), soft_wrap=True)
     for one in checked:
         for finding in one.findings:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ServerLine:
     """One server, and what is known of it in a few words."""
 
     database: str
@@ -17,7 +17,7 @@ class Line:
     wrong: bool = False
 
 
-def listing(lines: Iterable[Line]) -> Group:
+def listing(lines: Iterable[ServerLine]) -> Group:
     """Return *lines* below the names of their databases; print it with `soft_wrap`, which breaks no URL."""
     shown, database = [], None
     for line in lines:

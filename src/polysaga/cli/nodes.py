@@ -13,7 +13,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from polysaga.cli.listing import Line, listing
+from polysaga.cli.listing import ServerLine, listing
 from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, masked
@@ -21,7 +21,7 @@ from polysaga.databases import MongoNode, Node, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.positions import Gtids, Lsn, MariaGtid, Position
 from polysaga.databases.probe_connection import ProbeConnection
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.errors import ConfigurationError, PolysagaError
 
 _PAUSE = 1.0  # seconds between two looks
@@ -33,7 +33,7 @@ class Seen:
 
     database: str
     node: str
-    role: Role | None = None
+    role: NodeRole | None = None
     position: Position | None = None
     behind: str = ""
     milliseconds: float | None = None
@@ -74,7 +74,7 @@ def faults(seen: Sequence[Seen]) -> list[str]:
     """Return in one sentence each what is wrong."""
     found = [f"{one.database}: {one.node} does not answer: {one.failure}" for one in seen if one.failure]
     for database in dict.fromkeys(one.database for one in seen):
-        primaries = [one.node for one in seen if one.database == database and one.role is Role.PRIMARY]
+        primaries = [one.node for one in seen if one.database == database and one.role is NodeRole.PRIMARY]
         if not primaries:
             found.append(f"{database}: there is no primary; writes are refused until one is promoted")
         if len(primaries) > 1:
@@ -128,7 +128,7 @@ async def _look_once(settings: Settings) -> list[Seen]:
         await asyncio.gather(*(server.close() for server in servers))
 
 
-class Server:
+class AskedServer:
     """One address of the settings and the connection that asks it."""
 
     def __init__(self, node: Node) -> None:
@@ -156,9 +156,9 @@ class Server:
             await self._line.close()
 
 
-def servers_of(settings: Settings) -> list[Server]:
+def servers_of(settings: Settings) -> list[AskedServer]:
     """Return one for every address in *settings*; each must be closed."""
-    return [Server(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
+    return [AskedServer(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
 
 
 def _nodes(name: str, settings: DatabaseSettings) -> list[Node]:
@@ -167,17 +167,17 @@ def _nodes(name: str, settings: DatabaseSettings) -> list[Node]:
     return [kind(name, "any", url, settings) for url in urls]
 
 
-async def look(servers: Sequence[Server], clock: Clock) -> list[Seen]:
+async def look(servers: Sequence[AskedServer], clock: Clock) -> list[Seen]:
     """Ask every server once."""
     seen = await asyncio.gather(*(_ask(server, clock) for server in servers))
-    primaries = {one.database: one.position for one in seen if one.role is Role.PRIMARY}
+    primaries = {one.database: one.position for one in seen if one.role is NodeRole.PRIMARY}
     return [
         Seen(
             one.database,
             one.node,
             one.role,
             one.position,
-            behind(primaries.get(one.database), one.position) if one.role is Role.REPLICA else "",
+            behind(primaries.get(one.database), one.position) if one.role is NodeRole.REPLICA else "",
             one.milliseconds,
             one.failure,
         )
@@ -185,7 +185,7 @@ async def look(servers: Sequence[Server], clock: Clock) -> list[Seen]:
     ]
 
 
-async def _ask(server: Server, clock: Clock) -> Seen:
+async def _ask(server: AskedServer, clock: Clock) -> Seen:
     node = server.node
     patience = node.settings.pool.connect_timeout
     try:
@@ -219,7 +219,7 @@ def _row(one: Seen) -> dict[str, Any]:
 
 
 def _listing(seen: Sequence[Seen]) -> Group:
-    return listing(Line(one.database, one.node, _facts(one), wrong=bool(one.failure)) for one in seen)
+    return listing(ServerLine(one.database, one.node, _facts(one), wrong=bool(one.failure)) for one in seen)
 
 
 def _facts(one: Seen) -> str:

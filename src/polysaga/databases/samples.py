@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from polysaga.databases.positions import Epoch, Position
 
 
-class Role(StrEnum):
+class NodeRole(StrEnum):
     """What a server says it is."""
 
     PRIMARY = "primary"
@@ -18,7 +18,7 @@ class Role(StrEnum):
 class Sample:
     """What a server told about itself in one answer."""
 
-    role: Role
+    role: NodeRole
     position: Position | None  # replayed (replica) or written (primary); None if it cannot tell
     lag: float | None = None  # seconds behind, as the server itself believes; None if it does not say
 

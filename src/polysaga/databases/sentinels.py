@@ -90,7 +90,7 @@ class Sentinels:
             else:
                 await other.close()
 
-    async def _ask(self, ask: Callable[[], Awaitable[Any]], patience: float) -> "_Answer":
+    async def _ask(self, ask: Callable[[], Awaitable[Any]], patience: float) -> "_ProbeReply":
         task, seconds = asyncio.ensure_future(ask()), 0.0
         try:
             while seconds < patience and not task.done():
@@ -101,13 +101,13 @@ class Sentinels:
             if not task.done():
                 await ended({task}, GRACE)
         if not task.done() or task.cancelled():
-            return _Answer(seconds, hung=True)
+            return _ProbeReply(seconds, hung=True)
         error = task.exception()
-        return _Answer(seconds, seen=error is None, error=error)
+        return _ProbeReply(seconds, seen=error is None, error=error)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _ProbeReply:
     """What came of a question, after how many *seconds* in which the event loop ran."""
 
     seconds: float

@@ -16,14 +16,14 @@ from polysaga.errors import StepMisused
 
 
 @dataclass(slots=True)
-class _Hold:
+class _FileHold:
     """One step that has a file; tasks that it leaves behind know when it has ended."""
 
     file: str
     lasts: bool = True
 
 
-_holds: ContextVar[tuple[_Hold, ...]] = ContextVar("polysaga_single_writer", default=())
+_holds: ContextVar[tuple[_FileHold, ...]] = ContextVar("polysaga_single_writer", default=())
 
 
 def file_of(node: SqlNode) -> str | None:
@@ -34,7 +34,7 @@ def file_of(node: SqlNode) -> str | None:
 @contextmanager
 def holding(file: str) -> Iterator[None]:
     """Hold *file* for the length of a step."""
-    hold = _Hold(file)
+    hold = _FileHold(file)
     token = _holds.set((*_holds.get(), hold))
     try:
         yield

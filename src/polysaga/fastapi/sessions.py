@@ -37,7 +37,9 @@ def reader(
 
     The same call is the same key of `app.dependency_overrides`.
     """
-    return _Reading(database, consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot)
+    return _ReaderDependency(
+        database, consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot
+    )
 
 
 def writer(database: Database[Any, SessionT]) -> Any:
@@ -102,7 +104,7 @@ class _Lending(params.Depends):
         return f"{type(self).__name__.lstrip('_').lower()}({self._database.name}{wishes})"
 
 
-class _Reading(_Lending):
+class _ReaderDependency(_Lending):
     async def __call__(self) -> AsyncIterator[Any]:
         async with self._database.reader(**self._wishes) as session:
             yield session

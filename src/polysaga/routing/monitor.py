@@ -30,8 +30,8 @@ _PIECES = 4  # of the time that a question has; of a time in which the event loo
 _GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
 
 
-class Asked(Protocol):
-    """A connection of the monitor's own; see `databases.pools.Line`."""
+class SampleSource(Protocol):
+    """A connection of the monitor's own; see `databases.probe_connection`."""
 
     async def sample(self) -> Sample:
         """Ask."""
@@ -57,7 +57,7 @@ class Monitor:
         self,
         database: str,
         seats: Sequence[Seat],
-        lines: Sequence[Asked],
+        lines: Sequence[SampleSource],
         *,
         interval: float,
         timeout: float,
@@ -248,7 +248,7 @@ async def _done_in(task: "asyncio.Future[Any]", seconds: float) -> None:
             return
 
 
-async def _ended(task: "asyncio.Future[Sample]", line: Asked, silent: str) -> Sample | str:
+async def _ended(task: "asyncio.Future[Sample]", line: SampleSource, silent: str) -> Sample | str:
     """Return the sample, or why there is none; the connection is usable or closed afterwards."""
     in_time = task.done()
     if not in_time:

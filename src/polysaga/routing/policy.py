@@ -14,11 +14,11 @@ from enum import StrEnum
 from random import Random
 
 from polysaga.databases.positions import Position
-from polysaga.databases.samples import Role
+from polysaga.databases.samples import NodeRole
 from polysaga.routing.topology import NodeState, Topology
 
 
-class Reason(StrEnum):
+class RouteReason(StrEnum):
     """Why a node was chosen, or none."""
 
     PINNED = "pinned"  # the scope has read there already
@@ -43,7 +43,7 @@ class Choice:
     """A node by its place in the settings, and why it was chosen."""
 
     index: int
-    reason: Reason
+    reason: RouteReason
 
 
 Score = Callable[[int], float]  # how busy a node is; less is better
@@ -72,7 +72,7 @@ def pick(
         if (
             index == primary
             or node.failure is not None
-            or node.role is not Role.REPLICA
+            or node.role is not NodeRole.REPLICA
             or asked_at < heard_since
             or (required is not None and (node.position is None or not node.position.reached(required)))
             or node.lag + now - asked_at > max_lag
@@ -80,11 +80,11 @@ def pick(
         ):
             continue
         if index == pinned:
-            return Choice(index, Reason.PINNED)
+            return Choice(index, RouteReason.PINNED)
         found.append(index)
     if not found:
         return None
-    reason = Reason.FRESH if required is None else Reason.CAUGHT_UP
+    reason = RouteReason.FRESH if required is None else RouteReason.CAUGHT_UP
     if len(found) > 1 and limits.zone is not None:
         found = [index for index in found if nodes[index].seat.zone == limits.zone] or found
     return Choice(found[0] if len(found) == 1 else _less_busy(topology, found, score, random), reason)
@@ -93,7 +93,7 @@ def pick(
 def hopeless(topology: Topology, patience: float, now: float) -> bool:
     """Tell whether no replica can be expected to get anywhere within *patience* seconds."""
     return all(
-        node.failure is not None or node.role is not Role.REPLICA or _lag(node, now) > patience
+        node.failure is not None or node.role is not NodeRole.REPLICA or _lag(node, now) > patience
         for index, node in enumerate(topology.nodes)
         if index != topology.primary
     )
@@ -104,7 +104,7 @@ def stalest_allowed(topology: Topology, shut: Collection[int] = ()) -> int | Non
     found = [
         index
         for index, node in enumerate(topology.nodes)
-        if node.failure is None and node.role is Role.REPLICA and index not in shut
+        if node.failure is None and node.role is NodeRole.REPLICA and index not in shut
     ]
     return min(found, key=lambda index: topology.nodes[index].lag, default=None)
 

@@ -12,8 +12,8 @@ from polysaga.events import BookmarkUnknown, Emit
 from polysaga.texts import said
 
 
-class Asked(Protocol):
-    """A connection to the primary; see `databases.pools.Line`."""
+class PositionSource(Protocol):
+    """A connection to the primary; see `databases.probe_connection`."""
 
     async def capture(self) -> Position | None:
         """Ask."""
@@ -31,7 +31,7 @@ class Capture:
     def __init__(
         self,
         database: str,
-        line: Asked,
+        line: PositionSource,
         *,
         timeout: float,
         emit: Emit,

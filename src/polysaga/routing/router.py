@@ -22,13 +22,13 @@ from polysaga.clock import Clock
 from polysaga.config import ReadSettings, ReplicaSettings
 from polysaga.databases.handles import Wish
 from polysaga.databases.probe_connection import ProbeConnection
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.databases.sql_node import Judge, SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, NoReplica
 from polysaga.events import Emit
 from polysaga.routing.breakers import Breaker
 from polysaga.routing.monitor import Monitor
-from polysaga.routing.policy import Choice, Limits, Reason, clamped, hopeless, pick, stalest_allowed
+from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, pick, stalest_allowed
 from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import Seat, Topology
@@ -63,7 +63,7 @@ class Router:
         random: Random | None = None,
     ) -> None:
         self.name, self.primary, self.nodes, self.reads, self.clock = name, primary, tuple(nodes), reads, clock
-        self.routed: Counter[tuple[str, Reason]] = Counter()  # sessions by node and reason
+        self.routed: Counter[tuple[str, RouteReason]] = Counter()  # sessions by node and reason
         self.loads = [Load() for _ in nodes]
         self.limiter = asyncio.Semaphore(reads.primary_read_limit)
         self.limits = Limits(reads.max_lag, reads.probe_interval + reads.probe_timeout, reads.zone)
@@ -122,7 +122,7 @@ class Router:
         if consistency == "strong":
             if topology.primary is None:
                 raise NoPrimary(self.name)
-            return Choice(topology.primary, Reason.STRONG)
+            return Choice(topology.primary, RouteReason.STRONG)
         if consistency == "eventual":
             required = None
         elif scope is not None and self.name in scope.written:
@@ -158,13 +158,13 @@ class Router:
         elif self.reads.no_replica == "fail":
             reason = "no replica has what the reader must see"
         elif await self._enter():
-            return Choice(self.topology.primary, Reason.NO_REPLICA)
+            return Choice(self.topology.primary, RouteReason.NO_REPLICA)
         else:
             reason = f"{self.reads.primary_read_limit} readers are on the primary already"
         if stale:
             index = stalest_allowed(self.topology, self._shut(left))
             if index is not None:
-                return Choice(index, Reason.STALE)
+                return Choice(index, RouteReason.STALE)
         raise NoReplica(self.name, reason)
 
     def note(self, scope: Scope | None, choice: Choice) -> None:
@@ -233,7 +233,7 @@ class Router:
 
     def _admit(self, sample: Sample) -> str | None:
         """Return why a new connection to what should be the primary is not one."""
-        if sample.role is Role.PRIMARY and sample.epoch.number >= self.topology.epoch:
+        if sample.role is NodeRole.PRIMARY and sample.epoch.number >= self.topology.epoch:
             return None
         self.monitor.suspect()
         return "it is not the primary any more"

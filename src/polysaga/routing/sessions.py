@@ -21,7 +21,7 @@ from polysaga.databases.handles import LentSession, PatientSession, Wish, as_our
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
 from polysaga.faults import Fault
-from polysaga.routing.policy import Choice, Reason
+from polysaga.routing.policy import Choice, RouteReason
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, current_or_own
 
@@ -40,7 +40,7 @@ class SqlRoutes:
         """See `Database.reader`."""
         router, scope = self.router, current()
         choice = router.choose(scope, wish) or await router.search(scope, wish)
-        reading = _Reading(router, scope, wish, choice)
+        reading = _ReadRoute(router, scope, wish, choice)
         reading.begin()
         try:
             session = PatientSession(
@@ -92,7 +92,7 @@ class SqlRoutes:
         current_or_own(self.router.clock).wrote(self.router.name, self.router.capture)
 
 
-class _Reading:
+class _ReadRoute:
     """One reader session and the node it is on."""
 
     def __init__(self, router: Router, scope: Scope | None, wish: Wish, choice: Choice) -> None:
@@ -120,7 +120,7 @@ class _Reading:
         load.sessions -= 1
         if not self._blamed and (load.breaker.opened or load.breaker.seen):
             load.breaker.succeeded()
-        if self.choice.reason is Reason.NO_REPLICA:
+        if self.choice.reason is RouteReason.NO_REPLICA:
             self._router.limiter.release()
 
     def blame(self, error: Exception) -> bool:
@@ -176,7 +176,7 @@ class _Movable(LentSession):
 
     def _first(self, run: Callable[..., Any], given: Any, named: Any) -> Any:
         self.refuse_if_over()
-        reading: _Reading = self.info[_READING]
+        reading: _ReadRoute = self.info[_READING]
         if reading.overtaken():
             self.commit()  # gives the connection back; there is nothing to commit, and what was read stays usable
             self.bind = await_only(reading.move()).sync_engine

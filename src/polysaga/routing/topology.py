@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from polysaga.databases.positions import Gtids, MariaGtid, Position
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 
 _TRAIL = 64  # samples of the primary that lag is measured against
 _NEWEST = 0.2  # weight of the newest answer in the latency
@@ -40,7 +40,7 @@ class NodeState:
     """What is known of one node."""
 
     seat: Seat
-    role: Role | None = None  # None: it never answered
+    role: NodeRole | None = None  # None: it never answered
     position: Position | None = None
     asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
     told_at: float = math.inf  # when that answer was there
@@ -93,7 +93,7 @@ def answered(before: Topology, index: int, sample: Sample, asked_at: float, late
         failure=None,
     )
     nodes = _with(before.nodes, index, state)
-    epoch = max(before.epoch, sample.epoch.number) if sample.role is Role.PRIMARY else before.epoch
+    epoch = max(before.epoch, sample.epoch.number) if sample.role is NodeRole.PRIMARY else before.epoch
     experienced = all(node.failure is not UNASKED for node in before.nodes)
     primary = _primary(nodes, before.primary if experienced else None, epoch)
     trail = before.trail if primary == before.primary else ()
@@ -143,7 +143,7 @@ def _claims(nodes: tuple[NodeState, ...], epoch: int) -> list[int]:
     return [
         index
         for index, node in enumerate(nodes)
-        if node.role is Role.PRIMARY and node.failure is None and _epoch_of(node) >= epoch
+        if node.role is NodeRole.PRIMARY and node.failure is None and _epoch_of(node) >= epoch
     ]
 
 

@@ -28,7 +28,7 @@ from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.process.worker import Worker
-from polysaga.sagas.protocol.repair_rules import Action, Order
+from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder
 from polysaga.sagas.protocol.states import Status
 
 InputT = TypeVar("InputT")
@@ -203,7 +203,7 @@ class Sagas:
         on. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; of many each tells
         its problem.
         """
-        order = Order(action=Action.RETRY, by=by, why=why)
+        order = RepairOrder(action=RepairAction.RETRY, by=by, why=why)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def skip(
@@ -223,14 +223,14 @@ class Sagas:
         It never runs afterwards, not even late. The deciding step cannot be skipped. Raises as `retry` does, and
         `DatabaseUnavailable` if the step's database cannot note it: the saga then stays as it was.
         """
-        order = Order(action=Action.SKIP, by=by, why=why, step=step, result=result)
+        order = RepairOrder(action=RepairAction.SKIP, by=by, why=why, step=step, result=result)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def compensate(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
     ) -> tuple[Repair, ...]:
         """Undo a saga that is running, or parked and not decided; otherwise as `retry`."""
-        order = Order(action=Action.COMPENSATE, by=by, why=why)
+        order = RepairOrder(action=RepairAction.COMPENSATE, by=by, why=why)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def resolve(
@@ -247,7 +247,7 @@ class Sagas:
 
         A saga that is decided can only be `completed`, one that is not only `compensated`. Raises as `skip` does.
         """
-        order = Order(action=Action.RESOLVE, by=by, why=why, outcome=Status(outcome))
+        order = RepairOrder(action=RepairAction.RESOLVE, by=by, why=why, outcome=Status(outcome))
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
 
     def _definition(self, saga: Saga[Any, Any]) -> Definition:

@@ -20,7 +20,7 @@ from polysaga.databases.positions import ClusterTime
 from polysaga.routing.scopes import current, current_or_own
 
 
-class Answer(Protocol):
+class HasHeaders(Protocol):
     """A response of any HTTP client."""
 
     @property
@@ -28,7 +28,7 @@ class Answer(Protocol):
         """By name."""
 
 
-def assert_routed(answer: Answer, **expected: str) -> None:
+def assert_routed(answer: HasHeaders, **expected: str) -> None:
     """Fail unless *answer* says that each database was read where it is *expected*: `primary` or `replica`.
 
     The application must run with `bookmarks.explain`.

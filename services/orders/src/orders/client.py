@@ -27,7 +27,7 @@ class GaveUp(Exception):
     """No answer that settles the request within the client's patience."""
 
 
-class Verdict(StrEnum):
+class OrderVerdict(StrEnum):
     """How an order ended for the customer."""
 
     CONFIRMED = "confirmed"
@@ -39,7 +39,7 @@ class Verdict(StrEnum):
 class Outcome:
     """The answer to one order: its id if it is confirmed, else the reason."""
 
-    verdict: Verdict
+    verdict: OrderVerdict
     reason: str = ""
     order_id: UUID | None = None
 
@@ -91,7 +91,7 @@ class Shop:
             if outcome is not None:
                 return outcome
             outcome = await self._order(order, f"{key}:{again}")
-        return outcome or Outcome(Verdict.FAILED, "undone")
+        return outcome or Outcome(OrderVerdict.FAILED, "undone")
 
     async def _order(self, order: OrderCreate, key: str) -> Outcome | None:
         """Return how the order that *key* stands for ended; None if it was undone for want of a database."""
@@ -99,14 +99,14 @@ class Shop:
         try:
             answer = await self._settle("POST", "/orders", json=body, headers={"Idempotency-Key": key})
         except GaveUp as error:
-            return Outcome(Verdict.FAILED, str(error))
+            return Outcome(OrderVerdict.FAILED, str(error))
         if answer.is_success:
-            return Outcome(Verdict.CONFIRMED, order_id=UUID(answer.json()["id"]))
+            return Outcome(OrderVerdict.CONFIRMED, order_id=UUID(answer.json()["id"]))
         reason = str(_problem(answer).get("type", answer.status_code)).rpartition(":")[2]
         if reason in _UNDONE:
             return None
         refused = answer.status_code in {codes.CONFLICT, codes.NOT_FOUND}
-        return Outcome(Verdict.REFUSED if refused else Verdict.FAILED, reason)
+        return Outcome(OrderVerdict.REFUSED if refused else OrderVerdict.FAILED, reason)
 
     async def _settle(self, method: str, path: str, **request: Any) -> httpx2.Response:
         """Send until there is an answer that repeating would not change."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-from orders.client import GaveUp, Outcome, Shop, Verdict
+from orders.client import GaveUp, OrderVerdict, Outcome, Shop
 from orders.schemas import OrderCreate, Product
 from polysaga.clock import Clock
 
@@ -52,7 +52,7 @@ class Traffic:
         order = OrderCreate(user_id=random.choice(_CUSTOMERS), product_id=product.id, quantity=quantity)
         outcome = await self._shop.order(order, f"demo:{uuid4()}")
         self.seen[outcome.reason or outcome.verdict] += 1
-        if outcome.verdict is Verdict.REFUSED and random.random() < _DELIVERY:
+        if outcome.verdict is OrderVerdict.REFUSED and random.random() < _DELIVERY:
             await self._shop.put(product)
         elif outcome.order_id is not None and random.random() < _CHANGED_MIND:
             await self._cancel(outcome.order_id)

@@ -46,7 +46,7 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
-class Contradiction:
+class Mismatch:
     """Two databases disagree, or an order has no outcome. *passing*: a saga under way explains it, too."""
 
     text: str
@@ -74,7 +74,7 @@ async def reconcile(
     clock = clock or Clock()
     deadline = clock.monotonic() + patience
     pause, longest = _PAUSE
-    before: set[Contradiction] | None = None
+    before: set[Mismatch] | None = None
     while True:
         books = await read_books()
         found = set(contradictions(books, confirmed))
@@ -90,7 +90,7 @@ async def reconcile(
     )
 
 
-def contradictions(books: Books, confirmed: Collection[UUID] = ()) -> Iterator[Contradiction]:
+def contradictions(books: Books, confirmed: Collection[UUID] = ()) -> Iterator[Mismatch]:
     """Yield everything in *books* that does not add up."""
     yield from _broken_promises(books, confirmed)
     yield from _unfinished(books)
@@ -99,33 +99,33 @@ def contradictions(books: Books, confirmed: Collection[UUID] = ()) -> Iterator[C
     yield from _wrong_events(books)
 
 
-def _broken_promises(books: Books, confirmed: Collection[UUID]) -> Iterator[Contradiction]:
+def _broken_promises(books: Books, confirmed: Collection[UUID]) -> Iterator[Mismatch]:
     kept = {order.id for order in books.orders if order.status in _EVENTS}
     for order_id in set(confirmed) - kept:
-        yield Contradiction(f"order {order_id} was reported as confirmed but is not")
+        yield Mismatch(f"order {order_id} was reported as confirmed but is not")
 
 
-def _unfinished(books: Books) -> Iterator[Contradiction]:
+def _unfinished(books: Books) -> Iterator[Mismatch]:
     for order in books.orders:
         if order.status is OrderStatus.PENDING:
-            yield Contradiction(f"order {order.id} has no outcome", passing=True)
+            yield Mismatch(f"order {order.id} has no outcome", passing=True)
 
 
-def _wrong_stock(books: Books) -> Iterator[Contradiction]:
+def _wrong_stock(books: Books) -> Iterator[Mismatch]:
     sold: Counter[str] = Counter()
     for order in _confirmed(books):
         sold[order.product_id] += order.quantity
     for product_id in sorted(sold.keys() - books.shelves.keys()):
-        yield Contradiction(f"product {product_id} has confirmed orders but does not exist")
+        yield Mismatch(f"product {product_id} has confirmed orders but does not exist")
     for product_id, shelf in books.shelves.items():
         taken = shelf.stocked - shelf.stock
         if taken != sold[product_id]:
-            yield Contradiction(
+            yield Mismatch(
                 f"product {product_id}: {taken} taken from stock, {sold[product_id]} in confirmed orders"
             )
 
 
-def _wrong_points(books: Books) -> Iterator[Contradiction]:
+def _wrong_points(books: Books) -> Iterator[Mismatch]:
     spend: Counter[int] = Counter()
     credited: Counter[int] = Counter()
     for order in _confirmed(books):
@@ -134,22 +134,22 @@ def _wrong_points(books: Books) -> Iterator[Contradiction]:
         credited[user_id] += amount
     for user_id in books.users:
         if credited[user_id] != spend[user_id]:
-            yield Contradiction(
+            yield Mismatch(
                 f"user {user_id}: {credited[user_id]} points, {spend[user_id]} cents of confirmed spend"
             )
     earning = {order.id for order in _confirmed(books)}
     for order_id in earning - books.points.keys():
-        yield Contradiction(f"order {order_id} is confirmed but has no points entry")
+        yield Mismatch(f"order {order_id} is confirmed but has no points entry")
     for order_id in books.points.keys() - earning:
-        yield Contradiction(f"order {order_id} has a points entry but is not confirmed")
+        yield Mismatch(f"order {order_id} has a points entry but is not confirmed")
 
 
-def _wrong_events(books: Books) -> Iterator[Contradiction]:
+def _wrong_events(books: Books) -> Iterator[Mismatch]:
     due = {(order.id, event) for order in books.orders for event in _EVENTS.get(order.status, ())}
     for order_id, event in due - books.events:
-        yield Contradiction(f"order {order_id} has no event '{event}'", passing=True)
+        yield Mismatch(f"order {order_id} has no event '{event}'", passing=True)
     for order_id, event in books.events - due:
-        yield Contradiction(f"order {order_id} has an event '{event}' that does not fit its status")
+        yield Mismatch(f"order {order_id} has an event '{event}' that does not fit its status")
 
 
 def _confirmed(books: Books) -> Iterator[Order]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from orders.client import Shop, Verdict
+from orders.client import OrderVerdict, Shop
 from orders.schemas import Product
 from orders.trace import Line, Trace
 from polysaga.clock import Clock
@@ -104,12 +104,12 @@ class Replay:
         name = quote(self._trace.name)[-_KEY_LENGTH:]
         outcome = await self._shop.order(line.order, f"trace:{name}:{line.number}")
         match outcome.verdict:
-            case Verdict.CONFIRMED:
+            case OrderVerdict.CONFIRMED:
                 assert outcome.order_id is not None
                 tally.confirmed.add(outcome.order_id)
-            case Verdict.REFUSED:
+            case OrderVerdict.REFUSED:
                 tally.refused[outcome.reason] += 1
-            case Verdict.FAILED:
+            case OrderVerdict.FAILED:
                 tally.failed[outcome.reason] += 1
 
     async def _side_by_side(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

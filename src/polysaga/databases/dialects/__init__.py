@@ -3,11 +3,20 @@
 from polysaga.databases.dialects.errors import Dialect, fault_of, said_by_driver
 from polysaga.databases.dialects.mysql import MySQL
 from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
-from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.dialects.sqlite import SQLite
 
-__all__ = ["SQL_DIALECTS", "Answer", "Dialect", "Rendered", "SqlDialect", "Write", "fault_of", "said_by_driver"]
+__all__ = [
+    "SQL_DIALECTS",
+    "Dialect",
+    "Rendered",
+    "SqlDialect",
+    "StatementResult",
+    "Write",
+    "fault_of",
+    "said_by_driver",
+]
 
 
 SQL_DIALECTS: dict[str, type[SqlDialect]] = {

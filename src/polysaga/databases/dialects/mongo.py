@@ -14,7 +14,7 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.inspection import Facts
 from polysaga.databases.positions import ClusterTime
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 
 _CODES = {
@@ -124,7 +124,7 @@ class Mongo:
     async def sample(self, driver: Any) -> Sample:
         """Ask the server that *driver*, the client, would write to."""
         hello = await driver.admin.command("hello")
-        role = Role.PRIMARY if hello.get("isWritablePrimary") else Role.REPLICA
+        role = NodeRole.PRIMARY if hello.get("isWritablePrimary") else NodeRole.REPLICA
         return Sample(role, _position(hello.get("operationTime")))
 
     async def facts(self, driver: Any) -> Facts:

@@ -15,11 +15,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.mysql_options import asyncmy_options
-from polysaga.databases.dialects.sending import Answer, Rendered
+from polysaga.databases.dialects.sending import Rendered, StatementResult
 from polysaga.databases.dialects.sql import COMMITTED, SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Position, parse_gtids, parse_maria_gtid
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 from polysaga.limits import limited
 
@@ -277,8 +277,8 @@ class MySQL(SqlDialect):
     async def sample(self, driver: Any) -> Sample:
         ((read_only, logs, replayed, written),) = (await self.send(driver, _SAMPLE, {})).rows
         if str(read_only) not in _OFF:
-            return Sample(Role.REPLICA, _position(replayed))
-        return Sample(Role.PRIMARY, None if str(logs) in _OFF else _position(written))
+            return Sample(NodeRole.REPLICA, _position(replayed))
+        return Sample(NodeRole.PRIMARY, None if str(logs) in _OFF else _position(written))
 
     may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
@@ -304,14 +304,14 @@ class MySQL(SqlDialect):
 
     async def capture(self, driver: Any) -> Position | None:
         sample = await self.sample(driver)
-        return sample.position if sample.role is Role.PRIMARY else None
+        return sample.position if sample.role is NodeRole.PRIMARY else None
 
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         cursor = driver.cursor()
         try:
             await cursor.execute(statement.sql, statement.bind(values))
             rows = await cursor.fetchall() if statement.answers else ()
-            return Answer(rows, cursor.rowcount)
+            return StatementResult(rows, cursor.rowcount)
         finally:
             await cursor.close()
 

@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
 from polysaga.databases.dialects.postgres_packets import checked
-from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 from polysaga.limits import GRACE, leave_behind
 from polysaga.loading import load_module
@@ -216,7 +216,7 @@ class Postgres(SqlDialect):
         ((recovering, position, timeline, system),) = (await self.send(driver, _SAMPLE, {})).rows
         epoch = Epoch(str(system), int(timeline, 16))
         place = None if position is None else parse_lsn(position, epoch)
-        return Sample(Role.REPLICA if recovering else Role.PRIMARY, place)
+        return Sample(NodeRole.REPLICA if recovering else NodeRole.PRIMARY, place)
 
     async def wait_for(self, driver: Any, position: Position, seconds: float) -> bool:
         # A utility statement takes no parameters; what is written here was put together from two numbers.
@@ -371,12 +371,12 @@ class PostgresAsyncpg(Postgres):
     def waits(self, driver: Any) -> bool:
         return bool(driver.get_server_version().major >= _WAITS)
 
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         if statement.answers:
             rows = await driver.fetch(statement.sql, *statement.bind(values))
-            return Answer(rows, len(rows))
+            return StatementResult(rows, len(rows))
         status: str = await driver.execute(statement.sql, *statement.bind(values))
-        return Answer((), int(status.rpartition(" ")[2]))
+        return StatementResult((), int(status.rpartition(" ")[2]))
 
     async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
         """Send *writes* and COMMIT as one packet, which saves a round trip.
@@ -482,11 +482,11 @@ class PostgresPsycopg(Postgres):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         cursor = await driver.execute(statement.sql, statement.bind(values))
         rows = await cursor.fetchall() if statement.answers else ()
         # psycopg gives -1 as rowcount with RETURNING: decide by the rows.
-        return Answer(rows, len(rows) if statement.answers else cursor.rowcount)
+        return StatementResult(rows, len(rows) if statement.answers else cursor.rowcount)
 
     def _placeholder(self, name: str, order: list[str]) -> str:
         order.append(name)

@@ -21,7 +21,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StatementResult:
     """What a statement gave back: its rows, or else how many rows it touched."""
 
     rows: Sequence[Sequence[Any]]
@@ -36,7 +36,7 @@ class Write:
     values: Mapping[str, Any]
 
 
-Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[Answer]]
+Send: TypeAlias = Callable[[Rendered, Mapping[str, Any]], Awaitable[StatementResult]]
 Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as JSON
 
 
@@ -57,11 +57,11 @@ class Transaction:
 def sender(connection: AsyncConnection) -> Send:
     """Return a `Send` that goes through SQLAlchemy: correct also as the first statement of a transaction."""
 
-    async def send(statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
         if not result.returns_rows:
-            return Answer((), result.rowcount)
+            return StatementResult((), result.rowcount)
         rows = [tuple(row) for row in result]
-        return Answer(rows, len(rows))
+        return StatementResult(rows, len(rows))
 
     return send

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
-from polysaga.databases.dialects.sending import Answer, Rendered, Write
+from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
 from polysaga.databases.inspection import Facts
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import Sample
@@ -191,7 +191,7 @@ class SqlDialect:
         """See `positions.Probe`."""
         raise NotImplementedError
 
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         """Run *statement* on the driver's own connection, inside the transaction that is open there."""
         raise NotImplementedError
 

@@ -21,11 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
-from polysaga.databases.dialects.sending import Answer, Rendered
+from polysaga.databases.dialects.sending import Rendered, StatementResult
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts
 from polysaga.databases.positions import Position
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 
 _FAULTS = {
@@ -163,7 +163,7 @@ class SQLite(SqlDialect):
         """Do nothing: a file does not fall silent."""
 
     async def sample(self, driver: Any) -> Sample:
-        return Sample(Role.PRIMARY, None)
+        return Sample(NodeRole.PRIMARY, None)
 
     may_create = "SELECT 1"  # BEGIN IMMEDIATE, which comes before it, tells
     facts_sql = (
@@ -177,11 +177,11 @@ class SQLite(SqlDialect):
     async def capture(self, driver: Any) -> Position | None:
         return None
 
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> Answer:
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         # One hop to the connection's thread, where a cursor of our own would cost three.
         before = driver.total_changes
         rows = await driver.execute_fetchall(statement.sql, statement.bind(values))
-        return Answer(rows, len(rows) if statement.answers else driver.total_changes - before)
+        return StatementResult(rows, len(rows) if statement.answers else driver.total_changes - before)
 
     def moment(self, value: datetime) -> Any:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]

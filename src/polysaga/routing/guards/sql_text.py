@@ -76,10 +76,10 @@ def verdict(sql: str, dialect: str, paramstyle: str = "qmark") -> str | None:
     *dialect* is SQLAlchemy's name of it; *paramstyle* is the driver's (PEP 249, and `numeric_dollar`), for
     *sql* has the driver's placeholders. Several statements are judged one by one.
     """
-    return _Reading(_DIALECTS[dialect], paramstyle).verdict(sql)
+    return _SqlReader(_DIALECTS[dialect], paramstyle).verdict(sql)
 
 
-class _Reading:
+class _SqlReader:
     def __init__(self, dialect: str, paramstyle: str) -> None:
         self._dialect, self._paramstyle = Dialect.get_or_raise(dialect), paramstyle
         self._mysql = dialect == "mysql"

@@ -20,7 +20,7 @@ from polysaga.events import Emit, StepDone, StepFailed
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.sagas.protocol.decisions import Verdict, judge
 from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
 from polysaga.sagas.protocol.reasons import Attempt
@@ -71,9 +71,9 @@ _DONE = Settled(Mark.DONE)
 class Attempts:
     """The attempts of one saga in this process, and their history."""
 
-    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, deadlines: Deadlines) -> None:
+    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, timeouts: Timeouts) -> None:
         self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
-        self._deadlines = deadlines
+        self._timeouts = timeouts
         self._began = clock.monotonic()
         self.history: list[Attempt] = []
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
@@ -224,7 +224,7 @@ class Attempts:
     ) -> tuple[T | None, Exception | None]:
         """Await *work* for at most *timeout* seconds and return its result or its error."""
         try:
-            with self._deadlines.within(timeout, hangs):
+            with self._timeouts.within(timeout, hangs):
                 return await work, None
         except (Lost, Joined):
             raise

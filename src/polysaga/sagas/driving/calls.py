@@ -101,7 +101,7 @@ class Calls:
         self._made.setdefault(step.name, None)
         try:
             work = self._progress.work(step, attempt)
-            with self._engine.deadlines.within(step.timeout):
+            with self._engine.timeouts.within(step.timeout):
                 text = await work(None)
         except Refused:
             if not made_before:

@@ -35,8 +35,8 @@ from polysaga.sagas.protocol.decisions import (
     Finish,
     GoForward,
     Rest,
-    Run,
-    Undo,
+    RunSteps,
+    UndoSteps,
     Verdict,
     Wait,
     decide,
@@ -61,7 +61,7 @@ class Execution:
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         name, saga_id = progress.definition.name, progress.saga_id
-        self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.deadlines)
+        self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts)
         self.holds_claim = False  # there is a row, and it names us
         self._trouble = Reason()  # what the saga is parked for, if it comes to that
         progress.not_after = engine.clock.now() + FENCE
@@ -171,9 +171,9 @@ class Execution:
                 if self._task is not None and self._task.cancelling():
                     raise asyncio.CancelledError  # a driver, or a step, has swallowed it
                 match decide(progress.definition, progress.known, journal=progress.home):
-                    case Run(steps):
+                    case RunSteps(steps):
                         await self._begin_all(steps, self._run)
-                    case Undo(steps):
+                    case UndoSteps(steps):
                         await self._begin_all(steps, self._undo)
                     case BlockPivot(step):
                         await self._undo(progress.definition.by_name[step])

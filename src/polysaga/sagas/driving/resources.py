@@ -13,7 +13,7 @@ from polysaga.errors import ConfigurationError, SchemaMissing
 from polysaga.events import Emit
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.timeouts import Deadlines
+from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.sagas.journal.group_commit import PATIENCE, GroupCommit
 from polysaga.sagas.journal.journal import Journal, size_of_birth, size_of_ending
 from polysaga.sagas.participants import Participant
@@ -45,7 +45,7 @@ class Engine:
     settings: SagaSettings
     clock: Clock
     emit: Emit
-    deadlines: Deadlines
+    timeouts: Timeouts
     gates: Mapping[str, Gate]  # to the participants' databases
 
 
@@ -86,7 +86,7 @@ def assemble(
     starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)
     gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
-    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Deadlines(), gates)
+    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Timeouts(), gates)
 
 
 def journal_node(node: Node) -> SqlNode:

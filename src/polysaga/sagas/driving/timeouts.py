@@ -19,21 +19,21 @@ _AGAIN = 5.0  # seconds until what was cancelled and goes on is cancelled again:
 _HANGS = 3  # cancellations after which something is taken to hang
 
 
-class Deadlines:
+class Timeouts:
     """The deadlines of everything that is under way."""
 
     def __init__(self) -> None:
-        self.open: set[Deadline] = set()
+        self.open: set[Timeout] = set()
         self.next_look = _NEVER  # the time of the event loop when somebody may be late
         self._timer: asyncio.TimerHandle | None = None
 
-    def within(self, seconds: float, hangs: Callable[[], None] | None = None) -> "Deadline":
+    def within(self, seconds: float, hangs: Callable[[], None] | None = None) -> "Timeout":
         """Return a `with` block for what the current task awaits.
 
         If it takes longer than *seconds* it is cancelled, again and again until it ends; then the block raises
         `TimeoutError`. *hangs* is called, once, when it has gone on in spite of several cancellations.
         """
-        return Deadline(self, seconds, hangs)
+        return Timeout(self, seconds, hangs)
 
     def hanging(self) -> "set[asyncio.Task[Any]]":
         """Return the tasks that go on although they were cancelled several times, seconds apart."""
@@ -55,15 +55,15 @@ class Deadlines:
             self.look_at(min(one.at for one in self.open), loop)
 
 
-class Deadline:
-    """One limit, for one use; `Deadlines.within` makes it."""
+class Timeout:
+    """One limit, for one use; `Timeouts.within` makes it."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_hangs", "at", "loop", "passed", "task")
+    __slots__ = ("_cancelling", "_hangs", "_timeouts", "at", "loop", "passed", "task")
 
-    def __init__(self, deadlines: Deadlines, seconds: float, hangs: Callable[[], None] | None) -> None:
+    def __init__(self, timeouts: Timeouts, seconds: float, hangs: Callable[[], None] | None) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._deadlines, self._hangs, self.task, self.passed = deadlines, hangs, task, 0
+        self._timeouts, self._hangs, self.task, self.passed = timeouts, hangs, task, 0
         self._cancelling = task.cancelling()
         self.loop = task.get_loop()
         self.at = self.loop.time() + seconds
@@ -77,15 +77,15 @@ class Deadline:
             self._hangs()
 
     def __enter__(self) -> None:
-        deadlines = self._deadlines
-        deadlines.open.add(self)
-        if self.at < deadlines.next_look:
-            deadlines.look_at(self.at, self.loop)
+        timeouts = self._timeouts
+        timeouts.open.add(self)
+        if self.at < timeouts.next_look:
+            timeouts.look_at(self.at, self.loop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._deadlines.open.discard(self)
+        self._timeouts.open.discard(self)
         left = self.task.cancelling()
         for _ in range(self.passed):
             left = self.task.uncancel()

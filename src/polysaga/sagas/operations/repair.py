@@ -30,7 +30,7 @@ from polysaga.sagas.participants import Entry, LedgerRow, Participant
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import Verdict, fused_in
 from polysaga.sagas.protocol.reasons import Reason, Resolution
-from polysaga.sagas.protocol.repair_rules import Action, Order, direction
+from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction
 from polysaga.sagas.protocol.rows import Claim, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
@@ -38,10 +38,10 @@ from polysaga.texts import said
 T = TypeVar("T")
 
 _PAST = {
-    Action.RETRY: "retried",
-    Action.SKIP: "skipped",
-    Action.COMPENSATE: "compensated",
-    Action.RESOLVE: "resolved",
+    RepairAction.RETRY: "retried",
+    RepairAction.SKIP: "skipped",
+    RepairAction.COMPENSATE: "compensated",
+    RepairAction.RESOLVE: "resolved",
 }
 _PATIENCE = 15.0  # seconds for a participant to take a row
 
@@ -49,7 +49,7 @@ _PATIENCE = 15.0  # seconds for a participant to take a row
 class SagaRepair:
     """One repair of one saga as it was found."""
 
-    def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: Order) -> None:
+    def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: RepairOrder) -> None:
         self._engine, self._known, self._row, self._order = engine, definition, row, order
         self._results, self._reason = dict(row.results), row.error or Reason()
         self._going = direction(row)
@@ -61,21 +61,21 @@ class SagaRepair:
     async def check(self) -> None:
         """Raise if the order cannot be carried out on this saga's steps; writes nothing."""
         match self._order.action:
-            case Action.SKIP:
+            case RepairAction.SKIP:
                 await self._check_skip()
-            case Action.RESOLVE:
+            case RepairAction.RESOLVE:
                 await self._check_resolve()
 
     async def carry_out(self, after: Status) -> bool:
         """Write the ledgers, then the journal with the audit trail; False if the saga moved meanwhile."""
         row, order = self._row, self._order
         claim = row.claim
-        if order.action in {Action.SKIP, Action.RESOLVE}:
+        if order.action in {RepairAction.SKIP, RepairAction.RESOLVE}:
             claim = Claim(claim.saga_id, claim.epoch + 1, self._owner)
             if not await self._engine.journal.take_for_person(row.claim, row.status, self._owner):
                 return False
             try:
-                await (self._skip(claim) if order.action is Action.SKIP else self._resolve(claim, after))
+                await (self._skip(claim) if order.action is RepairAction.SKIP else self._resolve(claim, after))
             except PolysagaError:
                 if row.status is not Status.NEEDS_ATTENTION:
                     await self._engine.journal.postpone(claim, PAUSE, row.history)
@@ -104,10 +104,10 @@ class SagaRepair:
     def _details(self, after: Status, epoch: int) -> str:
         order, row = self._order, self._row
         asked: dict[str, Any] = {}
-        if order.action is Action.SKIP:
+        if order.action is RepairAction.SKIP:
             result = None if self._going is Status.COMPENSATING else self._text()
             asked = {"step": order.step, "result": result}
-        if order.action is Action.RESOLVE:
+        if order.action is RepairAction.RESOLVE:
             asked = {"outcome": after.value}
         before = {
             "status": row.status.value,
@@ -253,7 +253,7 @@ class SagaRepair:
         """Return the result of *work* on the database of *step*; raise `DatabaseUnavailable` if it is down."""
         engine = self._engine
         saga_id, saga = self._row.claim.saga_id, self._row.name
-        attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.deadlines)
+        attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.timeouts)
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await attempts.persist(work, self._participant(step).fault)

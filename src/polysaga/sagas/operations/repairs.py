@@ -33,7 +33,7 @@ from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.queries import Catalogue, writable
 from polysaga.sagas.journal.views import SagaFilter
 from polysaga.sagas.operations.repair import SagaRepair
-from polysaga.sagas.protocol.repair_rules import Order, status_after
+from polysaga.sagas.protocol.repair_rules import RepairOrder, status_after
 from polysaga.sagas.protocol.rows import Row
 from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
@@ -63,7 +63,7 @@ class Repairs:
         self.catalogue = Catalogue(engine.journal.node, names, definitions)
 
     async def carry_out(
-        self, target: UUID | SagaFilter, order: Order, *, dry_run: bool, limit: int
+        self, target: UUID | SagaFilter, order: RepairOrder, *, dry_run: bool, limit: int
     ) -> tuple[Repair, ...]:
         """Repair one saga, or the newest *limit* that a filter finds; without a status it finds the parked ones.
 
@@ -91,7 +91,7 @@ class Repairs:
                 repairs.append(refused)
         return tuple(repairs)
 
-    async def _repair(self, saga_id: UUID, order: Order, *, dry_run: bool) -> Repair:
+    async def _repair(self, saga_id: UUID, order: RepairOrder, *, dry_run: bool) -> Repair:
         for _ in range(_TRIES):
             row = await self._load(saga_id)
             after = status_after(order, row)
@@ -122,7 +122,7 @@ class Repairs:
         return row
 
 
-def _check(order: Order) -> None:
+def _check(order: RepairOrder) -> None:
     if not 1 <= len(order.by) <= 255:
         raise PayloadError("by= names who repairs the saga, in 1 to 255 characters")
     if not (writable(order.by) and writable(order.why)):

@@ -50,7 +50,7 @@ class Verification:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _VerificationTally:
     sagas: Counter[Status] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     strangers: int = 0
@@ -76,7 +76,7 @@ class Verifier:
 
     async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
         """Compare everything; stop after *limit* contradictions. *watch* is told the number of sagas so far."""
-        tally = _Tally(rows=Counter(dict.fromkeys(self._participants, 0)))
+        tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
         for name, participant in self._participants.items():
             if name != self._journal.node.database:  # starts in its transactions are rows of the journal
                 tally.found += await participant.outbox.stuck(self._patience, limit + 1)
@@ -93,7 +93,7 @@ class Verifier:
             complete and len(tally.found) <= limit,
         )
 
-    async def _window(self, after: UUID, tally: _Tally) -> UUID:
+    async def _window(self, after: UUID, tally: _VerificationTally) -> UUID:
         """Compare the sagas that follow *after*, as many as fit into a page everywhere; return the last id."""
         accounts = await self._journal.page(after, _LAST, _SAGAS)
         upto = accounts[-1].saga_id if len(accounts) == _SAGAS else _LAST
@@ -130,7 +130,7 @@ class Verifier:
         definition = None if account is None else self._definitions.get(account.fingerprint)
         return list(contradictions(account, records, definition, home=self._journal.node.database))
 
-    def _count(self, account: Account | None, records: Sequence[Record], tally: _Tally) -> None:
+    def _count(self, account: Account | None, records: Sequence[Record], tally: _VerificationTally) -> None:
         tally.rows.update(record.database for record in records)
         if account is not None:
             tally.sagas[account.status] += 1

@@ -40,7 +40,7 @@ class lend:  # noqa: N801 - reads as a verb where it is used
     def __init__(self, node: SqlNode) -> None:
         # Closed for good at the end: a task that a step left behind finds no session to write with.
         self._session = PatientSession(
-            node.writer, sync_session_class=_LentSession, expire_on_commit=False, close_resets_only=False
+            node.writer, sync_session_class=_StepSession, expire_on_commit=False, close_resets_only=False
         )
         lent: Any = self._session.sync_session
         self._loan = lent.loan = _Loan()
@@ -169,7 +169,7 @@ class _Loan:
         raise StepMisused("a step ended its transaction by itself; it must end with the step")
 
 
-class _LentSession(Session):
+class _StepSession(Session):
     """A session whose transaction belongs to the participant."""
 
     loan: _Loan
@@ -194,8 +194,8 @@ class _LentSession(Session):
             )
 
 
-@event.listens_for(_LentSession, "after_begin")
-def _begin(session: _LentSession, transaction: SessionTransaction, connection: Connection) -> None:
+@event.listens_for(_StepSession, "after_begin")
+def _begin(session: _StepSession, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         raise StepMisused("a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction")
     session.loan.begin(connection)

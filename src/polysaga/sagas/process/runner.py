@@ -197,7 +197,7 @@ class LocalRunner:
         if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
             return True
         engine, participant = self.engine, self.engine.participants[pivot.database_name]
-        attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.deadlines)
+        attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.timeouts)
         found = await attempts.persist(lambda: participant.look(saga_id, [pivot.name]), participant.fault)
         row = found.get(pivot.name)
         return row is not None and row.state is not Mark.DONE

@@ -86,7 +86,7 @@ class Worker:
 
     async def _renew(self) -> int:
         clock, lease = self._engine.clock, self._engine.settings.lease
-        before, hanging = clock.monotonic(), self._engine.deadlines.hanging()
+        before, hanging = clock.monotonic(), self._engine.timeouts.hanging()
         if hanging:
             self._runner.let_begin_anew(hanging)
         ageing = [

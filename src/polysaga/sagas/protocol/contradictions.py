@@ -93,13 +93,13 @@ def contradictions(
             detail = f"step '{record.step}' is {record.state}, but the journal does not know the saga"
             yield _about_record(ContradictionKind.NO_JOURNAL_ROW, None, record, detail)
         return
-    case = _Case(account, {record.step: record for record in records}, home)
+    case = _Comparison(account, {record.step: record for record in records}, home)
     yield from case.of_every_saga()
     if definition is not None:
         yield from case.of_this_saga(definition)
 
 
-class _Case:
+class _Comparison:
     """One saga with everything that is said about it."""
 
     def __init__(self, account: Account, records: Mapping[str, Record], home: str) -> None:

@@ -54,14 +54,14 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunSteps:
     """Begin these steps, side by side."""
 
     steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Undo:
+class UndoSteps:
     """Begin these compensations, side by side."""
 
     steps: tuple[str, ...]
@@ -106,7 +106,9 @@ class Rest:
     """Nothing more can be done now by this process: a step that must happen, or must be undone, would not."""
 
 
-Decision: TypeAlias = Run | Undo | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
+Decision: TypeAlias = (
+    RunSteps | UndoSteps | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
+)
 
 
 def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
@@ -128,7 +130,7 @@ def _forward(definition: Definition, known: Known) -> Decision:
         [name for name, before in definition.before.items() if name not in known.marks and before <= done]
     )
     if ready:
-        return Run(ready)
+        return RunSteps(ready)
     if known.active:
         return Wait()
     return Finish(Status.COMPLETED) if len(done) == len(definition.steps) else Rest()
@@ -159,7 +161,7 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
         and not any(later in pending for later in definition.following[name])
     )
     if ready:
-        return Undo(ready)
+        return UndoSteps(ready)
     return Wait() if known.active else Rest()
 
 

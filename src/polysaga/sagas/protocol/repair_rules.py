@@ -9,7 +9,7 @@ from polysaga.sagas.protocol.rows import NOBODY, Row
 from polysaga.sagas.protocol.states import Status
 
 
-class Action(StrEnum):
+class RepairAction(StrEnum):
     """What a person can do."""
 
     RETRY = "retry"
@@ -19,10 +19,10 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class RepairOrder:
     """What is asked for, by whom and why."""
 
-    action: Action
+    action: RepairAction
     by: str
     why: str
     step: str | None = None
@@ -30,25 +30,25 @@ class Order:
     outcome: Status | None = None
 
 
-def status_after(order: Order, row: Row) -> Status:
+def status_after(order: RepairOrder, row: Row) -> Status:
     """Return the status that *order* leads to; raise `TooLate` or `WrongStatus` if *row* does not allow it."""
     going = direction(row)
 
     def wrong(remedy: str) -> WrongStatus:
         return WrongStatus(row.claim.saga_id, row.name, order.action.value, row.status.value, remedy)
 
-    undo = order.action is Action.COMPENSATE or order.outcome is Status.COMPENSATED
+    undo = order.action is RepairAction.COMPENSATE or order.outcome is Status.COMPENSATED
     if undo and going in {Status.COMPLETING, Status.COMPLETED}:
         raise TooLate(row.claim.saga_id, row.name, row.status.value)
     if row.status.final:
         raise wrong("it is at rest for good")
-    if order.action is Action.COMPENSATE:
+    if order.action is RepairAction.COMPENSATE:
         if row.status is Status.COMPENSATING:
             raise wrong("it is being undone already")
         return Status.COMPENSATING
     if row.status is not Status.NEEDS_ATTENTION and row.claim.owner != NOBODY:
         raise wrong("a process drives it; wait until it is parked or put aside, or compensate it")
-    if order.action is not Action.RESOLVE:
+    if order.action is not RepairAction.RESOLVE:
         return going
     assert order.outcome is not None
     if order.outcome is Status.COMPLETED and going is Status.COMPENSATING:

@@ -45,7 +45,7 @@ _PATIENCE = 30.0  # seconds of real time until a run counts as one that hangs
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseOutcome:
     """What came of one case."""
 
     case: Case
@@ -84,7 +84,7 @@ class Theatre:
         invariant: Invariant,
         case: Case,
         prefix: str,
-    ) -> Outcome:
+    ) -> CaseOutcome:
         """Play *case* on the input that *given* returns, and judge it.
 
         A saga beside it gets what *second* returns, or the same input.
@@ -104,7 +104,7 @@ class Theatre:
             await performance.close()
         problems = await performance.judge(value, invariant)
         scene = performance.scene
-        return Outcome(case, problems, scene.story, scene.trace, scene.gaps, scene.played)
+        return CaseOutcome(case, problems, scene.story, scene.trace, scene.gaps, scene.played)
 
 
 @dataclass(slots=True)

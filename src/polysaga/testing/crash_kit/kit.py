@@ -24,7 +24,7 @@ from polysaga.errors import ConfigurationError
 from polysaga.sagas import Saga, Sagas
 from polysaga.testing.crash_kit.cases import Cases
 from polysaga.testing.crash_kit.disturbances import Case, Kill, Point
-from polysaga.testing.crash_kit.harness import Invariant, Outcome, Theatre, theatre
+from polysaga.testing.crash_kit.harness import CaseOutcome, Invariant, Theatre, theatre
 from polysaga.testing.crash_kit.oracle import Run
 from polysaga.testing.crash_kit.samples import dealt
 
@@ -146,7 +146,7 @@ class CrashKit:
     ) -> CrashReport:
         """Do as `prove` does and return the report, violations included."""
         clock, report = Clock(), CrashReport(saga.name, self._seed)
-        began, broken = clock.monotonic(), list[Outcome]()
+        began, broken = clock.monotonic(), list[CaseOutcome]()
 
         def tell(exploration: _Exploration) -> None:
             if self._progress is not None:
@@ -201,7 +201,7 @@ class CrashKit:
         async with theatre(self._sagas, self._settings, self._setup) as stage:
             prefix = uuid4().hex  # keys of an earlier session must not be joined
 
-            async def play(case: Case) -> Outcome:
+            async def play(case: Case) -> CaseOutcome:
                 return await stage.play(saga, given, second, invariant, case, prefix)
 
             steps, chance = stage.definition(saga).by_name, random.Random(self._seed)
@@ -221,7 +221,7 @@ class _Exploration:
     def __init__(
         self,
         cases: Cases,
-        play: Callable[[Case], Awaitable[Outcome]],
+        play: Callable[[Case], Awaitable[CaseOutcome]],
         steps: Collection[str],
         sample: int | None,
         chance: random.Random,
@@ -267,7 +267,7 @@ class _Exploration:
         """How many cases are done, how many are planned, and whether that is all of them."""
         return self._done, self._planned, self._counted
 
-    async def outcomes(self, tell: "Callable[[_Exploration], None]") -> AsyncIterator[Outcome]:
+    async def outcomes(self, tell: "Callable[[_Exploration], None]") -> AsyncIterator[CaseOutcome]:
         """Yield what comes of every case; one whose acts found no place is not counted."""
         singles: list[Case] = []
         async for outcome in self._undisturbed():
@@ -305,7 +305,7 @@ class _Exploration:
             doubles += self._cases.double(case, (await self._play(case)).trace)
         return [*self.names, *map(str, singles), *map(str, doubles)]
 
-    async def _undisturbed(self) -> AsyncIterator[Outcome]:
+    async def _undisturbed(self) -> AsyncIterator[CaseOutcome]:
         plots = list(self._cases.plots())
         await self._play(Case(plots[0]))  # drivers show only now how they commit
         for plot in plots:
@@ -313,7 +313,7 @@ class _Exploration:
             self.names.append(str(outcome.case))
             yield outcome
 
-    async def _singles(self, undisturbed: Outcome) -> list[Case]:
+    async def _singles(self, undisturbed: CaseOutcome) -> list[Case]:
         plot, trace = undisturbed.case.plot, undisturbed.trace
         found = list(self._cases.single(plot, trace))
         beside = list(self._cases.beside(plot, trace, undisturbed.gaps))
@@ -326,7 +326,9 @@ class _Exploration:
                 found += beside
         return found
 
-    async def _played(self, cases: list[Case], tell: "Callable[[_Exploration], None]") -> AsyncIterator[Outcome]:
+    async def _played(
+        self, cases: list[Case], tell: "Callable[[_Exploration], None]"
+    ) -> AsyncIterator[CaseOutcome]:
         self._planned += len(cases)
         for case in cases:
             outcome = await self._play(case)
