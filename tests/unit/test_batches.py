@@ -131,7 +131,7 @@ async def test_the_patient_wait_for_company_and_no_longer_than_somebody_can_come
     await turns()
     assert disk.tried == []  # the third may still come
     under_way = 2
-    group.look_round()
+    group.close_if_complete()
     assert await ended(*tasks) == [2, 4]
     under_way = 1
     assert await ended(asyncio.create_task(group.add(3, patient=True))) == [6]

@@ -45,8 +45,8 @@ class Once:
     fault: Callable[[BaseException], Fault | None]
     look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only repeating tells
     phase: str = "do"
-    insist: bool = False  # no error is a reason to give up before the retries are used up
-    hurry: bool = False  # a server out of reach is a reason to give up at once
+    retry_any_error: bool = False  # no error is a reason to give up before the retries are used up
+    fail_fast: bool = False  # a server out of reach is a reason to give up at once
     gate: Gate | None = None  # to the database that it works on
     patience: float | None = None  # seconds that it waits for the gate; None: as long as it takes
 
@@ -102,7 +102,7 @@ class Attempts:
             failed = self._clock.monotonic()
             spent += failed - began
             wait = retry.delay(attempt, spent, random.random())
-            refuse = once.hurry and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
+            refuse = once.fail_fast and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
             if wait is None or refuse:
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
@@ -163,7 +163,7 @@ class Attempts:
             self._note_done(step, once, attempt, began, "found")
             return _DONE
         self._note_failed(step, once, attempt, began, error)
-        if once.insist and verdict is not Verdict.LOST:
+        if once.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
         unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
         return Settled(verdict, error, unknown and row is None)

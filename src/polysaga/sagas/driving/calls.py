@@ -53,14 +53,16 @@ class Calls:
 
     async def run(self, step: AnyStep) -> Settled:
         """Call and record; what was called in vain, because another owner undoes the saga, is undone."""
-        once = Once(self._call_and_record(step), self._fault, self._look(step), insist=step.kind == "retriable")
+        once = Once(
+            self._call_and_record(step), self._fault, self._look(step), retry_any_error=step.kind == "retriable"
+        )
         try:
             settled = await self._attempts.settle(step, once, step.retry)
         except (Lost, asyncio.CancelledError):
-            await self._mend(step)
+            await self._undo_unrecorded_call(step)
             raise
         if not settled.done:
-            await self._mend(step)
+            await self._undo_unrecorded_call(step)
         return settled
 
     async def undo(self, step: AnyStep) -> Settled:
@@ -79,7 +81,7 @@ class Calls:
             )
             return "null" if null else None
 
-        once = Once(act, self._fault, phase="undo", insist=True)
+        once = Once(act, self._fault, phase="undo", retry_any_error=True)
         return await self._attempts.settle(step, once, step.undo_retry)
 
     def _call_and_record(self, step: AnyStep) -> Callable[[int], Awaitable[None]]:
@@ -88,8 +90,8 @@ class Calls:
         async def act(attempt: int) -> None:
             text = self._made.get(step.name)
             if text is None:
-                await self._be_sure_of_the_claim()
-                text = await _to_its_end(self._call(step, attempt))
+                await self._confirm_claim()
+                text = await _await_uncancelled(self._call(step, attempt))
             if not await self._engine.journal.record_call(progress.claim, step.name, text):
                 raise Fenced(f"the claim on step '{step.name}' is gone")
             progress.did(step, text)
@@ -110,7 +112,7 @@ class Calls:
         self._made[step.name] = text
         return text
 
-    async def _be_sure_of_the_claim(self) -> None:
+    async def _confirm_claim(self) -> None:
         engine, progress = self._engine, self._progress
         if engine.clock.monotonic() - progress.renewed_at > engine.settings.lease:
             row = await engine.journal.load(progress.saga_id)
@@ -126,7 +128,7 @@ class Calls:
 
         return look
 
-    async def _mend(self, step: AnyStep) -> None:
+    async def _undo_unrecorded_call(self, step: AnyStep) -> None:
         """Undo our call if another owner has blocked its record: that owner may have undone it too early."""
         if step.name not in self._made or step.undo is None:
             return
@@ -140,7 +142,9 @@ class Calls:
         async def act(attempt: int) -> None:
             await self._undo_call(step, attempt, row)
 
-        await self._attempts.settle(step, Once(act, self._fault, phase="undo", insist=True), step.undo_retry)
+        await self._attempts.settle(
+            step, Once(act, self._fault, phase="undo", retry_any_error=True), step.undo_retry
+        )
 
     async def _undo_call(self, step: AnyStep, attempt: int, row: LedgerRow) -> None:
         undo = self._progress.undo_work(step, attempt)
@@ -156,7 +160,7 @@ class Calls:
         return Fault.UNREACHABLE if fault is None and isinstance(error, OSError) else fault
 
 
-async def _to_its_end(call: Awaitable[T]) -> T:
+async def _await_uncancelled(call: Awaitable[T]) -> T:
     """Return the result of *call*; a cancellation comes through when the call has ended."""
     task = asyncio.ensure_future(call)
     try:

@@ -67,7 +67,9 @@ class Execution:
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.turned: asyncio.Future[None] | None = None  # for who cancels: it is certain to be undone
+        self.compensation_certain: asyncio.Future[None] | None = (
+            None  # for who cancels: it is certain to be undone
+        )
         self._task: asyncio.Task[Any] | None = None  # the one that begins or resumes, and drives
         self._stoppable = self._stopped = False
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
@@ -93,16 +95,16 @@ class Execution:
             self._stopped = True
             self._task.cancel()  # whatever it awaits; `_was_stopped` takes it back
 
-    async def be_undone(self, failure: Failure) -> None:
+    async def request_compensation(self, failure: Failure) -> None:
         """Have the saga undone and return as soon as that is certain: its decision can no longer be taken.
 
         Raises `TooLate` if it was, `NeedsAttention` if the saga is parked first, `Lost` if the claim is gone.
         """
-        if self.turned is None:
-            self.turned = asyncio.get_running_loop().create_future()
+        if self.compensation_certain is None:
+            self.compensation_certain = asyncio.get_running_loop().create_future()
         self.stop(failure)
         self._turn()
-        await asyncio.shield(self.turned)
+        await asyncio.shield(self.compensation_certain)
 
     async def begin(self) -> None:
         """Make the start durable, with the first step if that lives in the journal's database.
@@ -132,7 +134,7 @@ class Execution:
         self.attempts.history.extend(row.history)
         try:
             _ = progress.input  # raises now, before any step meets it
-            progress.found_with(row.results)
+            progress.adopt(row.results)
             found = await self._take_stock(row.results)
             for step in row.error.undone_by_hand if row.error is not None else ():
                 progress.marks[step] = Mark.COMPENSATED
@@ -416,21 +418,23 @@ class Execution:
     def _turn(self) -> None:
         """Tell who cancels, once, whether the saga will be undone."""
         progress, pivot = self.progress, self.progress.definition.decision
-        if self.turned is None or self.turned.done():
+        if self.compensation_certain is None or self.compensation_certain.done():
             return
         if progress.status is Status.NEEDS_ATTENTION:
-            self.turned.set_exception(self._error())
+            self.compensation_certain.set_exception(self._error())
         elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
             # A pivot in another database has decided before the journal says so.
             status = Status.COMPLETED if progress.status is Status.COMPLETED else Status.COMPLETING
-            self.turned.set_exception(TooLate(progress.saga_id, progress.definition.name, status.value))
+            self.compensation_certain.set_exception(
+                TooLate(progress.saga_id, progress.definition.name, status.value)
+            )
         elif progress.status is Status.COMPENSATED:
-            self.turned.set_result(None)
+            self.compensation_certain.set_result(None)
         elif progress.status is Status.COMPENSATING:
             # A pivot in another database has the last word, until it is blocked there.
             blocked = pivot is None or pivot.database_name == progress.home or pivot.name in progress.marks
             if blocked:
-                self.turned.set_result(None)
+                self.compensation_certain.set_result(None)
 
     def _announce_decision(self, status: Status) -> None:
         progress = self.progress

@@ -99,7 +99,7 @@ class Progress:
         self._texts[step.name] = text
         self.marks[step.name] = Mark.DONE
 
-    def found_with(self, results: Collection[str]) -> None:
+    def adopt(self, results: Collection[str]) -> None:
         """Take in whether the journal row that was found was born with the first step."""
         self.fused = fused_in(self.definition, self.home, results)
         self.alone = self.fused is None

@@ -79,7 +79,7 @@ class Steps:
             return Mark.DONE
 
         step = progress.definition.steps[0]
-        once = Once(act, self._engine.home.fault, look, phase="start", hurry=True)
+        once = Once(act, self._engine.home.fault, look, phase="start", fail_fast=True)
         settled = await self._attempts.settle(step, once, step.retry)
         if not settled.done:
             raise self._unavailable(settled) from settled.error
@@ -111,7 +111,7 @@ class Steps:
             return "null" if null else None
 
         gate = self._engine.gates[progress.place(step)]
-        once = Once(act, participant.fault, phase="undo", insist=True, gate=gate)
+        once = Once(act, participant.fault, phase="undo", retry_any_error=True, gate=gate)
         return await self._attempts.settle(step, once, step.undo_retry)
 
     async def undo_first(self, step: AnyStep) -> Settled:
@@ -141,7 +141,7 @@ class Steps:
             progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
             return Mark.DONE
 
-        once = Once(act, home.fault, look, phase="undo", insist=True, gate=self._home_gate)
+        once = Once(act, home.fault, look, phase="undo", retry_any_error=True, gate=self._home_gate)
         return await self._attempts.settle(step, once, step.undo_retry)
 
     def _first_once(self, step: AnyStep) -> Once:
@@ -166,7 +166,7 @@ class Steps:
             return Mark.DONE
 
         patience = self._engine.settings.start_timeout
-        return Once(act, home.fault, look, hurry=True, gate=self._home_gate, patience=patience)
+        return Once(act, home.fault, look, fail_fast=True, gate=self._home_gate, patience=patience)
 
     def _pivot_once(self, step: AnyStep) -> Once:
         progress, home, journal = self._progress, self._engine.home, self._engine.journal
@@ -217,7 +217,7 @@ class Steps:
             return None if row is None else row.state
 
         gate = self._engine.gates[progress.place(step)]
-        return Once(act, participant.fault, look, insist=step.kind == "retriable", gate=gate)
+        return Once(act, participant.fault, look, retry_any_error=step.kind == "retriable", gate=gate)
 
     def _last_seal(self, participant: SqlParticipant, entry: Entry) -> Seal:
         progress, expected = self._progress, self._progress.status

@@ -50,7 +50,7 @@ class Timeouts:
         now = loop.time()
         for deadline in self.open:
             if deadline.at <= now:
-                deadline.pass_(now)
+                deadline.expire(now)
         if self.open:
             self.look_at(min(one.at for one in self.open), loop)
 
@@ -68,7 +68,7 @@ class Timeout:
         self.loop = task.get_loop()
         self.at = self.loop.time() + seconds
 
-    def pass_(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """Cancel what takes too long at the loop's time *now*."""
         self.passed += 1
         self.at = now + _AGAIN

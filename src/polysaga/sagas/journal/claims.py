@@ -26,7 +26,7 @@ class Pick(Enum):
 
     DUE = "their claim has run out, or they were put aside until now"
     LATE = "their deadline has passed a lease ago and their owner has not undone them"
-    AHEAD = "their claim, or their pause, is longer than any is: the clock of the server was put back"
+    CLOCK_SET_BACK = "wake_at is further ahead than any lease or pause can put it"
 
 
 class Claims:
@@ -45,7 +45,7 @@ class Claims:
         conditions = {
             Pick.DUE: f"wake_at <= {now}",
             Pick.LATE: f"wake_at IS NOT NULL AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
-            Pick.AHEAD: (
+            Pick.CLOCK_SET_BACK: (
                 f"wake_at IS NOT NULL AND {dialect.seconds_until('wake_at')} > "
                 f"CASE WHEN owner IS NULL THEN {2 * PAUSE} ELSE 2 * lease END"
             ),

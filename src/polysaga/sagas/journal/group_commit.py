@@ -63,12 +63,12 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             self._urgent.set()
         future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        self.look_round()
+        self.close_if_complete()
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain())
         return await future
 
-    def look_round(self) -> None:
+    def close_if_complete(self) -> None:
         """Keep the open batch open no longer if there is nobody left who could join it."""
         if self._waiting and len(self._waiting) >= self.expected():
             self._urgent.set()

@@ -157,14 +157,14 @@ class SagaRepair:
     async def _skip(self, claim: Claim) -> None:
         step, epoch = self._step, claim.epoch
         if self._going is not Status.COMPENSATING:
-            await self._do_nothing(step, epoch)
+            await self._record_done_by_hand(step, epoch)
             return
         await self._block_decision(epoch)
         if step.name == self._fused:  # its record is the journal row
             by_hand = (*self._reason.undone_by_hand, step.name)
             self._reason = replace(self._reason, undone_by_hand=by_hand)
         else:
-            await self._undo_nothing(step, claim)
+            await self._record_undone_by_hand(step, claim)
 
     async def _resolve(self, claim: Claim, after: Status) -> None:
         definition, epoch = self._definition, claim.epoch
@@ -173,7 +173,7 @@ class SagaRepair:
             await self._block_decision(epoch)
             for name in definition.undoable:
                 if name != self._fused:
-                    await self._undo_nothing(definition.by_name[name], claim)
+                    await self._record_undone_by_hand(definition.by_name[name], claim)
             return
         for step in definition.steps:
             recorded = step.name == self._fused or (step is decision and step.database_name == home)
@@ -191,7 +191,7 @@ class SagaRepair:
         if decision is not None and elsewhere and (await self._block(decision, epoch)).state is Mark.DONE:
             raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
-    async def _do_nothing(self, step: AnyStep, epoch: int) -> None:
+    async def _record_done_by_hand(self, step: AnyStep, epoch: int) -> None:
         """Write that *step* is done, with a person's result, unless it is."""
         participant, entry, text = (
             self._participant(step),
@@ -215,7 +215,7 @@ class SagaRepair:
 
         await self._at(step, act)
 
-    async def _undo_nothing(self, step: AnyStep, claim: Claim) -> None:
+    async def _record_undone_by_hand(self, step: AnyStep, claim: Claim) -> None:
         """Write that *step* is undone, or never happens, without running its compensation."""
 
         async def nothing(session: object, result: str | None) -> None:

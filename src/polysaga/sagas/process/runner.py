@@ -154,7 +154,7 @@ class LocalRunner:
                 if self.executions.get(saga_id) is not live:
                     continue  # it has ended meanwhile: nobody would answer
                 try:
-                    await live.be_undone(cancelled(why))
+                    await live.request_compensation(cancelled(why))
                 except Lost:
                     pass  # another process drives it now
                 else:
@@ -345,7 +345,7 @@ class LocalRunner:
         # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
         _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
-        self.engine.finishes.look_round()
+        self.engine.finishes.close_if_complete()
         if self.wanted is not None and self.room > 0:
             self.wanted.set()
             self.wanted = None
@@ -386,12 +386,12 @@ class LocalRunner:
                 pending = OutcomePending(saga_id, definition.name)
                 return await self.while_open(self._follow(definition, saga_id), pending)
             finally:
-                _let_see(definition)
+                _include_in_bookmark(definition)
 
         async def cancel(why: str) -> None:
             await self.cancel(saga_id, why)
 
-        _let_see(definition)
+        _include_in_bookmark(definition)
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
     async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
@@ -429,7 +429,7 @@ class LocalRunner:
 
 
 def _end_waiting(execution: Execution, error: BaseException) -> None:
-    for future in (execution.started, execution.decided, execution.turned):
+    for future in (execution.started, execution.decided, execution.compensation_certain):
         if future is not None and not future.done():
             future.set_exception(error)
             future.exception()  # nobody may be waiting; that is not an error
@@ -445,7 +445,7 @@ def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None
         raise KeyReused(definition.name, given.key or "")
 
 
-def _let_see(definition: Definition) -> None:
+def _include_in_bookmark(definition: Definition) -> None:
     """Let whoever waits for the saga read from replicas what it has written so far, wherever it ran."""
     for database in definition.databases:
         database.wrote()

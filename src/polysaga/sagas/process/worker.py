@@ -80,7 +80,7 @@ class Worker:
         now = self._engine.clock.monotonic()
         if now >= self._rarely_at:
             self._rarely_at = now + _RARELY
-            claimed += await self._claim(Pick.AHEAD)
+            claimed += await self._claim(Pick.CLOCK_SET_BACK)
             await self._report_strangers()
         self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
 
