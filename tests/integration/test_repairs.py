@@ -1,6 +1,7 @@
 """What people do to sagas that cannot go on: only what their status allows, and never without a line about it."""
 
 import asyncio
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -573,3 +574,21 @@ async def test_sagas_that_this_process_does_not_know_are_found_as_such_and_can_b
         await new.sagas.retry(saga_id, **ME)
         assert (await new.sagas.get(saga_id)).status is Status.COMPENSATING
         assert not new.recorder.of(SagaParked)
+
+
+async def test_a_saga_may_be_named_by_the_text_of_its_id(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open():
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result()
+        text: Any = str(handle.id)
+        assert (await program.sagas.get(text)).id == handle.id
+        with pytest.raises(TooLate):
+            await program.sagas.cancel(text)
+        with pytest.raises((TooLate, WrongStatus)):
+            await program.sagas.retry(text, **ME)
+        nonsense: Any
+        for nonsense in ("order-7", "", 7, None):
+            for ask in (program.sagas.get, program.sagas.cancel, partial(program.sagas.retry, **ME)):
+                with pytest.raises(PayloadError, match="no id of a saga"):
+                    await ask(nonsense)

@@ -17,6 +17,7 @@ from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, ignore
 from polysaga.sagas.definition.definition import Definition, define
+from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
@@ -145,6 +146,7 @@ class Sagas:
 
         This, `find` and the repairs need the databases to be open, not the sagas.
         """
+        saga_id = as_id(saga_id)
         found = await self._repairs().catalogue.get(saga_id)
         if found is None:
             raise UnknownSaga(saga_id)
@@ -182,7 +184,7 @@ class Sagas:
         Raises what `SagaHandle.cancel` raises, `UnknownSaga`, and `UnknownVersion` if this process has no
         definition of it.
         """
-        await self._open_runner().cancel(saga_id, why)
+        await self._open_runner().cancel(as_id(saga_id), why)
 
     async def find(
         self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None

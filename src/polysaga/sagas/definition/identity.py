@@ -1,5 +1,6 @@
 """Ids of sagas: ordered by time, or made from a key so that a client's retry meets the same saga."""
 
+import contextlib
 import os
 from datetime import datetime
 from uuid import UUID, uuid5
@@ -30,3 +31,13 @@ def id_from_time(now: datetime) -> UUID:
     random = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (1 << 62) - 1
     return UUID(int=value)
+
+
+def as_id(given: object) -> UUID:
+    """Return the id of a saga that is *given* as a UUID or as its text; raise `PayloadError` for anything else."""
+    if isinstance(given, UUID):
+        return given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):
+            return UUID(given)
+    raise PayloadError(f"{given!r} is no id of a saga: give a UUID, such as the `id` of its handle")

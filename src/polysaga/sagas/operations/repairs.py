@@ -29,6 +29,7 @@ from polysaga.errors import (
 )
 from polysaga.events import SagaRepaired
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.queries import Catalogue, writable
 from polysaga.sagas.journal.views import SagaFilter
@@ -70,7 +71,8 @@ class Repairs:
         One saga that cannot be repaired raises; of many, each tells its own problem.
         """
         _check(order)
-        if isinstance(target, UUID):
+        if not isinstance(target, SagaFilter):
+            target = as_id(target)
             return (await self._repair(target, order, dry_run=dry_run),)
         wanted = target if target.statuses else replace(target, status=Status.NEEDS_ATTENTION)
         page = await self.catalogue.find(wanted, limit=limit, after=None)

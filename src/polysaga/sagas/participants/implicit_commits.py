@@ -29,11 +29,15 @@ _CALL = re.compile(_MYSQL_SPACE + r"call\b")
 _QUOTED = re.compile(
     r"""(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|(\$\w*\$).*?\1|--[^\n]*|\#[^\n]*|/\*.*?\*/"""
 )
+# MariaDB: settings for one statement, which follows.
+_SET_STATEMENT = re.compile(_MYSQL_SPACE + r"set\s+statement\b.*?\bfor\b")
 _SECOND = re.compile(r";\s*[^\s;]")
 
 
 def ends_transaction(dialect: str, statement: str) -> bool:
     """Tell whether *statement* would end its transaction, or is several statements of which one might."""
+    if dialect == "mysql" and (prefix := _SET_STATEMENT.match(_blanked(statement))) is not None:
+        return ends_transaction(dialect, statement[prefix.end() :])
     known = _MYSQL if dialect == "mysql" else _ANY
     return known.match(statement) is not None or (";" in statement and _is_several(statement))
 
@@ -44,4 +48,9 @@ def calls_procedure(statement: str) -> bool:
 
 
 def _is_several(statement: str) -> bool:
-    return _SECOND.search(_QUOTED.sub(" ", statement)) is not None
+    return _SECOND.search(_blanked(statement)) is not None
+
+
+def _blanked(statement: str) -> str:
+    """Return *statement* with blanks in the place of what is quoted or a comment."""
+    return _QUOTED.sub(lambda found: " " * len(found[0]), statement)
