@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from polysaga.sagas import Saga, StepContext
+from polysaga.sagas.definition.definition import define
 from polysaga.sagas.definition.step import AnyStep
 
 Compensation = Callable[[], Awaitable[None]]
@@ -20,7 +21,7 @@ class PlainCoordinator:
     """Runs the steps of a saga one after the other, each in an `AsyncSession` of its own."""
 
     def __init__(self, saga: Saga[Any, Any], engines: dict[str, AsyncEngine]) -> None:
-        self._definition = saga.definition()
+        self._definition = define(saga)
         self._engines = engines
 
     async def run(self, value: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import asyncio, sys
 import aiosqlite
-from polysaga.testing.inline import AtOnce
+from polysaga.testing.crash_kit.sqlite_inline import AtOnce
 
 async def connect():
     connection = await aiosqlite.connect(sys.argv[1], timeout=0.3, isolation_level=None, check_same_thread=False)
