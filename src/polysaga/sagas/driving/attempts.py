@@ -1,8 +1,8 @@
 """Trying until it is settled: one step, one compensation or one write to the journal.
 
-After any error the record is looked at before the error is judged (`decisions.judge`): the transaction may
-have committed although its reply was lost, and a duplicate run fails on the user's own unique key before it
-meets our row. Not finding the record settles nothing; the next attempt, which writes the same row, does.
+After any error the owner looks at the record before it judges the error (`decisions.judge`). The transaction may
+have committed although its reply was lost, and a duplicate run fails on the user's own unique key before it meets
+our row. A missing record settles nothing; the next attempt, which writes the same row, settles it.
 """
 
 import asyncio
@@ -39,29 +39,29 @@ _UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One attempt of something, and how to find out afterwards whether it happened."""
+    """How to make one attempt, and how to find out afterwards whether it happened."""
 
     act: Callable[[int], Awaitable[str | None]]  # gets the attempt's number, may name the outcome
     fault: Callable[[BaseException], Fault | None]
-    look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only repeating tells
+    look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only another attempt tells
     phase: str = "do"
-    retry_any_error: bool = False  # no error is a reason to give up before the retries are used up
-    fail_fast: bool = False  # a server out of reach is a reason to give up at once
+    retry_any_error: bool = False  # as compensations do, until the retries are used up
+    fail_fast: bool = False  # give up at once if the server is unreachable
     gate: Gate | None = None  # to the database that it works on
-    patience: float | None = None  # seconds that it waits for the gate; None: as long as it takes
+    patience: float | None = None  # seconds to wait for the gate; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How the trying ended; *error* is the last one, None when it is done."""
+    """How the attempts ended; *error* is the last one, None when the step is done."""
 
     verdict: Mark | Verdict
     error: Exception | None = None
-    uncertain: bool = False  # an attempt may have happened without anybody having seen it yet
+    uncertain: bool = False  # an attempt may have happened and not be visible yet
 
     @property
     def done(self) -> bool:
-        """Tell whether it happened, now or earlier."""
+        """Return whether it happened, now or earlier."""
         return self.verdict is Mark.DONE
 
 
@@ -79,8 +79,8 @@ class Attempts:
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
 
     async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
-        """Try until it is done, or until the error or *retry* says to stop; `Lost` and `Joined` pass through."""
-        spent, uncertain = 0.0, False  # seconds, without those before the gate: a queue is no reason to give up
+        """Retry until it is done, or until the error or *retry* ends it; `Lost` and `Joined` pass through."""
+        spent, uncertain = 0.0, False  # seconds, without the wait at the gate: a queue is no reason to give up
         for attempt in itertools.count(1):
             if once.gate is not None:
                 try:
@@ -98,7 +98,7 @@ class Attempts:
             if settled.verdict is not Verdict.AGAIN:
                 return settled
             if _cancelled():
-                raise asyncio.CancelledError  # the cancellation met a broken connection on its way out
+                raise asyncio.CancelledError  # a broken connection replaced the cancellation by its own error
             failed = self._clock.monotonic()
             spent += failed - began
             wait = retry.delay(attempt, spent, random.random())
@@ -200,14 +200,14 @@ class Attempts:
     async def _through(
         self, gate: Gate | None, work: Awaitable[T], timeout: float, fault: Callable[..., Fault | None]
     ) -> tuple[T | None, Exception | None]:
-        """Do as `_caught`, and leave *gate*, which was entered, with what came of it; what hangs leaves it too."""
+        """Do as `_caught` and leave *gate* with the outcome; a hanging attempt leaves it too."""
         if gate is None:
             return await self._caught(work, timeout)
         error: BaseException | None = None
         inside = True
 
         def hangs() -> None:
-            # Nothing ends it: those behind it would wait for ever, and this process would keep their claims.
+            # Nothing ends the attempt. Steps behind it would wait, and this process would keep their claims.
             nonlocal inside
             inside = False
             gate.leave(TimeoutError(), None)
@@ -241,6 +241,6 @@ def _ms(seconds: float) -> float:
 
 
 def _cancelled() -> bool:
-    """Tell whether somebody asked this task to end."""
+    """Return whether this task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -3,22 +3,22 @@
 No transaction joins a call and its record, so a call is made *at least once*, each time under the same
 idempotency key. What is promised instead:
 
-The call comes first, then its row, in one write that holds only while the journal names us as the owner. Later
-steps begin after that write. Whoever finds the row uses its result and makes no call.
+The owner calls first and then writes the row, in one write that succeeds only while the journal names it as the
+owner. Later steps begin after that write. An owner that finds the row uses its result and makes no call.
 
-Compensating, the owner first blocks the row, as for every step; from then on no result can be recorded. A call
-that was recorded is undone with its result. Of one that was not nobody knows whether it happened: unless this
-process began the saga and made no call, the compensation runs and is told None. The row becomes `compensated`
-when it has run, so a crash repeats it.
+To compensate, the owner first blocks the row, as for every step; from then on no result can be recorded. A
+recorded call is undone with its result. A call without a record may or may not have happened. Its compensation
+runs and gets None, unless this process began the saga and made no call. The row becomes `compensated` after the
+compensation has run, so a crash repeats it.
 
-The interleaving that a ledger cannot prevent: an owner calls; its claim runs out before it can record; the next
-owner blocks the row and undoes, perhaps before the call has arrived outside. So the first owner, refused its
-record, looks at the row, and undoes its own call if that is blocked
-(`test_an_owner_that_lost_its_claim_while_it_called_undoes_its_own_call`). To make that window small it calls only
-while its lease lasts, or after the journal has confirmed the claim, and a call under way is not interrupted but
-awaited, for at most the step's timeout: interrupted, it could arrive after its own compensation. What remains is
-a process killed inside the window whose call arrives late; only the outside can refuse it, by remembering the
-keys that were undone.
+A ledger cannot prevent this interleaving: an owner calls; its claim runs out before it can record; the next
+owner blocks the row and undoes, perhaps before the call has arrived outside. So a first owner that may not
+record looks at the row, and undoes its own call if the row is blocked
+(`test_an_owner_that_lost_its_claim_while_it_called_undoes_its_own_call`). To keep that window small, an owner
+calls only while its lease lasts, or after the journal has confirmed the claim. A call under way is awaited, for
+at most the step's timeout, and not cancelled: a cancelled call could arrive after its own compensation. One case
+remains: a process is killed inside the window, and its call arrives late. Only the outside can refuse that call,
+by remembering the keys that were undone.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ T = TypeVar("T")
 
 
 class Calls:
-    """The steps without a database of one saga, done and undone by this process."""
+    """Does and undoes the steps without a database of one saga in this process."""
 
     def __init__(self, engine: Engine, progress: Progress, attempts: Attempts) -> None:
         self._engine, self._progress, self._attempts = engine, progress, attempts
-        # Calls that may have happened outside, with the result if there is one: an outage of the journal must
-        # not repeat them.
+        # Calls that may have happened outside, with the result if there is one. An outage of the journal must not
+        # repeat them.
         self._made: dict[str, str | None] = {}
 
     async def run(self, step: AnyStep) -> Settled:
-        """Call and record; what was called in vain, because another owner undoes the saga, is undone."""
+        """Call and record; undo the call if another owner is undoing the saga."""
         once = Once(
             self._call_and_record(step), self._fault, self._look(step), retry_any_error=step.kind == "retriable"
         )
@@ -66,7 +66,7 @@ class Calls:
         return settled
 
     async def undo(self, step: AnyStep) -> Settled:
-        """Keep the step from being recorded and undo what it did, or may have done."""
+        """Block the record of the step, then undo what it did, or may have done."""
         progress, home = self._progress, self._engine.home
 
         async def act(attempt: int) -> str | None:
@@ -107,7 +107,7 @@ class Calls:
                 text = await work(None)
         except Refused:
             if not made_before:
-                del self._made[step.name]  # the outside said no to the only call: there is nothing to undo
+                del self._made[step.name]  # the outside refused the only call: there is nothing to undo
             raise
         self._made[step.name] = text
         return text
@@ -129,13 +129,13 @@ class Calls:
         return look
 
     async def _undo_unrecorded_call(self, step: AnyStep) -> None:
-        """Undo our call if another owner has blocked its record: that owner may have undone it too early."""
+        """Undo an own call whose record another owner has blocked: that undo may have come too early."""
         if step.name not in self._made or step.undo is None:
             return
         try:
             row = await self._row(step)
         except (DBAPIError, PoolTimeout, DatabaseUnavailable):
-            return  # whoever drives the saga undoes it
+            return  # the present owner of the saga undoes it
         if row is None or row.state is Mark.DONE:
             return
 
@@ -161,12 +161,12 @@ class Calls:
 
 
 async def _await_uncancelled(call: Awaitable[T]) -> T:
-    """Return the result of *call*; a cancellation comes through when the call has ended."""
+    """Return the result of *call*; let a cancellation through only after the call has ended."""
     task = asyncio.ensure_future(call)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # nobody asks any more; that is not an error
+            task.exception()  # no longer awaited; that is not an error
         raise

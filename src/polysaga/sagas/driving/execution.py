@@ -1,13 +1,13 @@
 """Drives one saga from where it stands until it rests.
 
-Who owns the truth: the journal row about the status and the right to drive, the ledger row about a step. The
-executor asks `decide` what comes next and does it; what it knows meanwhile (`progress.py`) may be lost at any
-moment. An executor that lost its claim learns it from a conditional write that changes no row; it then stops
-(`Lost`), and whoever waits for the saga follows the journal.
+The journal row is the truth about the status and about the right to drive; a ledger row is the truth about its
+step. The execution asks `decide` what comes next and does it. What it knows meanwhile (`progress.py`) may be
+lost at any moment. An execution that has lost its claim learns so from a conditional write that changes no row.
+It then stops (`Lost`), and the callers of the saga follow the journal.
 
-The reply may go out at the decision: the pivot's commit, or the finish where there is no pivot. Retriable
-steps and the finishing write come behind it. Before compensating, the steps still under way are cancelled and
-awaited: they would hold the connections that their compensations need
+The caller gets its answer at the decision: the pivot's commit, or the finish where there is no pivot. Retriable
+steps and the finishing write follow. Before it compensates, the execution cancels the steps under way and awaits
+their end, because they hold the connections that their compensations need
 (`test_a_refusal_cancels_the_branch_beside_it_before_anything_is_undone`).
 """
 
@@ -62,15 +62,13 @@ class Execution:
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts)
-        self.holds_claim = False  # there is a row, and it names us
-        self._trouble = Reason()  # what the saga is parked for, if it comes to that
+        self.holds_claim = False  # there is a row, and it names this execution as the owner
+        self._trouble = Reason()  # why the saga would be parked
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.compensation_certain: asyncio.Future[None] | None = (
-            None  # for who cancels: it is certain to be undone
-        )
-        self._task: asyncio.Task[Any] | None = None  # the one that begins or resumes, and drives
+        self.compensation_certain: asyncio.Future[None] | None = None  # awaited by `cancel`
+        self._task: asyncio.Task[Any] | None = None  # begins or resumes the saga, and drives it
         self._stoppable = self._stopped = False
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
         self._alarm: asyncio.Task[None] | None = None
@@ -81,24 +79,25 @@ class Execution:
         return self.progress.renewed_at
 
     def renew(self, at: float) -> None:
-        """Note that the claim was prolonged; *at* is the clock's reading from before the statement was sent."""
+        """Note that the claim was prolonged; *at* is the clock's reading before the statement was sent."""
         self.progress.renewed_at = at
         self.progress.not_after = self.engine.clock.now() + FENCE
 
     def stop(self, failure: Failure) -> None:
-        """Have the saga undone because of *failure*, unless it is decided or on its way back already."""
+        """Undo the saga because of *failure*; no effect once it is decided or compensating."""
         progress = self.progress
         if progress.status is not Status.RUNNING or progress.decision_known or progress.failure is not None:
             return
         progress.failure = failure
         if self._stoppable and self._task is not None:
             self._stopped = True
-            self._task.cancel()  # whatever it awaits; `_was_stopped` takes it back
+            self._task.cancel()  # ends what it awaits; `_was_stopped` takes the cancellation back
 
     async def request_compensation(self, failure: Failure) -> None:
-        """Have the saga undone and return as soon as that is certain: its decision can no longer be taken.
+        """Ask for compensation; return once the pivot can no longer commit.
 
-        Raises `TooLate` if it was, `NeedsAttention` if the saga is parked first, `Lost` if the claim is gone.
+        Raises `TooLate` if the saga is decided, `NeedsAttention` if it is parked first, `Lost` if the claim is
+        gone.
         """
         if self.compensation_certain is None:
             self.compensation_certain = asyncio.get_running_loop().create_future()
@@ -125,7 +124,7 @@ class Execution:
     async def resume(self, row: Row) -> bool:
         """Take over where the journal and the ledgers say that the saga stands.
 
-        Returns False if a ledger is out of reach: the saga is put aside for a while, and the claim is gone.
+        Returns False if a ledger is unreachable: the saga is put aside for a while, and the claim is given up.
         """
         self._task = asyncio.current_task()
         progress, journal = self.progress, self.engine.journal
@@ -155,11 +154,11 @@ class Execution:
         return True
 
     def _tell_started(self) -> None:
-        if not self.started.done():  # the runner, which is closing, may have ended the waiting for it
+        if not self.started.done():  # a runner that closes may have ended the wait
             self.started.set_result(None)
 
     def hangs(self, hanging: Collection["asyncio.Task[Any]"]) -> bool:
-        """Tell whether a task of this execution is among *hanging*: nothing ends it, so its claim must run out."""
+        """Return whether a task of this execution is among *hanging*; if so, its claim must run out."""
         return self._task in hanging or any(task in hanging for task in self._tasks)
 
     async def drive(self) -> None:
@@ -171,7 +170,7 @@ class Execution:
         try:
             while not (progress.status.final or progress.status is Status.NEEDS_ATTENTION):
                 if self._task is not None and self._task.cancelling():
-                    raise asyncio.CancelledError  # a driver, or a step, has swallowed it
+                    raise asyncio.CancelledError  # a driver or a step has swallowed it
                 match decide(progress.definition, progress.known, journal=progress.home):
                     case RunSteps(steps):
                         await self._begin_all(steps, self._run)
@@ -208,7 +207,7 @@ class Execution:
         self.stop(overdue())
 
     async def _begin_all(self, steps: tuple[str, ...], run: Callable[[AnyStep], Awaitable[None]]) -> None:
-        """Begin *steps* side by side; a single one with nothing beside it runs here, without a task."""
+        """Begin *steps* side by side; a single step with nothing beside it runs here, without a task."""
         alone = len(steps) == 1 and not self._tasks
         for name in steps:
             self.progress.marks[name] = Mark.ACTIVE
@@ -240,20 +239,20 @@ class Execution:
             task.result()
 
     def _was_stopped(self) -> bool:
-        """Tell whether a cancellation was that of `stop`, and take it back; anybody else's goes before."""
+        """Return whether a cancellation came from `stop` alone, and take that one back."""
         stopped, self._stopped = self._stopped, False
         return stopped and self._task is not None and self._task.uncancel() == 0
 
     def _unstoppable(self) -> None:
         self._stoppable = False
-        if self._stopped:  # what was awaited has swallowed the cancellation, or had ended before it
+        if self._stopped:  # the awaited task swallowed the cancellation, or ended before it
             self._was_stopped()
 
     async def _cancel_active(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            # Their errors, if any, are of no interest any more; not to ask for them would be loud.
+            # Their errors no longer matter; asyncio would log errors that are never retrieved.
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = set()
         self.progress.only_done()
@@ -287,7 +286,7 @@ class Execution:
 
     async def _compensate(self) -> None:
         progress = self.progress
-        if progress.failure is None:  # the journal has forgotten a decision that a ledger remembers
+        if progress.failure is None:  # a failover of the journal lost a decision that a ledger has
             step = next(name for name, mark in progress.marks.items() if mark is not Mark.DONE)
             progress.failure = Failure(Verdict.LATE, step, Lost("another owner had begun to undo the saga"))
         progress.reason = reason = progress.failure.reason()
@@ -295,13 +294,13 @@ class Execution:
         row = await self._refusal(lambda: journal.compensate(claim, reason), Status.COMPENSATING)
         if row is None:
             progress.status = Status.COMPENSATING
-            progress.marks.clear()  # what was done going forward is what must be visited going back
+            progress.marks.clear()  # each step that was done must now be undone
             self._announce_decision(Status.COMPENSATING)
             self._turn()
             return
         if row.claim != claim or row.status not in {Status.COMPLETING, Status.COMPLETED}:
             raise Lost
-        # The pivot, cancelled or given up for lost, has committed all the same.
+        # The pivot was cancelled, or its reply was lost; it has committed all the same.
         progress.status, progress.failure, progress.reason = row.status, None, None
         for step, text in row.results.items():
             progress.learn(step, text)
@@ -332,7 +331,7 @@ class Execution:
         self._announce()
 
     async def _rest(self) -> None:
-        """Put the saga aside: park what cannot be undone, or go on, ever; postpone what must still happen."""
+        """Park a saga that can neither go on nor be undone; postpone one whose steps must still happen."""
         progress = self.progress
         if progress.status is Status.COMPENSATING:
             await self._park(self._trouble)
@@ -344,12 +343,12 @@ class Execution:
             await self._put_aside()
 
     async def _put_aside(self) -> None:
-        """Give the claim up; the saga is due again after a pause."""
+        """Give up the claim; the saga is due again after a pause."""
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
         await self._write(lambda: journal.postpone(progress.claim, PAUSE, history), progress.status)
 
     async def _park(self, trouble: Reason) -> None:
-        """Ask for a person; what the saga is undone for stays beside what it is parked for."""
+        """Ask for a person; the journal keeps why the saga is undone beside why it is parked."""
         progress, journal, history = self.progress, self.engine.journal, self.attempts.history
         expected = progress.status
         progress.reason = reason = (progress.reason or Reason()).parked_from(expected, trouble)
@@ -358,13 +357,13 @@ class Execution:
         self._announce()
 
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
-        """Write to the journal, for as long as it takes; raise `Lost` if the claim no longer allows it."""
+        """Write to the journal, retry until it answers; raise `Lost` if the claim no longer allows it."""
         if await self._refusal(write, status) is not None:
             raise Lost
         self.progress.status = status
 
     async def _refusal(self, write: Callable[[], Awaitable[bool]], status: Status) -> Row | None:
-        """Write to the journal, for as long as it takes; return the row as it is if that does not allow it."""
+        """Write to the journal, retry until it answers; return the row if that no longer allows the write."""
         if await self.attempts.persist(write, self.engine.home.fault):
             return None
         claim = self.progress.claim
@@ -372,15 +371,15 @@ class Execution:
         row = await self.attempts.persist(load, self.engine.home.fault)
         if row is None:
             raise Lost
-        # The write whose reply was lost looks refused when it is repeated; it may have put the saga aside.
+        # A write whose reply was lost looks refused when it is repeated. It may have put the saga aside.
         written = row.status is status and row.claim in {claim, replace(claim, owner=NOBODY)}
         return None if written else row
 
     async def _take_stock(self, journaled: Mapping[str, str]) -> int:
-        """Take in what the journal row and all ledgers say; return how many steps have a record.
+        """Read what the journal row and all ledgers say; return how many steps have a record.
 
-        Raises `OutOfReach` if a database does not answer. Only the journal's is waited for: it would have to
-        write that the saga is put aside.
+        Raises `OutOfReach` if a database does not answer. The journal's database alone is waited for, because only
+        it can write that the saga is put aside.
         """
         progress = self.progress
         rows = {step: LedgerRow(Mark.DONE, text) for step, text in journaled.items()}
@@ -399,12 +398,12 @@ class Execution:
         return len(rows)
 
     def _announce(self) -> None:
-        """Tell who waits, once, as soon as the outcome is certain."""
+        """Resolve `decided`, once, as soon as the outcome is certain."""
         progress = self.progress
         if progress.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
             if not self.decided.done():
                 self.decided.set_exception(self._error())
-                self.decided.exception()  # nobody may be waiting; that is not an error
+                self.decided.exception()  # no caller may be waiting; that is not an error
         elif (progress.decision_known or progress.status is Status.COMPLETED) and not self.decided.done():
             self.decided.set_result(None)
             self._announce_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
@@ -416,14 +415,14 @@ class Execution:
             )
 
     def _turn(self) -> None:
-        """Tell who cancels, once, whether the saga will be undone."""
+        """Resolve `compensation_certain`, once, as soon as it is known whether the saga will be undone."""
         progress, pivot = self.progress, self.progress.definition.decision
         if self.compensation_certain is None or self.compensation_certain.done():
             return
         if progress.status is Status.NEEDS_ATTENTION:
             self.compensation_certain.set_exception(self._error())
         elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
-            # A pivot in another database has decided before the journal says so.
+            # A pivot in another database decides before the journal says so.
             status = Status.COMPLETED if progress.status is Status.COMPLETED else Status.COMPLETING
             self.compensation_certain.set_exception(
                 TooLate(progress.saga_id, progress.definition.name, status.value)
@@ -431,7 +430,7 @@ class Execution:
         elif progress.status is Status.COMPENSATED:
             self.compensation_certain.set_result(None)
         elif progress.status is Status.COMPENSATING:
-            # A pivot in another database has the last word, until it is blocked there.
+            # A pivot in another database can still commit until it is blocked there.
             blocked = pivot is None or pivot.database_name == progress.home or pivot.name in progress.marks
             if blocked:
                 self.compensation_certain.set_result(None)

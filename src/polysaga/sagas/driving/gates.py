@@ -1,13 +1,12 @@
 """How many transactions of sagas one process has at once on one database.
 
-A step that waits for a connection of the pool, or in a queue of conflicting transactions, uses up its time-out and
-fails although nothing is wrong with it; the repeats form the next queue. So steps wait here instead, in order and
-before their time begins, for one of as many places as the pool has connections. Some connections are left over for
-the journal's own writes, which keep the claims, and for everybody else.
+A step that waits for a pooled connection, or behind conflicting transactions, uses up its time-out and fails
+although nothing is wrong with it; the retries form the next queue. So steps wait here instead, in order and
+before their time begins. The gate has as many places as the pool has connections, less a few. Those are for the
+journal's own writes, which keep the claims, and for the rest of the program.
 
-When most of what goes in fails by conflicts or for want of time, fewer may go in, down to one; when it works, more
-again: multiplicative decrease and increase by the outcomes of one second, as concurrency limits do
-(Netflix `concurrency-limits`, 2018).
+When most steps of one second fail by conflicts or time-outs, the gate halves its places, down to one; when most
+succeed, it doubles them (multiplicative decrease and increase, as in Netflix `concurrency-limits`, 2018).
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from polysaga.databases import Fault
 from polysaga.errors import PoolExhausted
 
 _WINDOW = 1.0  # seconds
-_LEFT_OVER = 5  # of that many connections one is for others
+_LEFT_OVER = 5  # one connection of so many is for others
 _CROWDED = {
     Fault.POOL_EXHAUSTED,
     Fault.TOO_MANY_CONNECTIONS,
@@ -41,15 +40,15 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._window_began = self._left_at = clock.monotonic()
         self._well = self._badly = 0
-        self._answered = 0  # how many have come out so far without an error
+        self._answered = 0  # steps that have left without an error
 
     @property
     def room(self) -> int:
-        """How many more can get in soon: twice as many as may be inside, less those inside and waiting."""
+        """How many more steps can enter soon: twice the places, less those inside and waiting."""
         return 2 * self.limit - self._inside - len(self._waiting)
 
     def full(self, waited: float) -> PoolExhausted:
-        """Return what is told to a caller that *waited* so many seconds in vain."""
+        """Return the error for a caller that *waited* so many seconds in vain."""
         return PoolExhausted(self.database, self.most, waited)
 
     async def enter(self, seconds: float | None = None) -> None:
@@ -68,7 +67,7 @@ class Gate:
     async def enter_unless_stuck(self, seconds: float) -> None:
         """Return when there is a place, however long the queue; raise `TimeoutError` if the database is stuck.
 
-        That is: for *seconds* nothing has come out without an error.
+        A database is stuck if no step has left the gate without an error for *seconds*.
         """
         if self._inside < self.limit and not self._waiting:
             self._inside += 1
@@ -85,7 +84,7 @@ class Gate:
             raise
 
     def leave(self, error: BaseException | None, fault: Fault | None) -> None:
-        """Give the place back; *error* and *fault* tell what came of it."""
+        """Give back the place; *error* and *fault* are the outcome."""
         self._inside -= 1
         self._answered += error is None
         now = self._clock.monotonic()

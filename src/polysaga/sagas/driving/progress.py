@@ -1,9 +1,8 @@
-"""Everything this process knows about one saga: may be lost at any moment, the databases know the same.
+"""What this process knows about one saga. It may be lost at any moment: the databases know the same.
 
-Input and results are kept as JSON, as the databases keep them, and read anew for whoever asks. So a step sees
-what it would see after a takeover, on every attempt, whatever JSON makes of a value and whatever another step, an
-earlier attempt or the caller does to the object that it was given
-(`test_a_takeover_sees_what_the_first_run_saw`). Reading takes microseconds.
+Input and results are kept as JSON, as in the databases, and decoded anew for each reader. So every attempt of a
+step sees what a takeover would see, whatever JSON makes of a value, and whatever other code does to the object
+that it got (`test_a_takeover_sees_what_the_first_run_saw`). Decoding takes microseconds.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -40,7 +39,7 @@ class Progress:
         self.home = home  # the name of the journal's database
         self.marks: dict[str, Mark] = {}
         self.renewed_at = 0.0  # the clock's reading from before the claim was made or last prolonged
-        self.not_after: datetime = _LONG_AGO  # from then on no ledger accepts this owner's rows
+        self.not_after: datetime = _LONG_AGO  # ledgers refuse this owner's rows from then on
         self._texts: dict[str, str] = {}  # results as JSON
         self._limit = limit
 
@@ -51,13 +50,13 @@ class Progress:
 
     @property
     def decision_known(self) -> bool:
-        """Tell whether the deciding step is known to be done."""
+        """Return whether the deciding step is known to be done."""
         decision = self.definition.decision
         return decision is not None and self.marks.get(decision.name) is Mark.DONE
 
     @property
     def undoes_fused(self) -> bool:
-        """Tell whether the final status must undo the fused first step; a person may have done it by hand."""
+        """Return whether the final status must undo the fused first step; a person may have undone it by hand."""
         if self.fused is None or self.fused not in self.definition.undoable:
             return False
         return self.marks.get(self.fused) is not Mark.COMPENSATED
@@ -74,33 +73,33 @@ class Progress:
         return None if decision is None else self._result(decision, self._texts[decision.name])
 
     def learn(self, step: str, text: str) -> None:
-        """Take in that *step* is done, with its result as JSON."""
+        """Note that *step* is done, with its result as JSON."""
         self.remember(step, text)
         self.marks[step] = Mark.DONE
 
     def remember(self, step: str, text: str) -> None:
-        """Keep the result of *step* for those that will ask for it; raise `PayloadUnreadable` if none can."""
+        """Keep the result of *step*; raise `PayloadUnreadable` if it cannot be decoded."""
         self._result(self.definition.by_name[step], text)
         self._texts[step] = text
 
     def take_in(self, rows: Mapping[str, LedgerRow]) -> None:
-        """Take in records of steps; while compensating a step that is done is one that is still to be undone."""
+        """Note what records of steps say; while compensating, a step that is done is still to be undone."""
         for name, row in rows.items():
             call = self.definition.by_name[name].database is None
             if row.result is not None or (row.state is not Mark.BLOCKED and not call):
                 self.remember(name, row.result or "null")
-            # A blocked call may have happened all the same: its compensation is still to run.
+            # A blocked call may have happened all the same, so its compensation must run.
             pending = row.state is Mark.DONE or (row.state is Mark.BLOCKED and call)
             if not pending or self.status is not Status.COMPENSATING:
                 self.marks[name] = row.state
 
     def did(self, step: AnyStep, text: str) -> None:
-        """Note that *step* was done just now by this process."""
+        """Note that this process has just done *step*."""
         self._texts[step.name] = text
         self.marks[step.name] = Mark.DONE
 
     def adopt(self, results: Collection[str]) -> None:
-        """Take in whether the journal row that was found was born with the first step."""
+        """Note from the found row whether the first step was fused with the start."""
         self.fused = fused_in(self.definition, self.home, results)
         self.alone = self.fused is None
 
@@ -109,7 +108,7 @@ class Progress:
         self.marks = {name: mark for name, mark in self.marks.items() if mark is Mark.DONE}
 
     def ends_with(self, step: AnyStep) -> bool:
-        """Tell whether nothing but *step* is missing for the saga to be completed."""
+        """Return whether only *step* is missing for the saga to be completed."""
         return all(self.marks.get(other.name) is Mark.DONE for other in self.definition.steps if other is not step)
 
     def text(self, step: str) -> str:

@@ -24,7 +24,7 @@ from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from polysaga.sagas.protocol.rows import Birth, Ending
 
-_QUEUE_OF_ONE = 4  # steps that wait for the only writer of an SQLite file at once: it is never idle
+_QUEUE_OF_ONE = 4  # steps that may queue for the only writer of an SQLite file, so that it is never idle
 
 _PARTICIPANTS: dict[str, type[SqlParticipant]] = {
     "postgresql": PostgresParticipant,
@@ -61,7 +61,7 @@ def assemble(
 ) -> Engine:
     """Return the engine of one owner: *nodes* are the primaries of the participants and of *journal_in*.
 
-    *patience* is how many seconds a finish that nobody waits for may wait for others to share its commit.
+    *patience*: seconds that a finish without a waiting caller may wait for others to share its commit.
     """
     node = journal_node(nodes[journal_in])
     journal = Journal(node, [definition.fingerprint for definition in definitions], lease=settings.lease)
@@ -111,7 +111,7 @@ async def check_tables(engine: Engine) -> None:
 
 
 def _connections(node: Node) -> int:
-    """Return how many transactions *node* can have at once; those of a file wait for its only writer in turn."""
+    """Return how many transactions *node* can have at once; on SQLite they queue for the only writer."""
     pool = node.settings.pool
     single = isinstance(node, SqlNode) and node.dialect.single_writer
     return _QUEUE_OF_ONE if single else pool.size + pool.max_overflow

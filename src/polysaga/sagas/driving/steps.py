@@ -33,16 +33,16 @@ from polysaga.sagas.protocol.states import Mark, Status
 
 
 class Steps:
-    """The steps of one saga, done and undone by this process."""
+    """Does and undoes the steps of one saga in this process."""
 
     def __init__(self, engine: Engine, progress: Progress, attempts: Attempts) -> None:
         self._engine, self._progress, self._attempts = engine, progress, attempts
         self._calls = Calls(engine, progress, attempts)
 
     async def start(self) -> Failure | None:
-        """Make the start durable; return why the fused first step refused or failed, if it did.
+        """Make the start durable; return the failure of a fused first step that refused or failed.
 
-        Raises `Joined` if the saga exists already and `TryAgain` if the journal's database does not do it.
+        Raises `Joined` if the saga exists already, `TryAgain` if the journal's database is unreachable or busy.
         """
         progress = self._progress
         if progress.fused is None:
@@ -58,7 +58,7 @@ class Steps:
         return Failure(settled.verdict, step.name, settled.error)
 
     async def insert(self, status: Status) -> None:
-        """Insert the journal row by itself, in a commit that sagas share."""
+        """Insert the journal row without a step, in a commit that several sagas share."""
         progress, journal = self._progress, self._engine.journal
         birth = replace(
             progress.birth, status=status, error=progress.reason, history=tuple(self._attempts.history)
@@ -72,7 +72,7 @@ class Steps:
             if row is None:
                 return None
             if row.status is not status:
-                # A first attempt, given up for lost, has committed late: the step happened after all.
+                # The reply to a first attempt was lost; it has committed late, so the step happened after all.
                 progress.status, progress.failure, progress.reason = row.status, None, None
                 for step, text in row.results.items():
                     progress.learn(step, text)
@@ -85,7 +85,7 @@ class Steps:
             raise self._unavailable(settled) from settled.error
 
     def run(self, step: AnyStep) -> Awaitable[Settled]:
-        """Do *step*, wherever its record is; it is marked as done when it is."""
+        """Do *step*, in whichever database its record is, and mark it as done."""
         if step.database is None:
             return self._calls.run(step)
         pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
@@ -93,7 +93,7 @@ class Steps:
         return self._attempts.settle(step, once, step.retry)
 
     async def undo(self, step: AnyStep) -> Settled:
-        """Undo *step*, or block it for ever; a decision that is done is marked as done and stays so."""
+        """Undo *step*, or block it for ever; a deciding step that is done stays done and is marked so."""
         if step.database is None:
             return await self._calls.undo(step)
         progress = self._progress
@@ -238,7 +238,7 @@ class Steps:
         return Status.COMPLETING if self._progress.definition.following[pivot.name] else Status.COMPLETED
 
     def _own(self, row: Row | None) -> Row | None:
-        """Return the row if it is this execution's; raise `Joined` if another one's is there."""
+        """Return the row if this execution owns it; raise `Joined` if another one does."""
         if row is not None and row.claim != self._progress.claim:
             raise Joined
         return row
@@ -257,11 +257,11 @@ class Steps:
         )
 
     def _unavailable(self, settled: Settled) -> Exception:
-        """Return what a caller is told whose saga could not be started."""
+        """Return the error for the caller of a saga that could not be started."""
         settings, error = self._engine.journal.node.settings.pool, settled.error
         assert error is not None
         if settled.uncertain:
-            # A commit may have arrived all the same; the key, or the id, will tell.
+            # A commit may have arrived all the same; a repeat under the same key finds out.
             return OutcomePending(self._progress.saga_id, self._progress.definition.name)
         if isinstance(error, TryAgain):
             return error

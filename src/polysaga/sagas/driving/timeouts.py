@@ -1,11 +1,10 @@
 """Limits on how long something may take, with one timer for everything that a process waits for.
 
-`asyncio.timeout` promises the same with a timer for each use, which is made, put in order and cancelled for
-steps that are nearly all over long before (`docs/decisions/0002-statements-on-the-driver.md`). Here the timer
-goes off at the earliest deadline that was known when it was set, looks who is late and is set anew; whoever
-was in time has left nothing behind.
+`asyncio.timeout` makes, sorts and cancels a timer for each use, although nearly all steps end long before
+(`docs/decisions/0002-statements-on-the-driver.md`). Here one timer fires at the earliest limit, cancels what is
+late and is set again. A step that ends in time costs one insertion into a set and one removal.
 
-A driver can swallow a cancellation, so what is late is cancelled again as long as it goes on.
+A driver can swallow a cancellation, so a late step is cancelled again and again until it ends.
 """
 
 import asyncio
@@ -15,23 +14,23 @@ from types import TracebackType
 from typing import Any
 
 _NEVER = math.inf
-_AGAIN = 5.0  # seconds until what was cancelled and goes on is cancelled again: cleaning up takes a while
-_HANGS = 3  # cancellations after which something is taken to hang
+_AGAIN = 5.0  # seconds until a step that goes on is cancelled again: cleaning up takes a while
+_HANGS = 3  # cancellations after which a step counts as hanging
 
 
 class Timeouts:
-    """The deadlines of everything that is under way."""
+    """The limits of everything that is under way."""
 
     def __init__(self) -> None:
         self.open: set[Timeout] = set()
-        self.next_look = _NEVER  # the time of the event loop when somebody may be late
+        self.next_look = _NEVER  # the loop's time at which the timer fires
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float, hangs: Callable[[], None] | None = None) -> "Timeout":
         """Return a `with` block for what the current task awaits.
 
-        If it takes longer than *seconds* it is cancelled, again and again until it ends; then the block raises
-        `TimeoutError`. *hangs* is called, once, when it has gone on in spite of several cancellations.
+        If that takes longer than *seconds*, the task is cancelled again and again until the block ends; then the
+        block raises `TimeoutError`. *hangs* is called once, when several cancellations had no effect.
         """
         return Timeout(self, seconds, hangs)
 
@@ -40,7 +39,7 @@ class Timeouts:
         return {one.task for one in self.open if one.passed >= _HANGS}
 
     def look_at(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Look who is late at the loop's time *at*, which is earlier than `next_look`."""
+        """Set the timer to the loop's time *at*, which is earlier than `next_look`."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self.next_look = loop.call_at(at, self._look, loop), at
@@ -48,9 +47,9 @@ class Timeouts:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self.next_look = None, _NEVER
         now = loop.time()
-        for deadline in self.open:
-            if deadline.at <= now:
-                deadline.expire(now)
+        for limit in self.open:
+            if limit.at <= now:
+                limit.expire(now)
         if self.open:
             self.look_at(min(one.at for one in self.open), loop)
 
@@ -69,7 +68,7 @@ class Timeout:
         self.at = self.loop.time() + seconds
 
     def expire(self, now: float) -> None:
-        """Cancel what takes too long at the loop's time *now*."""
+        """Cancel the task, which is late at the loop's time *now*."""
         self.passed += 1
         self.at = now + _AGAIN
         self.task.cancel()
@@ -89,6 +88,6 @@ class Timeout:
         left = self.task.cancelling()
         for _ in range(self.passed):
             left = self.task.uncancel()
-        # Somebody else may have cancelled the task besides: that goes before being late.
+        # Another cancellation of the task takes precedence over the timeout.
         if self.passed and left <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

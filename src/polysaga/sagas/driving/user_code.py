@@ -1,8 +1,8 @@
-"""Awaiting what users write: a step may raise anything, and every failure of it comes out as an `Exception`.
+"""Awaiting code of users: whatever a step raises, its failure comes out as an `Exception`.
 
-Three things are no failures of the step and pass: a cancellation, `SystemExit` and `KeyboardInterrupt`. All else
-that is no `Exception` (GeneratorExit, a group with a cancellation in it, pytest's `fail` and `skip`) would pass
-every `except Exception` on its way and end the saga's owner instead of the step.
+A cancellation, `SystemExit` and `KeyboardInterrupt` are no failures of the step and pass. Anything else that is no
+`Exception` (GeneratorExit, a group with a cancellation in it, pytest's `fail` and `skip`) would pass every
+`except Exception` and end the saga's owner instead of the step.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _PASS = (asyncio.CancelledError, SystemExit, KeyboardInterrupt)
 
 
 async def awaited(call: Awaitable[T]) -> T:
-    """Return the result of a user's *call*; raise `RuntimeError` for an error of its that is no `Exception`."""
+    """Return the result of a user's *call*; raise `RuntimeError` in place of an error that is no `Exception`."""
     try:
         return await call
     except (Exception, *_PASS):
@@ -27,7 +27,7 @@ async def awaited(call: Awaitable[T]) -> T:
 
 
 def _closes(error: BaseException) -> bool:
-    """Tell whether the awaiting coroutine itself is being closed: then nothing below it has raised the error."""
+    """Return whether the awaiting coroutine itself is being closed, so that no code below raised the error."""
     trace = error.__traceback__
     return isinstance(error, GeneratorExit) and trace is not None and trace.tb_next is None
 
@@ -36,7 +36,7 @@ def _as_exception(error: BaseException) -> BaseException:
     if isinstance(error, BaseExceptionGroup):
         ends, _ = error.split((SystemExit, KeyboardInterrupt))
         if ends is not None:
-            return _first(ends)  # the program is to end, as without the group
+            return _first(ends)  # the program must end, as it would without the group
         _, others = error.split(asyncio.CancelledError)
         if others is None:
             return asyncio.CancelledError()

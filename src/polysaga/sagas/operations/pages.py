@@ -14,7 +14,7 @@ from polysaga.sagas.protocol.states import Status
 
 
 class JournalSurvey:
-    """What the journal says.
+    """Reads the journal.
 
     A saga is overdue if its claim ran out more than *patience* seconds ago, and expired if it has been at rest for
     more than *retention* seconds.

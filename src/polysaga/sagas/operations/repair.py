@@ -54,7 +54,7 @@ class SagaRepair:
         self._results, self._reason = dict(row.results), row.error or Reason()
         self._going = direction(row)
         self._owner = uuid4()
-        self._seen: Mapping[str, LedgerRow] = {}  # what the person's word is about
+        self._seen: Mapping[str, LedgerRow] = {}  # what the ledgers said when the person decided
         home = engine.journal.node.database
         self._fused = None if definition is None else fused_in(definition, home, row.results)
 
@@ -184,7 +184,7 @@ class SagaRepair:
                 self._results[step.name] = found.result or "null"
 
     async def _block_decision(self, epoch: int) -> None:
-        """Make sure that the saga is not decided and never will be; raise `TooLate` if it is."""
+        """Block the pivot; raise `TooLate` if the saga is decided."""
         # A pivot in the journal's database asks the journal, whose claim is ours.
         decision, home = self._definition.decision, self._engine.journal.node.database
         elsewhere = decision is not None and decision.database_name != home
@@ -192,7 +192,7 @@ class SagaRepair:
             raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
     async def _record_done_by_hand(self, step: AnyStep, epoch: int) -> None:
-        """Write that *step* is done, with a person's result, unless it is."""
+        """Write the ledger row that *step* is done, with the person's result, unless there is one."""
         participant, entry, text = (
             self._participant(step),
             self._entry(step, epoch),
@@ -210,13 +210,13 @@ class SagaRepair:
                 await participant.act(entry, work)
             except Exception as error:
                 if participant.fault(error) is Fault.DUPLICATE_KEY:
-                    return  # a late run of the step was quicker; its own result stands
+                    return  # a late run of the step was faster; its own result stands
                 raise
 
         await self._at(step, act)
 
     async def _record_undone_by_hand(self, step: AnyStep, claim: Claim) -> None:
-        """Write that *step* is undone, or never happens, without running its compensation."""
+        """Write the ledger row that *step* is undone or never happens; do not run its compensation."""
 
         async def nothing(session: object, result: str | None) -> None:
             return

@@ -1,13 +1,13 @@
 """What a person does to a saga that cannot go on by itself: retry, skip, compensate, resolve.
 
-A repair is a claim: it raises the epoch, so that an owner that still believes in its own claim finds out. Repairs
-that say what happened to a step (skip, resolve) claim first, then write the ledgers, so that a late run of the
-step meets a row, and change the journal last; if a database is down, or the program dies in between, the saga
-stays parked, or is parked by whoever finds that it cannot go on, and the same repair can be made again. A word
-that something is undone counts for what had happened when the ledger was looked at, and of what happens after that
-the person is told (`test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_stays`). The change of
-the journal and its line in the audit trail are one transaction. Afterwards the saga is due: the next tick of any
-worker goes on with it.
+A repair is a claim: it raises the epoch, so an owner that still believes in its own claim finds out. Repairs
+that say what happened to a step (skip, resolve) claim first. They then write the ledgers, so that a late run of
+the step meets a row, and change the journal last. If a database is down, or the program dies in between, the
+saga stays parked, or its next owner parks it again, and the person can repeat the repair. Declaring a step
+undone covers what the ledger showed at that moment. If the step commits afterwards, the repair fails and says so
+(`test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_stays`). The change of the journal and
+its line in the audit trail are one transaction. Afterwards the saga is due: any worker continues it at its next
+tick.
 
     retry        parked, or put aside with its claim given up: goes on in the direction it had
     skip         the same: one step is taken as done (going forward, with a result) or as undone (going back)
@@ -39,12 +39,12 @@ from polysaga.sagas.protocol.rows import Row
 from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
 
-_TRIES = 5  # a saga that moves while it is being repaired is looked at anew
+_TRIES = 5  # looks at a saga that changes while it is being repaired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What a repair did to one saga, or would do to it in a dry run."""
+    """What a repair did to one saga, or would do in a dry run."""
 
     saga_id: UUID
     saga: str
@@ -68,7 +68,7 @@ class Repairs:
     ) -> tuple[Repair, ...]:
         """Repair one saga, or the newest *limit* that a filter finds; without a status it finds the parked ones.
 
-        One saga that cannot be repaired raises; of many, each tells its own problem.
+        Raises if a single saga cannot be repaired; of many, each result has its own problem.
         """
         _check(order)
         if not isinstance(target, SagaFilter):

@@ -1,18 +1,17 @@
-"""Do the journal, all ledgers and outboxes tell the same story? Reads only, while the program runs.
+"""Compares the journal with all ledgers and outboxes. It only reads, and the program may run meanwhile.
 
-The databases have no common snapshot, so what does not fit at first is only a suspicion. A suspect saga is
-looked at again: its ledger rows, then its journal row, then its ledger rows once more. Reported is what both
-readings of the ledgers contradict. That is enough without stopping anything, because everything that is
-compared is written in one order and stays: a ledger row comes after the journal's start and before the journal's
-final status, and goes (retention) before the journal row does. A row seen before the journal was asked and still
-there afterwards must be known to it; a row that a final status requires must be there afterwards
-(`test_verify_raises_no_false_alarm_while_sagas_run`).
+The databases have no common snapshot, so a first mismatch is only a suspicion. The verifier reads a suspect saga
+again: its ledger rows, then its journal row, then its ledger rows once more. It reports what both readings of
+the ledgers contradict. Nothing needs to stop for that, because the compared rows are written in one order and
+stay. A ledger row comes after the journal's start and before its final status, and retention removes it before
+the journal row. A row that was there before and after the reading of the journal must be known to the journal. A
+row that a final status requires must be there afterwards (`test_verify_raises_no_false_alarm_while_sagas_run`).
 
-A start that was committed elsewhere and stays in its outbox, parked or longer than any process takes, is a promise
-that nobody keeps: it is reported as well.
+A start that was committed and stays in its outbox, parked or for longer than any process takes, is reported as
+well.
 
-Memory is bounded by the size of a page, whatever the number of sagas: all sides are read in the order of the
-ids and compared window by window.
+All sides are read in the order of the ids and compared window by window, so memory is bounded by the size of a
+page.
 """
 
 from collections import Counter, defaultdict
@@ -35,7 +34,7 @@ _FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was compared and what does not fit. Parked sagas are counted and are no contradiction."""
+    """What was compared and what does not fit. Parked sagas are counted; they are no contradiction."""
 
     sagas: Mapping[Status, int]
     rows: Mapping[str, int]  # ledger rows by database
@@ -45,7 +44,7 @@ class Verification:
 
     @property
     def clean(self) -> bool:
-        """Tell whether everything fits."""
+        """Return whether everything fits."""
         return not self.contradictions
 
 
@@ -75,7 +74,7 @@ class Verifier:
         self._patience = patience
 
     async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
-        """Compare everything; stop after *limit* contradictions. *watch* is told the number of sagas so far."""
+        """Compare everything; stop after *limit* contradictions. *watch* gets the number of sagas so far."""
         tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
         for name, participant in self._participants.items():
             if name != self._journal.node.database:  # starts in its transactions are rows of the journal
@@ -101,7 +100,7 @@ class Verifier:
         for ledger in self._participants.values():
             page = await ledger.page(after, upto, _ROWS)
             if len(page) == _ROWS:
-                # The last saga of a full page may be cut in two.
+                # A full page may end in the middle of a saga.
                 upto = UUID(int=page[-1].saga_id.int - 1)
             records.extend(page)
         by_id = {account.saga_id: account for account in accounts if account.saga_id <= upto}

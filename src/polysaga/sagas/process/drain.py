@@ -1,4 +1,4 @@
-"""Starts that wait in outboxes, brought to the journal."""
+"""Moves starts from outboxes to the journal."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ _TOO_OLD = (
 
 
 class Drain:
-    """Moves the rows of one outbox into the journal; every process has one for each outbox."""
+    """Moves the rows of one outbox into the journal; every process has a drain for each outbox."""
 
     def __init__(self, engine: Engine, outbox: Outbox, due: asyncio.Event) -> None:
-        """*due* is set when there is something for the worker."""
+        """Set *due* when the worker has something to do."""
         self._engine, self._outbox, self._due = engine, outbox, due
 
     async def run(self) -> None:
@@ -41,7 +41,7 @@ class Drain:
     async def drain(self) -> None:
         """Move everything that is there now."""
         while True:
-            now = self._engine.clock.now()  # from before it was read, as this process may sleep at any time
+            now = self._engine.clock.now()  # read before the page, because this process may be frozen at any time
             page = await self._outbox.page(_BATCH)
             if page:
                 await self._move(page, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
@@ -50,7 +50,7 @@ class Drain:
                 return
 
     async def _move(self, page: Sequence[Waiting], fence: datetime) -> None:
-        """Move *page*; *fence* is that of a start which was committed just before it was read."""
+        """Move *page*; *fence* applies to a start that was committed just before the page was read."""
         births, bad = [], {}
         for waiting in page:
             try:

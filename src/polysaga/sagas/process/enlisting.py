@@ -1,4 +1,4 @@
-"""Starting a saga in a transaction of the caller's: there is a saga if and only if that transaction commits.
+"""Starting a saga in a transaction of the caller: the saga exists if and only if that transaction commits.
 
 In the journal's database the journal row itself is written there, due at once. In another participant's it is a
 row of the outbox, which a drain moves to the journal (`participants/outboxes.py`). Either way no process drives
@@ -6,9 +6,9 @@ the saga before the commit, and afterwards any process does. On SQL databases th
 the commit, and its worker looks at once; all others, and this one for MongoDB, look at their next tick. Such a
 saga begins without its first step, whichever database that is in, for the journal row is born by itself.
 
-A key is checked where its row stands. What the caller can be told at once it is told at once: `KeyReused` if the
-journal or this outbox knows the key with another input. Two databases that take one key with different inputs at
-the same moment both commit; the second to be moved is parked in its outbox.
+A key is checked where its row is. The caller gets `KeyReused` at once if the journal or this outbox has the key
+with another input. If two databases take one key with different inputs at the same moment, both commit; the
+drain parks the second one in its outbox.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ _LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks for a start that is on it
 
 @dataclass(slots=True)
 class Fate:
-    """What is known of the transaction that carries a start."""
+    """What this process knows of the transaction that carries a start."""
 
     committed: Callable[[], None]
     open: bool = True
@@ -55,7 +55,7 @@ class Enlisting:
     """Writes starts into callers' transactions."""
 
     def __init__(self, runner: LocalRunner, due: asyncio.Event) -> None:
-        """*due* is set when there is something for the worker."""
+        """Set *due* when the worker has something to do."""
         self._runner, self._engine, self._due = runner, runner.engine, due
         self.outboxes: Mapping[str, Outbox] = {
             name: participant.outbox
@@ -118,8 +118,8 @@ class Enlisting:
                 raise NotStarted(saga_id, birth.name, _OPEN)
             live = self._runner.executions.get(saga_id)
             found: Birth | Row | None = None if live is None else live.progress.birth
-            # First the outbox: what is in neither of them now was never committed. A MongoDB session that is in a
-            # transaction would look with its own eyes, and see what nobody else does.
+            # First the outbox: a start that is in neither of them now was never committed. A MongoDB session that is
+            # in a transaction would read its own uncommitted rows.
             asked = None if live is not None or _in_transaction(tx) else outbox
             waiting = None if asked is None else await asked.find(saga_id)
             found = found or await self._runner.load(saga_id)
@@ -180,7 +180,7 @@ def _in_transaction(tx: Transaction) -> bool:
 
 
 def _follow(session: Session, committed: Callable[[], None]) -> Fate:
-    """Return the fate of what *session* has open; *committed* is called when that is committed."""
+    """Return the fate of the transaction that *session* has open; call *committed* when it commits."""
     fates = session.info.get(_FATES)
     if fates is None:
         fates = session.info[_FATES] = []

@@ -1,4 +1,4 @@
-"""What a caller holds of a saga that was started."""
+"""The handle that a caller gets for a saga that was started."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ OutputT = TypeVar("OutputT", covariant=True)
 
 
 class SagaHandle(Generic[OutputT]):
-    """A saga whose start is durable. *joined* tells that its key had started it before."""
+    """A saga whose start is durable. *joined*: its key had started it before."""
 
     def __init__(
         self,
@@ -40,9 +40,10 @@ class SagaHandle(Generic[OutputT]):
             raise OutcomePending(self.id, self.saga) from None
 
     async def cancel(self, why: str = "cancelled by its caller") -> None:
-        """Have the saga undone; return once that is certain. `result` raises `SagaCancelled` when it is done.
+        """Undo the saga; return once that is certain. `result` raises `SagaCancelled` when it is undone.
 
-        The steps under way are cancelled, in whatever process. Raises `TooLate` if the saga is decided: the pivot
-        has the last word. Harmless if the saga is being undone already; `NeedsAttention` if it is parked.
+        The steps under way are cancelled, in whichever process they run. Raises `TooLate` if the saga is
+        decided: the pivot has the last word. Raises `NeedsAttention` if it is parked. No effect if it is being
+        undone already.
         """
         await self._cancel(why)

@@ -1,4 +1,4 @@
-"""Work that is repeated for ever: after the pauses that it asks for, and at once when there is news."""
+"""Repeats work for ever: after the pauses that the work asks for, and at once when there is news."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,13 +12,13 @@ from polysaga.texts import said
 async def repeat(
     engine: Engine, work: Callable[[], Awaitable[float]], *, patience: float, news: asyncio.Event | None = None
 ) -> None:
-    """Do *work* until cancelled, each time for at most *patience* seconds; it returns the seconds to the next.
+    """Do *work* until cancelled, each round for at most *patience* seconds; it returns the seconds to the next.
 
-    Whenever *news* is set the next round begins at once. A round that fails, or hangs, is announced and followed
-    by another after a quarter of *patience*.
+    The next round begins at once when *news* is set. A round that fails or hangs is announced; the next one
+    follows after a quarter of *patience*.
     """
     heard, task = news or asyncio.Event(), asyncio.current_task()
-    # Drivers can swallow a cancellation, and the next round would not be told again.
+    # A driver can swallow a cancellation, and the next round would not receive it again.
     while task is None or not task.cancelling():
         heard.clear()
         pause, began = patience / 4, engine.clock.monotonic()

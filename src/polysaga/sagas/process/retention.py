@@ -1,16 +1,16 @@
-"""Removing sagas that have been at rest for long: ledger rows first, in every database, the journal row last.
+"""Removes sagas that have been at rest for long: ledger rows first, in every database, the journal row last.
 
-A ledger row may go when nothing can come any more that it would have to refuse: its saga is at rest for good, and
-nothing that an owner does or undoes is accepted later than a day after the last renewal of its claim (`FENCE`): a
-late `blocked` would stop the next saga with the same key, and a late compensation undo it. The journal row goes
-last, because it is what finds the others again after a crash.
+A ledger row may be removed when it can no longer have to refuse anything. Its saga is at rest for good, and
+ledgers accept nothing from an owner later than a day after the last renewal of its claim (`FENCE`). A late
+`blocked` would stop the next saga with the same key, and a late compensation would undo it. The journal row is
+removed last, because it leads to the others again after a crash.
 
-Any number of workers may remove at once. One of them may be slow: meanwhile another has removed the saga, and its
-key was used for a new one with the same id. So only rows older than the fence are removed, which the new saga has
-none of (`test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone`).
+Any number of workers may remove at once. While one of them is slow, another may remove the saga, and its key may
+be used for a new saga with the same id. So only rows older than the fence are removed; the new saga has none
+(`test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone`).
 
-Sagas whose name this process does not know are left alone; so is the audit trail, which is short and is about
-people. Versions of a known name that are gone are removed from the ledgers that the program has now.
+Sagas whose name this process does not know stay, and so does the audit trail, which is short and is about people.
+Sagas of a known name and an old version are removed from the ledgers that the program has now.
 """
 
 from collections.abc import Collection
@@ -25,14 +25,14 @@ BATCH = 200  # sagas per transaction
 
 
 class Retention:
-    """What is removed from one journal and its ledgers."""
+    """Removes old sagas from one journal and its ledgers."""
 
     def __init__(self, engine: Engine, names: Collection[str]) -> None:
         self._engine, self._node = engine, engine.journal.node
         dialect = self._node.dialect
         known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
         old = f"wake_at IS NULL AND finished_at <= {dialect.ago(':age')}"
-        # By the index of their age: whoever ended long ago began before.
+        # Uses the index on `created_at`: a saga that ended long ago began before.
         self._expired = dialect.render(
             f"SELECT id FROM {JOURNAL} WHERE created_at <= {dialect.ago(':age')} AND {old} AND name IN ({known}) "
             "ORDER BY created_at, id LIMIT :batch"
@@ -55,7 +55,7 @@ class Retention:
             return sorted(self._node.dialect.key_from(key) for key in result.scalars())
 
     async def remove(self, saga_ids: Collection[UUID]) -> None:
-        """Remove sagas; after a crash in between they are found and removed again."""
+        """Remove sagas; after a crash in between, the next removal finds them again."""
         for participant in self._engine.participants.values():
             await participant.remove(saga_ids, FENCE)
         key, age = self._node.dialect.key, self._engine.settings.retention

@@ -1,8 +1,8 @@
-"""Starting sagas and waiting for them.
+"""Starts sagas and waits for them.
 
-A saga runs in a task that belongs to the runner, never to the request that asked for it: a client that goes
-away cancels nothing. Callers wait on a future; if this process loses the claim meanwhile, they follow the
-journal instead and get the same answer from whoever finishes the saga.
+A saga runs in a task of the runner and never in that of the request: a client that goes away cancels nothing.
+Callers wait on a future. If this process loses the claim meanwhile, they follow the journal instead and get the
+same answer from the process that finishes the saga.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class LocalRunner:
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
         self._closing_at: float | None = None  # the clock's reading when the process began to end
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the time of all who wait
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # callers wait no longer
         self._drained = False
         self.wanted: asyncio.Event | None = None  # set when there is room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
@@ -68,7 +68,7 @@ class LocalRunner:
 
     @property
     def has_deadlines(self) -> bool:
-        """Tell whether any saga that this process knows has a deadline."""
+        """Return whether any saga that this process knows has a deadline."""
         return any(definition.saga.deadline is not None for definition in self._definitions.values())
 
     @property
@@ -78,7 +78,7 @@ class LocalRunner:
 
     @property
     def room(self) -> int:
-        """How many more sagas this process may take over now: as many as their databases can carry."""
+        """How many more sagas this process may take over now: at most what their databases can carry."""
         return min(self.free, *(gate.room for gate in self.engine.gates.values()))
 
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
@@ -105,11 +105,11 @@ class LocalRunner:
     def take_over(self, row: Row) -> None:
         """Drive a saga that the worker has just claimed."""
         if self._drained:
-            return  # the end does not wait for it any more: the claim runs out
+            return  # the process is ending: the claim runs out
         definition = self._definitions[row.fingerprint]
         saga_id = row.claim.saga_id
         if saga_id in self.executions:
-            self.abandon(self.executions[saga_id])  # this process slept through its own lease
+            self.abandon(self.executions[saga_id])  # this process was frozen for longer than its lease
         birth = Birth(
             row.claim,
             row.name,
@@ -126,12 +126,12 @@ class LocalRunner:
         self._own(execution, self._resume(execution, row))
 
     def abandon(self, execution: Execution) -> None:
-        """Stop driving: the claim is gone. Callers follow the journal at once: what is cancelled may hang."""
+        """Stop driving a saga whose claim is gone. Callers follow the journal at once: its tasks may hang."""
         self._tasks[execution].cancel()
         _end_waiting(execution, Lost())
 
     def let_begin_anew(self, hanging: Collection["asyncio.Task[Any]"]) -> None:
-        """Have callers repeat the starts that hang: without a row, nothing else would ever begin them anew."""
+        """End the callers' wait for starts that hang, so that they repeat them: without a row no process would."""
         for saga_id, execution in tuple(self.executions.items()):
             if not execution.holds_claim and execution.hangs(hanging):
                 del self.executions[saga_id]
@@ -142,7 +142,7 @@ class LocalRunner:
         return self._handle(definition, saga_id, self.executions.get(saga_id), joined=True)
 
     async def cancel(self, saga_id: UUID, why: str) -> None:
-        """Have a saga undone, whoever drives it; return once that is certain. Raises `Busy` at the end."""
+        """Undo a saga, whichever process drives it; return once that is certain. Raises `Busy` at the end."""
         await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
 
     async def _cancel(self, saga_id: UUID, why: str) -> None:
@@ -152,7 +152,7 @@ class LocalRunner:
             if live is not None:
                 await asyncio.wait([live.started])
                 if self.executions.get(saga_id) is not live:
-                    continue  # it has ended meanwhile: nobody would answer
+                    continue  # it has ended meanwhile and would not answer
                 try:
                     await live.request_compensation(cancelled(why))
                 except Lost:
@@ -166,7 +166,7 @@ class LocalRunner:
         raise Busy(0, 0.0)
 
     async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
-        """Tell whether a saga that others drive is certain to be undone; if it is running, take it and begin."""
+        """Return whether a saga that another process drives is certain to be undone; claim it if it is running."""
         row = await self.load(saga_id)
         if row is None:
             raise UnknownSaga(saga_id)
@@ -192,7 +192,7 @@ class LocalRunner:
         return False
 
     async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
-        """Tell whether the decision of a saga that is being undone can no longer be taken."""
+        """Return whether the pivot of a saga that is being undone can no longer commit."""
         pivot = definition.decision
         if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
             return True
@@ -216,15 +216,15 @@ class LocalRunner:
         return self._over.done()
 
     async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
-        """Return what *work* returns, which callers wait for; raise *otherwise* when the time of all is up.
+        """Return the result of *work* for a caller; raise *otherwise* when the process ends its callers' wait.
 
-        A database that is silent, or a driver that swallows a cancellation, does not hold the caller then.
+        Neither a silent database nor a driver that swallows a cancellation holds the caller then.
         """
         task = asyncio.ensure_future(work)
         first: set[asyncio.Future[Any]] = {task, self._over}
         try:
             if self._time_is_up:
-                await asyncio.wait({task}, timeout=GRACE)  # the answer may be there already
+                await asyncio.wait({task}, timeout=GRACE)  # the result may be there already
             else:
                 await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -237,16 +237,16 @@ class LocalRunner:
         return task.result()
 
     def wind_down(self) -> None:
-        """Start nothing more; end the waiting of all callers when `sagas.drain` is over."""
+        """Start nothing more; end the wait of all callers when `sagas.drain` is over."""
         if not self._closing:
             self._closing_at = self.engine.clock.monotonic()
             self._freed.set()
             asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
 
     async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
-        """End *rounds*, which bring in sagas, and let those in flight end until `sagas.drain` is over.
+        """End *rounds*, which bring in sagas, and let the sagas in flight end until `sagas.drain` is over.
 
-        Then stop them and hand their claims back. Takes at most three seconds more.
+        Then stop them and hand back their claims. Takes at most three seconds more.
         """
         self.wind_down()
         assert self._closing_at is not None
@@ -256,7 +256,7 @@ class LocalRunner:
             await asyncio.wait(self._tasks.values(), timeout=max(left, 0.0))
         await resting
         self._drained = True
-        unfinished = dict(self._tasks)  # also what the rounds have claimed on their way out
+        unfinished = dict(self._tasks)  # including sagas that the rounds have just claimed
         self._end_all_waiting()
         stuck = await ended(unfinished.values(), GRACE)
         if stuck:
@@ -267,7 +267,7 @@ class LocalRunner:
         await asyncio.gather(
             limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
             limited(self.engine.finishes.close(), GRACE / 2, grace=GRACE / 4),
-            return_exceptions=True,  # what is not written then was announced to nobody
+            return_exceptions=True,  # no caller knows yet of what is not written then
         )
 
     async def _hand_back(self, claims: list[Claim]) -> None:
@@ -281,7 +281,7 @@ class LocalRunner:
             )
 
     def _end_all_waiting(self) -> None:
-        """Have callers that still wait ask again, later or elsewhere: their sagas go on."""
+        """End the wait of all callers; they ask again, later or elsewhere, and their sagas go on."""
         if not self._over.done():
             self._over.set_result(None)
         for execution in self._tasks:
@@ -342,7 +342,7 @@ class LocalRunner:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
-        # Once there is a row, somebody will finish the saga: whoever waits follows the journal.
+        # Once there is a row, some process will finish the saga: callers follow the journal.
         _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
@@ -382,7 +382,7 @@ class LocalRunner:
                     except (Lost, Joined):
                         pass  # another process drives it now
                     else:
-                        return live.progress.output  # read anew for each caller
+                        return live.progress.output  # decoded anew for each caller
                 pending = OutcomePending(saga_id, definition.name)
                 return await self.while_open(self._follow(definition, saga_id), pending)
             finally:
@@ -395,7 +395,7 @@ class LocalRunner:
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
     async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
-        """Wait for the outcome of a saga that somebody else drives."""
+        """Wait for the outcome of a saga that another process drives."""
         pause, longest = _LOOK_AGAIN
         while True:
             row = await self.load(saga_id)
@@ -413,11 +413,11 @@ class LocalRunner:
             pause = min(pause * 2, longest)
 
     async def load(self, saga_id: UUID) -> Row | None:
-        """Return the journal row; the caller's own patience ends the waiting for a database that is down."""
+        """Return the journal row; only the caller's time-out ends the wait for a database that is down."""
         return await self._patiently(lambda: self.engine.journal.load(saga_id))
 
     async def _patiently(self, ask: Callable[[], Awaitable[Row | None]]) -> Row | None:
-        """Ask the journal; the caller's own patience ends the waiting for a database that is down."""
+        """Ask the journal; only the caller's time-out ends the wait for a database that is down."""
         while True:
             try:
                 return await ask()
@@ -432,11 +432,11 @@ def _end_waiting(execution: Execution, error: BaseException) -> None:
     for future in (execution.started, execution.decided, execution.compensation_certain):
         if future is not None and not future.done():
             future.set_exception(error)
-            future.exception()  # nobody may be waiting; that is not an error
+            future.exception()  # no caller may be waiting; that is not an error
 
 
 def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
-    """Raise `KeyReused` unless the saga *found* was started with the same input, as far as the key vouches."""
+    """Raise `KeyReused` unless the saga *found* has the same input in all fields that the key vouches for."""
     if found.input_hash == given.input_hash:
         return
     # The input's type may have changed since: what it reads and writes now is compared.
@@ -446,7 +446,7 @@ def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None
 
 
 def _include_in_bookmark(definition: Definition) -> None:
-    """Let whoever waits for the saga read from replicas what it has written so far, wherever it ran."""
+    """Make later reads of the caller's scope see what the saga has written so far."""
     for database in definition.databases:
         database.wrote()
 

@@ -1,27 +1,27 @@
-"""The recovery loop: prolongs the claims of this process and takes over what others left behind.
+"""The recovery loop: renews the claims of this process and takes over sagas that other processes left behind.
 
-The journal row is the only truth about who may drive a saga. The process that starts or claims one holds it
-until the lease in `wake_at` runs out, by the database's clock. Each tick renews, in one statement, the claims
-that are a third of a lease old, and claims overdue sagas in one bounded batch. Trust in a claim counts from
-before the renewing statement was sent, so a slow answer shortens it and never stretches it.
+The journal row alone says which process may drive a saga. The process that starts or claims a saga holds it until
+the lease in `wake_at` runs out, by the database's clock. Each tick renews, in one statement, the claims that are a
+third of a lease old, and claims overdue sagas in one bounded batch. A claim is trusted from before the renewing
+statement was sent, so a slow reply shortens the trust and never stretches it.
 
-The claim of a saga whose step hangs, cancelled again and again, is not renewed: it runs out, and another process
-or this one begins the step anew. What the first run may still do meets the ledger. A start that hangs has no
-claim yet: its caller gets `OutcomePending` and may repeat it under its key.
+The worker does not renew the claim of a saga whose step hangs although it was cancelled again and again. The claim
+runs out, and another process or this one begins the step anew; the ledger refuses a late first run. A start that
+hangs has no claim yet: its caller gets `OutcomePending` and may repeat it under its key.
 
 The worker claims no more overdue sagas than the databases can carry (`driving/gates.py`): hundreds of sagas at
 once would only wait for each other, and for the next owner.
 
-A process that was frozen finds its claims gone at the next tick and stops; what it had on the way to a
-database meets the ledger (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM claims are handed
-back at once (`LocalRunner.drain`); after kill -9 they run out, and another process, or the same one started
+A process that was frozen finds its claims gone at the next tick and stops; the ledger refuses what it had on the
+way to a database (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM the process hands its claims
+back at once (`LocalRunner.drain`). After kill -9 they run out, and another process, or the same one started
 again, goes on within a lease and a tick.
 
-Deadlines are the owner's own business, without a statement. Only of what is late by a lease, because its owner is
-frozen or broken, another process takes care, and whatever is claimed past its deadline is claimed as compensating:
-claim and decision are one write. A pivot that only its ledger knows has the last word then: the claim finds it
-done and goes forward, without a deadline. If the database's clock is put back, claims and pauses would last for
-that long; one that is twice as long as any is counts as overdue.
+The owner enforces a deadline with a timer; no SQL is involved. If the owner is frozen, another process claims
+the saga one lease after its deadline. A saga claimed past its deadline is claimed as `compensating`: claim and
+decision are one write. If only a ledger knows that the pivot committed, the new owner finds it done and goes
+forward, without a deadline. If the database's clock is put back, claims and pauses last for that long. A claim
+or pause that ends twice as far ahead as any can counts as overdue.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.protocol.rows import NOBODY
 
 _TICKS_PER_LEASE = 4
-_AT_LEAST = 10  # of that many sagas of a batch one is taken over although the databases are busy
+_AT_LEAST = 10  # one saga of so many in a batch is taken over although the databases are busy
 _BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
-_RARELY = 60.0  # seconds between two looks for what seldom is: unknown definitions, a clock that was put back
+_RARELY = 60.0  # seconds between two looks for unknown definitions and a clock that was put back
 _REMOVAL = 60.0  # seconds that the removal of one batch may take
 
 
@@ -49,18 +49,18 @@ class Worker:
     """One per process."""
 
     def __init__(self, engine: Engine, runner: LocalRunner, due: asyncio.Event) -> None:
-        """*due* asks for the next tick at once."""
+        """Tick at once when *due* is set."""
         self._engine, self._runner, self._due = engine, runner, due
         self._rarely_at = 0.0
         self._retention = Retention(engine, runner.names)
         self._strangers: set[UUID] = set()
 
     async def run(self) -> None:
-        """Tick until cancelled, and remove what is old beside it; a round that fails is followed by the next."""
+        """Tick until cancelled, and remove old sagas beside it; the next round follows also after a failure."""
         engine = self._engine
         async with asyncio.TaskGroup() as rounds:
             rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._due))
-            # Not with the first tick of every process that is started.
+            # Not in the first tick of every new process.
             await engine.clock.sleep(_RARELY * random.random())
             rounds.create_task(repeat(engine, self._remove_old, patience=_REMOVAL))
 
@@ -72,7 +72,7 @@ class Worker:
         return _BETWEEN_BATCHES if await self._retention.sweep() == BATCH else _RARELY
 
     async def tick(self) -> None:
-        """Renew, claim, look for strangers: one round."""
+        """Do one round: renew, claim, look for sagas without a definition here."""
         renewed = await self._renew()
         claimed = await self._claim(Pick.DUE)
         if self._runner.has_deadlines:
@@ -108,7 +108,7 @@ class Worker:
         return len(ours)
 
     async def _is_at_rest(self, execution: Execution) -> bool:
-        """Tell whether a claim was not renewed because its saga has come to rest, not because it is lost."""
+        """Return whether a claim was not renewed because its saga has come to rest, not because it is lost."""
         saga_id, claim = execution.progress.saga_id, execution.progress.claim
         row = await self._engine.journal.load(saga_id)
         gone = self._runner.executions.get(saga_id) is not execution
@@ -116,7 +116,7 @@ class Worker:
 
     async def _claim(self, pick: Pick) -> int:
         most, room = self._engine.settings.claim_batch, self._runner.room
-        # A few in any case: what keeps a database busy must not hold up the sagas of the others.
+        # A few in any case: one busy database must not hold up the sagas of the others.
         batch = min(most, self._runner.free, max(room, 1 + most // _AT_LEAST))
         if batch <= 0:
             return 0
@@ -126,7 +126,7 @@ class Worker:
         if len(rows) == batch and room > 0:
             self._due.set()  # there may be more
         elif len(rows) == batch:
-            self._runner.wanted = self._due  # there may be more, once there is room
+            self._runner.wanted = self._due  # there may be more when there is room
         return len(rows)
 
     async def _report_strangers(self) -> None:
