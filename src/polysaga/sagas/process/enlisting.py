@@ -118,8 +118,8 @@ class Enlisting:
                 raise NotStarted(saga_id, birth.name, _OPEN)
             live = self._runner.executions.get(saga_id)
             found: Birth | Row | None = None if live is None else live.progress.birth
-            # First the outbox: a start that is in neither of them now was never committed. A MongoDB session that is
-            # in a transaction would read its own uncommitted rows.
+            # First the outbox: a start that is in neither of them now was never committed. A MongoDB session in a
+            # transaction would read its own uncommitted rows.
             asked = None if live is not None or _in_transaction(tx) else outbox
             waiting = None if asked is None else await asked.find(saga_id)
             found = found or await self._runner.load(saga_id)
