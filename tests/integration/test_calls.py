@@ -108,8 +108,7 @@ async def test_an_owner_whose_lease_ran_out_asks_the_journal_before_it_calls(url
         await gate.reached()
         await take_over(other, handle.id)
         await other.recorder.wait_for(SagaFinished)
-        runner = frozen.sagas._runner
-        assert runner is not None
+        runner = frozen.runner
         runner.executions[handle.id].renew(-2 * ALONE)
         gate.open()
         await frozen.recorder.wait_for(ClaimLost)
@@ -179,8 +178,7 @@ async def test_an_outage_of_the_journal_does_not_repeat_a_call(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Program(urls, WITH_CALLS).open() as program:
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         journal = runner.engine.journal
         record, failures = journal.record_call, iter([True, True])
 

@@ -52,15 +52,10 @@ STOPS = {
 }
 
 
-def runner_of(program: Program) -> Any:
-    assert program.sagas._runner is not None
-    return program.sagas._runner
-
-
 async def at_rest(program: Program) -> None:
     async with asyncio.timeout(30):
-        while runner_of(program)._tasks:
-            await asyncio.gather(*runner_of(program)._tasks.values(), return_exceptions=True)
+        while program.runner._tasks:
+            await asyncio.gather(*program.runner._tasks.values(), return_exceptions=True)
 
 
 async def nothing_left(program: Program, saga_id: UUID) -> None:
@@ -121,7 +116,7 @@ async def _decided_to_undo(program: Program, saga_id: UUID) -> None:
 
 
 async def _blocked(program: Program, saga_id: UUID, pivot: str, database: str) -> None:
-    participant = runner_of(program).engine.participants[database]
+    participant = program.runner.engine.participants[database]
 
     async def blocked() -> bool:
         return pivot in await participant.look(saga_id, [pivot])
@@ -163,8 +158,8 @@ async def test_who_cancels_what_is_being_undone_waits_while_the_database_of_its_
         owner.on("take", gate)
         handle = await owner.sagas.start(owner.saga, Order())
         await gate.reached()
-        mine = runner_of(owner).engine.participants["inventory"]
-        theirs = runner_of(other).engine.participants["inventory"]
+        mine = owner.runner.engine.participants["inventory"]
+        theirs = other.runner.engine.participants["inventory"]
         undo, look = mine.undo, theirs.look
 
         async def freeze(*given: Any) -> Any:
@@ -306,7 +301,7 @@ async def test_a_step_may_cancel_its_own_saga(urls: Urls, step: str) -> None:
 async def test_a_pivot_that_commits_while_it_is_cancelled_has_the_last_word(urls: Urls) -> None:
     """The cancellation meets the pivot when its transaction is committed and only the reply is missing."""
     async with Program(urls, PLACE_ORDER).open(lease=60.0) as program:
-        home, committed = runner_of(program).engine.home, asyncio.Event()
+        home, committed = program.runner.engine.home, asyncio.Event()
         transact = home.transact
 
         async def commit_and_be_silent(work: Any, seal: Any) -> str:

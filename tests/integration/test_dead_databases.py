@@ -42,8 +42,7 @@ class Away:
 
 
 def places_of(program: Program) -> tuple[LocalRunner, int]:
-    runner = program.sagas._runner
-    assert runner is not None
+    runner = program.runner
     return runner, runner.engine.settings.max_in_flight
 
 

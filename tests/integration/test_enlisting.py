@@ -70,16 +70,23 @@ def enlisting(program: Program) -> Enlisting:
     return program.sagas._enlisting
 
 
+def outboxes(program: Program) -> dict[str, Outbox]:
+    """Return the outboxes by database."""
+    engine = program.runner.engine
+    home = engine.journal.node.database
+    return {name: one.outbox for name, one in engine.participants.items() if name != home}
+
+
 async def waiting(program: Program) -> list[Waiting]:
     """Return what stands in the outboxes, parked or not."""
     rows: list[Waiting] = []
-    for outbox in enlisting(program).outboxes.values():
+    for outbox in outboxes(program).values():
         rows += await outbox.page(100)
     return rows
 
 
 async def put(program: Program, place: str, row: Waiting) -> Outbox:
-    outbox = enlisting(program).outboxes[place]
+    outbox = outboxes(program)[place]
     async with transaction(program, place) as db:
         await outbox.put(db, row)
     return outbox
@@ -176,7 +183,7 @@ async def test_a_crash_between_journal_and_outbox_starts_nothing_twice(
     urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
-        outbox = enlisting(program).outboxes[place]
+        outbox = outboxes(program)[place]
         remove, dies = outbox.remove, iter([True, True])
 
         async def die(saga_ids: Any) -> None:
@@ -201,7 +208,7 @@ async def test_two_processes_that_move_one_row_at_the_same_time_start_one_saga(
 ) -> None:
     slow, quick = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
     async with slow.open(lease=ALONE), quick.open(lease=ALONE):
-        journal, read, go = enlisting(slow)._engine.journal, asyncio.Event(), asyncio.Event()
+        journal, read, go = slow.runner.engine.journal, asyncio.Event(), asyncio.Event()
         enlist = journal.enlist_all
 
         async def wait(births: Any) -> Any:
@@ -212,9 +219,9 @@ async def test_two_processes_that_move_one_row_at_the_same_time_start_one_saga(
         monkeypatch.setattr(journal, "enlist_all", wait)
         async with transaction(slow, place) as db:
             handle = await slow.sagas.start(slow.saga, Order(), tx=db)
-        enlisting(slow).outboxes[place].news.set()
+        outboxes(slow)[place].news.set()
         await reached(read, "the row is read")
-        enlisting(quick).outboxes[place].news.set()
+        outboxes(quick)[place].news.set()
         await completed(quick, handle.id)
         go.set()
         moved = await slow.recorder.wait_for(SagaStarted)
@@ -227,9 +234,7 @@ async def test_two_processes_that_move_one_row_at_the_same_time_start_one_saga(
 async def test_rows_that_cannot_be_moved_are_parked_visibly_and_hold_up_nobody(urls: Urls, place: str) -> None:
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
         await program.sagas.run(program.saga, Order(), key="taken", timeout=30)
-        birth = program.sagas._open_runner().birth(
-            program.sagas._definition(program.saga), Order(item="candle"), "taken"
-        )
+        birth = program.runner.birth(program.definition, Order(item="candle"), "taken")
         bad = [
             Waiting(uuid4(), "place-order", "{"),
             Waiting(uuid4(), "place-order", '{"name": "place-order"}'),
@@ -285,9 +290,9 @@ async def test_a_start_that_no_process_moves_is_found_when_it_is_late(
 
 async def test_a_start_of_a_saga_that_nobody_here_knows_goes_to_the_journal_and_waits_there(urls: Urls) -> None:
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
-        birth = program.sagas._open_runner().birth(program.sagas._definition(program.saga), Order(), None)
+        birth = program.runner.birth(program.definition, Order(), None)
         await put(program, "points", waiting_of(replace(birth, fingerprint="f" * 32, version=2)))
-        enlisting(program).outboxes["points"].news.set()
+        outboxes(program)["points"].news.set()
         await program.recorder.wait_for(SagaStarted)
         assert (await program.sagas.get(birth.claim.saga_id)).status is Status.RUNNING
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as later:
@@ -297,13 +302,13 @@ async def test_a_start_of_a_saga_that_nobody_here_knows_goes_to_the_journal_and_
 
 async def test_an_input_that_no_longer_fits_parks_its_saga(urls: Urls) -> None:
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as program:
-        runner = program.sagas._open_runner()
-        birth = runner.birth(program.sagas._definition(program.saga), Order(), None)
+        runner = program.runner
+        birth = runner.birth(program.definition, Order(), None)
         await put(program, "points", waiting_of(replace(birth, input='{"item": 7}')))
-        enlisting(program).outboxes["points"].news.set()
+        outboxes(program)["points"].news.set()
         await program.recorder.wait_for(SagaStarted)
         with pytest.raises(NeedsAttention, match="does not fit its type"):
-            await runner.handle(program.sagas._definition(program.saga), birth.claim.saga_id).result(30)
+            await runner.handle(program.definition, birth.claim.saga_id).result(30)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -67,8 +67,7 @@ async def test_a_start_that_hangs_is_begun_anew_under_its_key(urls: Urls, releas
         await within(handle.result(), "the saga is done")
         released.set()  # what the first run still does meets the row of the second
         await program.recorder.wait_for(SagaFinished)
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         places = runner.engine.settings.max_in_flight
         await until(lambda: runner.free == places, "both runs have ended")
         assert await program.effects(handle.id) == Counter(list(program.steps))
@@ -81,8 +80,7 @@ async def test_what_hangs_takes_no_place_at_the_way_to_its_database(urls: Urls, 
     program.steps["credit_points"].timeout = 0.1
     program.on("credit_points", hang_once(released, runs))
     async with program.open(lease=1.0):
-        assert program.sagas._runner is not None
-        gate = program.sagas._runner.engine.gates["points"]
+        gate = program.runner.engine.gates["points"]
         gate.most = gate.limit = 1
         handle = await program.sagas.start(program.saga, Order())
         await within(handle.result(), "the saga is done")
@@ -100,8 +98,7 @@ async def test_a_takeover_that_hangs_does_not_hold_its_saga(
     async with second.open(lease=1.0), first.open(lease=3600.0):
         handle = await first.sagas.start(first.saga, Order())
         await held.reached()
-        assert second.sagas._runner is not None
-        inventory: Any = second.sagas._runner.engine.participants["inventory"]
+        inventory: Any = second.runner.engine.participants["inventory"]
         look, looks = inventory.look, 0
 
         async def hang_at_first(*given: Any) -> Any:

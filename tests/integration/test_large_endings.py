@@ -14,6 +14,7 @@ from polysaga.events import SagaFinished
 from polysaga.migrations import migrate
 from polysaga.sagas.protocol.rows import Ending
 from tests.fixtures.programs import Recorder
+from tests.fixtures.runners import KeptRunner
 from tests.fixtures.servers import DatabaseFactory
 from tests.fixtures.waiting import reached, until
 
@@ -30,10 +31,9 @@ def small_packets(mariadb_server: Server) -> Iterator[MariaDBServer]:
     mariadb_server.run(f"SET GLOBAL max_allowed_packet = {before}")
 
 
-def failures_of_endings(sagas: Sagas) -> list[BaseException]:
+def failures_of_endings(kept: KeptRunner) -> list[BaseException]:
     """Return a list to which each shared write of endings that fails is added."""
-    assert sagas._runner is not None
-    journal, failures = sagas._runner.engine.journal, list[BaseException]()
+    journal, failures = kept.runner.engine.journal, list[BaseException]()
     finish = journal.finish
 
     async def noting(endings: Sequence[Ending]) -> set[UUID]:
@@ -65,13 +65,14 @@ async def test_sagas_with_large_results_that_end_at_once_all_end(
         await reached(gate, "all sagas are about to end")
 
     databases = Databases(home, other)
-    sagas = Sagas(databases, saga, journal=home)
+    kept = KeptRunner()
+    sagas = Sagas(databases, saga, journal=home, runner=kept)
     # All of them are inside the last step at once.
     urls = {name: {"url": mariadb_database(), "pool": {"size": 2 * COUNT}} for name in ("home", "other")}
     async with databases.open(parse_settings({"databases": urls})):
         await migrate(sagas)
         async with sagas.open(SagaSettings(lease=10.0, payload_limit=BYTES + 2), emit=recorder):
-            failures = failures_of_endings(sagas)
+            failures = failures_of_endings(kept)
             await asyncio.gather(*(sagas.run(saga, number) for number in range(COUNT)))
             await until(lambda: arrived == COUNT, "all sagas are about to end")
             gate.set()

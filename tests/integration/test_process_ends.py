@@ -167,9 +167,8 @@ async def test_callers_of_a_silent_journal_have_an_answer_when_the_time_is_up(
     async with driving.open(lease=3600.0), leaving.open(lease=3600.0, drain=0.2):
         handle = await driving.sagas.start(driving.saga, Order())
         await gate.reached()
-        runner = leaving.sagas._runner
-        assert runner is not None
-        follow = runner.handle(leaving.sagas._definition(leaving.saga), handle.id)
+        runner = leaving.runner
+        follow = runner.handle(leaving.definition, handle.id)
         with monkeypatch.context() as frozen:
             frozen.setattr(runner.engine.journal, "load", lambda _: stubborn(woken))
             callers = [
@@ -200,8 +199,7 @@ async def test_a_saga_that_is_claimed_as_the_end_begins_is_handed_back(urls: Url
         asyncio.get_running_loop().call_soon(runner.take_over, row)
         await within(opened.__aexit__(None, None, None), "the program is closed")
         assert runner.free == runner.engine.settings.max_in_flight, "a saga goes on without its databases"
-        assert first.sagas._runner is not None
-        (again,) = await first.sagas._runner.engine.journal.claim(10)
+        (again,) = await first.runner.engine.journal.claim(10)
         assert (again.claim.saga_id, again.expiries) == (handle.id, 1), "it runs out instead of being handed back"
         gate.open()
 
@@ -221,9 +219,8 @@ async def test_sagas_end_in_time_although_each_part_of_the_end_hangs(
         await sagas.__aenter__()
         await program.sagas.start(program.saga, Order())
         await reached(inside, "the step hangs")
-        runner = program.sagas._runner
-        assert runner is not None
-        stuck = list(runner._tasks.values())
+        runner = program.runner
+        stuck = list(runner.tasks)
         monkeypatch.setattr(runner.engine.journal, "hand_back", lambda _: stubborn(woken))
         for batches in (runner.engine.starts, runner.engine.finishes):
             monkeypatch.setattr(batches, "close", lambda: stubborn(woken))

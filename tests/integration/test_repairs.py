@@ -81,11 +81,10 @@ async def put_aside(program: Program) -> UUID:
 
 
 async def at_rest(program: Program) -> None:
-    runner = program.sagas._runner
-    assert runner is not None
+    runner = program.runner
     async with asyncio.timeout(30):
-        while runner._tasks:
-            await asyncio.gather(*runner._tasks.values(), return_exceptions=True)
+        while runner.tasks:
+            await asyncio.gather(*runner.tasks, return_exceptions=True)
 
 
 async def finished(program: Program, saga_id: UUID) -> SagaState:
@@ -268,8 +267,7 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation
         with pytest.raises(TooLate):
             await program.sagas.skip(handle.id, "take", **ME)
 
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         found = await runner.engine.participants["points"].look(handle.id, ["take"])
         assert found["take"].state == "done"
 
@@ -297,8 +295,7 @@ async def test_a_saga_resolved_as_completed_leaves_its_missing_steps_undone_for_
         saga_id = await put_aside(program)
         await program.sagas.resolve(saga_id, "completed", **ME)
         assert (await program.sagas.get(saga_id)).status is Status.COMPLETED
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         found = await runner.engine.participants["inventory"].look(saga_id, ["record_event"])
         assert found["record_event"].state == "blocked"
         assert (await program.sagas.verify()).clean
@@ -310,8 +307,7 @@ async def test_what_was_resolved_as_completed_by_half_is_parked_with_the_reason_
     """A person's program dies between the ledgers and the journal; the next owner meets a step that is blocked."""
     async with stuck_going_forward(urls).open(lease=QUICK_LEASE) as program:
         saga_id = await put_aside(program)
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
 
         async def die(*_: Any, **__: Any) -> bool:
             raise ConnectionResetError
@@ -350,8 +346,7 @@ async def test_a_step_that_happens_while_a_person_says_it_is_undone_is_told_and_
     async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
         handle = await slow.sagas.start(slow.saga, Order())
         await gate.reached()
-        runner = other.sagas._runner
-        assert runner is not None
+        runner = other.runner
         journal = runner.engine.journal
         row = await journal.load(handle.id)
         assert row is not None
@@ -449,8 +444,7 @@ async def test_a_result_of_the_wrong_type_is_refused(urls: Urls) -> None:
 async def test_a_database_that_is_down_leaves_the_saga_parked_for_the_same_repair(urls: Urls) -> None:
     async with stuck_going_back(urls).open(lease=QUICK_LEASE) as program:
         saga_id = await parked(program)
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         participant = runner.engine.participants["inventory"]
         undo, down = participant.undo, True
 
@@ -494,8 +488,7 @@ async def test_a_skip_and_the_line_about_it_are_one(urls: Urls) -> None:
     """A repair that finds the saga moved writes neither."""
     async with stuck_going_back(urls).open() as program:
         saga_id = await parked(program)
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         journal = runner.engine.journal
         row = await journal.load(saga_id)
         assert row is not None

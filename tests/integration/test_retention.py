@@ -38,13 +38,8 @@ def removed_by_hand_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "_remove_old", look_away)
 
 
-def runner_of(program: Program) -> Any:
-    assert program.sagas._runner is not None
-    return program.sagas._runner
-
-
 def retention_of(program: Program) -> Retention:
-    return Retention(runner_of(program).engine, runner_of(program).names)
+    return Retention(program.runner.engine, program.runner.names)
 
 
 async def complete(program: Program, **more: Any) -> UUID:
@@ -89,7 +84,7 @@ async def _age_outbox(program: Program, place: str, saga_id: UUID) -> None:
 async def rows(program: Program, saga_id: UUID) -> int:
     """Return how many ledger rows a saga has in all databases."""
     found = 0
-    for participant in runner_of(program).engine.participants.values():
+    for participant in program.runner.engine.participants.values():
         found += len(await participant.look(saga_id, list(program.steps)))
     return found
 
@@ -163,7 +158,7 @@ async def test_a_removal_cut_short_after_the_ledgers_is_finished_by_the_next(url
     async with Program(urls, PLACE_ORDER).open() as program:
         saga_id = await complete(program, key="k-1")
         await age(program, saga_id)
-        engine = runner_of(program).engine
+        engine = program.runner.engine
         for participant in list(engine.participants.values())[:2]:
             await participant.remove([saga_id], timedelta(hours=24))
         # Its key still joins it: the journal row is the last to go.
@@ -208,7 +203,7 @@ async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_n
 
     slow.on("confirm_order", refuse)
     async with other.open(lease=1.0), slow.open(lease=3600.0):
-        inventory = runner_of(slow).engine.participants["inventory"]
+        inventory = slow.runner.engine.participants["inventory"]
         undo, asleep, wake = inventory.undo, asyncio.Event(), asyncio.Event()
 
         async def sleep(entry: Any, work: Any) -> Any:
@@ -253,8 +248,7 @@ async def begun_and_gone(urls: Urls, place: str) -> AsyncIterator[tuple[Program,
                     handle = await program.sagas.start(program.saga, Order(), tx=db)
             outbox.news.set()
             await program.recorder.wait_for(WorkerFailed)
-            assert program.sagas._enlisting is not None
-            program.sagas._enlisting._due.set()
+            program.runner.due.set()
             await handle.result(30)
             await program.recorder.wait_for(SagaFinished)
         (row,) = await outbox.page(10)
@@ -265,8 +259,7 @@ async def begun_and_gone(urls: Urls, place: str) -> AsyncIterator[tuple[Program,
 
 
 def outbox_of(program: Program, place: str) -> Outbox:
-    assert program.sagas._enlisting is not None
-    return program.sagas._enlisting.outboxes[place]
+    return program.runner.engine.participants[place].outbox
 
 
 @pytest.mark.parametrize("place", ["inventory", "points"])
@@ -298,10 +291,10 @@ async def test_a_drain_that_sleeps_for_longer_than_sagas_are_kept_begins_nothing
 ) -> None:
     """A drain reads the row and sleeps; another begins the saga, which ends and is removed; the first wakes up."""
     program, saga_id, row = begun_and_gone
-    then = runner_of(program).engine.clock.now() - timedelta(seconds=MONTH)
+    then = program.runner.engine.clock.now() - timedelta(seconds=MONTH)
     outbox = outbox_of(program, place)
-    sleeper = Drain(runner_of(program).engine, outbox, asyncio.Event())
-    clock = runner_of(program).engine.clock
+    sleeper = Drain(program.runner.engine, outbox, asyncio.Event())
+    clock = program.runner.engine.clock
     with monkeypatch.context() as asleep:
         asleep.setattr(clock, "now", lambda: then)  # it reads the clock, and then the outbox
         page = outbox.page
@@ -322,8 +315,8 @@ async def test_names_that_the_process_does_not_know_are_left_alone(urls: Urls) -
     async with Program(urls, PLACE_ORDER).open() as program:
         saga_id = await complete(program)
         await age(program, saga_id)
-        assert await Retention(runner_of(program).engine, ["other"]).sweep() == 0
-        assert await Retention(runner_of(program).engine, []).sweep() == 0
+        assert await Retention(program.runner.engine, ["other"]).sweep() == 0
+        assert await Retention(program.runner.engine, []).sweep() == 0
         assert await rows(program, saga_id) == 3
 
 
@@ -336,7 +329,7 @@ def test_a_retention_that_a_late_call_could_outlast_is_refused() -> None:
 async def test_the_audit_trail_outlives_the_saga(urls: Urls) -> None:
     async with Program(urls, PLACE_ORDER).open() as program:
         saga_id = await complete(program)
-        journal = runner_of(program).engine.journal
+        journal = program.runner.engine.journal
         row = await journal.load(saga_id)
         line = {"id": saga_id, "actor": "ada", "action": "retry", "why": "x", "details": "{}"}
         assert await journal.repair(row.claim, row.status, row.status, results=row.results, error=None, audit=line)

@@ -368,8 +368,7 @@ async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls:
     """The row is final, its owner has not seen the answer yet, and the worker finds nothing to renew."""
     program, gate = Program(urls, PLACE_ORDER), Gate()
     async with program.open(lease=0.4):
-        runner = program.sagas._runner
-        assert runner is not None
+        runner = program.runner
         add = runner.engine.finishes.add
 
         async def add_and_stop(item: Any, *, patient: bool = False) -> bool:
@@ -422,7 +421,6 @@ async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:
 
 
 async def _until_nobody_drives(program: Program) -> None:
-    runner = program.sagas._runner
-    assert runner is not None
+    runner = program.runner
     async with asyncio.timeout(30):
-        await asyncio.gather(*runner._tasks.values())
+        await asyncio.gather(*runner.tasks)

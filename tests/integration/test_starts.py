@@ -25,11 +25,6 @@ pytestmark = LEAVES_BEHIND
 ALL_DONE = {step: 1 for step, *_ in PLACE_ORDER}
 
 
-def runner_of(program: Program) -> Any:
-    assert program.sagas._runner is not None
-    return program.sagas._runner
-
-
 async def refuse(db: Any, ctx: Any) -> None:
     raise Refused("no lantern left")
 
@@ -37,7 +32,7 @@ async def refuse(db: Any, ctx: Any) -> None:
 async def test_a_first_attempt_that_commits_after_the_refusal_of_the_second_is_what_happened(urls: Urls) -> None:
     """Its reply was lost, the look found nothing yet, and the second was refused: by the first's own effect."""
     async with Program(urls, PLACE_ORDER).open() as program:
-        engine = runner_of(program).engine
+        engine = program.runner.engine
         transact, add = engine.home.transact, engine.starts.add
         held: list[Any] = []
 
@@ -69,7 +64,7 @@ async def test_a_start_whose_commit_may_have_arrived_is_told_as_uncertain(urls: 
         async def be_silent(work: Any, seal: Any) -> Any:
             raise TimeoutError
 
-        runner_of(program).engine.home.transact = be_silent
+        program.runner.engine.home.transact = be_silent
         with pytest.raises(OutcomePending) as pending:
             await program.sagas.start(program.saga, Order())
         assert pending.value.saga == "place-order"
@@ -84,7 +79,7 @@ async def test_a_start_that_certainly_failed_is_told_so_to_all_who_joined_it(url
             await reached(fail, "the test lets it fail")
             raise DatabaseUnavailable("orders", "there", "it is down")
 
-        runner_of(program).engine.home.transact = be_down
+        program.runner.engine.home.transact = be_down
         starts = [asyncio.ensure_future(program.sagas.start(program.saga, Order(), key="k-1")) for _ in range(3)]
         await reached(arrived, "the start has arrived")
         fail.set()
@@ -100,7 +95,7 @@ async def test_who_follows_a_saga_waits_for_a_journal_that_is_out_of_reach(urls:
         owner.on("reserve_stock", gate)
         await owner.sagas.start(owner.saga, Order(), key="k-1")
         joined = await follower.sagas.start(follower.saga, Order(), key="k-1")
-        journal = runner_of(follower).engine.journal
+        journal = follower.runner.engine.journal
         load, failed = journal.load, asyncio.Event()
 
         async def fail_first(saga_id: Any) -> Any:
@@ -132,9 +127,9 @@ async def test_nothing_new_begins_in_a_process_that_is_asked_to_stop(urls: Urls)
         program.on("reserve_stock", gate)
         handle = await program.sagas.start(program.saga, Order())
         await gate.reached()
-        runner = runner_of(program)
+        runner = program.runner
         draining = asyncio.ensure_future(runner.drain())
-        await until(lambda: runner._closing, "the process is asked to stop")
+        await until(lambda: runner.closing, "the process is asked to stop")
         with pytest.raises(Busy):
             await program.sagas.start(program.saga, Order())
         gate.open()
@@ -205,7 +200,7 @@ async def test_a_step_that_awaits_what_was_cancelled_fails_like_any_other(urls: 
 async def test_a_journal_that_goes_silent_is_asked_anew(urls: Urls) -> None:
     """A connection that was cut without a word must not be waited for, neither by one saga nor by a batch."""
     async with Program(urls, PLACE_ORDER).open(lease=60.0) as program:
-        journal = runner_of(program).engine.journal
+        journal = program.runner.engine.journal
         compensate, asked = journal.compensate, 0
 
         async def be_silent_once(*arguments: Any) -> Any:

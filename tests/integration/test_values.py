@@ -21,7 +21,9 @@ from polysaga.migrations import migrate
 from polysaga.sagas.definition.definition import define
 from polysaga.sagas.definition.payloads import decode
 from polysaga.sagas.driving.user_code import awaited
+from polysaga.sagas.process.runner import LocalRunner
 from tests.fixtures.programs import Recorder, take_over
+from tests.fixtures.runners import KeptRunner
 from tests.fixtures.waiting import forever, reached
 
 QUICK = Retry(within=5.0, first=0.001)
@@ -81,7 +83,8 @@ class Shop:
             await self._note("decide", (order, ctx.result(take)), ctx)
             return order
 
-        self.sagas = Sagas(self.databases, self.saga, journal=self.orders)
+        self._kept = KeptRunner()
+        self.sagas = Sagas(self.databases, self.saga, journal=self.orders, runner=self._kept)
 
     async def _note(self, step: str, value: Any, ctx: StepContext) -> None:
         self.seen.append((step, repr(value)))
@@ -96,10 +99,13 @@ class Shop:
                 await self.recorder.wait_for(WorkerTicked)
                 yield self
 
+    @property
+    def runner(self) -> LocalRunner:
+        """What drives the sagas."""
+        return self._kept.runner
+
     async def stored(self, saga_id: uuid.UUID) -> Any:
-        runner = self.sagas._runner
-        assert runner is not None
-        row = await runner.engine.journal.load(saga_id)
+        row = await self.runner.engine.journal.load(saga_id)
         assert row is not None
         return decode(self.saga.input, row.input, what="it")
 

@@ -344,10 +344,10 @@ async def test_verify_raises_no_false_alarm_while_sagas_run(program: Program) ->
             compared += sum(found.sagas.values())
         stop.set()
     assert compared > 0
-    runner = program.sagas._open_runner()
+    runner = program.runner
     async with asyncio.timeout(PATIENCE):
-        while runner._tasks:
-            await asyncio.wait(runner._tasks.values())
+        while runner.tasks:
+            await asyncio.wait(runner.tasks)
     found = await program.sagas.verify()
     assert found.clean
     assert {status for status, count in found.sagas.items() if count} == {Status.COMPLETED, Status.COMPENSATED}

@@ -1,7 +1,7 @@
 """The sagas of one program: declared once with their journal, opened with the databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -42,10 +42,17 @@ _START_IT = "start it with tx=, in the step's own transaction, or from a step wi
 class Sagas:
     """All sagas of a program, checked when this object is built; the journal is in the database *journal*.
 
-    Put the journal where most sagas begin and decide: those steps then carry it at no cost.
+    Put the journal where most sagas begin and decide: those steps then carry it at no cost. *runner* makes what
+    drives the sagas of one process; tests hand in a function that keeps it.
     """
 
-    def __init__(self, databases: Registry, *sagas: Saga[Any, Any], journal: SqlDatabase | AnyDatabase) -> None:
+    def __init__(
+        self,
+        databases: Registry,
+        *sagas: Saga[Any, Any],
+        journal: SqlDatabase | AnyDatabase,
+        runner: Callable[[Engine, Mapping[str, Definition]], LocalRunner] = LocalRunner,
+    ) -> None:
         if journal not in databases:
             raise DefinitionError(f"the journal's database '{journal.name}' is not one of the program's databases")
         self.databases, self.journal = databases, journal
@@ -54,6 +61,7 @@ class Sagas:
         for name, version in names:
             if names.count((name, version)) > 1:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
+        self._make_runner = runner
         self._runner: LocalRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of `open`
         self._enlisting: Enlisting | None = None
@@ -77,11 +85,10 @@ class Sagas:
             raise ConfigurationError("these sagas are open already; open them once per process")
         engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
         await check_tables(engine)
-        runner = LocalRunner(engine, self._known())
-        due = asyncio.Event()
-        enlisting = Enlisting(runner, due)
-        drains = [Drain(engine, outbox, due).run() for outbox in enlisting.outboxes.values()]
-        rounds = [asyncio.create_task(one) for one in (Worker(engine, runner, due).run(), *drains)]
+        runner = self._make_runner(engine, self._known())
+        enlisting = Enlisting(runner)
+        drains = [Drain(engine, outbox, runner.due).run() for outbox in enlisting.outboxes.values()]
+        rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), *drains)]
         self._runner, self._enlisting, self._loop = runner, enlisting, asyncio.get_running_loop()
         try:
             yield self

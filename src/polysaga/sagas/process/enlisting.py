@@ -11,7 +11,6 @@ with another input. If two databases take one key with different inputs at the s
 drain parks the second one in its outbox.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -54,9 +53,8 @@ class Fate:
 class Enlisting:
     """Writes starts into callers' transactions."""
 
-    def __init__(self, runner: LocalRunner, due: asyncio.Event) -> None:
-        """Set *due* when the worker has something to do."""
-        self._runner, self._engine, self._due = runner, runner.engine, due
+    def __init__(self, runner: LocalRunner) -> None:
+        self._runner, self._engine = runner, runner.engine
         self.outboxes: Mapping[str, Outbox] = {
             name: participant.outbox
             for name, participant in self._engine.participants.items()
@@ -104,7 +102,7 @@ class Enlisting:
     def _committed(self, birth: Birth, outbox: Outbox | None) -> None:
         if outbox is None:
             self._engine.emit(SagaStarted(birth.claim.saga_id, birth.name, joined=False))
-            self._due.set()
+            self._runner.due.set()
         else:
             outbox.news.set()
 

@@ -58,7 +58,8 @@ class LocalRunner:
         self._closing_at: float | None = None  # the clock's reading when the process began to end
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # callers wait no longer
         self._drained = False
-        self.wanted: asyncio.Event | None = None  # set when there is room for more takeovers
+        self.due = asyncio.Event()  # set when the worker has something to do
+        self.wants_room = False  # the worker waits for room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
 
     @property
@@ -77,6 +78,11 @@ class LocalRunner:
         return self.engine.settings.max_in_flight - len(self._tasks)
 
     @property
+    def tasks(self) -> Collection["asyncio.Task[None]"]:
+        """The tasks that drive sagas now."""
+        return self._tasks.values()
+
+    @property
     def room(self) -> int:
         """How many more sagas this process may take over now: at most what their databases can carry."""
         return min(self.free, *(gate.room for gate in self.engine.gates.values()))
@@ -88,7 +94,7 @@ class LocalRunner:
         if known is None and self.free <= 0:
             await self._wait_for_place()
             known = self.executions.get(birth.claim.saga_id)
-        if self._closing:
+        if self.closing:
             raise Busy(0, 0.0)
         if known is not None:
             return await self._join(definition, birth, known)
@@ -182,11 +188,11 @@ class LocalRunner:
                 return True
             case Status.COMPENSATING:
                 return await self._is_blocked(definition, saga_id)
-        if self._closing:
+        if self.closing:
             raise Busy(0, 0.0)
         reason = cancelled(why).reason()
         taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
-        if taken is not None and not self._closing:
+        if taken is not None and not self.closing:
             self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
             self.take_over(taken)
         return False
@@ -208,7 +214,7 @@ class LocalRunner:
         return None if live is None else tuple(live.attempts.history)
 
     @property
-    def _closing(self) -> bool:
+    def closing(self) -> bool:
         return self._closing_at is not None
 
     @property
@@ -238,7 +244,7 @@ class LocalRunner:
 
     def wind_down(self) -> None:
         """Start nothing more; end the wait of all callers when `sagas.drain` is over."""
-        if not self._closing:
+        if not self.closing:
             self._closing_at = self.engine.clock.monotonic()
             self._freed.set()
             asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
@@ -314,7 +320,7 @@ class LocalRunner:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
         try:
             async with asyncio.timeout(patience):
-                while self.free <= 0 and not self._closing:
+                while self.free <= 0 and not self.closing:
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:
@@ -346,9 +352,9 @@ class LocalRunner:
         _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
-        if self.wanted is not None and self.room > 0:
-            self.wanted.set()
-            self.wanted = None
+        if self.wants_room and self.room > 0:
+            self.wants_room = False
+            self.due.set()
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id

@@ -31,7 +31,6 @@ from uuid import UUID
 
 from polysaga.events import SagaNotKnown, WorkerTicked
 from polysaga.sagas.driving.execution import Execution
-from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.claims import Pick
 from polysaga.sagas.process.loop import repeat
 from polysaga.sagas.process.retention import BATCH, Retention
@@ -48,18 +47,17 @@ _REMOVAL = 60.0  # seconds that the removal of one batch may take
 class Worker:
     """One per process."""
 
-    def __init__(self, engine: Engine, runner: LocalRunner, due: asyncio.Event) -> None:
-        """Tick at once when *due* is set."""
-        self._engine, self._runner, self._due = engine, runner, due
+    def __init__(self, runner: LocalRunner) -> None:
+        self._engine, self._runner = runner.engine, runner
         self._rarely_at = 0.0
-        self._retention = Retention(engine, runner.names)
+        self._retention = Retention(runner.engine, runner.names)
         self._strangers: set[UUID] = set()
 
     async def run(self) -> None:
         """Tick until cancelled, and remove old sagas beside it; the next round follows also after a failure."""
         engine = self._engine
         async with asyncio.TaskGroup() as rounds:
-            rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._due))
+            rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._runner.due))
             # Not in the first tick of every new process.
             await engine.clock.sleep(_RARELY * random.random())
             rounds.create_task(repeat(engine, self._remove_old, patience=_REMOVAL))
@@ -124,9 +122,9 @@ class Worker:
         for row in rows:
             self._runner.take_over(row)
         if len(rows) == batch and room > 0:
-            self._due.set()  # there may be more
+            self._runner.due.set()  # there may be more
         elif len(rows) == batch:
-            self._runner.wanted = self._due  # there may be more when there is room
+            self._runner.wants_room = True  # there may be more
         return len(rows)
 
     async def _report_strangers(self) -> None:

@@ -4,7 +4,6 @@ It has connections, a journal, participants, a runner and a worker of its own. I
 waiting, and shows another time than those of the others: nothing may depend on clocks that agree.
 """
 
-import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from copy import copy
@@ -57,7 +56,7 @@ class Process(Owner):
             tap_participant(participant, self)
         tap_journal(engine.journal, self)
         self.runner = _Runner(engine, {one.fingerprint: one for one in definitions})
-        self.worker = Worker(engine, self.runner, asyncio.Event())
+        self.worker = Worker(self.runner)
 
 
 class _Runner(LocalRunner):
