@@ -22,6 +22,7 @@ from polysaga.errors import (
 )
 from polysaga.events import SagaClaimed, SagaFinished
 from polysaga.sagas.driving.execution import Execution
+from polysaga.sagas.participants import Entry, LedgerRow
 from polysaga.sagas.participants.mongo import MongoParticipant
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import (
@@ -37,7 +38,7 @@ from tests.fixtures.programs import (
     Urls,
 )
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import forever, past, reached, until
+from tests.fixtures.waiting import forever, past, reached, until, within
 
 pytestmark = LEAVES_BEHIND
 
@@ -122,6 +123,31 @@ async def _blocked(program: Program, saga_id: UUID, pivot: str, database: str) -
         return pivot in await participant.look(saga_id, [pivot])
 
     await until(blocked, "the pivot is blocked")
+
+
+async def test_a_cancellation_is_not_certain_while_the_pivot_cannot_be_blocked(urls: Urls) -> None:
+    """The pivot's database refuses to block it, so it could still commit: the saga is parked, `cancel` says so."""
+    program, gate = Program(urls, LEDGER_PIVOT), Gate()
+    program.on("take", gate)
+    program.steps["decide_there"].undo_retry = QUICK
+    async with program.open():
+        inventory: Any = program.runner.engine.participants["inventory"]
+        undo = inventory.undo
+
+        async def refuse(entry: Entry, work: Any) -> LedgerRow:
+            if entry.step == "decide_there":
+                raise RuntimeError("the pivot cannot be blocked")
+            row: LedgerRow = await undo(entry, work)
+            return row
+
+        inventory.undo = refuse
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        with pytest.raises(NeedsAttention, match="cannot be blocked"):
+            await within(program.sagas.cancel(handle.id), "the answer to the cancellation")
+        with pytest.raises(NeedsAttention):
+            await handle.result(30)
+        assert (await program.sagas.get(handle.id)).status is Status.NEEDS_ATTENTION
 
 
 async def test_a_pivot_under_way_elsewhere_and_a_cancellation_have_one_answer(urls: Urls) -> None:

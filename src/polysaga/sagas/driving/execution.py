@@ -17,10 +17,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from polysaga.errors import PayloadUnreadable, Refused, TooLate
-from polysaga.events import ClaimLost, SagaDecided, SagaFinished, SagaParked
+from polysaga.errors import PayloadUnreadable
+from polysaga.events import ClaimLost, SagaParked
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
+from polysaga.sagas.driving.announcements import Announcements
 from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
@@ -41,8 +42,8 @@ from polysaga.sagas.protocol.decisions import (
     Wait,
     decide,
 )
-from polysaga.sagas.protocol.interrupts import Lost, OutOfReach, Stopped
-from polysaga.sagas.protocol.outcomes import Failure, error_of, first_told, overdue
+from polysaga.sagas.protocol.interrupts import Lost, OutOfReach
+from polysaga.sagas.protocol.outcomes import Failure, overdue
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import NOBODY, Row
 from polysaga.sagas.protocol.states import Mark, Status
@@ -57,9 +58,8 @@ class Execution:
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.engine, self.progress = engine, progress
-        self.began = progress.renewed_at = engine.clock.monotonic()
-        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        progress.renewed_at = engine.clock.monotonic()
+        self.announcements = Announcements(engine, progress)
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts)
         self.holds_claim = False  # there is a row, and it names this execution as the owner
@@ -67,7 +67,6 @@ class Execution:
         progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.compensation_certain: asyncio.Future[None] | None = None  # awaited by `cancel`
         self._task: asyncio.Task[Any] | None = None  # begins or resumes the saga, and drives it
         self._stoppable = self._stopped = False
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
@@ -99,11 +98,10 @@ class Execution:
         Raises `TooLate` if the saga is decided, `NeedsAttention` if it is parked first, `Lost` if the claim is
         gone.
         """
-        if self.compensation_certain is None:
-            self.compensation_certain = asyncio.get_running_loop().create_future()
+        certain = self.announcements.compensation_certain()
         self.stop(failure)
-        self._turn()
-        await asyncio.shield(self.compensation_certain)
+        self.announcements.tell()
+        await asyncio.shield(certain)
 
     async def begin(self) -> None:
         """Make the start durable, with the first step if that lives in the journal's database.
@@ -118,8 +116,8 @@ class Execution:
             self.progress.status = Status.COMPENSATED
             await self._steps.insert(Status.COMPENSATED)
         self.holds_claim = True
-        self._tell_started()
-        self._announce()
+        self.announcements.tell_started()
+        self.announcements.tell()
 
     async def resume(self, row: Row) -> bool:
         """Take over where the journal and the ledgers say that the saga stands.
@@ -149,13 +147,9 @@ class Execution:
             elif row.expiries > MOST_EXPIRIES:
                 told = f"{row.expiries} owners in a row lost their claim without any progress"
                 await self._park(Reason(message=told))
-        self._tell_started()
-        self._announce()
+        self.announcements.tell_started()
+        self.announcements.tell()
         return True
-
-    def _tell_started(self) -> None:
-        if not self.started.done():  # a runner that closes may have ended the wait
-            self.started.set_result(None)
 
     def hangs(self, hanging: Collection["asyncio.Task[Any]"]) -> bool:
         """Return whether a task of this execution is among *hanging*; if so, its claim must run out."""
@@ -178,7 +172,6 @@ class Execution:
                         await self._begin_all(steps, self._undo)
                     case BlockPivot(step):
                         await self._undo(progress.definition.by_name[step])
-                        self._turn()
                     case Wait():
                         await self._await_some()
                     case CancelActive():
@@ -192,6 +185,7 @@ class Execution:
                     case Rest():
                         await self._rest()
                         return
+                self.announcements.tell()
         except OutOfReach:
             await self._put_aside()
         except Lost:
@@ -201,6 +195,7 @@ class Execution:
             if self._alarm is not None:
                 self._alarm.cancel()
             await self._cancel_active()
+            self.announcements.tell()  # also of a step that ended while this task was cancelled
 
     async def _watch_deadline(self, seconds: float) -> None:
         await self.engine.clock.sleep(seconds)
@@ -260,10 +255,7 @@ class Execution:
     async def _run(self, step: AnyStep) -> None:
         progress = self.progress
         settled = await self._steps.run(step)
-        if settled.done:
-            if step is progress.definition.decision or progress.status.final:
-                self._announce()
-        elif isinstance(settled.verdict, Verdict) and settled.error is not None:
+        if isinstance(settled.verdict, Verdict) and settled.error is not None:
             if settled.verdict is Verdict.LOST:
                 raise Lost from settled.error
             if step.kind == "retriable":
@@ -295,8 +287,7 @@ class Execution:
         if row is None:
             progress.status = Status.COMPENSATING
             progress.marks.clear()  # each step that was done must now be undone
-            self._announce_decision(Status.COMPENSATING)
-            self._turn()
+            self.announcements.tell_decision(Status.COMPENSATING)
             return
         if row.claim != claim or row.status not in {Status.COMPLETING, Status.COMPLETED}:
             raise Lost
@@ -304,7 +295,6 @@ class Execution:
         progress.status, progress.failure, progress.reason = row.status, None, None
         for step, text in row.results.items():
             progress.learn(step, text)
-        self._announce()
 
     async def _go_forward(self) -> None:
         progress = self.progress
@@ -312,7 +302,6 @@ class Execution:
         progress.failure = progress.reason = None
         progress.only_done()
         await self._take_stock(progress.journaled())
-        self._announce()
 
     async def _finish(self, status: Status) -> None:
         progress = self.progress
@@ -327,8 +316,9 @@ class Execution:
                 return
         else:
             ending = progress.ending(progress.status, status, self.attempts.history)
-            await self._write(lambda: self.engine.finishes.add(ending, patient=self.decided.done()), status)
-        self._announce()
+            await self._write(
+                lambda: self.engine.finishes.add(ending, patient=self.announcements.decided.done()), status
+            )
 
     async def _rest(self) -> None:
         """Park a saga that can neither go on nor be undone; postpone one whose steps must still happen."""
@@ -354,7 +344,6 @@ class Execution:
         progress.reason = reason = (progress.reason or Reason()).parked_from(expected, trouble)
         await self._write(lambda: journal.park(progress.claim, expected, reason, history), Status.NEEDS_ATTENTION)
         self.engine.emit(SagaParked(progress.saga_id, progress.definition.name, trouble.message))
-        self._announce()
 
     async def _write(self, write: Callable[[], Awaitable[bool]], status: Status) -> None:
         """Write to the journal, retry until it answers; raise `Lost` if the claim no longer allows it."""
@@ -396,56 +385,3 @@ class Execution:
             )
         progress.take_in(rows)
         return len(rows)
-
-    def _announce(self) -> None:
-        """Resolve `decided`, once, as soon as the outcome is certain."""
-        progress = self.progress
-        if progress.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
-            if not self.decided.done():
-                self.decided.set_exception(self._error())
-                self.decided.exception()  # no caller may be waiting; that is not an error
-        elif (progress.decision_known or progress.status is Status.COMPLETED) and not self.decided.done():
-            self.decided.set_result(None)
-            self._announce_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
-        self._turn()
-        if progress.status.final:
-            seconds = self.engine.clock.monotonic() - self.began
-            self.engine.emit(
-                SagaFinished(progress.saga_id, progress.definition.name, progress.status.value, seconds)
-            )
-
-    def _turn(self) -> None:
-        """Resolve `compensation_certain`, once, as soon as it is known whether the saga will be undone."""
-        progress, pivot = self.progress, self.progress.definition.decision
-        if self.compensation_certain is None or self.compensation_certain.done():
-            return
-        if progress.status is Status.NEEDS_ATTENTION:
-            self.compensation_certain.set_exception(self._error())
-        elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
-            # A pivot in another database decides before the journal says so.
-            status = Status.COMPLETED if progress.status is Status.COMPLETED else Status.COMPLETING
-            self.compensation_certain.set_exception(
-                TooLate(progress.saga_id, progress.definition.name, status.value)
-            )
-        elif progress.status is Status.COMPENSATED:
-            self.compensation_certain.set_result(None)
-        elif progress.status is Status.COMPENSATING:
-            # A pivot in another database can still commit until it is blocked there.
-            blocked = pivot is None or pivot.database_name == progress.home or pivot.name in progress.marks
-            if blocked:
-                self.compensation_certain.set_result(None)
-
-    def _announce_decision(self, status: Status) -> None:
-        progress = self.progress
-        message = None if progress.reason is None else progress.reason.message
-        self.engine.emit(SagaDecided(progress.saga_id, progress.definition.name, status.value, message))
-
-    def _error(self) -> Exception:
-        progress, failure = self.progress, self.progress.failure
-        parked = progress.status is Status.NEEDS_ATTENTION
-        if failure is not None and isinstance(failure.error, Refused) and not parked:
-            return first_told(failure.error, progress.saga_id, progress.reason or Reason())
-        error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason)
-        stopped = failure is None or isinstance(failure.error, Stopped)
-        error.__cause__ = None if stopped or failure is None else failure.error
-        return error

@@ -101,7 +101,7 @@ class LocalRunner:
         execution = self._execution(definition, birth)
         self._own(execution, self._begin(execution))
         try:
-            await asyncio.shield(execution.started)
+            await asyncio.shield(execution.announcements.started)
         except (Joined, Lost):
             # Lost: the worker claimed the saga that the key had started before, while this start was on its way.
             return await self._join(definition, birth, None)
@@ -134,14 +134,14 @@ class LocalRunner:
     def abandon(self, execution: Execution) -> None:
         """Stop driving a saga whose claim is gone. Callers follow the journal at once: its tasks may hang."""
         self._tasks[execution].cancel()
-        _end_waiting(execution, Lost())
+        execution.announcements.end(Lost())
 
     def let_begin_anew(self, hanging: Collection["asyncio.Task[Any]"]) -> None:
         """End the callers' wait for starts that hang, so that they repeat them: without a row no process would."""
         for saga_id, execution in tuple(self.executions.items()):
             if not execution.holds_claim and execution.hangs(hanging):
                 del self.executions[saga_id]
-                _end_waiting(execution, Lost())
+                execution.announcements.end(Lost())
 
     def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
         """Return a handle on a saga that was started before."""
@@ -156,7 +156,7 @@ class LocalRunner:
         while not self._time_is_up:
             live = self.executions.get(saga_id)
             if live is not None:
-                await asyncio.wait([live.started])
+                await asyncio.wait([live.announcements.started])
                 if self.executions.get(saga_id) is not live:
                     continue  # it has ended meanwhile and would not answer
                 try:
@@ -292,7 +292,7 @@ class LocalRunner:
             self._over.set_result(None)
         for execution in self._tasks:
             progress = execution.progress
-            _end_waiting(execution, OutcomePending(progress.saga_id, progress.definition.name))
+            execution.announcements.end(OutcomePending(progress.saga_id, progress.definition.name))
 
     def birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
         """Return what the row of a new saga says; raise `PayloadError` for what does not fit."""
@@ -349,7 +349,7 @@ class LocalRunner:
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
         # Once there is a row, some process will finish the saga: callers follow the journal.
-        _end_waiting(execution, Lost() if error is None or execution.holds_claim else error)
+        execution.announcements.end(Lost() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
         if self.wants_room and self.room > 0:
@@ -359,8 +359,8 @@ class LocalRunner:
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id
         if live is not None:
-            await asyncio.wait([live.started])
-            error = live.started.exception()
+            await asyncio.wait([live.announcements.started])
+            error = live.announcements.started.exception()
             if isinstance(error, Lost | Joined):
                 live = None
             elif error is not None:
@@ -384,7 +384,7 @@ class LocalRunner:
             try:
                 if live is not None:
                     try:
-                        await asyncio.shield(live.decided)
+                        await asyncio.shield(live.announcements.decided)
                     except (Lost, Joined):
                         pass  # another process drives it now
                     else:
@@ -432,13 +432,6 @@ class LocalRunner:
                 if fault is None or not fault.transient or self._time_is_up:
                     raise
             await self.engine.clock.sleep(_LOOK_AGAIN[1])
-
-
-def _end_waiting(execution: Execution, error: BaseException) -> None:
-    for future in (execution.started, execution.decided, execution.compensation_certain):
-        if future is not None and not future.done():
-            future.set_exception(error)
-            future.exception()  # no caller may be waiting; that is not an error
 
 
 def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
