@@ -1,11 +1,11 @@
-"""Facts: what a server tells about itself when somebody checks whether a program would work on it. Pure values."""
+"""Facts: what a server reports when an operator checks whether a program would work on it. Pure values."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or that a person should know, and what to do about it."""
+    """One thing that is wrong, or that an operator should know, and its remedy."""
 
     text: str
     remedy: str
@@ -14,11 +14,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one server said over a connection for plain reads."""
+    """What one server reported over a connection for plain reads."""
 
     version: str
     clock: float  # its time now, in seconds since 1970
-    refuses_writes: bool | None  # on connections for plain reads; None if it knows no such thing
+    refuses_writes: bool | None  # on connections for plain reads; None if it has no such mode
     findings: tuple[Finding, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""One MongoDB deployment as a node, and the session that steps and handlers are given."""
+"""One MongoDB deployment as a node, and the session that steps and handlers get."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -26,17 +26,17 @@ Document = Mapping[str, Any]
 
 DRIVER = "polysaga.databases.pymongo_driver"
 
-_POLITE = 0.3  # seconds in which a client ends its sessions on the server, when it is closed
+_POLITE = 0.3  # seconds for a client that closes to end its sessions on the server
 
-_ABANDONED: list[Any] = []  # clients that could not be closed: PyMongo warns of one that is collected open
+_ABANDONED: list[Any] = []  # clients that could not be closed; PyMongo warns if an open one is collected
 
 
 @dataclass(frozen=True, slots=True)
 class MongoSession:
     """The driver's database together with the driver's session.
 
-    Inside the block that handed it out every operation on `session["collection"]` uses the session by itself
-    (PyMongo's `bind`), so a forgotten `session=` cannot escape the transaction.
+    Inside its block every operation on `session["collection"]` uses the driver's session by itself (PyMongo's
+    `bind`), so an operation without `session=` cannot escape the transaction.
     """
 
     database: "AsyncDatabase[dict[str, Any]]"
@@ -48,7 +48,7 @@ class MongoSession:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["MongoSession"]:
-        """Lend the session with a transaction: committed at the end of the block, rolled back after an error."""
+        """Lend the session in a transaction: committed at the end of the block, rolled back after an error."""
         self._refuse_if_over()
         driver = load_module(DRIVER)
         async with await self.client_session.start_transaction(
@@ -57,7 +57,7 @@ class MongoSession:
             yield MongoSession(driver.without_concerns(self.database), self.client_session)
 
     def _refuse_if_over(self) -> None:
-        # Outside of its block the driver would leave the session away, and with it its transaction.
+        # Outside of the block the driver would omit the session, and with it the transaction.
         if self.client_session.has_ended:
             raise SessionOver(self.database.name)
 
@@ -81,7 +81,7 @@ class MongoNode:
                 "e.g. ?appName=shop"
             )
         require_driver(database, "pymongo", Mongo.extra)
-        self.driver = load_module(DRIVER)  # our door to PyMongo
+        self.driver = load_module(DRIVER)  # our access to PyMongo
         self._check_options(url)
         self.members = 1  # servers that hold the data; known after `ping`
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
@@ -90,7 +90,7 @@ class MongoNode:
     def _check_options(self, url: str) -> None:
         try:
             self.dialect.check_options(url)
-            # The client itself leaves out what it does not know, with a warning.
+            # The client itself drops options that it does not know, with a warning.
             self.driver.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
         except UnusableOption as error:
             raise unusable(self.database, self.role, error) from None
@@ -99,7 +99,7 @@ class MongoNode:
 
     @property
     def name(self) -> str:
-        """The node as people see it: its URL without the password."""
+        """The node's name for people: its URL without the password."""
         return masked(self._url)
 
     @property
@@ -110,7 +110,7 @@ class MongoNode:
         return self._client
 
     def another_client(self) -> "AsyncMongoClient[dict[str, Any]]":
-        """Return a new client of the same deployment, which is the caller's to close."""
+        """Return a new client of the same deployment; the caller must close it."""
         pymongo_waits.make_safe()
         try:
             made: AsyncMongoClient[dict[str, Any]] = self.driver.AsyncMongoClient(
@@ -123,7 +123,7 @@ class MongoNode:
         return made
 
     def replace_client(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
-        """Go on with *client*; the one before hangs, and so does what waits for it."""
+        """Use *client* from now on; the previous client hangs, and so do its callers."""
         self.abandon()
         self._client = client
 
@@ -135,21 +135,21 @@ class MongoNode:
     def documents(self) -> "AsyncDatabase[dict[str, Any]]":
         """The driver's database: the one the URL names, or else the handle's name; a majority confirms its writes.
 
-        The write concern is the database's and not the client's, as operations inside a transaction may have none.
-        It reads from the primary, whatever the URL prefers; readers ask for secondaries (`session`).
+        The write concern is set here and not on the client: operations inside a transaction may have none. Reads
+        go to the primary, whatever the URL prefers; readers ask for secondaries (`session`).
         """
         return self.client.get_default_database(
             self.database, write_concern=self.driver.MAJORITY_WRITE, read_preference=self.driver.PRIMARY
         )
 
     def committed(self, collection: str) -> "AsyncCollection[dict[str, Any]]":
-        """Return *collection* without what a failover could still take back."""
+        """Return *collection*, showing nothing that a failover could still roll back."""
         return self.documents.get_collection(collection, read_concern=self.driver.MAJORITY_READ)
 
     def on_reader(
         self, restrict: "Callable[[AsyncDatabase[dict[str, Any]]], AsyncDatabase[dict[str, Any]]]"
     ) -> None:
-        """Hand what *restrict* makes of the driver's database to sessions that only read."""
+        """Give sessions that only read the driver's database as *restrict* returns it."""
         self._reading = restrict
 
     async def ping(self) -> None:
@@ -164,7 +164,7 @@ class MongoNode:
                 f"database '{self.database}' at {self.name} is a standalone MongoDB server, which has no "
                 "transactions; start it as a replica set (mongod --replSet rs0, then rs.initiate())"
             )
-        # A router of a sharded cluster does not tell; there is a replica set behind every shard.
+        # A router of a sharded cluster does not name them; every shard is a replica set.
         self.members = len(hello.get("hosts", ())) + len(hello.get("passives", ())) if "setName" in hello else 2
 
     @asynccontextmanager
@@ -173,13 +173,13 @@ class MongoNode:
     ) -> AsyncIterator[MongoSession]:
         """Lend a session without a transaction: causally consistent reads, single-document writes.
 
-        With *secondaries* its reads prefer them; a server waits until it has all of *after* before it answers.
+        With *secondaries* its reads prefer secondaries. A server answers once it has all of *after*.
         """
         documents = self.documents
         if secondaries:
             documents = documents.with_options(
                 read_preference=self.driver.SECONDARIES,
-                # Less could be rolled back in a failover, and then read again in its old state.
+                # A failover could roll back anything less; a later read would then see the old state.
                 read_concern=self.driver.MAJORITY_READ,
             )
         if read_only and self._reading is not None:
@@ -191,14 +191,14 @@ class MongoNode:
             yield MongoSession(documents, client_session)
 
     async def position(self) -> ClusterTime | None:
-        """Return a time past every write that a majority had confirmed before the call; None if nobody tells."""
+        """Return a time past every write that a majority had confirmed before the call; None if unknown."""
         try:
             return await self.dialect.capture(self.client)
         except self.driver.PyMongoError:
             return None
 
     def abandon(self) -> None:
-        """Forget the client, which hangs: its connections end with the process."""
+        """Drop the client, which hangs; its connections end with the process."""
         if self._client is not None:
             _ABANDONED.append(self._client)
             self._client = None
@@ -209,7 +209,7 @@ class MongoNode:
             try:
                 await limited(self._client.close(), _POLITE, grace=_POLITE)
             except TimeoutError:
-                await self._client.close()  # it has told a silent server of its sessions, and does not do so again
+                await self._client.close()  # the first call tried to end the sessions; this one skips that
             self._client = None
 
     def _refusal(self, error: BaseException) -> Exception:

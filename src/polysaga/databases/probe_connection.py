@@ -14,9 +14,9 @@ _ASK = Rendered("SELECT 1", (), answers=True)  # what every account may ask
 
 
 class ProbeConnection:
-    """One connection to a server outside of its pools; connects again by itself after it was closed.
+    """One connection to a server outside of its pools; it reconnects by itself after `close`.
 
-    It is the driver's own: SQLAlchemy would ask a new server half a dozen questions first.
+    It is the driver's own connection: SQLAlchemy would first ask a new server half a dozen questions.
     """
 
     def __init__(self, node: SqlNode) -> None:
@@ -32,7 +32,7 @@ class ProbeConnection:
         return await self.node.dialect.sample(await self._open())
 
     async def capture(self) -> Position | None:
-        """Ask the primary how far it has got; raises the driver's errors."""
+        """Ask the primary for its position; raises the driver's errors."""
         return await self.node.dialect.capture(await self._open())
 
     @property
@@ -45,7 +45,7 @@ class ProbeConnection:
         return await self.node.dialect.wait_for(await self._open(), position, seconds)
 
     def cut(self) -> None:
-        """Break off what is being waited for."""
+        """Break the connection; a question that waits for an answer fails."""
         if self._driver is not None:
             self.node.dialect.cut(self._driver)
 

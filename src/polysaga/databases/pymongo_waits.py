@@ -1,10 +1,10 @@
-"""PyMongo's waiting for a free connection, made safe to cancel on Python 3.11.
+"""Make PyMongo's wait for a free connection safe to cancel on Python 3.11.
 
 PyMongo waits for its pool and its topology by `asyncio.wait_for(condition.wait(), timeout)`. Before Python 3.12
-`wait_for` runs what it is given in a task of its own. If the outer task is cancelled while the inner one takes
-the lock back, for instance because the wait has just timed out, the inner task ends with the lock taken: the
-client never lends a connection again, and what waits for that lock cannot be cancelled. `asyncio.timeout` waits in
-the task that releases the lock. See `docs/decisions/0008-pymongo-waits-in-the-callers-task.md`.
+`wait_for` runs its argument in a task of its own. The outer task may be cancelled while the inner one takes the
+lock back, for instance because the wait has just timed out. The inner task then ends with the lock taken: the
+client never lends a connection again, and a task that waits for the lock cannot be cancelled. `asyncio.timeout`
+waits in the task that releases the lock. See `docs/decisions/0008-pymongo-waits-in-the-callers-task.md`.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ _TAKES = ["condition", "timeout"]
 
 
 def make_safe() -> None:
-    """Have all clients of this process wait so that no cancellation leaves a lock taken; harmless if repeated.
+    """Make all clients of this process wait so that no cancellation leaves a lock taken; harmless if repeated.
 
-    A PyMongo that waits in another way, or in another place, than those that are known is left as it is.
+    A PyMongo that waits in an unknown way or place is left as it is.
     """
     if sys.version_info >= (3, 12):
         return

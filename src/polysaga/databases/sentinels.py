@@ -1,17 +1,17 @@
-"""Noticing servers that fall silent and drivers that hang, for databases without replicas.
+"""Detect silent servers and hung drivers, for databases without replicas.
 
-A frozen server never says that it is gone: what waits for it would wait without a limit. While sessions are lent,
-the sentinel of a SQL node asks the server by a connection of its own. If the server does not answer for twice
-`pool.connect_timeout`, every connection is broken off, and those who wait get `DatabaseUnavailable`. Nodes of
-databases with replicas have a monitor that does the same sooner (`routing.monitor`). A pooler has perhaps no
-connection of the server to spare for the sentinel; as long as others come back in order, the server answers.
+A frozen server never reports that it is gone: its clients would wait without a limit. While sessions are lent, the
+sentinel of a SQL node asks the server over a connection of its own. If the server does not answer for twice
+`pool.connect_timeout`, the sentinel cuts every connection, and waiting sessions raise `DatabaseUnavailable`.
+Nodes of databases with replicas have a monitor that does the same sooner (`routing.monitor`). A pooler may have no
+server connection to spare for the sentinel. As long as other connections come back in order, the server answers.
 
-PyMongo watches its servers by itself. What nobody watches is PyMongo: a client whose pool hangs lends no
-connection for the rest of the process's life. A question that outlives every limit of the client, while a new
-client is answered at once, shows that; the node goes on with the new client.
+PyMongo watches its servers by itself, but nothing in it watches the client: if its pool hangs, it lends no
+connection for the rest of the process's life. The sentinel asks a question that should not outlive the client's
+own limits. If it does, and a new client gets an answer at once, the node uses the new client from then on.
 
-A process that was frozen itself must not take that for the silence of others: only time in which the event loop
-ran counts.
+A process that was frozen must not mistake that for the silence of others: only time in which the event loop ran
+counts.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from polysaga.events import ClientReplaced, Emit, ServerSilent
 from polysaga.faults import Fault
 from polysaga.limits import GRACE, ended, limited
 
-_EVERY = 2.0  # seconds between two looks at a node
-_SLICE = 0.25  # seconds; of a time in which the event loop did not run no more than this counts
-_SILENT = {None, Fault.UNREACHABLE, Fault.DISCONNECTED}  # whatever else a server says, it is not silent
+_EVERY = 2.0  # seconds between two checks of a node
+_SLICE = 0.25  # seconds; a time in which the event loop did not run counts as this at most
+_SILENT = {None, Fault.UNREACHABLE, Fault.DISCONNECTED}  # any other error is an answer
 _SPARE = 5.0  # seconds that a client of MongoDB may need beyond its own limits
 
 
 class Sentinels:
-    """Looks after nodes until `stop`."""
+    """Watches nodes until `stop`."""
 
     def __init__(self, nodes: Sequence[SqlNode | MongoNode], emit: Emit, clock: Clock) -> None:
         self._emit, self._clock = emit, clock
         self._tasks = [asyncio.create_task(self._watch(node)) for node in nodes]
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         await ended(self._tasks, GRACE / 4)
 
     async def _watch(self, node: SqlNode | MongoNode) -> None:
@@ -108,7 +108,7 @@ class Sentinels:
 
 @dataclass(frozen=True, slots=True)
 class _ProbeReply:
-    """What came of a question, after how many *seconds* in which the event loop ran."""
+    """The outcome of a question, and the *seconds* that the event loop ran until then."""
 
     seconds: float
     seen: bool = False

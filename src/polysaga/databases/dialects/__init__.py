@@ -1,4 +1,4 @@
-"""One file per kind of database: what it can tell about itself, and what its errors mean."""
+"""One file per kind of database: what it reports about itself, and what its errors mean."""
 
 from polysaga.databases.dialects.errors import Dialect, fault_of, said_by_driver
 from polysaga.databases.dialects.mysql import MySQL

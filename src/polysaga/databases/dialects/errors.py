@@ -1,6 +1,6 @@
-"""What errors of SQLAlchemy and of drivers mean and say, whichever database they come from.
+"""The meaning and the text of errors of SQLAlchemy and of the drivers, for every database.
 
-Of what they say only that is told which has no values of users in it; `polysaga.texts` learns of it here.
+The texts contain no values of users. This module registers its function for them with `polysaga.texts`.
 """
 
 from typing import ClassVar, Protocol
@@ -17,22 +17,22 @@ from polysaga.texts import recognise
 
 
 class Dialect(Protocol):
-    """What every kind of database answers; the conformance suite is its specification."""
+    """What every kind of database implements; the conformance suite is its specification."""
 
     name: ClassVar[str]
     extra: ClassVar[str]
 
     def fault(self, error: BaseException) -> Fault | None:
-        """Recognise *error*; None if it is not the database's."""
+        """Return the fault that *error* stands for; None if it is not the database's."""
 
     def said(self, error: BaseException) -> str | None:
-        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        """Return class, code and names of a driver's *error*, without values; None if it is not the driver's."""
 
 
 _ALL: tuple[Dialect, ...] = (PostgresAsyncpg(), MySQL(), SQLite(), Mongo())
 
 
-# Errors of SQLAlchemy's own whose texts are about the program, not about its data.
+# SQLAlchemy's own errors with texts about the program, not about its data.
 _PLAIN = (
     exc.NoResultFound,
     exc.MultipleResultsFound,
@@ -45,17 +45,17 @@ _PLAIN = (
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """Recognise *error* without knowing which database it came from; drivers' codes do not overlap."""
+    """Return the fault of *error* from any database; the drivers' codes do not overlap."""
     return next((fault for fault in (dialect.fault(error) for dialect in _ALL) if fault is not None), None)
 
 
 def said_by_driver(error: BaseException) -> str | None:
-    """Return what a raw *error* of any driver's says, without values; None if it is no driver's."""
+    """Return the text of any driver's raw *error*, without values; None if it is no driver's."""
     return next((text for text in (dialect.said(error) for dialect in _ALL) if text is not None), None)
 
 
 def said_of_database(error: BaseException) -> str | None:
-    """Return a text without values of an *error* of SQLAlchemy's or a driver's; None if its own has none."""
+    """Return a text without values for an *error* of SQLAlchemy or a driver; None if its own has none."""
     name = type(error).__name__
     if isinstance(error, exc.StatementError):
         raw = error.orig
@@ -74,7 +74,7 @@ def said_of_database(error: BaseException) -> str | None:
 def _of_driver(error: BaseException) -> str | None:
     try:
         return said_by_driver(error)
-    except Exception:  # noqa: BLE001 - border: a driver's error of a new shape must not keep a saga from its repeats
+    except Exception:  # noqa: BLE001 - border: a driver's error of a new shape must not stop a saga's retries
         return type(error).__name__
 
 

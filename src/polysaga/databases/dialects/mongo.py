@@ -1,4 +1,4 @@
-"""MongoDB by PyMongo's asynchronous client: labels and codes instead of SQLSTATEs.
+"""MongoDB through PyMongo's asynchronous client: labels and codes instead of SQLSTATEs.
 
 Errors are recognised by their code and the names of their classes, so that this module can be imported
 without the driver.
@@ -35,7 +35,7 @@ _CODES = {
     46: Fault.LOCK_TIMEOUT,
     64: Fault.UNKNOWN_COMMIT,  # written, but not confirmed in time
     89: Fault.DISCONNECTED,
-    91: Fault.DISCONNECTED,  # it shuts down
+    91: Fault.DISCONNECTED,  # the server shuts down
     133: Fault.UNREACHABLE,
     134: Fault.UNREACHABLE,
     146: Fault.OUT_OF_RESOURCES,
@@ -48,13 +48,13 @@ _CODES = {
     290: Fault.SERIALIZATION,  # a transaction that lasted too long
     9001: Fault.DISCONNECTED,
     10058: Fault.READ_ONLY,
-    11600: Fault.DISCONNECTED,  # interrupted, as it shuts down
+    11600: Fault.DISCONNECTED,  # interrupted by a shutdown
     11601: Fault.STATEMENT_TIMEOUT,  # interrupted
     13388: Fault.SERIALIZATION,
     13436: Fault.READ_ONLY,
-    14031: Fault.OUT_OF_RESOURCES,  # no space on its disk
+    14031: Fault.OUT_OF_RESOURCES,  # the disk is full
 }
-# What a document cannot hold, without the value or the key.
+# Why a document cannot be encoded, without the value or the key.
 _UNFIT = re.compile(
     r"(documents must have only string keys)|cannot encode object: .*, of type: <\w+ '([\w.<>]+)'>\Z", re.DOTALL
 )
@@ -74,7 +74,7 @@ _REFUSED = {
     "wtimeoutms": _MAJORITY,
     "wtimeout": _MAJORITY,
 }
-# Options that have one value here, and the remedy for any other.
+# Options with one permitted value, and the remedy for any other.
 _ONE_VALUE = {
     "w": ("majority", _MAJORITY),
     "journal": ("true", _MAJORITY),
@@ -86,13 +86,13 @@ _ONE_VALUE = {
 
 
 class Mongo:
-    """What a MongoDB deployment can tell about itself."""
+    """What a MongoDB deployment reports about itself, and what its errors mean."""
 
     name: ClassVar[str] = "mongodb"
     extra: ClassVar[str] = "mongo"
 
     def check_options(self, url: str) -> None:
-        """Raise `UnusableOption` for an option in *url* that would not be honoured; PyMongo knows the names."""
+        """Raise `UnusableOption` for an option in *url* that would not take effect; PyMongo checks the names."""
         refuse_without_value(url)
         given = [(name.lower(), unquote_plus(value)) for name, value in _OPTION.findall(url.partition("?")[2])]
         for name, value in given:
@@ -118,26 +118,26 @@ class Mongo:
         }
 
     def name_of_client(self, url: str) -> dict[str, str]:
-        """Return how the client calls itself to the servers, unless *url* says it."""
+        """Return the name that the client gives the servers; empty if *url* sets one."""
         return {} if re.search(r"(?i)[?&;]appname=", url) else {"appname": "polysaga"}
 
     async def sample(self, driver: Any) -> Sample:
-        """Ask the server that *driver*, the client, would write to."""
+        """Return role and position of the server to which *driver*, the client, would write."""
         hello = await driver.admin.command("hello")
         role = NodeRole.PRIMARY if hello.get("isWritablePrimary") else NodeRole.REPLICA
         return Sample(role, _position(hello.get("operationTime")))
 
     async def facts(self, driver: Any) -> Facts:
-        """Ask version and clock of the server that *driver*, the client, would write to."""
+        """Return version and clock of the server to which *driver*, the client, would write."""
         built, hello = await driver.admin.command("buildInfo"), await driver.admin.command("hello")
         return Facts(built["version"], hello["localTime"].timestamp(), None)
 
     async def lacking(
         self, driver: Any, database: str, needed: Mapping[str, set[str]], *, create: bool
     ) -> dict[str, set[str]]:
-        """Return the actions of *needed*, by collection, that the account of *driver*, the client, may not do.
+        """Return, by collection, the actions in *needed* that the account of *driver*, the client, may not do.
 
-        With *create* also what it takes to create collections. A server without access control lacks nothing.
+        *create* adds the action that creates collections. Without access control the result is empty.
         """
         told = (await driver.admin.command("connectionStatus", showPrivileges=True))["authInfo"]
         if not told.get("authenticatedUsers"):
@@ -147,11 +147,11 @@ class Mongo:
         return {name: actions for name, actions in missing.items() if actions}
 
     async def capture(self, driver: Any) -> ClusterTime | None:
-        """Return a time past every write with majority concern that was answered before."""
+        """Return a time past every majority write that was acknowledged before the call."""
         return _position((await driver.admin.command("ping")).get("operationTime"))
 
     def fault(self, error: BaseException) -> Fault | None:
-        """Recognise *error*; None if it is not the database's."""
+        """Return the fault that *error* stands for; None if it is not the database's."""
         ancestors = [ancestor.__name__ for ancestor in type(error).__mro__]
         if "PyMongoError" not in ancestors:
             return None
@@ -159,18 +159,18 @@ class Mongo:
         if labelled("UnknownTransactionCommitResult"):
             return Fault.UNKNOWN_COMMIT
         if labelled("TransientTransactionError"):
-            return Fault.SERIALIZATION  # the whole transaction again, whatever the code
+            return Fault.SERIALIZATION  # retry the whole transaction, whatever the code
         known = _CODES.get(getattr(error, "code", None) or 0)
         if known is not None:
             return known
         for name in ancestors:
             if name in _CLASSES:
                 return _CLASSES[name]
-        # A write that can be sent again, for a reason that has no code here.
+        # A write that can be retried, with a code that is not listed here.
         return Fault.DISCONNECTED if labelled("RetryableWriteError") else None
 
     def said(self, error: BaseException) -> str | None:
-        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        """Return class, code and names of a driver's *error*, without values; None if it is not the driver's."""
         name, ancestors = type(error).__name__, [ancestor.__name__ for ancestor in type(error).__mro__]
         if "BSONError" in ancestors:
             unfit = _UNFIT.search(str(error))
@@ -178,7 +178,7 @@ class Mongo:
         if "PyMongoError" not in ancestors:
             return None
         details = getattr(error, "details", None)
-        if not isinstance(details, Mapping):  # a lost connection has a list, of what happened on each server
+        if not isinstance(details, Mapping):  # for a lost connection it is a list of errors by server
             # About servers and connections: "host:port: ...", or about how the driver was called.
             return f"{name}: {error}" if "ConnectionFailure" in ancestors else name
         first = (details.get("writeErrors") or [details])[0]

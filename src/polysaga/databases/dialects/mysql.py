@@ -1,4 +1,4 @@
-"""MySQL and MariaDB, by asyncmy. Where the two differ, the difference is in an executable comment."""
+"""MySQL and MariaDB, through asyncmy. Where the two differ, executable comments hold the difference."""
 
 import asyncio
 import re
@@ -44,7 +44,7 @@ _FAULTS = {
     1227: Fault.DENIED,
     1820: Fault.REJECTED,  # the password has expired
     1862: Fault.REJECTED,
-    2059: Fault.REJECTED,  # a plugin for logins that the driver does not have
+    2059: Fault.REJECTED,  # the driver lacks the login plugin
     3118: Fault.REJECTED,  # the account is locked
     3159: Fault.REJECTED,  # the server wants TLS
     1040: Fault.TOO_MANY_CONNECTIONS,
@@ -55,8 +55,8 @@ _FAULTS = {
     2013: Fault.DISCONNECTED,
     2014: Fault.DISCONNECTED,
     4031: Fault.DISCONNECTED,
-    # What time heals: pressure on the server, and what an administrator ended.
-    3: Fault.OUT_OF_RESOURCES,  # the disk is full, told by the file system
+    # Transient errors: pressure on the server, and what an administrator ended.
+    3: Fault.OUT_OF_RESOURCES,  # the disk is full, as the file system reports
     1021: Fault.OUT_OF_RESOURCES,
     1026: Fault.SERVER_TROUBLE,
     1028: Fault.OUT_OF_RESOURCES,
@@ -65,7 +65,7 @@ _FAULTS = {
     1038: Fault.OUT_OF_RESOURCES,
     1041: Fault.OUT_OF_RESOURCES,
     1042: Fault.UNREACHABLE,
-    1047: Fault.UNREACHABLE,  # a node of Galera that is not ready
+    1047: Fault.UNREACHABLE,  # a Galera node is not ready
     1077: Fault.DISCONNECTED,
     1078: Fault.DISCONNECTED,
     1079: Fault.DISCONNECTED,
@@ -95,11 +95,11 @@ _FAULTS = {
     3572: Fault.LOCK_TIMEOUT,  # NOWAIT
 }
 
-# What a server says to the first commands of a URL: syntax, privileges, names and values of variables.
+# A server's errors at the init commands of a URL: syntax, privileges, names and values of variables.
 _MISFITS = {1064, 1193, 1227, 1229, 1231, 1232, 1238}
 
-# Without a character set and a collation a column would have those of the database, which can be any: text that
-# does not fit would be stored as question marks, and comparing it with a column of ours would be an error.
+# Without a character set and a collation a column would get those of the database, which can be any. Text that
+# does not fit would be stored as question marks, and a comparison with a column of ours would be an error.
 _GIVEN = {
     "uuid": "char(36) CHARACTER SET ascii COLLATE ascii_bin",
     "text": "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
@@ -107,8 +107,8 @@ _GIVEN = {
 }
 _NOTHING = "left('-', 0)"  # '' is NULL where MariaDB's sql_mode has EMPTY_STRING_IS_NULL
 _OFF = {"0", "OFF"}
-# MariaDB knows what it replayed and what it wrote itself apart; MySQL has one set for both, which stands still
-# unless it gives its transactions GTIDs now.
+# MariaDB keeps replayed transactions and its own apart. MySQL has one set for both; the set stands still unless
+# new transactions get GTIDs.
 _SAMPLE = Rendered(
     "SELECT @@global.read_only, @@global.log_bin, "
     "/*M!100301 concat('ma', @@global.gtid_slave_pos), concat('ma', @@global.gtid_current_pos) */"
@@ -141,9 +141,9 @@ _STATEMENTS_LOGGED = Finding(
     "it logs statements, and refuses every write under READ COMMITTED then",
     "set binlog_format = ROW, which is the default, or MIXED",
 )
-_PACKET = 4 << 20  # bytes; what servers took by default before MySQL 8.0 and MariaDB 10.2
+_PACKET = 4 << 20  # bytes; the default of servers before MySQL 8.0 and MariaDB 10.2
 
-# Codes whose texts name objects and conditions and never values.
+# Codes with texts that name objects and conditions, never values.
 _PLAIN_CODES = {
     *(1040, 1044, 1045, 1046, 1048, 1049, 1053, 1054, 1114, 1142, 1146, 1153, 1158, 1159, 1160, 1161, 1180, 1203),
     *(1205, 1213, 1226, 1264, 1290, 1305, 1317, 1364, 1406, 1412, 1451, 1452, 1615, 1637, 1792, 1836, 3024, 3572),
@@ -162,14 +162,14 @@ def _small_packets(size: int) -> Finding:
 
 
 class MySQL(SqlDialect):
-    """READ COMMITTED throughout: REPEATABLE READ makes a claim hold the gap that new sagas are born in."""
+    """READ COMMITTED throughout: under REPEATABLE READ a claim locks the gap for inserts of new sagas."""
 
     name = "mysql"
     extra: ClassVar[str] = "mysql"
     clock = "utc_timestamp(6)"
     statement_clock = "utc_timestamp(6)"
     returns_rows = False
-    rolls_back_on_return = False  # `prepare` does, where it is needed
+    rolls_back_on_return = False  # `prepare` does it where it is needed
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
@@ -198,27 +198,27 @@ class MySQL(SqlDialect):
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         theirs = self.options(url)
-        idle = max(1, round(settings.idle_transaction_timeout))  # 0 would be no limit at all
+        idle = max(1, round(settings.idle_transaction_timeout))  # 0 would mean no limit
         lock = max(1, round(settings.lock_timeout))
         # MySQL has no limit for idle transactions (it skips a comment that begins with M!), but one for idle
-        # connections: what a frozen owner has locked would be locked for that server's 8 hours. It also ends what
-        # lies idle in the pool, which asks before it lends (docs/decisions/0005).
+        # connections. By the server's default a frozen owner's locks would last 8 hours. The limit also ends idle
+        # connections in the pool, which asks before it lends (docs/decisions/0005).
         limits = (
             f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, "
             f"net_write_timeout = {idle}, net_read_timeout = {idle}"
             f"/*M!100301 , idle_transaction_timeout = {idle} */"
             f"/*!80000 , wait_timeout = {idle} */"
-            # The driver escapes bytes, such as ids, by backslashes whatever the server takes.
+            # The driver escapes bytes, such as ids, with backslashes, whether the server accepts them or not.
             f", sql_mode = replace(@@sql_mode, 'NO_BACKSLASH_ESCAPES', {_NOTHING})"
         )
-        # Text would be encoded as Latin-1; the servers' own clients send what a terminal does, UTF-8.
+        # The driver would encode text as Latin-1; the servers' own clients send UTF-8, as a terminal does.
         password = {} if url.password is None else {"password": url.password.encode()}
         return {
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 **theirs,
                 **password,
-                # Ours are the last word. The line break ends a comment that theirs may end with.
+                # Ours come last and win. The line break ends a comment at the end of the URL's commands.
                 "init_command": f"{theirs['init_command']}\n;{limits}" if "init_command" in theirs else limits,
                 "connect_timeout": max(1, round(settings.pool.connect_timeout)),
             },
@@ -227,7 +227,7 @@ class MySQL(SqlDialect):
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         connect = arguments["connect_args"]
         # MariaDB skips MySQL's comments from 50700 to 99999, MySQL those that begin with M!.
-        # What only reads, or asks about the server, holds no locks, and may lie idle as long as the server likes.
+        # Connections for reads and for probes hold no locks, so they may stay idle as long as the server allows.
         read_only = (
             "/*M!100301 , tx_read_only = 1 */"
             "/*!80000 , transaction_read_only = 1, wait_timeout = @@global.wait_timeout */"
@@ -242,7 +242,7 @@ class MySQL(SqlDialect):
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "reset")
         def roll_back(connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
-            # A round trip, which a step that has just committed saves.
+            # The rollback is a round trip; a step that has just committed saves it.
             if not record.info.pop(COMMITTED, False) and not state.terminate_only:
                 connection.rollback()
 
@@ -250,7 +250,7 @@ class MySQL(SqlDialect):
         driver = adapter.asyncmy
 
         async def log_in(*positional: Any, connect_timeout: int, **named: Any) -> Any:
-            # The driver's own limit ends with the TCP connection, which the system of a frozen server accepts.
+            # The driver's own limit covers only the TCP connection, which a frozen server's kernel accepts.
             login = asyncio.ensure_future(driver.connect(*positional, connect_timeout=connect_timeout, **named))
             try:
                 return await limited(login, connect_timeout)
@@ -264,12 +264,12 @@ class MySQL(SqlDialect):
         return log_in
 
     def cut(self, driver: Any) -> None:
-        driver.close()  # the socket only; the polite way is `ensure_closed`
+        driver.close()  # closes the socket only; `ensure_closed` would notify the server
 
     def hindrance(self, error: BaseException) -> str | None:
         if isinstance(error, RuntimeError) and "package is required" in str(error):
             return f"install it (pip install 'polysaga[{self.extra}]' brings cryptography)"
-        # What the network did comes with a number; these are about files, before anything is sent.
+        # Network errors come with a number; these are about files, before anything is sent.
         if isinstance(error, ssl.SSLError | FileNotFoundError | PermissionError):
             return "check the files that ssl_ca, ssl_cert and ssl_key in the URL name"
         return None

@@ -49,7 +49,7 @@ _MODES = ("disabled", "required", "verify_ca", "verify_identity")
 _SPELLINGS = ("ssl_mode", "ssl-mode", "sslmode", "ssl")
 _BY_SWITCH = {"true": "required", "1": "required", "false": "disabled", "0": "disabled"}
 _FILES = ("ssl_ca", "ssl_cert", "ssl_key")
-# What `MySQL.engine_arguments` sets, and what to do about it.
+# Settings that `MySQL.engine_arguments` makes, and the remedy for a URL that sets them too.
 _OURS = {
     r"time_zone": "leave it out: sessions are in UTC",
     r"innodb_lock_wait_timeout": "set databases.{database}.lock_timeout",
@@ -68,7 +68,7 @@ _OURS = {
 def _mode(value: str) -> str:
     plain = value.lower().replace("-", "_")
     plain = _BY_SWITCH.get(plain, {"disable": "disabled", "require": "required"}.get(plain, plain))
-    if plain not in _MODES:  # PREFERRED: asyncmy speaks TLS or it does not
+    if plain not in _MODES:  # e.g. PREFERRED: asyncmy has no optional TLS
         raise ValueError("REQUIRED, VERIFY_CA, VERIFY_IDENTITY or DISABLED")
     return plain
 
@@ -94,11 +94,11 @@ _KNOWN: Mapping[str, Read] = {
 
 
 def asyncmy_options(url: URL) -> dict[str, Any]:
-    """Return what the query of *url* asks of asyncmy, as its arguments."""
+    """Return the options in the query of *url* as asyncmy's arguments."""
     found = options(url.query, _KNOWN, _REFUSED, _UNKNOWN)
     refuse_both(found, *_SPELLINGS)
     if "read_default_file" in found or "read_default_group" in found:
-        found["charset"] = "utf8mb4"  # or the file's would count
+        found["charset"] = "utf8mb4"  # or the file's charset would apply
     mode = next((found.pop(name) for name in _SPELLINGS if name in found), None)
     given = {name.removeprefix("ssl_"): found.pop(name) for name in tuple(found) if name.startswith("ssl_")}
     if "key" in given and "cert" not in given:
@@ -106,7 +106,7 @@ def asyncmy_options(url: URL) -> dict[str, Any]:
     encrypted = _encrypted(mode, given)
     if encrypted is not None:
         found["ssl"] = encrypted
-    # Sent before ours, which are the last word. The driver would not quote a mode.
+    # Sent before Polysaga's own settings, which win. The driver would not quote the modes.
     first = [found.pop("init_command", "")]
     modes = found.pop("sql_mode", None)
     if modes is not None:
@@ -118,7 +118,7 @@ def asyncmy_options(url: URL) -> dict[str, Any]:
 
 
 def _encrypted(mode: str | None, given: dict[str, Any]) -> "bool | dict[str, Any] | ssl.SSLContext | None":
-    """Return what asyncmy takes as `ssl`; None for no TLS."""
+    """Return asyncmy's `ssl` argument; None for no TLS."""
     trusted = "ca" in given or "capath" in given
     if mode == "disabled":
         if given:
@@ -133,7 +133,7 @@ def _encrypted(mode: str | None, given: dict[str, Any]) -> "bool | dict[str, Any
     by_name = mode == "verify_identity"
     if trusted:
         return {**given, "verify_mode": True, "check_hostname": by_name}
-    # The authorities that the system trusts; asyncmy alone would then check nothing.
+    # The system's certificate authorities; without a context asyncmy would check nothing.
     context = ssl.create_default_context()
     context.check_hostname = by_name
     if "cert" in given:

@@ -1,7 +1,7 @@
-"""What the query of a URL may ask of a driver: each option is passed on, or refused by name with the remedy.
+"""The options in the query of a URL: each is passed to the driver, or refused by name with the remedy.
 
-An option that is left out without a word is worse than an error: `options=-csearch_path=tenant` decides whose rows
-a statement meets. So a dialect names every option that it passes on; the others are refused.
+An option that is dropped silently is worse than an error: `options=-csearch_path=tenant` decides whose rows a
+statement finds. So a dialect names every option that it passes on, and refuses the others.
 """
 
 import difflib
@@ -30,9 +30,9 @@ class UnusableOption(Exception):
 def options(
     query: Mapping[str, str | Sequence[str]], known: Mapping[str, Read], refused: Mapping[str, str], unknown: str
 ) -> dict[str, Any]:
-    """Return the options in *query* as the driver takes them; raise `UnusableOption` for the first it cannot have.
+    """Return the options in *query* as the driver takes them; raise `UnusableOption` for the first refused one.
 
-    *refused* has the remedies for options that a user could expect to work, *unknown* the one for all others.
+    *refused* holds the remedies for options that a user could expect to work; *unknown* is that for all others.
     """
     found = {}
     for name, given in query.items():
@@ -45,7 +45,7 @@ def options(
 
 
 def refuse_without_value(url: str) -> None:
-    """Raise `UnusableOption` for an option in *url* without a value: parsers of URLs leave it out."""
+    """Raise `UnusableOption` for an option in *url* without a value: URL parsers drop it."""
     empty = _WITHOUT_VALUE.search(url)
     if empty is not None:
         raise UnusableOption(empty[1], "has no value", "give it one, or leave it out")

@@ -1,4 +1,4 @@
-"""PostgreSQL 14 and later, by asyncpg or psycopg 3. The URL decides; SQLSTATEs make both look alike."""
+"""PostgreSQL 14 and later, through asyncpg or psycopg 3. The URL selects the driver; both report SQLSTATEs."""
 
 import asyncio
 import contextlib
@@ -58,17 +58,17 @@ _FAULTS = {
     "42P05": Fault.STALE_PLAN,
     "XX000": Fault.SERVER_TROUBLE,
 }
-# While psycopg connects there is no code, and PgBouncer's is that of a broken protocol.
+# psycopg's errors have no code while it connects. PgBouncer uses the code of a protocol violation.
 _FULL = re.compile(
     r"FATAL:\s+(sorry, too many clients|too many connections|remaining connection slots)"
     "|no more connections allowed"
 )
-# SQLSTATEs, and their classes, whose texts name objects and conditions and never values.
+# SQLSTATEs, and classes of them, with texts that name objects and conditions, never values.
 _PLAIN_CODES = {"42P01", "42703", "42883", "42501", "42P07", "42701", "23502"}
 _PLAIN_CLASSES = {"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58"}
-# The part of a text that comes before a value: which parameter it was bound to, or what it should have been.
+# The part of a text before a value: the parameter it was bound to, or the type it should have had.
 _BEFORE_VALUE = re.compile(r"invalid input (?:for query argument \$\d+|syntax for type [a-z ]+)")
-# What the other codes of a class have in common: time heals them.
+# The meaning of the other codes of a class; all are transient.
 _CLASSES = {
     "08": Fault.DISCONNECTED,
     "40": Fault.SERIALIZATION,
@@ -76,12 +76,12 @@ _CLASSES = {
     "57": Fault.SERVER_TROUBLE,
     "58": Fault.SERVER_TROUBLE,
 }
-# psycopg exchanges text, in these forms only, and roles and databases may have others; asyncpg's are binary.
+# psycopg reads text in these forms only, and roles and databases may set others. asyncpg reads binary values.
 _TEXT_FORMS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1", "array_nulls": "on"}
 _STALE = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}  # asyncpg's
 
 
-# psycopg has no code for what the server says while it connects, and neither has one for what libpq says.
+# psycopg's errors have no code for the server's answers at login, and none for libpq's own messages.
 _MISFIT_CODES = {"22023", "42501", "42704"}
 _MISFIT = re.compile(
     "unrecognized configuration parameter|invalid value for parameter|permission denied to set parameter|"
@@ -89,9 +89,9 @@ _MISFIT = re.compile(
     "root certificate|certificate verify failed|does not match host name|no pg_hba.conf entry|channel binding"
 )
 
-# The insert position covers what a commit wrote also where synchronous_commit is off. A primary's timeline is in
-# the name of its segment (the control file learns of a promotion with the next checkpoint only); a replica's is
-# the latest of those it is known to have replayed or received, a lower bound for accounts that may not see all.
+# The insert position covers a commit's writes even with synchronous_commit off. A primary's timeline is in the
+# name of its segment; the control file shows a promotion only after the next checkpoint. A replica's timeline is
+# the latest that it is known to have replayed or received: a lower bound for accounts that may not see all.
 _TIMELINE_OF_PRIMARY = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 _SYSTEM = "(SELECT system_identifier::text FROM pg_control_system())"
 _CAPTURE = Rendered(
@@ -127,7 +127,7 @@ _NO_STANDBY = Finding(
 
 
 class Postgres(SqlDialect):
-    """What is the same for both drivers."""
+    """What both drivers share."""
 
     name = "postgresql"
     # statement_timestamp() is taken before lock waits, so it would shorten a lease; clock_timestamp() is
@@ -154,7 +154,7 @@ class Postgres(SqlDialect):
         return value
 
     def key_from(self, value: Any) -> UUID:
-        return UUID(int=value.int)  # asyncpg has a class of its own
+        return UUID(int=value.int)  # asyncpg returns a UUID class of its own
 
     def address(self, url: URL) -> URL:
         return postgres_options.address(url)
@@ -163,7 +163,7 @@ class Postgres(SqlDialect):
         return "unsupported startup parameter" in str(error)
 
     async def behind_pooler(self, driver: Any) -> bool:
-        # A pooler gives its clients numbers of its own, for cancelling.
+        # A pooler gives its clients session numbers of its own, for cancel requests.
         return await self.session_of(driver) != self._told_session(driver)
 
     async def session_of(self, driver: Any) -> int:
@@ -171,7 +171,7 @@ class Postgres(SqlDialect):
         return int(session)
 
     def mixes_sessions(self, error: BaseException) -> bool:
-        # A prepared statement was met in another session, or PgBouncer says that it lends for single statements.
+        # A prepared statement belongs to another session, or PgBouncer reports statement pooling.
         return self._code_fault(error) is Fault.STALE_PLAN or "statement pooling mode" in str(error)
 
     async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
@@ -188,27 +188,27 @@ class Postgres(SqlDialect):
         def repeat_if_stale(cursor: Any, statement: str, values: Any, context: Any) -> bool:
             connection = context.root_connection.connection.dbapi_connection
             if not connection.autocommit:
-                return False  # the error ends the transaction, so its first statement would have to be repeated
+                return False  # the error aborts the transaction, which would have to be repeated from its start
             try:
                 cursor.execute(statement, values)
             except connection.dbapi.Error as error:
                 if self._code_fault(error.__cause__ or error) is not Fault.STALE_PLAN:
                     raise
-                context.handle_dbapi_exception(error)  # SQLAlchemy forgets its statements on all connections,
+                context.handle_dbapi_exception(error)  # SQLAlchemy drops its statements on all connections,
                 context.pre_exec()
-                self._forget_plans(cursor)  # and the driver those of this one
+                self._forget_plans(cursor)  # and the driver drops those of this one
                 cursor.execute(statement, values)
             return True
 
     def _forget_plans(self, cursor: Any) -> None:
-        """Have the driver prepare its statements anew on the connection of *cursor*."""
+        """Make the driver prepare its statements again on the connection of *cursor*."""
 
     def _limits(self, settings: DatabaseSettings) -> dict[str, str]:
         return {
-            "default_transaction_isolation": "read committed",  # where there is no BEGIN to say it
+            "default_transaction_isolation": "read committed",  # for statements without a BEGIN that says so
             "idle_in_transaction_session_timeout": f"{settings.idle_transaction_timeout * 1000:.0f}",
             "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
-            # A client frozen while the server sends it a big result is idle to none of the limits above.
+            # None of the limits above catches a client that freezes while the server sends it a big result.
             "tcp_user_timeout": f"{settings.idle_transaction_timeout * 1000:.0f}",
         }
 
@@ -219,7 +219,7 @@ class Postgres(SqlDialect):
         return Sample(NodeRole.REPLICA if recovering else NodeRole.PRIMARY, place)
 
     async def wait_for(self, driver: Any, position: Position, seconds: float) -> bool:
-        # A utility statement takes no parameters; what is written here was put together from two numbers.
+        # A utility statement takes no parameters; this text is built from two numbers only.
         assert isinstance(position, Lsn)
         limit = max(1, round(seconds * 1000))
         wait = f"WAIT FOR LSN '{position.literal}' WITH (TIMEOUT '{limit}ms', NO_THROW)"
@@ -245,12 +245,12 @@ class Postgres(SqlDialect):
         return Facts(version, clock, bool(read_only), tuple(found))
 
     async def capture(self, driver: Any) -> Position | None:
-        """Fail on a server in recovery: what it has replayed says nothing about what was committed."""
+        """See `samples.Probe`; fails on a server in recovery, whose replay position says nothing about commits."""
         ((position, timeline, system),) = (await self.send(driver, _CAPTURE, {})).rows
         return parse_lsn(position, Epoch(str(system), int(timeline, 16)))
 
     async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
-        """Do as every dialect does; a fence in a statement itself shows as a division by zero."""
+        """Send *writes* as every dialect does; return False also if a fence in a statement divides by zero."""
         try:
             return await super().seal(driver, writes)
         except Exception as error:
@@ -265,7 +265,7 @@ class Postgres(SqlDialect):
         if code is None:
             plain = name in {"InterfaceError", "OperationalError"} and not isinstance(error, ValueError)
             return f"{name}: {error}" if plain else name
-        told = getattr(error, "diag", error)  # asyncpg tells on the error, psycopg on what it calls diagnostics
+        told = getattr(error, "diag", error)  # asyncpg has the fields on the error, psycopg on `diag`
         if code in _PLAIN_CODES or code[:2] in _PLAIN_CLASSES:
             return f"{name} ({code}): {getattr(told, 'message', None) or getattr(told, 'message_primary', None)}"
         parts = [f"{part} {getattr(told, part + '_name', None)}" for part in ("constraint", "table", "column")]
@@ -284,7 +284,7 @@ class Postgres(SqlDialect):
         if code in {None, "08P01"} and _FULL.search(str(error)):
             return Fault.TOO_MANY_CONNECTIONS
         if code is None:
-            # A woken zombie gets an asyncpg error without a code, of three different classes.
+            # After a freeze, asyncpg's error for a lost connection has no code, and one of three classes.
             said = str(error)
             if re.search(r'FATAL:\s+database ".*" does not exist', said):
                 return Fault.NO_DATABASE
@@ -298,22 +298,22 @@ class Postgres(SqlDialect):
 
 
 def _told_of_value(error: BaseException) -> Sequence[str]:
-    """Return what is wrong with a value that was sent, without the value."""
+    """Return what is wrong with a bound value, without the value."""
     found = _BEFORE_VALUE.match(str(error))
     if found is None:
         return ()
-    # What asyncpg met when it encoded the value: of these two the texts are about types.
+    # asyncpg's error while it encoded the value; the texts of these two classes are about types.
     why = error.__cause__
     return (f"{found[0]} ({why})",) if isinstance(why, TypeError | AttributeError) else (found[0],)
 
 
 @functools.cache
 def _sealing(connection: Any) -> type:
-    """Return a kind of *connection* that may have been sent its COMMIT together with the statement before it."""
+    """Return a subclass of *connection* that tolerates a COMMIT already sent with the statement before it."""
 
     class SealingConnection(connection):  # type: ignore[misc]
         def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> Awaitable[str]:
-            """Send *query*, but not a COMMIT for which there is no transaction any more."""
+            """Send *query*; skip a COMMIT if no transaction is open any more."""
             if query == "COMMIT;" and not self.is_in_transaction():
                 return _committed()  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
             execution: Awaitable[str] = super().execute(query, *arguments, timeout=timeout)
@@ -393,7 +393,7 @@ class PostgresAsyncpg(Postgres):
         return True
 
     def begun(self, driver: Any) -> bool:
-        # SQLAlchemy's adapter sends BEGIN with its first own statement; before it, ours would commit alone.
+        # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
         return bool(driver.is_in_transaction())
 
     def _placeholder(self, name: str, order: list[str]) -> str:
@@ -448,12 +448,12 @@ class PostgresPsycopg(Postgres):
 
     async def session_of(self, driver: Any) -> int:
         session = await super().session_of(driver)
-        await driver.commit()  # a transaction was begun for it
+        await driver.commit()  # the question began a transaction
         return session
 
     async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
         await super().set_session(driver, settings)
-        await driver.commit()  # or a rollback would take them back
+        await driver.commit()  # or a rollback would undo the settings
 
     def _forget_plans(self, cursor: Any) -> None:
         cursor.execute("DEALLOCATE ALL")
@@ -478,7 +478,7 @@ class PostgresPsycopg(Postgres):
     def cut(self, driver: Any) -> None:
         if driver.closed:
             return
-        # libpq has no call that ends a wait from outside; its socket does.
+        # libpq has no call that ends a wait from outside; shutting down its socket ends it.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
@@ -496,15 +496,15 @@ class PostgresPsycopg(Postgres):
 async def _close(driver: Any) -> None:
     """Close psycopg's connection when no task uses it any more.
 
-    Closing it frees what libpq reads for a task that still waits for an answer: the process would crash.
+    Closing it frees memory that libpq still reads for a waiting task; the process would crash.
     """
     async with driver.lock:
         await driver.close()
 
 
 def _is_stale(error: BaseException) -> bool:
-    """Return whether the server, or asyncpg, says that a plan was made before the schema changed."""
-    # 0A000 stands for much else. The text is in the server's language; the place in its source, if told, is not.
+    """Return whether the server, or asyncpg, reports that a plan is older than a schema change."""
+    # 0A000 has many other meanings. The text is in the server's language; the source location, if sent, is not.
     place = getattr(getattr(error, "diag", None), "source_function", None)
     told = getattr(error, "sqlstate", None) == "0A000" and "cached plan" in str(error)
     return told or place == "RevalidateCachedQuery" or type(error).__name__ in _STALE

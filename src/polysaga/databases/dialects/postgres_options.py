@@ -1,4 +1,4 @@
-"""The options in a PostgreSQL URL: libpq's names, all of them for psycopg, and those that asyncpg knows for it."""
+"""The options in a PostgreSQL URL, by libpq's names: all of them for psycopg, for asyncpg those that it knows."""
 
 import re
 import ssl
@@ -21,14 +21,14 @@ from polysaga.databases.dialects.options import (
     whole,
 )
 
-# Names of the same that libpq and SQLAlchemy take from a query, and where they stand in a URL.
+# Query options of libpq and SQLAlchemy that name a part of the URL, and that part.
 _PLACES = {"user": "username", "password": "password", "dbname": "database", "database": "database"}
 SEVERAL_HOSTS = "write each with its port, postgresql://USER:PASSWORD@/DATABASE?host=A:5432&host=B:5432"
-_ADDRESS = {"host", "port"}  # SQLAlchemy's: of one server, or of each of several
+_ADDRESS = {"host", "port"}  # SQLAlchemy's options: for one server, or for each of several
 
 _MODES = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _ROLES = choice("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
-# What Polysaga sets on every connection, and what to do about it.
+# Settings that Polysaga makes on every connection, and the remedy for a URL that sets them too.
 _OURS = {
     "lock_timeout": "set databases.{database}.lock_timeout",
     "idle_in_transaction_session_timeout": "set databases.{database}.idle_transaction_timeout",
@@ -110,7 +110,7 @@ _ASYNCPG: Mapping[str, Read] = {
     "max_cacheable_statement_size": whole,
     "prepared_statement_cache_size": whole,  # SQLAlchemy's
     "command_timeout": number,
-    # What asks for nothing that asyncpg would not do anyway.
+    # Accepted only with values for which asyncpg need do nothing.
     "channel_binding": lambda value: _harmless(value, "disable", "prefer"),
     "gssencmode": lambda value: _harmless(value, "disable", "prefer"),
     "load_balance_hosts": lambda value: _harmless(value, "disable"),
@@ -129,7 +129,7 @@ _ARGUMENTS = {
 
 
 def address(url: URL) -> URL:
-    """Return *url* without its options: what is left says where the server is, and who logs in."""
+    """Return *url* without its options: the server's address, the account and the database are left."""
     place = {}
     for name, part in _PLACES.items():
         given = url.query.get(name)
@@ -140,19 +140,20 @@ def address(url: URL) -> URL:
         place[part] = given
     hosts = {name: given for name, given in url.query.items() if name in _ADDRESS}
     listed = hosts.get("host", "")
-    # libpq would take a list from the place of the host, and from neither a list with ports inside an option.
+    # libpq accepts a list in place of the host. Neither it nor SQLAlchemy accepts one with ports in an option.
     if "," in (url.host or "") or (isinstance(listed, str) and "," in listed and ":" in listed):
         raise UnusableOption("host", "has several servers in one", SEVERAL_HOSTS)
     directory = unquote(url.host or "")
-    if directory.startswith("/"):  # of a socket, percent-encoded as libpq wants it; SQLAlchemy leaves it as it is
+    if directory.startswith("/"):  # a socket's, percent-encoded as libpq wants it; SQLAlchemy does not decode it
         url, hosts = url.set(host=""), {"host": directory, **hosts}
     return url.set(query=hosts, **place)  # type: ignore[arg-type]  # names of parts, not known one by one
 
 
 def libpq_options(url: URL, inherited: str) -> dict[str, Any]:
-    """Return what the query of *url* asks of psycopg, as its arguments.
+    """Return the options in the query of *url* as psycopg's arguments.
 
-    libpq takes *inherited* from PGOPTIONS where no options are given; ours always are, so they are told here.
+    libpq reads PGOPTIONS only if no `options` are given, and Polysaga always gives some. So *inherited*, the value
+    of PGOPTIONS, is used here if the URL has none.
     """
     found = options(_query(url), _LIBPQ, _REFUSED, _UNKNOWN)
     found.pop("client_encoding", None)
@@ -164,9 +165,9 @@ def libpq_options(url: URL, inherited: str) -> dict[str, Any]:
 
 
 def asyncpg_options(url: URL) -> dict[str, Any]:
-    """Return what the query of *url* asks of asyncpg, as its arguments.
+    """Return the options in the query of *url* as asyncpg's arguments.
 
-    asyncpg takes most of libpq's names in a DSN only, and knows there what each value of `sslmode` means.
+    asyncpg takes most of libpq's names only in a DSN. There it knows what each value of `sslmode` means.
     """
     only = dict.fromkeys(_LIBPQ.keys() - _ASYNCPG.keys(), _LIBPQ_ONLY)
     found = _named(options(_query(url), _ASYNCPG, {**only, **_REFUSED}, _UNKNOWN))
@@ -194,7 +195,7 @@ def _query(url: URL) -> dict[str, Any]:
 
 
 def _named(found: dict[str, Any]) -> dict[str, Any]:
-    # We name ourselves where nobody else does, so a fallback would never be used.
+    # Polysaga sets application_name if the URL does not, so libpq would never use a fallback.
     fallback = found.pop("fallback_application_name", None)
     return {"application_name": fallback, **found} if fallback is not None else found
 
@@ -213,7 +214,7 @@ def _check_settings(option: str, given: str, ours: Mapping[str, str]) -> None:
 
 
 def settings_in(given: str) -> dict[str, str]:
-    """Return what *given*, options of a server's command line, sets; names as the server knows them."""
+    """Return the settings in *given*, options of a server's command line, by the server's names for them."""
     found = {}
     words = iter(re.findall(r"(?:\\.|[^\s\\])+", given, re.DOTALL))
     for word in words:

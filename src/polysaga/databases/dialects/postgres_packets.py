@@ -1,4 +1,4 @@
-"""Statements with their values written in, so that several go in one packet: only what is sure to be safe."""
+"""Write values into statements, so that one packet carries several; only values that are certainly safe."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _SURE = re.compile(r"INSERT INTO \w+ \([^)]*\) VALUES ").match  # inserts one ro
 
 
 def checked(write: Write) -> str:
-    """Return *write* with its values in it; the server refuses to go on if it changes no row."""
+    """Return the SQL of *write* with its values; the server stops with an error if it changes no row."""
     template, names = _template(write.statement)
     values = write.values
     return template % tuple([_LITERALS.get(type(values[name]), _literal)(values[name]) for name in names])
@@ -38,7 +38,7 @@ def _literal(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """Return *value* as SQL: as hexadecimal digits unless its alphabet is harmless."""
+    """Return *value* as SQL: quoted if all its characters are harmless, else as hexadecimal digits."""
     return f"'{value}'" if _PLAIN(value) else f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
 
 

@@ -1,4 +1,4 @@
-"""How statements of ours are sent: through SQLAlchemy, or straight to a driver."""
+"""How Polysaga sends its own statements: through SQLAlchemy, or straight to a driver."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendered:
-    """A statement in the driver's own placeholders."""
+    """A statement with the driver's own placeholders."""
 
     sql: str
     order: tuple[str, ...]
@@ -22,7 +22,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """What a statement gave back: its rows, or else how many rows it touched."""
+    """The result of a statement: its rows, or else how many rows it changed."""
 
     rows: Sequence[Sequence[Any]]
     count: int
@@ -41,7 +41,7 @@ Seal: TypeAlias = Callable[[str], Sequence[Write]]  # takes the step's result as
 
 
 class Transaction:
-    """A transaction of ours that lends `send`; committed at the end of the block."""
+    """A transaction that lends a `Send`, and commits at the end of the block."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._begin = engine.begin()
@@ -55,7 +55,7 @@ class Transaction:
 
 
 def sender(connection: AsyncConnection) -> Send:
-    """Return a `Send` that goes through SQLAlchemy: correct also as the first statement of a transaction."""
+    """Return a `Send` that goes through SQLAlchemy; it may also send the first statement of a transaction."""
 
     async def send(statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         result = await connection.exec_driver_sql(statement.sql, statement.bind(values))

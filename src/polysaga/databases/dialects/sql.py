@@ -1,6 +1,6 @@
-"""What PostgreSQL, MySQL and SQLite have in common as we use them.
+"""What PostgreSQL, MySQL and SQLite have in common for Polysaga.
 
-Our own statements are written once with `:names`. `render` turns them into the driver's placeholders, so the
+Statements of our own are written once with `:names`. `render` turns them into the driver's placeholders, so the
 same text can go through SQLAlchemy (`exec_driver_sql`) or, inside a step's transaction, straight to the
 driver: SQLAlchemy's execution layers cost more client time than the statement itself.
 """
@@ -28,24 +28,24 @@ from polysaga.faults import Fault
 
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
-_INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # what a network does to TLS
+_INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
 
 
 class SqlDialect:
-    """What an SQL database can tell about itself, and how it wants to be spoken to."""
+    """What an SQL database reports about itself, and what its driver needs."""
 
     name: ClassVar[str]
     extra: ClassVar[str]
-    clock: ClassVar[str]  # SQL: the server's time now, moving also inside a transaction
+    clock: ClassVar[str]  # SQL: the server's time now, advancing also inside a transaction
     statement_clock: ClassVar[str]  # SQL: the same, usable as an index condition
     single_writer: ClassVar[bool] = False  # one connection for all writers of a process
-    locks_rows: ClassVar[bool] = True  # knows SELECT ... FOR UPDATE
-    returns_rows: ClassVar[bool] = True  # knows UPDATE ... RETURNING
+    locks_rows: ClassVar[bool] = True  # supports SELECT ... FOR UPDATE
+    returns_rows: ClassVar[bool] = True  # supports UPDATE ... RETURNING
     rolls_back_on_return: ClassVar[bool] = True  # asks the server only if a transaction is open
-    replicates: ClassVar[bool] = True  # knows primaries and replicas; if not, the first address is the primary
-    snapshot: ClassVar[str] = "REPEATABLE READ"  # the isolation of a transaction that is one snapshot
-    free_autocommit: ClassVar[bool] = False  # autocommit can be turned on and off without asking the server
+    replicates: ClassVar[bool] = True  # has primaries and replicas; if not, the first address is the primary
+    snapshot: ClassVar[str] = "REPEATABLE READ"  # the isolation level of a transaction that reads one snapshot
+    free_autocommit: ClassVar[bool] = False  # autocommit can be switched without a round trip
 
     def render(self, sql: str) -> Rendered:
         """Return *sql*, written with `:names`, in the driver's placeholders."""
@@ -76,17 +76,17 @@ class SqlDialect:
         raise NotImplementedError
 
     def key_of(self, column: str) -> str:
-        """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key of ours."""
+        """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key of Polysaga's."""
         return column
 
     def address(self, url: URL) -> URL:
-        """Return *url* without what `options` reads: where the server is, and who logs in."""
+        """Return *url* without what `options` reads: server, account and database are left."""
         return url.set(query={})
 
     def options(self, url: URL) -> dict[str, Any]:
-        """Return what the query of *url* asks of the driver, as arguments of its `connect`.
+        """Return the options in the query of *url* as arguments of the driver's `connect`.
 
-        Raises `UnusableOption` for whatever is not passed on.
+        Raises `UnusableOption` for an option that is not passed on.
         """
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class SqlDialect:
         raise NotImplementedError
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Turn *arguments* of a writer engine into those of one on which the server refuses writes."""
+        """Return *arguments* of a writer engine as those of an engine on which the server refuses writes."""
         raise NotImplementedError
 
     def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +103,11 @@ class SqlDialect:
         return connect
 
     def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
-        """Return what `without_settings` takes away from *connect*, for `set_session`."""
+        """Return the settings that `without_settings` removes from *connect*, for `set_session`."""
         return {}
 
     def refuses_settings(self, error: BaseException) -> bool:
-        """Return whether *error* is a pooler's, which connects only clients that set nothing at first."""
+        """Return whether *error* comes from a pooler that refuses clients with settings at login."""
         return False
 
     async def behind_pooler(self, driver: Any) -> bool:
@@ -115,7 +115,7 @@ class SqlDialect:
         return False
 
     async def session_of(self, driver: Any) -> int:
-        """Return which session of the server a statement on the driver's own connection runs in."""
+        """Return the number of the server's session in which the driver's own connection runs statements."""
         raise NotImplementedError
 
     def mixes_sessions(self, error: BaseException) -> bool:
@@ -127,10 +127,10 @@ class SqlDialect:
         raise NotImplementedError
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
-        """Hook what the engine needs at connect or begin; most need nothing."""
+        """Register what the dialect must do on events of *engine*; most dialects need nothing."""
 
     def configure(self, connection: Any, *, read_only: bool) -> None:
-        """Set on a *connection* that was just made what its driver has no argument for; end it if that fails."""
+        """Set on a new *connection* what its driver has no argument for; end the connection if that fails."""
 
     def connector(self, adapter: Any) -> Callable[..., Any]:
         """Return a coroutine function that connects as the driver's own does, and limits the whole login.
@@ -140,7 +140,7 @@ class SqlDialect:
         raise NotImplementedError
 
     def cut_what_comes(self, login: "asyncio.Future[Any]") -> None:
-        """Break off the connection that *login* has made, or will make, for a caller who has gone."""
+        """Cut the connection that *login* has made, or will make, for a caller that waits no longer."""
 
         def cut(ended: "asyncio.Future[Any]") -> None:
             if not ended.cancelled() and ended.exception() is None:
@@ -149,12 +149,12 @@ class SqlDialect:
         login.add_done_callback(cut)
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        """Return what the driver needs to connect for questions outside of transactions."""
+        """Return the driver's arguments to connect for questions outside of transactions."""
         arguments: dict[str, Any] = self.reader_arguments(self.engine_arguments(url, settings))["connect_args"]
         return arguments
 
     def hindrance(self, error: BaseException) -> str | None:
-        """Return the remedy if *error*, raised by the driver at a login, is about this program's side, or None."""
+        """Return the remedy if the driver's *error* at login has its cause on this program's side; else None."""
         return None
 
     async def hang_up(self, driver: Any) -> None:
@@ -162,21 +162,21 @@ class SqlDialect:
         self.cut(driver)
 
     def cut(self, driver: Any) -> None:
-        """Break the driver's own connection at once, so that whoever waits for an answer gets an error."""
+        """Break the driver's own connection at once; tasks that wait for an answer get an error."""
         raise NotImplementedError
 
     async def sample(self, driver: Any) -> Sample:
-        """See `positions.Probe`."""
+        """See `samples.Probe`."""
         raise NotImplementedError
 
     def waits(self, driver: Any) -> bool:
-        """Tell whether the server at the driver's own connection knows `wait_for`."""
+        """Return whether the server at the driver's own connection supports `wait_for`."""
         return False
 
     async def wait_for(self, driver: Any, position: Position, seconds: float) -> bool:
-        """Return when a replica may have reached *position*, in *seconds* at the latest; False if it cannot tell.
+        """Return True once a replica may have reached *position*, or after *seconds*; False if it cannot wait.
 
-        The replica's next sample decides: who waits for a place in a log does not see in which epoch that is.
+        The replica's next sample decides: a wait for a place in a log does not show the epoch of that place.
         """
         return False
 
@@ -184,11 +184,11 @@ class SqlDialect:
     facts_sql: ClassVar[str]  # one row for `facts`, asked over a connection for plain reads
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
-        """Return what *row*, the answer to `facts_sql`, means; with *replicas* also for reading from replicas."""
+        """Return the facts in *row*, the answer to `facts_sql`; with *replicas* also those for replica reads."""
         raise NotImplementedError
 
     async def capture(self, driver: Any) -> Position | None:
-        """See `positions.Probe`."""
+        """See `samples.Probe`."""
         raise NotImplementedError
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
@@ -198,8 +198,8 @@ class SqlDialect:
     async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
         """Send the last statements of the transaction that is open on the driver's own connection.
 
-        Return False, for a rollback, if one of them did not change exactly one row. A dialect may send COMMIT
-        along with them; the one that SQLAlchemy sends afterwards must then find nothing to do.
+        Return False if one of them did not change exactly one row; the caller then rolls back. A dialect may send
+        COMMIT along with them; the COMMIT that SQLAlchemy sends afterwards must then find nothing to do.
         """
         for write in writes:
             if (await self.send(driver, write.statement, write.values)).count != 1:
@@ -207,28 +207,28 @@ class SqlDialect:
         return True
 
     def begun(self, driver: Any) -> bool:
-        """Tell whether a statement sent to *driver* now would run inside the session's transaction."""
+        """Return whether a statement sent to *driver* now would run inside the session's transaction."""
         return True
 
     def key(self, value: UUID) -> Any:
-        """Return *value* as the driver wants a primary key of ours."""
+        """Return *value* in the driver's form of a primary key."""
         raise NotImplementedError
 
     def key_from(self, value: Any) -> UUID:
-        """Return the UUID that `key` made."""
+        """Return the UUID that `key` turned into *value*."""
         raise NotImplementedError
 
     def moment(self, value: datetime) -> Any:
-        """Return an aware *value* as the driver wants a point in time."""
+        """Return the aware *value* in the driver's form of a point in time."""
         return value
 
     def moment_from(self, value: Any) -> datetime:
-        """Return the aware UTC time that the database gave."""
+        """Return the database's *value* as an aware time in UTC."""
         stamp: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
         return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
 
     def fault(self, error: BaseException) -> Fault | None:
-        """Recognise *error*, wrapped by SQLAlchemy or raw from the driver; None if it is not the database's."""
+        """Return the fault of *error*, wrapped by SQLAlchemy or raw; None if it is not the database's."""
         if isinstance(error, DatabaseUnavailable):
             return Fault.UNREACHABLE
         if isinstance(error, PoolTimeout):
@@ -242,12 +242,12 @@ class SqlDialect:
         return self._code_fault(error)
 
     def said(self, error: BaseException) -> str | None:
-        """Return class, code and names of an *error* of the driver's, without values; None if it is not one."""
+        """Return class, code and names of a driver's *error*, without values; None if it is not the driver's."""
         raise NotImplementedError
 
     def misfit(self, error: BaseException) -> bool:
-        """Return whether *error*, raised by connecting, says that what the URL asks for cannot be had."""
-        # SQLAlchemy and some drivers wrap what they met.
+        """Return whether *error*, raised by connecting, shows that the URL asks for what cannot be had."""
+        # SQLAlchemy and some drivers wrap the original error.
         chain: list[BaseException] = [error]
         while (cause := chain[-1].__cause__) is not None:
             chain.append(cause)

@@ -1,4 +1,4 @@
-"""SQLite, by aiosqlite: the embedded default, one file per database, WAL, one writer at a time.
+"""SQLite, through aiosqlite: the embedded default, one file per database, WAL, one writer at a time.
 
 The writer engine has a single connection, so writers queue in the pool, in order, instead of in SQLite's
 busy handler, which sleeps and is unfair. `BEGIN IMMEDIATE` takes the write lock before the first read: a
@@ -59,11 +59,11 @@ _URI = {"mode": choice("ro", "rw", "rwc"), "cache": choice("private", "shared"),
 _KNOWN = {"uri": switch, "cached_statements": whole, "immutable": switch, **_URI}
 _UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, foreign_keys = ON"
 
-_UNTIL_NEXT_TRY = 0.01  # seconds until a connection tries again to turn its file to WAL
+_UNTIL_NEXT_TRY = 0.01  # seconds before a connection retries to switch its file to WAL
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 
-# What has texts that name objects and conditions and never values.
+# Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
 
 
@@ -102,7 +102,7 @@ class SQLite(SqlDialect):
         return UUID(value)
 
     def address(self, url: URL) -> URL:
-        return url  # SQLAlchemy divides the query between Python's driver and SQLite's own URI
+        return url  # SQLAlchemy splits the query between Python's driver and SQLite's own URI
 
     def options(self, url: URL) -> dict[str, Any]:
         found = options(url.query, _KNOWN, _REFUSED, _UNKNOWN)
@@ -133,7 +133,7 @@ class SQLite(SqlDialect):
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "invalidate")
         def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
-            # A cancelled statement keeps the closed connection, and its lock, alive until it is collected.
+            # A cancelled statement keeps the closed connection, and its lock, alive until garbage collection.
             with contextlib.suppress(MissingGreenlet, *_BROKEN):
                 connection.rollback()
 
@@ -149,7 +149,7 @@ class SQLite(SqlDialect):
                 except sqlite3.Error as error:
                     raise OperationalError("BEGIN IMMEDIATE", None, error) from error
                 except asyncio.CancelledError:
-                    # The thread may still begin: nobody else must get a connection with the lock on it.
+                    # The thread may still execute BEGIN; a connection with the lock must not be lent again.
                     connection.invalidate()
                     raise
 
@@ -165,7 +165,7 @@ class SQLite(SqlDialect):
     async def sample(self, driver: Any) -> Sample:
         return Sample(NodeRole.PRIMARY, None)
 
-    may_create = "SELECT 1"  # BEGIN IMMEDIATE, which comes before it, tells
+    may_create = "SELECT 1"  # the BEGIN IMMEDIATE before it fails on a read-only file
     facts_sql = (
         "SELECT sqlite_version(), (julianday('now') - 2440587.5) * 86400.0, query_only FROM pragma_query_only"
     )
@@ -208,7 +208,7 @@ class SQLite(SqlDialect):
             return None
         if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
             return Fault.SCHEMA_MISSING
-        # An extended name says more than is known here: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
+        # An extended name that is not listed counts as its base: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
         return _FAULTS.get(name) or _FAULTS.get("_".join(name.split("_")[:2]))
 
 
@@ -219,9 +219,9 @@ async def _configure(driver: Any, *, read_only: bool) -> None:
 
 
 async def _turn_to_wal(driver: Any) -> None:
-    """Wait as long as for any lock while others turn a new file to WAL.
+    """Switch the file to WAL; while other connections do the same, wait as long as for any lock.
 
-    SQLite does not wait here: two connections that read the file's header and now want to write it would wait for
+    SQLite does not wait here. Two connections that have read the file's header and want to write it would wait for
     each other, so it refuses both at once (https://www.sqlite.org/rescode.html#busy).
     """
     ((milliseconds,),) = await driver.execute_fetchall("PRAGMA busy_timeout")
