@@ -32,7 +32,7 @@ Consistency: TypeAlias = Literal["eventual", "session", "strong"]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a reader wants to be served; None: as the settings say."""
+    """The options of a reader; None takes the value of the settings."""
 
     consistency: Consistency | None = None
     max_lag: float | None = None  # seconds
@@ -42,9 +42,9 @@ class Wish:
 
 _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
-_PATIENCE = 30.0  # seconds; whatever a session waits for while it connects has a shorter limit
+_PATIENCE = 30.0  # seconds; every wait of a session that connects has a shorter limit
 _MOMENT = 0.02  # seconds
-# Who calls `polysaga.fastapi.install` opens nothing by name.
+# For programs that call `polysaga.fastapi.install`, and so never call `open` themselves.
 WITH_THE_APPLICATION = (
     "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
     "an application that mounts another one enters `mounted.router.lifespan_context(mounted)` in its own lifespan"
@@ -61,14 +61,14 @@ class Routes(Protocol):
         """Lend a session on the primary; refuse at once if there is none."""
 
     def wrote(self) -> None:
-        """Let the later reads of this scope see what is committed by now."""
+        """Make later reads of this scope see what is committed by now."""
 
 
 class Database(Generic[NodeT, SessionT]):
     """One named database: a primary and any number of replicas. Use one of the kinds below."""
 
     def __init__(self, name: str) -> None:
-        # Bookmarks, cookies and environment variables name databases: what they cannot spell is lost there.
+        # Bookmarks, cookies and environment variables name databases: a name that they cannot spell would be lost.
         if not (name.isidentifier() and name.isascii() and len(name) <= _LONGEST_NAME):
             raise ConfigurationError(
                 f"'{name}' is not a name for a database: use A-Z, a-z, 0-9 and _, "
@@ -105,15 +105,15 @@ class Database(Generic[NodeT, SessionT]):
 
     @property
     def nodes(self) -> tuple[NodeT, ...]:
-        """Every node that may answer: `primary`, which follows the primary, and those that stand for a server."""
+        """Every node that may answer: `primary`, which follows the primary server, and the one of each server."""
         return tuple(dict.fromkeys((*self._nodes, *self._servers)))
 
     def attach(
         self, nodes: tuple[NodeT, ...], routes: Routes | None = None, servers: tuple[NodeT, ...] = ()
     ) -> None:
-        """Give the handle its nodes (the primary first) and routes; `Databases` calls this, nobody else.
+        """Give the handle its nodes (the primary first) and routes; only `Databases` calls this.
 
-        *servers* are the nodes that *routes* may choose, whatever their roles come to be.
+        *servers* are the nodes that *routes* may choose, whatever their roles become.
         """
         self._nodes, self._routes, self._servers = nodes, routes, servers
         self._loop = _running() if nodes else None
@@ -126,15 +126,15 @@ class Database(Generic[NodeT, SessionT]):
         allow_stale: bool = False,
         snapshot: bool = False,
     ) -> AbstractAsyncContextManager[SessionT]:
-        """Lend a session that reads, from a replica that has all that this scope must see, or the primary.
+        """Lend a session that reads: from a replica that has all that this scope must see, or from the primary.
 
         *consistency*: `session` sees what the scope wrote and what its bookmark names; `eventual` may be up to
         *max_lag* seconds behind; `strong` reads from the primary. With *allow_stale* a replica that is further
-        behind answers rather than nobody. On SQL databases every statement is its own snapshot, *snapshot* makes
-        the session one (REPEATABLE READ), and the server refuses writes.
+        behind answers if no other node may. On SQL databases the server refuses writes, and every statement is its
+        own snapshot; *snapshot* makes the session one (REPEATABLE READ).
 
-        Raises `NoReplica` if nobody may answer in time, `ConfigurationError` in another event loop than the one in
-        which the databases were opened.
+        Raises `NoReplica` if no node may answer in time, `NoPrimary` for a `strong` read without a primary (SQL),
+        and `ConfigurationError` in another event loop than the one that opened the databases.
         """
         self._refuse_another_loop()
         plain = consistency is None and max_lag is None and not allow_stale and not snapshot
@@ -147,8 +147,8 @@ class Database(Generic[NodeT, SessionT]):
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
         """Lend a session on the primary; the end of the block commits (SQL).
 
-        Raises `NoPrimary` if the database has replicas and no primary now, `ConfigurationError` in another event
-        loop than the one in which the databases were opened.
+        Raises `NoPrimary` if the database has replicas and no primary now, and `ConfigurationError` in another
+        event loop than the one that opened the databases.
         """
         self._refuse_another_loop()
         if self._routes is not None:
@@ -157,16 +157,16 @@ class Database(Generic[NodeT, SessionT]):
         return self._lend(self.primary, read_only=False)
 
     def wrote(self) -> None:
-        """Let the later reads of this scope see what is committed by now, whoever committed it.
+        """Make later reads of this scope see what is committed by now, by any session of any process.
 
-        Sessions of `writer` do this by themselves. It costs nothing without replicas, and nothing before
-        somebody reads or is told a bookmark.
+        Sessions of `writer` do this by themselves. It costs nothing without replicas, and nothing before the next
+        read or bookmark.
         """
         if self._routes is not None:
             self._routes.wrote()
 
     def _refuse_another_loop(self) -> None:
-        # A connection made here would stay in the pool and fail there, later, in a session of somebody else.
+        # A connection made here would stay in the pool and fail there later, in another session.
         if self._loop is not None and _running() not in {None, self._loop}:
             raise ConfigurationError(
                 f"database '{self.name}' was opened in another event loop: use it in the loop that opened it "
@@ -199,7 +199,7 @@ class MongoDatabase(Database[MongoNode, MongoSession]):
 
 
 class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
-    """A database whose kind only its URL tells, for programs that run on either; ask the session what it is."""
+    """A database whose URL alone decides its kind, for programs that run on either; check the session's type."""
 
     def _lend(
         self, node: Node, *, read_only: bool, snapshot: bool = False
@@ -213,7 +213,7 @@ AnyHandle: TypeAlias = SqlDatabase | MongoDatabase | AnyDatabase
 
 
 class LentSession(Session):
-    """A session that is over with the block it was lent for; what begins on it later raises `SessionOver`."""
+    """A session that ends with the block it was lent for; any later use raises `SessionOver`."""
 
     _over: str | None = None
 
@@ -227,8 +227,8 @@ class LentSession(Session):
             raise SessionOver(self._over)
 
     def _autobegin_t(self, begin: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 - SQLAlchemy's
-        # Everything that reaches the database comes through here first. Session.close() alone would not do: it
-        # leaves a session that begins anew, and a session closed for good could not be closed early and go on.
+        # Every use of the database comes through here first. Session.close() alone would not do: a closed session
+        # can begin anew. A session closed for good could not be closed early and then used on in its block.
         self.refuse_if_over()
         return super()._autobegin_t(begin)
 
@@ -241,13 +241,13 @@ def _running() -> asyncio.AbstractEventLoop | None:
 
 
 class PatientSession(AsyncSession):
-    """Gives its connection back also if a task that its user left behind is still getting it.
+    """Gives its connection back even if a task that its user left behind is still acquiring it.
 
-    `asyncio.gather` over one session fails in one task while another one still connects, and does not cancel that.
+    If one task of an `asyncio.gather` over one session fails, another may still connect: `gather` cancels none.
     """
 
     async def close(self) -> None:
-        """Close the session, as soon as nothing else is under way on it; wait for that at most 30 seconds."""
+        """Close the session as soon as no other task uses it; wait for that at most 30 seconds."""
         clock = Clock()
         last = clock.monotonic() + _PATIENCE
         while True:
@@ -261,7 +261,7 @@ class PatientSession(AsyncSession):
 
 @asynccontextmanager
 async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
-    """Lend a session on *node*; commit at the end, tell what happens to the node in our words."""
+    """Lend a session on *node*; commit at the end; raise errors about the node as Polysaga's own."""
     if not read_only:
         refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
@@ -281,7 +281,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
-    """Return what *error* means if it is about the node, not the statement."""
+    """Return Polysaga's own error if *error* is about the node; None if it is about the statement."""
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:

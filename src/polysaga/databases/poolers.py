@@ -1,10 +1,10 @@
-"""A pooler between a node and its server, such as PgBouncer: recognised, given our settings, or refused.
+"""A pooler between a node and its server, such as PgBouncer: recognised, then given our settings or refused.
 
-A pooler may drop what a client sets when it connects, or refuse the client for it. Nothing would tell: the server
-would no longer refuse writes of readers, nor end idle transactions. So the first connection of a pool is asked
-whether a pooler stands between. If so, each connection is given its settings by a statement. That holds as long as
-the pooler lends one connection of the server to one of ours. One that lends them for single transactions would
-give our settings to others, and theirs to us: it is refused.
+A pooler may drop the settings that a client sends at login, or refuse the client for them. A drop would go
+unnoticed: the server would no longer refuse writes of readers, nor end idle transactions. So the first connection
+of a pool finds out whether a pooler stands between. If so, each connection makes its settings by a statement. They
+last as long as the pooler keeps one server connection for each of ours. A pooler that lends server connections for
+single transactions would give our settings to others, and theirs to us: it is refused.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Pooler:
         self._dialect, self._settings = dialect, settings
         self._patience = patience  # seconds for each question to a server
         self._errors = errors  # what the driver raises while it connects
-        # None: no connection has been asked. Without settings nothing can get lost.
+        # None: no connection has found out yet. Without settings nothing can get lost.
         self._stands_between: bool | None = None if settings else False
         self._refuses_settings = False
         self._finding_out = asyncio.Lock()
@@ -65,10 +65,10 @@ class Pooler:
         return connection
 
     def _find_out(self, connection: Any, make: Connect) -> None:
-        """Ask *connection* what it leads to, unless another one has been asked meanwhile.
+        """Ask *connection* whether it leads to a pooler, unless another one has found out meanwhile.
 
-        One at a time: to ask takes a second connection of the server, and a pooler may have too few for all that
-        are made in the first moment. They would wait for each other.
+        One at a time: asking takes a second server connection, and a pooler may have too few if all connections of
+        the first moment ask. They would wait for each other.
         """
         connection.run_async(lambda _: self._turn())
         try:
@@ -81,7 +81,7 @@ class Pooler:
             self._finding_out.release()
 
     async def _turn(self) -> None:
-        # Not `limited`: a task of its own could get the lock in the moment when its caller is cancelled.
+        # Not `limited`: its separate task could get the lock just as the caller is cancelled.
         async with asyncio.timeout(self._patience):
             await self._finding_out.acquire()
 
@@ -96,9 +96,9 @@ class Pooler:
         return connection
 
     def _refuse_if_shared(self, first: Any, make: Connect) -> None:
-        """Raise `SharedSessions` if the connection of the server behind *first* is not its own.
+        """Raise `SharedSessions` if *first* does not keep a server connection of its own.
 
-        A pooler that has one to spare lends it at once to another, and one that takes turns lends *first* another.
+        A pooler that shares gives *second* the connection of *first*; one that rotates gives *first* another.
         """
         second = make(bare=self._refuses_settings)
         try:

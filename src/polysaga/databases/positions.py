@@ -1,17 +1,17 @@
-"""Positions: how far a server has got. Pure values: compared, merged, written down, read back strictly.
+"""Positions: how far a server has got. Pure values: compared, merged, encoded, decoded strictly.
 
-Who owns the truth: the primary, whose positions only rise within an epoch. A position is captured there *after*
-COMMIT, so everything committed before is at or below it. A replica has *reached* a position if it has replayed
-all of it; what it has replayed only rises while it runs, so an old sample errs towards the primary, never towards
-a stale read. (After a restart it may be less for a while: each new connection is asked, see `routing.router`.)
+The primary owns the truth; its positions never fall within an epoch. A position is captured there *after* COMMIT,
+so everything committed before is at or below it. A replica has *reached* a position if it has replayed all of it.
+Its replayed position never falls while it runs, so an old sample errs towards the primary, never towards a stale
+read. (After a restart it may be lower for a while: each new connection is asked, see `routing.router`.)
 
 An epoch is a lineage (a cluster: PostgreSQL's system identifier) and a number that rises with each promotion
 (its timeline). Positions of different lineages say nothing about each other. A position of a later epoch is past
-an equal one of an earlier epoch, because a promoted server carries its history on; a server that is still in an
-earlier epoch has reached nothing of a later one: it may have left the common history before.
+an equal one of an earlier epoch, because a promoted server continues its history. A server that is still in an
+earlier epoch has reached nothing of a later one: it may have left the common history earlier.
 
-The text has the letters of a cookie's value only, and `parse(text).text == text`; nothing else is accepted, so
-what came from a client can be taken apart and put together again, and is never pasted into a statement.
+The text has only characters of a cookie's value, and `parse(text).text == text`; nothing else is accepted. So a
+client's text can be decoded and encoded again, and is never pasted into a statement.
 """
 
 import re
@@ -19,26 +19,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Intervals: TypeAlias = tuple[tuple[int, int], ...]  # both ends included, sorted, apart from each other
+Intervals: TypeAlias = tuple[tuple[int, int], ...]  # both ends included, sorted, with gaps between
 
 _LARGEST = 2**64 - 1  # of an LSN and of a sequence number
-_LONGEST = 4096  # characters of a text that is worth looking at
+_LONGEST = 4096  # characters; a longer text is refused
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A cluster and how often its history has forked; the default is for databases that do not tell."""
+    """A cluster and how often its history has forked; the default is for databases without epochs."""
 
     lineage: str = ""  # letters, digits; empty if unknown
     number: int = 0
 
     def has_reached(self, required: "Epoch") -> bool:
-        """Tell whether this is the same or a later epoch of the same cluster."""
+        """Return whether this is the same or a later epoch of the same cluster."""
         return self.number >= required.number and self.lineage == required.lineage
 
     @property
     def text(self) -> str:
-        """The epoch in writing."""
+        """The epoch as text."""
         return f"{self.lineage}.{self.number}"
 
 
@@ -60,7 +60,7 @@ class Lsn:
         return f"{self.value >> 32:X}/{self.value & 0xFFFFFFFF:X}"
 
     def reached(self, required: "Position") -> bool:
-        """Tell whether a server that stands here has replayed all of *required*."""
+        """Return whether a server that stands here has replayed all of *required*."""
         return (
             type(required) is Lsn
             and self.value >= required.value
@@ -68,7 +68,7 @@ class Lsn:
         )
 
     def comparable(self, other: "Position") -> bool:
-        """Tell whether the two belong to the same cluster."""
+        """Return whether the two belong to the same cluster."""
         return type(other) is Lsn and self.epoch.lineage == other.epoch.lineage
 
     def beyond(self) -> "Lsn":
@@ -106,7 +106,7 @@ class Gtids:
         )
 
     def reached(self, required: "Position") -> bool:
-        """Tell whether a server that stands here has executed all of *required*."""
+        """Return whether a server that stands here has executed all of *required*."""
         return (
             self.comparable(required)
             and self.epoch.number >= required.epoch.number
@@ -115,11 +115,11 @@ class Gtids:
         )
 
     def comparable(self, other: "Position") -> bool:
-        """Tell whether the two belong to the same cluster."""
+        """Return whether the two belong to the same cluster."""
         return type(other) is Gtids and self.epoch.lineage == other.epoch.lineage
 
     def succeeds(self, other: "Position") -> bool:
-        """Tell whether this has all of *other* and more: its server has taken over, if *other* was told later."""
+        """Return whether this has all of *other* and more: a takeover, if *other* was reported later."""
         return self.reached(other) and not other.reached(self)
 
     def beyond(self) -> "Gtids":
@@ -159,7 +159,7 @@ class MariaGtid:
         return [f"{domain}-{server}-{number}" for domain, (server, number) in sorted(self.domains.items())]
 
     def reached(self, required: "Position") -> bool:
-        """Tell whether a server that stands here has executed all of *required*."""
+        """Return whether a server that stands here has executed all of *required*."""
         if type(required) is not MariaGtid or not self.comparable(required):
             return False
         if self.epoch.number < required.epoch.number:
@@ -170,11 +170,11 @@ class MariaGtid:
         )
 
     def comparable(self, other: "Position") -> bool:
-        """Tell whether the two belong to the same cluster."""
+        """Return whether the two belong to the same cluster."""
         return type(other) is MariaGtid and self.epoch.lineage == other.epoch.lineage
 
     def succeeds(self, other: "Position") -> bool:
-        """Tell whether this is where *other* was, and another server has written since: it has taken over."""
+        """Return whether another server has written on from where *other* was: it has taken over."""
         return (
             type(other) is MariaGtid
             and self.reached(other)
@@ -220,7 +220,7 @@ class ClusterTime:
         return f"{self.seconds}-{self.increment}"
 
     def reached(self, required: "Position") -> bool:
-        """Tell whether a server that stands here has applied all of *required*."""
+        """Return whether a server that stands here has applied all of *required*."""
         return (
             type(required) is ClusterTime
             and (self.seconds, self.increment) >= (required.seconds, required.increment)
@@ -228,7 +228,7 @@ class ClusterTime:
         )
 
     def comparable(self, other: "Position") -> bool:
-        """Tell whether the two belong to the same cluster."""
+        """Return whether the two belong to the same cluster."""
         return type(other) is ClusterTime and self.epoch.lineage == other.epoch.lineage
 
     def beyond(self) -> "ClusterTime":
@@ -247,7 +247,7 @@ Position: TypeAlias = Lsn | Gtids | MariaGtid | ClusterTime
 
 
 def parse(text: str) -> Position:
-    """Return the position that *text* is the writing of; raise ValueError for anything else."""
+    """Decode *text*, a position's `text`; raise ValueError for anything else."""
     if len(text) > _LONGEST:
         raise ValueError("a position is not that long")
     kind, _, rest = text.partition(":")
@@ -261,7 +261,7 @@ def parse(text: str) -> Position:
 
 
 def parse_lsn(literal: str, epoch: Epoch = Epoch()) -> Lsn:
-    """Return what PostgreSQL writes as `16/B374D848`; raise ValueError for anything else."""
+    """Decode what PostgreSQL writes as `16/B374D848`; raise ValueError for anything else."""
     match = _LSN(literal)
     if match is None:
         raise ValueError("not a log sequence number")
@@ -269,7 +269,7 @@ def parse_lsn(literal: str, epoch: Epoch = Epoch()) -> Lsn:
 
 
 def parse_gtids(literal: str, epoch: Epoch = Epoch()) -> Gtids:
-    """Return what MySQL writes as `gtid_executed`, tags included; raise ValueError for anything else."""
+    """Decode what MySQL writes as `gtid_executed`, tags included; raise ValueError for anything else."""
     sources: dict[str, Intervals] = {}
     for one in filter(None, (part.strip() for part in literal.split(","))):
         uuid, *parts = one.lower().split(":")
@@ -285,7 +285,7 @@ def parse_gtids(literal: str, epoch: Epoch = Epoch()) -> Gtids:
 
 
 def parse_maria_gtid(literal: str, epoch: Epoch = Epoch()) -> MariaGtid:
-    """Return what MariaDB writes as `0-1-88,1-1-3`; raise ValueError for anything else."""
+    """Decode what MariaDB writes as `0-1-88,1-1-3`; raise ValueError for anything else."""
     domains: dict[int, tuple[int, int]] = {}
     for one in filter(None, (part.strip() for part in literal.split(","))):
         match = _MARIA(one)

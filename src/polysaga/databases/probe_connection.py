@@ -37,7 +37,7 @@ class ProbeConnection:
 
     @property
     def waits(self) -> bool:
-        """Whether the server can tell when it has reached a position; False before the first question."""
+        """Whether the server can report when it has reached a position; False before the first question."""
         return self._driver is not None and self.node.dialect.waits(self._driver)
 
     async def wait_for(self, position: Position, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""PyMongo, as far as this library uses it; loaded by `MongoNode`, once settings name a MongoDB."""
+"""PyMongo, as far as this library uses it; `MongoNode` loads it once settings name a MongoDB."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ __all__ = [
     "without_concerns",
 ]
 
-MAJORITY_READ = ReadConcern("majority")  # what a failover cannot take back
+MAJORITY_READ = ReadConcern("majority")  # what a failover cannot roll back
 MAJORITY_WRITE = WriteConcern("majority")
 PRIMARY = ReadPreference.PRIMARY
 SECONDARIES = ReadPreference.SECONDARY_PREFERRED
 
 
 def without_concerns(database: "AsyncDatabase[dict[str, Any]]") -> "AsyncDatabase[dict[str, Any]]":
-    """Return *database* as a transaction needs it: a bound session does not take concerns of its own off."""
+    """Return *database* without concerns, as a transaction needs it: a bound session does not remove them."""
     return database.with_options(write_concern=WriteConcern(), read_concern=ReadConcern())

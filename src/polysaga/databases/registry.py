@@ -1,7 +1,7 @@
 """The databases of one program, opened and closed together.
 
-`Registry` gives every handle its nodes and nothing more; `polysaga.Databases` (the routing half) is the one that
-programs use: it also decides where the sessions of databases with replicas go.
+`Registry` gives every handle its nodes and nothing more. Programs use `polysaga.Databases` (the routing half),
+which also decides where the sessions of databases with replicas go.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ignore
 from polysaga.limits import GRACE, leave_cancelled_behind, limited
 
-_CLOSING = 1.0  # seconds in which all connections are closed politely, at the end
+_CLOSING = 1.0  # seconds for closing all connections politely, at the end
 
 
 class Registry:
@@ -45,7 +45,7 @@ class Registry:
         return handle in self._handles.values()
 
     def configure(self, settings: Settings | Callable[[], Settings]) -> None:
-        """Say from now on where the settings come from; `polysaga.fastapi.install` does, for the command line."""
+        """Set where the settings come from; `polysaga.fastapi.install` calls this for the command line."""
         self._source = settings
 
     def settings(self) -> Settings:
@@ -79,7 +79,7 @@ class Registry:
             yield self
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends") -> None:
-        """Give *handle* its *nodes*, the primary first; what must be ended is added to *ends*."""
+        """Give *handle* its *nodes*, the primary first; add to *ends* what must be ended."""
         await nodes[0].ping()
         cast(Any, handle).attach(nodes)
         emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
@@ -96,7 +96,7 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """What the end of a registry ends: first *watchers*, all at once, then *nodes*, all at once."""
+    """What a closing registry ends: first all *watchers* at once, then all *nodes* at once."""
 
     stack: AsyncExitStack
     nodes: list[Node]
@@ -104,7 +104,7 @@ class Ends:
 
 
 def unmatched(handles: Collection[str], settings: Settings) -> dict[str, str]:
-    """Return the databases that have a handle or settings but not both, with what to do about each."""
+    """Return the databases that have a handle or settings but not both, with the remedy for each."""
     found = {
         name: f"database '{name}' has no settings: set databases.{name}.url"
         for name in handles
@@ -136,7 +136,7 @@ def _nodes(handle: AnyHandle, settings: DatabaseSettings) -> tuple[Node, ...]:
 
 
 async def _stop(watchers: Collection[Callable[[], Awaitable[None]]]) -> None:
-    """Stop *watchers*, whose drivers may hang: what is left over then is broken off with the nodes."""
+    """Stop *watchers*; what a hung driver leaves over is broken off with the nodes."""
     stops = (limited(stop(), GRACE / 4, grace=GRACE / 4) for stop in watchers)
     for outcome in await asyncio.gather(*stops, return_exceptions=True):
         if isinstance(outcome, BaseException) and not isinstance(outcome, TimeoutError):

@@ -1,8 +1,8 @@
-"""The one connection that writes to a SQLite file: a step that waits for it while it holds it waits for itself.
+"""The one connection that writes to a SQLite file: a step that holds it and waits for it waits for itself.
 
-A step's transaction holds the file until the step ends. What the step awaits meanwhile cannot have it: a writer
-of its own, or the start of another saga. That is known at once and refused at once; otherwise the wait would end
-after seconds, as if others were slow.
+A step's transaction holds the file until the step ends. Nothing that the step awaits meanwhile can have it:
+neither another writer nor the start of another saga. Such a wait is refused at once. Otherwise it would end after
+seconds, as if others were slow.
 """
 
 import os
@@ -17,7 +17,7 @@ from polysaga.errors import StepMisused
 
 @dataclass(slots=True)
 class _FileHold:
-    """One step that has a file; tasks that it leaves behind know when it has ended."""
+    """One step that holds a file; `lasts` shows the tasks that it leaves behind whether it has ended."""
 
     file: str
     lasts: bool = True

@@ -1,13 +1,13 @@
-"""Nodes: one server each, with its pool. The only place where engines and clients are made.
+"""Nodes: one server each, with its pool. The only place where engines are made.
 
-A connection that a server, proxy or failover cut while it lay idle is found and replaced at checkout. There
-is no ping per checkout: only a connection that was not lent for `_TRUSTED` seconds is asked first, so under
-load the question is never put (HikariCP's bypass window does the same).
+If a server, proxy or failover cut an idle connection, the pool finds and replaces it at checkout. There is no ping
+per checkout: only a connection that was not lent for `_TRUSTED` seconds is pinged first. So under load there is no
+ping at all (HikariCP's bypass window does the same).
 
-A node of a database with replicas is *watched*: it knows its connections in use, so that they can be cut when it
-falls silent or loses its role (`cut`), and its idle ones are replaced before anybody gets them (`retire`). The
-node that stands for the primary follows it: `follow` points its pools at another server, and whoever holds the
-node, such as a saga's journal, goes on with the next connection.
+A node of a database with replicas is *watched*. `cut` breaks its connections in use when it falls silent or loses
+its role; `retire` replaces its idle ones before they are lent again. The node that stands for the primary follows
+it: `follow` points its pools at another server. Holders of the node, such as a saga's journal, go on with the next
+connection.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.faults import Fault
 from polysaga.limits import limited
 
-# The option of every engine, and so of every connection, that names its database and tells whether it only reads.
+# The option of every engine, and so of every connection: its database, and whether it only reads.
 BOUND_TO = "polysaga_bound_to"
-LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: the clock's reading when it was lent last
-_TRUSTED = 1.0  # seconds after it was lent in which a connection is lent again without a question
+LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: when it was lent last, by the monotonic clock
+_TRUSTED = 1.0  # seconds after a checkout in which a connection is lent again without a ping
 
 
-Judge: TypeAlias = Callable[[Sample], str | None]  # why a connection to a server that says this is not wanted
+Judge: TypeAlias = Callable[[Sample], str | None]  # why to refuse a connection to a server with this sample
 
 
 class SqlNode:
@@ -56,7 +56,7 @@ class SqlNode:
             self.dialect.address(self.url), self.dialect.options(self.url)
         except UnusableOption as error:
             raise unusable(database, role, error) from None
-        self.admit: Callable[[], Judge] | None = None  # called before a new connection is asked what it leads to
+        self.admit: Callable[[], Judge] | None = None  # called before the server of a new connection is sampled
         self.watched = False
         self._engines: dict[bool, AsyncEngine] = {}
         self._single: AsyncEngine | None = None
@@ -64,16 +64,16 @@ class SqlNode:
         self._snapshots: AsyncEngine | None = None
         self._followed = self.url
         self._generation = 0
-        self.given_back = 0  # connections so far that came back in order: the server had answered them
+        self.given_back = 0  # connections that came back in order so far: the server had answered
         self._connections: set[Any] = set()  # all that are open, in use or not
         self._lent: set[Any] = set()  # those in use, of a watched node
-        # Connected, and still asked what the dialect has to know of its server.
+        # Connected, while the dialect still questions the server.
         self._opening: weakref.WeakKeyDictionary[ConnectionPoolEntry, Any] = weakref.WeakKeyDictionary()
         self._dialing: set[asyncio.Task[Any]] = set()
 
     @property
     def name(self) -> str:
-        """The node as people see it: its URL without the password."""
+        """The node's name for people: its URL without the password."""
         return masked(self.url.render_as_string(hide_password=True))
 
     @property
@@ -83,7 +83,7 @@ class SqlNode:
 
     @property
     def single(self) -> AsyncEngine:
-        """The same pool for transactions of one statement, without BEGIN and COMMIT where that saves packets."""
+        """The writer's pool for transactions of one statement, without BEGIN and COMMIT if that saves packets."""
         if not self.dialect.free_autocommit:
             return self.writer
         if self._single is None:
@@ -96,7 +96,7 @@ class SqlNode:
         return self._engines.get(True) or self._engine(read_only=True)
 
     def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
-        """Have *prepare* see the engine for plain reads once, when it is made; at once if it exists."""
+        """Call *prepare* once with the engine for plain reads: when it is made, or at once if it exists."""
         self._on_reader = prepare
         if True in self._engines:
             prepare(self._engines[True])
@@ -119,7 +119,7 @@ class SqlNode:
         return any(engine.sync_engine.pool.checkedout() > 0 for engine in self._engines.values())  # type: ignore[attr-defined]
 
     def follow(self, other: "SqlNode") -> None:
-        """Make new connections to the server of *other* from now on, and cut those that there are."""
+        """Connect to the server of *other* from now on, and cut the existing connections."""
         self._followed = other.url
         self.cut()
 
@@ -128,7 +128,7 @@ class SqlNode:
         self._generation += 1
 
     def cut(self) -> None:
-        """Replace every connection, and break off what those in use are waiting for."""
+        """Replace every connection; break off those that are in use or being made."""
         self.retire()
         for adapted in (*(self._lent if self.watched else self._connections), *self._opening.values()):
             self.dialect.cut(adapted.driver_connection)
@@ -148,7 +148,7 @@ class SqlNode:
             await connection.exec_driver_sql("SELECT 1")
 
     def abandon(self) -> None:
-        """Break off every connection, in use or not, without a word to the server: it or its driver hangs."""
+        """Break off every connection, in use or not, without notice to the server: it or its driver hangs."""
         for adapted in (*self._connections, *self._opening.values()):
             self.dialect.cut(adapted.driver_connection)
 
@@ -181,7 +181,7 @@ class SqlNode:
                 pool_recycle=pool.recycle,
                 pool_use_lifo=not one,
                 execution_options={BOUND_TO: (self.database, read_only)},
-                hide_parameters=True,  # errors end up in logs and in the journal, values do not
+                hide_parameters=True,  # errors end up in logs and in the journal; values must not
                 pool_reset_on_return="rollback" if self.dialect.rolls_back_on_return else None,
                 **arguments,
                 **self.settings.engine,
@@ -276,7 +276,7 @@ class SqlNode:
     def _open_one(
         self, dialect: Any, positional: Sequence[Any], named: dict[str, Any], *, read_only: bool, bare: bool
     ) -> Any:
-        """Connect to where new connections go, *bare* of our settings if a pooler refuses them."""
+        """Connect to the followed server, *bare* of our settings if a pooler refuses them."""
         if bare or self._followed is not self.url:
             positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
             ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
@@ -300,7 +300,7 @@ class SqlNode:
 
     def _translate_refusals(self, engine: AsyncEngine, *, read_only: bool) -> None:
         dialect = engine.sync_engine.dialect
-        # TypeError and ValueError are a driver's words for options that it does not take.
+        # Drivers raise TypeError and ValueError for options that they do not take.
         refusals: tuple[type[Exception], ...] = (OSError, TimeoutError, TypeError, ValueError)
         refusals += driver_errors(dialect)
         patience = self.settings.pool.connect_timeout
@@ -315,7 +315,7 @@ class SqlNode:
 
             try:
                 if self.watched:
-                    # Before: what happens to the node while it is being connected to concerns this one too.
+                    # Set first: a `cut` or `retire` while this one connects applies to it too.
                     record.info["generation"] = self._generation
                 if self._followed not in poolers:
                     ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
@@ -357,7 +357,7 @@ class SqlNode:
         @event.listens_for(engine.sync_engine, "handle_error")
         def look(context: ExceptionContext) -> None:
             if self.dialect.fault(context.sqlalchemy_exception or context.original_exception) is Fault.STALE_PLAN:
-                self.retire()  # each connection has prepared its statements before the schema changed
+                self.retire()  # every connection prepared its statements before the schema changed
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
@@ -371,7 +371,7 @@ class SqlNode:
                 f"its password in databases.{self.database}.url, or let the account connect to this database"
             )
         if fault is Fault.NO_DATABASE:
-            # PostgreSQL takes the account's name for one that is not given.
+            # Without a name PostgreSQL takes the account's.
             create = (
                 f"CREATE DATABASE {self.url.database}" if self.url.database else "name it at the end of the URL"
             )
@@ -393,10 +393,10 @@ class SqlNode:
 
 
 def _cancellations() -> int:
-    """Return how often the current task was asked to end.
+    """Return how often the current task was cancelled.
 
-    `asyncio.wait_for` of Python 3.11, by which drivers connect, forgets a cancellation that comes in the moment
-    when there is a connection (bpo-37658): the task would live on, and who waits for its end would wait for ever.
+    Drivers connect by `asyncio.wait_for`. In Python 3.11 it loses a cancellation that comes just as the connection
+    is made (bpo-37658): the task would live on, and a caller that waits for its end would wait for ever.
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
@@ -432,7 +432,7 @@ def _sql_url(database: str, text: str) -> URL:
             f"name a file, e.g. sqlite+aiosqlite:///{database}.db, in tests below tmp_path"
         )
     dialect = SQL_DIALECTS[url.drivername]
-    if dialect.name == "mysql" and not url.database:  # it would select none, and every statement would fail
+    if dialect.name == "mysql" and not url.database:  # none would be selected, and every statement would fail
         named = url.set(database=database).render_as_string()
         raise ConfigurationError(f"databases.{database}.url names no database on the server; write e.g. {named}")
     require_driver(database, url.drivername.partition("+")[2], dialect.extra)
@@ -440,7 +440,7 @@ def _sql_url(database: str, text: str) -> URL:
 
 
 def _scheme(given: str) -> str:
-    """Return what *given*, a scheme without a driver as hosters write it, means: the driver that is installed."""
+    """Return the scheme with the installed driver for *given*, a scheme without one, as hosters write it."""
     fitting = _SCHEMES.get(given)
     if fitting is None:
         return given
@@ -468,7 +468,7 @@ _SCHEMES = {
 
 
 def unusable(database: str, role: str, error: UnusableOption) -> ConfigurationError:
-    """Return what to raise for an option that the URL of a node in *role* cannot have."""
+    """Return the error for an option that the URL of a node in *role* cannot have."""
     place = "url" if role == "primary" else "replicas"
     remedy = error.remedy.format(database=database)
     return ConfigurationError(f"databases.{database}.{place}: option '{error.name}' {error.why}; {remedy}")

@@ -1,4 +1,4 @@
-"""Reads that never look stale to whoever wrote: which node answers, and what it must have seen."""
+"""Reads that never look stale to their writer: which node answers, and what it must have seen."""
 
 from typing import TYPE_CHECKING
 

@@ -1,11 +1,11 @@
-"""Bookmarks in writing: what a client, a job or a message carries so that its next read misses nothing.
+"""Encoded bookmarks: what a client, a job or a message carries so that its next read misses nothing.
 
     v1.orders=pg:7391.2:16/B374D848!points=ma:.0:0-1-88.<signature>
 
-The letters are those of a cookie's value. The signature (HMAC-SHA256 of all before it, 128 bits) shows that one of
-our processes wrote it: anybody else could name a place that no server has reached yet, and so force every read to
-the primary. What is not signed, or not written as we write it, is no bookmark at all: reading without one is what
-happens to every new visitor. Nothing in it is secret, and nothing of it ever becomes part of a statement.
+All characters are those of a cookie's value. The signature (HMAC-SHA256 of all before it, 128 bits) shows that one
+of our processes wrote it. Without it a client could name a place that no server has reached yet, and so force
+every read to the primary. A text that is not signed, or not written as we write it, counts as no bookmark: its
+client reads like every new visitor. Nothing in it is secret, and nothing of it ever becomes part of a statement.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ LONGEST = 3500  # characters; browsers refuse cookies of more than 4096
 
 _VERSION = "v1"
 _ROOM = LONGEST - len(_VERSION) - 24  # characters for the places, beside the signature
-_SHORT = 120  # characters of a place that it is not worth while to shorten
+_SHORT = 120  # characters; a place no longer than this is not shortened
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII).fullmatch
 
 
 def written(bookmark: Mapping[str, Position], secret: bytes) -> str:
-    """Return all of *bookmark* in writing: one text, or several joined by commas if one would be too long.
+    """Encode all of *bookmark*: as one text, or several joined by commas if one would be too long.
 
-    A place that is too long to be carried becomes one that no server reaches, which sends the next reader to the
-    primary: slower, and never stale.
+    A place that is too long becomes one that no server reaches. It sends the next reader to the primary: slower,
+    but never stale.
     """
     places = dict(bookmark)
     for name in sorted(places, key=lambda name: -len(places[name].text)):
@@ -49,7 +49,7 @@ def _length(named: tuple[str, Position]) -> int:
 
 
 def sign(bookmark: Mapping[str, Position], secret: bytes) -> str:
-    """Return *bookmark* in writing; databases that would make it longer than `LONGEST` are left out."""
+    """Encode and sign *bookmark*; leave out databases that would make it longer than `LONGEST`."""
     parts: list[str] = []
     left = _ROOM
     for name, position in sorted(bookmark.items()):
@@ -62,7 +62,7 @@ def sign(bookmark: Mapping[str, Position], secret: bytes) -> str:
 
 
 def verify(text: str, secrets: Sequence[bytes]) -> dict[str, Position]:
-    """Return the bookmark that *text* is the writing of, signed with one of *secrets*; else an empty one."""
+    """Decode *text*; return an empty bookmark unless one of *secrets* signed it."""
     if len(text) > LONGEST or not text.isascii():
         return {}
     body, _, signature = text.rpartition(".")

@@ -1,8 +1,8 @@
-"""Circuit breakers: a node whose sessions keep failing is left alone for a while, then tried by a few.
+"""Circuit breakers: a node whose sessions keep failing gets none for a while, then one at a time as a trial.
 
-The monitor asks whether a node answers at all; the breaker sees what the monitor cannot, such as a node that
-answers the monitor and fails everybody else. States are values of the clock: closed; open until a moment; after it
-half-open, when one session may try: its end closes the breaker, or opens it for twice as long.
+The monitor asks whether a node answers at all. The breaker sees what the monitor cannot, such as a node that
+answers the monitor and fails every session. A breaker is closed, or open until a moment. After that moment it is
+half-open: one session may try, and its end closes the breaker, or opens it for twice as long.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Breaker:
     opened: int = 0  # times in a row
 
     def allows(self, now: float) -> bool:
-        """Tell whether a session may go to the node now."""
+        """Return whether a session may go to the node now."""
         return self.opened == 0 or (now >= self.open_until and not self.trying)
 
     def begin(self) -> None:

@@ -23,7 +23,7 @@ from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, entered
 from polysaga.routing.sessions import SqlRoutes
 
-_MOST = 32  # bookmarks that are worth looking at in one text
+_MOST = 32  # bookmarks that are read from one text
 
 
 class Databases(Registry):
@@ -55,7 +55,7 @@ class Databases(Registry):
         """Connect every handle to the nodes in *settings*, or the program's own, and disconnect at the end.
 
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
-        does not answer. A replica that does not answer is left out until it does, and announced.
+        does not answer. A replica that does not answer is announced, and left out until it answers.
         """
         known = self.settings() if settings is None else settings
         self.bookmarks = known.bookmarks
@@ -70,8 +70,8 @@ class Databases(Registry):
 
         Reads inside see what *bookmark* (see `bookmark`) names and what is committed inside. A request has a scope
         of its own already (`polysaga.asgi`); a task that outlives it, or the next message of a websocket, begins a
-        new one. Several bookmarks may be joined by commas. One that none of our processes signed counts as none,
-        and so does what another cluster than today's had written.
+        new one. Several bookmarks may be joined by commas. One that none of our processes signed counts as none;
+        so does a position of another cluster than the present one.
         """
         known: dict[str, Position] = {}
         for one in self._bookmarks(bookmark) if isinstance(bookmark, str) else (bookmark,):
@@ -84,7 +84,7 @@ class Databases(Registry):
             yield scope
 
     async def bookmark(self) -> str:
-        """Return what a job or a message must carry to see all that this scope has written or was told of.
+        """Return the bookmark with which a job or a message sees all that this scope has written or received.
 
         Empty without replicas. Raises `ConfigurationError` if `bookmarks.secret` is not set.
         """
@@ -95,10 +95,10 @@ class Databases(Registry):
         return self.written(scope)
 
     def written(self, scope: Scope, names: Collection[str] | None = None) -> str:
-        """Return what *scope* must see, in writing; with *names* of these databases only.
+        """Encode what *scope* must see; with *names*, of these databases only.
 
-        Where nobody could tell how far the primary got with an acknowledged commit, it is a place that no server
-        reaches: whoever reads next asks the primary again (`policy.clamped`).
+        If the position of an acknowledged commit is unknown, the text names a place that no server reaches. The
+        next reader then asks the primary again (`policy.clamped`).
         """
         must = dict(scope.required)
         for name in scope.unsure & scope.acknowledged & self._routers.keys():
@@ -171,6 +171,6 @@ def _router(name: str, servers: list[SqlNode], emit: Emit, clock: Clock) -> Rout
     primary = SqlNode(name, "primary", first.url.render_as_string(hide_password=False), first.settings)
     for node in (primary, *servers):
         node.watched = node.dialect.replicates
-    guard(primary)  # it answers readers too, for want of a replica
+    guard(primary)  # it answers readers too if no replica may
     settings = first.settings
     return Router(name, primary, servers, settings.replicas, settings.reads, emit=emit, clock=clock)

@@ -1,16 +1,16 @@
-"""The monitor of one database: one task and one connection per node, which ask role and position.
+"""The monitor of one database: one task and one connection per node, which ask for role and position.
 
-Who owns the truth: the nodes. A question has a time limit; a node that does not answer within it does not count
-until it answers again, and what hangs on it is cut, because a frozen server never says that it is gone. The limit
-runs from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began.
-Time in which this process itself was frozen is no silence of the nodes.
+The nodes own the truth. A question has a time limit. A node that does not answer within it does not count until it
+answers again, and its connections are cut, because a frozen server never reports that it is gone. The limit runs
+from the last answer, not from the question, so a silence is noticed in `probe_timeout`, whenever it began. Time in
+which this process itself was frozen is no silence of the nodes.
 
-The first question may take as long as a connection may, `connect_timeout`: on a busy host a driver that has just
-been loaded needs that. `start` waits that long for a primary only. A replica joins when it answers.
+The first question may take as long as a connection may, `connect_timeout`: on a busy host a newly loaded driver
+needs that. `start` waits that long for a primary only. A replica joins when it answers.
 
-Readers that wait for a replica hurry the replicas' tasks: they ask at once and then every few milliseconds while
-somebody waits, or when the server itself says that it is there (PostgreSQL 19: WAIT FOR LSN). Without waiters a
-node is asked every `probe_interval` seconds.
+Readers that wait for a replica hurry the replicas' tasks. While a reader waits, the tasks ask at once and then
+every few milliseconds, or when the server itself reports the position (PostgreSQL 19: WAIT FOR LSN). Without
+waiters a node is asked every `probe_interval` seconds.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from polysaga.events import Emit, MonitorFailed, NodeLeft, NodeReturned, Primary
 from polysaga.routing.topology import UNASKED, Seat, Topology, answered, failed, rivals, settled, unknown
 from polysaga.texts import said
 
-_HURRY = 0.001, 0.016  # seconds between questions while somebody waits: at first, at last
-_PIECES = 4  # of the time that a question has; of a time in which the event loop did not run one counts
+_HURRY = 0.001, 0.016  # seconds between questions while a reader waits: at first, at last
+_PIECES = 4  # of a question's time limit; a time in which the event loop did not run counts as one
 _GRACE = 0.05  # seconds that a question gets to notice that its connection is gone
 
 
@@ -34,24 +34,24 @@ class SampleSource(Protocol):
     """A connection of the monitor's own; see `databases.probe_connection`."""
 
     async def sample(self) -> Sample:
-        """Ask."""
+        """Return role and position."""
 
     @property
     def waits(self) -> bool:
-        """Whether the server can tell when it has reached a position."""
+        """Whether the server can report when it has reached a position."""
 
     async def wait_for(self, position: Position, seconds: float) -> bool:
-        """Return when it may have, after *seconds* at the latest; False if it cannot tell after all."""
+        """Return True once it may have, or after *seconds*; False if it cannot tell after all."""
 
     def cut(self) -> None:
-        """Break off what is being waited for."""
+        """Break the connection; a question that waits for an answer fails."""
 
     async def close(self) -> None:
         """Close; the next question connects again."""
 
 
 class Monitor:
-    """Keeps a fresh `topology`; *changed* hears of every new one together with the one before."""
+    """Keeps `topology` fresh; calls *changed* with the previous and the new one each time."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Monitor:
         self._answered_at = [clock.monotonic()] * len(lines)
 
     async def start(self) -> None:
-        """Ask every node, then go on asking until `stop`; return once a primary is known, or cannot be.
+        """Ask every node, then go on asking until `stop`; return once a primary is known, or none can be.
 
         A node has `timeout` seconds to answer; if no primary has answered by then, all have `connect_timeout`.
         """
@@ -94,19 +94,19 @@ class Monitor:
             if question in pending:
                 self._publish(failed(self.topology, index, silent))
         await self._settle()
-        # Answers may be as old as the start was slow: nobody is late because of that.
+        # Answers may be as old as the start was slow; no node is late because of that.
         self._answered_at = [self._clock.monotonic()] * len(self._lines)
         self.suspect()
-        # The questions too: a watch that is cancelled before it begins would leave its question alone.
+        # `stop` cancels the questions too: a watch cancelled before it begins would not cancel its own.
         watches = [asyncio.create_task(self._watch(*asked)) for asked in enumerate(questions)]
         self._tasks = [*questions, *watches]
 
     async def _settle(self) -> None:
-        """Ask those that take writes once more, if there are several: what they tell shows which took over."""
+        """If several nodes claim to be the primary, ask them once more: their answers show which took over."""
         several = rivals(self.topology)
         if len(several) < 2:
             return
-        # The last one first: an earlier one of the settings stays primary unless a later one took over from it.
+        # The last first: of the nodes in the settings an earlier one stays primary unless a later one took over.
         for index in reversed(several):
             await self._ask(index)
         self._publish(settled(self.topology))
@@ -122,14 +122,14 @@ class Monitor:
             await line.close()
 
     def suspect(self) -> None:
-        """Ask all nodes at once: somebody saw something that does not fit."""
+        """Ask all nodes now, because something was seen that does not fit the topology."""
         for event in self._hurry:
             event.set()
 
     async def news(self, patience: float, position: Position | None = None) -> bool:
-        """Return when the topology has changed; False if it did not within *patience* seconds.
+        """Return True at the next new topology; False if there is none within *patience* seconds.
 
-        With *position* the replicas are watched for reaching it.
+        With *position* the replicas are watched until they reach it.
         """
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = position
@@ -168,7 +168,7 @@ class Monitor:
             question = self._ask(index)
 
     async def _waited(self, index: int) -> bool:
-        """Let the node itself say when it has what somebody waits for; return False if it cannot."""
+        """Wait until the node itself reports what a reader waits for; return False if it cannot."""
         line, known = self._lines[index], self.topology.nodes[index].position
         wanted = next((place for place in self._waiters.values() if _lies_ahead(known, place)), None)
         if wanted is None or not line.waits:
@@ -183,14 +183,14 @@ class Monitor:
         return not task.cancelled() and task.exception() is None and task.result()
 
     async def _ask(self, index: int, *, first: bool = False) -> None:
-        """Ask one node and publish what it says, or that it does not."""
+        """Ask one node; publish its answer, or that there was none."""
         line, asked_at = self._lines[index], self._clock.monotonic()
         if first:
             patience = self._connect_timeout
         elif self.topology.nodes[index].failure is not None:
             patience = self._timeout
         else:
-            # A question that is later than `interval` was held up in this process.
+            # A question sent later than `interval` was held up in this process.
             late = min(asked_at - self._answered_at[index], self._interval)
             patience = self._timeout - late
         patience = max(patience, self._timeout / 4)
@@ -203,7 +203,7 @@ class Monitor:
             silent = f"it did not answer in {max(patience, self._timeout):g} s"
             answer = await _ended(task, line, silent)
         except asyncio.CancelledError:
-            # A connection that is still being made would be open for good.
+            # A connection that is still being made would otherwise stay open.
             line.cut()
             task.cancel()
             await asyncio.wait([task], timeout=_GRACE)
@@ -238,9 +238,9 @@ class Monitor:
 
 
 async def _done_in(task: "asyncio.Future[Any]", seconds: float) -> None:
-    """Return when *task* is done, or has not been for *seconds* in which the event loop ran.
+    """Return when *task* is done, or after *seconds* in which the event loop ran.
 
-    A process that was frozen finds its time-outs over before it has read the answers that are there.
+    In a process that was frozen, time-outs expire before it reads the answers that have arrived.
     """
     for _ in range(_PIECES):
         await asyncio.wait([task], timeout=seconds / _PIECES)
@@ -252,8 +252,8 @@ async def _ended(task: "asyncio.Future[Sample]", line: SampleSource, silent: str
     """Return the sample, or why there is none; the connection is usable or closed afterwards."""
     in_time = task.done()
     if not in_time:
-        # Cutting the connection ends the question; a connection that is still being made can be cancelled only.
-        # (Drivers answer a cancellation by connecting anew, to a server that is silent.)
+        # Cutting the connection ends the question; a connection that is still being made can only be cancelled.
+        # (A cancelled question makes drivers connect anew, to a server that is silent.)
         await asyncio.wait([task], timeout=_GRACE)
         task.cancel()
         await asyncio.wait([task])
@@ -269,13 +269,13 @@ async def _ended(task: "asyncio.Future[Sample]", line: SampleSource, silent: str
 
 
 def _lies_ahead(known: Position | None, wanted: Position | None) -> bool:
-    """Tell whether a node gets from *known* to *wanted* by going on: within one epoch numbers say all."""
+    """Return whether *wanted* is ahead of *known* in the same epoch, where the numbers alone decide."""
     return known is not None and wanted is not None and known.epoch == wanted.epoch and not known.reached(wanted)
 
 
 def _look_at(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
-        task.exception()  # whoever asked may be gone
+        task.exception()  # the caller may be gone
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:

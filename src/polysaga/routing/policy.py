@@ -1,10 +1,10 @@
-"""Policy: which node answers a read, and why. Pure; asked for every session, so it takes microseconds.
+"""Policy: which node answers a read, and why. Pure; it runs for every session, so it takes microseconds.
 
-The first rule that matches wins: the node that this scope has read from already (reads never go back in time);
-else one of the replicas that are fit, past the required position, and not too far behind; of those the ones of
-this process's own zone if there are any; of those the less busy one of two drawn by weight (`p2c`).
+A replica must be fit, past the required position, and not too far behind. Of such replicas the one that this scope
+has read from already wins: reads never go back in time. Otherwise replicas in this process's own zone are
+preferred, if there are any. Of two of them, drawn by weight, the less busy one is chosen (`p2c`).
 
-Nothing here is safe because a clock is right: the required position alone decides what may be read after a write.
+No safety depends on a clock: the required position alone decides what may be read after a write.
 """
 
 import math
@@ -19,14 +19,14 @@ from polysaga.routing.topology import NodeState, Topology
 
 
 class RouteReason(StrEnum):
-    """Why a node was chosen, or none."""
+    """Why a node was chosen."""
 
     PINNED = "pinned"  # the scope has read there already
     CAUGHT_UP = "caught-up"  # it has reached the bookmark
     FRESH = "fresh"  # no bookmark; not too far behind
     STRONG = "strong"  # the caller asked for the primary
     NO_REPLICA = "no-replica"  # none was fit: the primary answers instead
-    STALE = "stale"  # none was fresh enough: the caller had said that this is all right
+    STALE = "stale"  # none was fresh enough: the caller or the settings allow stale reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def pick(
 
 
 def hopeless(topology: Topology, patience: float, now: float) -> bool:
-    """Tell whether no replica can be expected to get anywhere within *patience* seconds."""
+    """Return whether no replica can be expected to catch up within *patience* seconds."""
     return all(
         node.failure is not None or node.role is not NodeRole.REPLICA or _lag(node, now) > patience
         for index, node in enumerate(topology.nodes)
@@ -110,7 +110,7 @@ def stalest_allowed(topology: Topology, shut: Collection[int] = ()) -> int | Non
 
 
 def clamped(topology: Topology, required: Position, known_since: float) -> Position:
-    """Return *required*, or where the primary stands if that was asked for later and is less.
+    """Return *required*, or the primary's position if that was asked for later and is lower.
 
     A bookmark that no server ever reached is left over from a failover that lost writes, or was made up. The
     primary must have been asked after *known_since*: an older answer may be behind an honest position.

@@ -1,7 +1,7 @@
 """Capture: where the primary stands, asked after a commit; concurrent commits share the question.
 
-A question answers all commits that were acknowledged before it was *sent*, so whoever comes while one is on its
-way waits for the next one. At most two are ever needed, however many wait.
+An answer covers all commits that were acknowledged before its question was *sent*. So a caller that comes while a
+question is under way waits for the next one. At most two are ever needed, however many callers wait.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ class PositionSource(Protocol):
     """A connection to the primary; see `databases.probe_connection`."""
 
     async def capture(self) -> Position | None:
-        """Ask."""
+        """Return the position of the primary; None if the server has none."""
 
     def cut(self) -> None:
-        """Break off what is being waited for."""
+        """Break the connection; a question that waits for an answer fails."""
 
     async def close(self) -> None:
         """Close; the next question connects again."""
 
 
 class Capture:
-    """Asks the primary of one database; whatever goes wrong there, nobody waits for an answer that never comes."""
+    """Asks the primary of one database; whatever goes wrong there, every caller gets an answer."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Capture:
         return await asyncio.shield(self._next)
 
     def moved(self) -> None:
-        """Break off: the primary is elsewhere now."""
+        """Break the connection: the primary is elsewhere now."""
         self._line.cut()
 
     async def close(self) -> None:

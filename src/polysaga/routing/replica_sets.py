@@ -1,8 +1,8 @@
-"""MongoDB: the driver knows the members and finds the primary; we say what a read must have seen.
+"""MongoDB: the driver knows the members and finds the primary; Polysaga adds what a read must have seen.
 
 Readers prefer secondaries, in a causally consistent session that begins at the scope's operation time: a member
-that is behind waits by itself. Writes are majority writes, and the time of the last one is in every reply, so
-no later reader has to ask after a writer; only what the client is told is asked for (`Scope.news`).
+that is behind waits by itself. Writes are majority writes, and the time of the last one is in every reply. So no
+reader after a writer has to ask; only the position for the client is asked for (`Scope.news`).
 """
 
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class MongoRoutes:
 
     @asynccontextmanager
     async def reader(self, wish: Wish) -> AsyncIterator[MongoSession]:
-        """See `Database.reader`; `max_lag` and `snapshot` are the driver's matter."""
+        """See `Database.reader`; `max_lag` and `snapshot` are left to the driver."""
         scope, name = current(), self._node.database
         asked = None if scope is None else scope.consistency
         consistency = wish.consistency or asked or self._reads.consistency

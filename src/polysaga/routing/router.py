@@ -1,13 +1,13 @@
 """The router of one SQL database with replicas: which node gets the next session, and what happens on failover.
 
-Reads: `policy.pick` decides in memory. If no replica is fit the reader waits at most `reads.wait` for one to catch
-up, then goes to the primary through a limiter, for a primary that gets all reads at once goes down too.
+Reads: `policy.pick` decides in memory. If no replica is fit, the reader waits at most `reads.wait` for one to
+catch up, then goes to the primary. A limiter protects the primary, which would go down under all reads at once.
 
 Writes go to the one node that stands for the primary and follows it (`SqlNode.follow`). Without a primary they are
-refused at once; nothing queues. A new connection there is asked whether it leads to a primary of the latest known
-epoch before anybody gets it, so a demoted node that came back is never taken for the primary. A new connection to
-any other node is asked whether it still has what it is known to have: within an epoch a replayed position only
-rises while the server runs, and one that was restarted may open before it has replayed its own log again.
+refused at once; nothing queues. Before a new connection there is lent, the router checks that it leads to a
+primary of the latest known epoch. So a demoted node that came back is never taken for the primary. A new
+connection to any other node must still have what the node is known to have. Within an epoch a replayed position
+never falls while the server runs, but a restarted server may open before it has replayed its own log again.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import Seat, Topology
 
-_HOPELESS = 1.0  # seconds behind, from which on waiting for a replica for a moment is in vain
+_HOPELESS = 1.0  # seconds behind; a replica further behind is not waited for
 
 
 @dataclass(slots=True)
 class Load:
-    """What this process has going on at one node."""
+    """This process's use of one node."""
 
     sessions: int = 0
     breaker: Breaker = field(default_factory=Breaker)
@@ -107,11 +107,11 @@ class Router:
         await self.capture.close()
 
     def role_of(self, index: int) -> str:
-        """Return what a node is called by people: `primary`, or `replica-` and its place in the settings."""
+        """Return a node's name for people: `primary`, or `replica-` and its place in the settings."""
         return "primary" if index == self.topology.primary else f"replica-{index}"
 
     def choose(self, scope: Scope | None, wish: Wish, left: int | None = None) -> Choice | None:
-        """Return the node for a reader if that can be told from memory; not *left*, which has just failed it."""
+        """Return the node for a reader, but not *left*, which has just failed it; None if it must `search`."""
         topology = self.topology
         if scope is None:
             consistency, required, pinned = wish.consistency or self.reads.consistency, None, None
@@ -126,7 +126,7 @@ class Router:
         if consistency == "eventual":
             required = None
         elif scope is not None and self.name in scope.written:
-            return None  # where its own commits stand must be asked for first
+            return None  # the position of its own commits must be asked for first
         limits = self.limits
         if wish.max_lag is not None:
             limits = Limits(wish.max_lag, limits.silence, limits.zone)
@@ -142,9 +142,9 @@ class Router:
         )
 
     async def search(self, scope: Scope | None, wish: Wish, left: int | None = None) -> Choice:
-        """Return the node for a reader, after asking and waiting; raise `NoReplica`. It is not *left*.
+        """Return the node for a reader, but not *left*, after asking and waiting; raise `NoReplica` if none may.
 
-        If the reason is `NO_REPLICA`, the caller holds a place of `limiter` and gives it back.
+        If the reason is `NO_REPLICA`, the caller holds a place of `limiter` and must release it.
         """
         if scope is not None and self.name in scope.written:
             await scope.settle(self.name)
@@ -168,7 +168,7 @@ class Router:
         raise NoReplica(self.name, reason)
 
     def note(self, scope: Scope | None, choice: Choice) -> None:
-        """Keep where a session went, for people and for the next read of the scope."""
+        """Record where a session went, for people and for the next read of the scope."""
         self.routed[self.nodes[choice.index].name, choice.reason] += 1
         if scope is None:
             return
@@ -224,7 +224,7 @@ class Router:
         return (self.loads[index].sessions + 1) * (node.latency + 1e-4) / node.seat.weight
 
     def _shut(self, left: int | None = None) -> set[int]:
-        """Return *left* and the nodes whose breakers let nobody through now, unless those are all replicas."""
+        """Return *left* and the nodes whose breakers are open now; only *left* if that shuts all replicas."""
         now = self.clock.monotonic()
         shut = {index for index, load in enumerate(self.loads) if not load.breaker.allows(now)}
         self._opened = any(load.breaker.opened for load in self.loads)
@@ -232,7 +232,7 @@ class Router:
         return without if len(shut | {self.topology.primary}) >= len(self.nodes) else shut | without
 
     def _admit(self, sample: Sample) -> str | None:
-        """Return why a new connection to what should be the primary is not one."""
+        """Return why a new connection does not lead to the primary; None if it does."""
         if sample.role is NodeRole.PRIMARY and sample.epoch.number >= self.topology.epoch:
             return None
         self.monitor.suspect()
@@ -241,7 +241,7 @@ class Router:
     def _as_it_was(self, index: int) -> Judge:
         """Return what refuses a new connection to a node that has less than it is known to have had.
 
-        It was restarted or copied since it was asked last, and must not be read from by what it said then.
+        Such a node was restarted or copied since its last answer, which must not decide what is read from it.
         """
         known = self.topology.nodes[index].position
 
@@ -261,7 +261,7 @@ class Router:
                 if old.failure is None or index != before.primary:
                     self.nodes[index].cut()
                 if old.failure is not None and self._leads(index):
-                    self.primary.cut()  # silent for the second time: what hangs there would hang for ever
+                    self.primary.cut()  # silent for the second time: sessions there would hang for ever
             elif old.failure is not None or old.role is not new.role:
                 self.nodes[index].retire()
                 self.loads[index].breaker.succeeded()

@@ -1,16 +1,16 @@
 """Scope: what one request, job or message must not miss. One mutable object, shared by the tasks it starts.
 
-A commit marks its database as *written*; where the primary stands is asked for only when somebody needs to know,
-the next reader or the response, so that concurrent commits share one question and a commit that nobody follows
-up costs nothing. What was asked for after the commit is past it, whoever committed.
+A commit marks its database as *written*. The primary's position is asked for only when the next reader or the
+response needs it. So concurrent commits share one question, and a commit with no read after it costs nothing. An
+answer to a question asked after a commit is past it, whichever session committed.
 
-What a scope wrote stays *written* until the answer is there: whoever reads meanwhile asks too, and whoever is
-cancelled while he waits leaves nothing forgotten.
+A database stays *written* until its position is known. Concurrent readers ask too, so a cancelled one loses
+nothing.
 
-A scope reads each database from one node while that is fit, so its reads never go back in time.
+A scope reads each database from one node while that node is fit, so its reads never go back in time.
 
-Code outside of any scope gets one of its own with its first commit, for the task that made it and those it starts
-then; it pins no node, for nobody knows when it ends.
+Code outside of any scope gets one of its own with its first commit, for the task that committed and those it
+starts then. That scope pins no node, because its end is unknown.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from polysaga.databases.positions import Position
 
 
 class Source(Protocol):
-    """What tells where a database's primary stands now."""
+    """A source of the current position of a database's primary."""
 
     async def position(self) -> Position | None:
-        """Return a position past all that was committed before the call; None if nobody can tell."""
+        """Return a position past all that was committed before the call; None if unknown."""
 
 
 class Scope:
@@ -47,20 +47,20 @@ class Scope:
         self.required = dict(self.received)
         self._clock, self._began = clock, clock.monotonic()
         self._raised: dict[str, float] = {}
-        self.consistency = consistency  # for readers that do not say
+        self.consistency = consistency  # for readers that give none
         self.pinned: dict[str, int] | None = {} if pins else None
-        self.written: dict[str, Source] = {}  # committed there, and where is not known yet
-        self.acknowledged: set[str] = set()  # written, and somebody was told so
-        self._told_by: dict[str, Source] = {}  # who can tell what its client must be told
+        self.written: dict[str, Source] = {}  # committed there, at a position not known yet
+        self.acknowledged: set[str] = set()  # written, and the commit was acknowledged
+        self._told_by: dict[str, Source] = {}  # sources of the positions that the client must get
         self._commits = Counter[str]()
-        self.unsure: set[str] = set()  # written, and nobody could tell where
+        self.unsure: set[str] = set()  # written, and the position could not be learnt
         self.answered: dict[str, str] = {}  # database -> node and reason, for people
         self.explains = False
 
     def wrote(self, database: str, source: Source, *, acknowledged: bool = True) -> None:
         """Note that this scope must see what is committed in *database* by now.
 
-        A commit that was not acknowledged may have happened: the scope looks for it, its client is not told.
+        An unacknowledged commit may have happened: the scope asks for its position, but owes the client none.
         """
         if acknowledged:
             self.acknowledged.add(database)
@@ -77,9 +77,9 @@ class Scope:
         self._told_by[database] = source
 
     def require(self, database: str, position: Position, source: Source | None = None) -> None:
-        """Raise what must be seen of *database*; what is known of another cluster by that name is dropped.
+        """Raise what must be seen of *database*; drop a known position of another cluster by that name.
 
-        *source* is given for a commit of this scope's own, whose place came with its reply.
+        *source* is given for a commit of this scope's own if the reply brought the position.
         """
         if source is not None:
             self._told_by[database] = source
@@ -94,10 +94,10 @@ class Scope:
         return self._raised.get(database, self._began)
 
     async def news(self) -> list[str]:
-        """Return the databases of which the client must see more than its bookmark says, or of which nobody knows.
+        """Return the databases whose required position is not what the client's bookmark says, or is unknown.
 
-        Where they stand is asked now, also if it was asked before: another request of the same client may have
-        been answered since, and what is told last is what the client keeps.
+        The positions are asked for now, even if they were asked for before: another request of the same client may
+        have been answered since, and the client keeps what it receives last.
         """
         self.written |= self._told_by
         await self.settle()
@@ -105,7 +105,7 @@ class Scope:
         return list(dict.fromkeys((*changed, *self.unsure)))
 
     async def settle(self, database: str | None = None) -> None:
-        """Find out where the primaries stand that this scope wrote to, all of them or that of *database*."""
+        """Learn the positions of the primaries that this scope wrote to: all, or only that of *database*."""
         names = [name for name in self.written if database in {None, name}]
         await asyncio.gather(*(self._settle(name, self.written[name]) for name in names))
 
@@ -113,7 +113,7 @@ class Scope:
         commits = self._commits[database]
         position = await source.position()
         if position is None:
-            self.unsure.add(database)  # the next one asks again
+            self.unsure.add(database)  # the next reader asks again
             return
         self.require(database, position)
         self.unsure.discard(database)

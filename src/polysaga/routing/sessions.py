@@ -1,10 +1,10 @@
 """The sessions of a database with replicas: bound to one node from their first statement to their end.
 
 A reader whose very first statement finds its node gone has read nothing yet: it moves to another node, once. Any
-later failure is the caller's to hear of, for what was read before belongs to the node that is gone.
+later failure is raised to the caller: what it has read belongs to the node that is gone.
 
-A reader that lives on while its scope writes, such as a dependency of a handler that runs a saga, would not see
-the write: before its next statement it moves to a node that does. A snapshot that has begun stays what it is.
+A reader may live on while its scope writes, such as a dependency of a handler that runs a saga. It would not see
+the write, so before its next statement it moves to a node that does. A snapshot that has begun stays what it is.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class SqlRoutes:
             try:
                 yield session
             except BaseException:
-                # Shielded: a cancelled reader must give its connection back all the same.
+                # Shielded: a cancelled reader must still give its connection back.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise
             else:
@@ -82,7 +82,7 @@ class SqlRoutes:
             raise DatabaseUnavailable(router.name, error.node, "it is not the primary any more") from error
         except DatabaseUnavailable:
             router.monitor.suspect()
-            # The reply to COMMIT may be all that was lost.
+            # Perhaps only the reply to COMMIT was lost.
             current_or_own(router.clock).wrote(router.name, router.capture, acknowledged=False)
             raise
         self.wrote()
@@ -124,7 +124,7 @@ class _ReadRoute:
             self._router.limiter.release()
 
     def blame(self, error: Exception) -> bool:
-        """Tell whether *error* is the node's; it then counts against it."""
+        """Return whether *error* is the node's; if so, it counts against the node."""
         if self.node.dialect.fault(error) not in _GONE:
             return False
         if not self._blamed:
@@ -133,12 +133,12 @@ class _ReadRoute:
         return True
 
     def reads(self) -> bool:
-        """Note that a statement follows; tell whether it is the first."""
+        """Note that a statement follows; return whether it is the first."""
         first, self._read = not self._read, True
         return first
 
     def overtaken(self) -> bool:
-        """Tell whether the scope has written since the node was chosen, which may not know of it."""
+        """Return whether the scope has written since the node was chosen: the node may lack the write."""
         scope = self._scope = self._scope or current()
         if scope is None or scope.commits(self._router.name) == self._commits:
             return False
@@ -147,7 +147,7 @@ class _ReadRoute:
         return asked == "session" and not began and self.choice.index != self._router.topology.primary
 
     async def move(self) -> Any:
-        """Return the engine of a node that has all that the scope must see; another one than one that failed."""
+        """Move to a node that has all that the scope must see, and not to one that failed; return its engine."""
         self.end()
         left = self.choice.index if self._blamed else None
         self._blamed = False
@@ -163,7 +163,7 @@ class _ReadRoute:
 
 
 class _Movable(LentSession):
-    """A session that goes to another node if its own is gone at first, or has been overtaken by a write."""
+    """A session that moves if its node is gone at the first statement, or may lack a write of its scope."""
 
     def execute(self, *given: Any, **named: Any) -> Any:
         return self._first(super().execute, given, named)

@@ -1,16 +1,15 @@
 """Topology: what is known of a database's nodes at one moment. Frozen, replaced whole, pure.
 
-Who owns the truth: the nodes. Every answer is dated by the moment *before* it was asked for, so what is known is
-never believed to be newer than it is. Within an epoch a replayed position only rises while the server runs:
-deciding by an old one errs towards the primary. A lag has no such property, so whoever compares one adds the age
-of the sample.
+The nodes own the truth. Every answer is dated by the moment *before* its question, so it never counts as newer
+than it is. Within an epoch a replayed position never falls while the server runs: a decision by an old one errs
+towards the primary. A lag has no such property, so every comparison adds the age of the sample.
 
-One primary at most is recognised: of the nodes that say they are, the one of the latest epoch; among equals the
-one that was it before, so that a demoted node that comes back, or a replica that somebody left writable, changes
-nothing. Who starts to watch knows of none before: positions of MariaDB and MySQL, which have no epochs, still tell
-the server that has gone on from where the other one was (`succeeds`); else the order of settings decides. On MySQL
-that takes an answer which has all that the other server tells *later*: so `rivals` are asked once more, in turn.
-A node that claims to be the primary and is not the one recognised is not read from either.
+At most one primary is recognised. Of the nodes that claim to be the primary it is the one of the latest epoch;
+among equals it is the one that was primary before. So a demoted node that comes back, or a replica that was left
+writable, changes nothing. A monitor that starts knows no primary before. MariaDB and MySQL have no epochs, but
+their positions show which server has gone on from where the other was (`succeeds`); else the order of the settings
+decides. On MySQL that takes an answer that has all of what the other server reports *later*, so `rivals` are asked
+once more, in turn. A node that claims to be the primary and is not the one recognised is not read from either.
 """
 
 import math
@@ -28,7 +27,7 @@ UNASKED = "it was not asked yet"
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What is configured of a node and never changes."""
+    """The configuration of a node, which never changes."""
 
     name: str  # its URL without the password
     weight: int = 1
@@ -42,10 +41,10 @@ class NodeState:
     seat: Seat
     role: NodeRole | None = None  # None: it never answered
     position: Position | None = None
-    asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answer was asked for
-    told_at: float = math.inf  # when that answer was there
+    asked_at: float = -math.inf  # seconds on the monotonic clock, before the last answered question
+    told_at: float = math.inf  # when that answer arrived
     lag: float = math.inf  # seconds behind the primary at `asked_at`, an upper bound
-    latency: float = 0.0  # seconds that answers took lately
+    latency: float = 0.0  # seconds that recent answers took
     failure: str | None = UNASKED  # why it does not count now; None if it does
 
 
@@ -56,7 +55,7 @@ class Topology:
     nodes: tuple[NodeState, ...]
     primary: int | None = None
     epoch: int = 0  # the latest that any primary claimed
-    trail: tuple[tuple[float, Position], ...] = ()  # where the primary stood, and when that was asked for
+    trail: tuple[tuple[float, Position], ...] = ()  # when the primary was asked, and where it stood
     version: int = 0
     even: bool = True  # all nodes have the same weight
 
@@ -76,7 +75,7 @@ class Topology:
 
 
 def unknown(seats: Sequence[Seat]) -> Topology:
-    """Return the topology before anybody was asked."""
+    """Return the topology before any node was asked."""
     return Topology(tuple(NodeState(seat) for seat in seats), even=len({seat.weight for seat in seats[1:]}) < 2)
 
 
@@ -112,12 +111,12 @@ def failed(before: Topology, index: int, reason: str) -> Topology:
 
 
 def rivals(topology: Topology) -> list[int]:
-    """Return the nodes that all say that they are the primary, none with a later epoch than the others."""
+    """Return the nodes of the latest epoch that claim to be the primary."""
     return _claims(topology.nodes, topology.epoch)
 
 
 def settled(before: Topology) -> Topology:
-    """Return the topology with the primary that its nodes' answers speak for, whichever was recognised so far."""
+    """Return the topology with the primary that the answers point to, whichever was recognised before."""
     primary = _primary(before.nodes, None, before.epoch)
     if primary == before.primary:
         return before
@@ -151,7 +150,7 @@ def _took_over(one: NodeState, other: NodeState) -> bool:
     if other.position is None:
         return False
     if isinstance(one.position, Gtids):
-        # The other's answer may be older than this one's and lack what it has by now: that would prove nothing.
+        # An older answer of the other may lack what it has by now, and so prove nothing.
         return one.told_at <= other.asked_at and one.position.succeeds(other.position)
     return isinstance(one.position, MariaGtid) and one.position.succeeds(other.position)
 
@@ -166,7 +165,7 @@ def _longer(
     if trail and trail[-1][1] == position:
         return (*trail[:-1], (asked_at, position))  # nothing was written meanwhile
     if len(trail) >= _TRAIL:
-        # Every second of the older half goes: the trail reaches further back, less finely.
+        # Drop every second sample of the older half: the trail reaches further back, less finely.
         half = _TRAIL // 2
         trail = (*trail[:half:2], *trail[half:])
     return (*trail, (asked_at, position))

@@ -1,1 +1,1 @@
-"""What may not run on a replica: statements recognised before they are sent."""
+"""Recognise statements that may not run on a replica, before they are sent."""

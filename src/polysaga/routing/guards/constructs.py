@@ -1,12 +1,12 @@
-"""The write guard: what is no plain read is refused on a reader before SQL leaves the process.
+"""The write guard: a reader refuses all but plain reads before SQL leaves the process.
 
-Every statement, whoever made it (a flush, a construct, `text()`, the driver's own SQL), passes one hook of the
-reader's engine. A construct is judged by what it is made of, once for each time SQLAlchemy compiles it; after
-that it costs one look into a dictionary. Only text, and constructs with text in them, is parsed (`sql_text.py`),
-and the verdict is kept by the text.
+Every statement passes one hook of the reader's engine, whatever its origin (a flush, a construct, `text()`, the
+driver's own SQL). A construct is judged by its parts, once for each time SQLAlchemy compiles it; after that it
+costs one look-up in a dictionary. Only text, and constructs that contain text, are parsed (`sql_text.py`); the
+verdict is kept by the text.
 
-The guard knows mistakes. It does not know what a user's own function does, nor statements sent on the raw
-driver connection: for those the server's read-only session stands behind it.
+The guard is against mistakes. It does not know what a user's own function does, and does not see statements sent
+on the raw driver connection. Behind it stands the server's read-only session.
 """
 
 from collections.abc import Callable, MutableMapping
@@ -31,13 +31,13 @@ _MONGO = "polysaga.routing.guards.mongo"
 _KEPT = 1_000  # verdicts on texts, per engine; a text that comes back after that many others is judged again
 _LONGEST_KEPT = 16 * 1024  # characters
 _NEW: Final = "?"  # not judged yet
-_TEXTUAL: Final = ""  # what stands in the construct's text, only the text can tell
+_TEXTUAL: Final = ""  # the construct contains text, which must be parsed
 
 
 def guard(node: Node) -> None:
-    """Let the readers of *node* send plain reads only; anything else raises `WriteOnReader` and sends nothing.
+    """Restrict the readers of *node* to plain reads; anything else raises `WriteOnReader` and sends nothing.
 
-    The session stays usable, its connection is kept.
+    The session stays usable and keeps its connection.
     """
 
     def refusal(what: str) -> WriteOnReader:
@@ -76,7 +76,7 @@ def _guard(engine: AsyncEngine, refusal: Callable[[str], Exception]) -> None:
 
 class _Judge:
     def __init__(self, dialect: Dialect) -> None:
-        # As long as SQLAlchemy keeps what it compiled, so do we.
+        # A verdict is kept as long as SQLAlchemy keeps the compiled construct.
         self.constructs: MutableMapping[Compiled, str | None] = WeakKeyDictionary()
         self._texts: dict[str, str | None] = {}
         self._dialect = dialect
@@ -100,13 +100,13 @@ class _Judge:
 
 
 def _by_construct(context: Any) -> str | None:
-    """Return what a construct is besides a plain read; `_TEXTUAL` if it does not tell."""
+    """Return what a construct does besides a plain read; `_TEXTUAL` if only its text can show that."""
     if context.isddl:
         return _TEXTUAL
     if context.isinsert or context.isupdate or context.isdelete:
         return "INSERT" if context.isinsert else "UPDATE" if context.isupdate else "DELETE"
     state = context.compiled.compile_state
-    # What the ORM made of the statement, with the mapping's own parts in it.
+    # The statement as the ORM rewrote it, with the mapping's own parts in it.
     made = getattr(state, "statement", None)
     textual = False
     for part in visitors.iterate(context.compiled.statement if made is None else made):

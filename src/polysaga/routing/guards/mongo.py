@@ -1,8 +1,8 @@
 """The write guard for MongoDB: on a reader the driver's database and collections refuse what writes.
 
-MongoDB knows no read-only session, and the driver's command listeners cannot stop a command. So readers are
-given the driver's own classes with the writing half shut. A method is shut unless it is known to read: what a
-later driver adds is refused until somebody looks at it (a test compares the lists with the driver).
+MongoDB has no read-only session, and the driver's command listeners cannot stop a command. So readers get the
+driver's own classes with the writing half shut. A command is refused unless it is known to read. Methods that
+write are listed; a test compares the lists with the driver, and fails if a later driver adds a method.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,9 +1,9 @@
-"""What a statement given as text would do on a node that only reads, as sqlglot's grammar of its dialect sees it.
+"""Judge what a statement given as text would do on a node that only reads, by sqlglot's grammar of its dialect.
 
-The guard is against mistakes, not against attackers: behind it stands the server's own read-only session. So
-what does not parse is left to the server, which knows its grammar best and refuses writes itself. What a
-read-only server would *not* refuse (advisory locks, `GET_LOCK`, temporary tables, `SET`: they would succeed on
-one replica and mean nothing elsewhere) is recognised by its words alone, also where the rest does not parse.
+The guard is against mistakes, not against attackers: behind it stands the server's own read-only session. So a
+text that does not parse is left to the server, which knows its grammar best and refuses writes itself. A read-only
+server would *not* refuse advisory locks, `GET_LOCK`, temporary tables and `SET`. They would succeed on one replica
+and mean nothing elsewhere, so the guard recognises them by words alone, even if the rest does not parse.
 
 Parsing costs about a millisecond; the guard keeps verdicts by text, so a program pays once per statement.
 """
@@ -65,16 +65,16 @@ _WRITES = {
 
 
 def takes_state(function: str) -> bool:
-    """Tell whether calling *function* writes, or leaves a lock or a setting behind."""
+    """Return whether calling *function* writes, or leaves a lock or a setting behind."""
     name = function.lower()
     return name in _FUNCTIONS or name.startswith(_FUNCTION_FAMILIES)
 
 
 def verdict(sql: str, dialect: str, paramstyle: str = "qmark") -> str | None:
-    """Return what in *sql* is no plain read, such as `INSERT` or `nextval()`; None if nothing is.
+    """Return the part of *sql* that is no plain read, such as `INSERT` or `nextval()`; None if there is none.
 
-    *dialect* is SQLAlchemy's name of it; *paramstyle* is the driver's (PEP 249, and `numeric_dollar`), for
-    *sql* has the driver's placeholders. Several statements are judged one by one.
+    *dialect* is SQLAlchemy's name. *sql* has the placeholders of the driver's *paramstyle* (PEP 249, and
+    `numeric_dollar`). Several statements are judged one by one.
     """
     return _SqlReader(_DIALECTS[dialect], paramstyle).verdict(sql)
 
@@ -96,7 +96,7 @@ class _SqlReader:
             return None
 
     def _without_placeholders(self, sql: str) -> str:
-        # NULL parses wherever a value does; what stands inside quotes may change, it is not looked at.
+        # NULL parses wherever a value does. Quoted text may change; it is not judged.
         match self._paramstyle:
             case "numeric_dollar":
                 return re.sub(r"\$\d+", " NULL ", sql)
@@ -128,7 +128,7 @@ class _SqlReader:
         return self._worded(tokens) or self._parsed(tokens, text)
 
     def _worded(self, tokens: Sequence[Token]) -> str | None:
-        """What the words alone tell; INTO is reserved in every dialect."""
+        """Judge by the words alone; INTO is reserved in every dialect."""
         for at, token in enumerate(tokens):
             named = at > 0 and tokens[at - 1].token_type in {TokenType.DOT, TokenType.ALIAS}
             if token.token_type is TokenType.INTO and not named:
@@ -152,14 +152,14 @@ class _SqlReader:
         return None
 
     def _opened(self, tokens: Sequence[Token], text: str) -> tuple[Sequence[Token], str]:
-        """Cut up what follows a word that sqlglot takes for a command: it leaves the rest in one piece."""
+        """Tokenize what follows a word that sqlglot takes for a command: it leaves the rest in one piece."""
         if tokens[0].token_type is not TokenType.COMMAND or len(tokens) == 1:
             return tokens, text
         rest = tokens[1].text
         return [tokens[0], *self._dialect.tokenize(rest)], rest
 
     def _explained(self, tokens: Sequence[Token], text: str) -> str | None:
-        """EXPLAIN runs nothing, unless it is asked to analyze; MariaDB says ANALYZE alone for that."""
+        """Judge an EXPLAIN: it runs nothing unless it analyzes; MariaDB writes that as ANALYZE alone."""
         at, runs = 1, _word(tokens, 0) == "ANALYZE"
         if runs and (not self._mysql or _word(tokens, 1) in {"TABLE", "LOCAL", "NO_WRITE_TO_BINLOG"}):
             return "ANALYZE"
@@ -191,7 +191,7 @@ def _called(tokens: Sequence[Token]) -> str | None:
     for at, token in enumerate(tokens[:-1]):
         if tokens[at + 1].token_type is TokenType.L_PAREN:
             name = token.text.lower()
-            # Without an argument it only tells, with one it sets.
+            # Without an argument it only reads, with one it sets.
             sets = name == "last_insert_id" and _word(tokens, at + 2) != ")"
             if sets or (takes_state(name) and token.token_type is not TokenType.STRING):
                 return f"{name}()"
@@ -219,7 +219,7 @@ def _split(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
 
 
 def _word(tokens: Sequence[Token], at: int) -> str:
-    """Return the token in upper case; nothing for quoted text and past the end."""
+    """Return the token in upper case; empty for quoted text and past the end."""
     if not 0 <= at < len(tokens) or tokens[at].token_type in {TokenType.STRING, TokenType.IDENTIFIER}:
         return ""
     return tokens[at].text.upper().partition(" ")[0]  # sqlglot has keywords of two words, such as LOCK TABLES
@@ -243,7 +243,7 @@ _COMMENT = re.compile(r"--[^\n]*|#[^\n]*|/\*(M?!\d*)?(.*?)\*/", re.DOTALL)
 
 
 def _uncovered(text: str, tokens: Sequence[Token]) -> str:
-    """Return *text* with what MySQL runs although it stands in a comment: `/*! ... */`, `/*M! ... */`."""
+    """Return *text* with the comments that MySQL runs as plain SQL: `/*! ... */`, `/*M! ... */`."""
     parts, end = [], 0
     for token in tokens:
         parts += [_without_covers(text[end : token.start]), text[token.start : token.end + 1]]
@@ -252,5 +252,5 @@ def _uncovered(text: str, tokens: Sequence[Token]) -> str:
 
 
 def _without_covers(between: str) -> str:
-    """Only blanks and comments stand between two tokens."""
+    """Uncover the comments in *between*: only blanks and comments stand between two tokens."""
     return _COMMENT.sub(lambda comment: f" {comment[2]} " if comment[1] else " ", between)
