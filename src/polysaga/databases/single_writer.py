@@ -17,7 +17,7 @@ from polysaga.errors import StepMisused
 
 @dataclass(slots=True)
 class _FileHold:
-    """One step that holds a file; `lasts` shows the tasks that it leaves behind whether it has ended."""
+    """One step that holds a file; `lasts` turns False at its end, for tasks that it leaves behind."""
 
     file: str
     lasts: bool = True

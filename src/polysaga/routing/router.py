@@ -4,7 +4,7 @@ Reads: `policy.pick` decides in memory. If no replica is fit, the reader waits a
 catch up, then goes to the primary. A limiter protects the primary, which would go down under all reads at once.
 
 Writes go to the one node that stands for the primary and follows it (`SqlNode.follow`). Without a primary they are
-refused at once; nothing queues. Before a new connection there is lent, the router checks that it leads to a
+refused at once; nothing queues. Before the router lends a new connection there, it checks that it leads to a
 primary of the latest known epoch. So a demoted node that came back is never taken for the primary. A new
 connection to any other node must still have what the node is known to have. Within an epoch a replayed position
 never falls while the server runs, but a restarted server may open before it has replayed its own log again.

@@ -6,7 +6,7 @@ towards the primary. A lag has no such property, so every comparison adds the ag
 
 At most one primary is recognised. Of the nodes that claim to be the primary it is the one of the latest epoch;
 among equals it is the one that was primary before. So a demoted node that comes back, or a replica that was left
-writable, changes nothing. A monitor that starts knows no primary before. MariaDB and MySQL have no epochs, but
+writable, changes nothing. A monitor that starts has no previous primary. MariaDB and MySQL have no epochs, but
 their positions show which server has gone on from where the other was (`succeeds`); else the order of the settings
 decides. On MySQL that takes an answer that has all of what the other server reports *later*, so `rivals` are asked
 once more, in turn. A node that claims to be the primary and is not the one recognised is not read from either.

@@ -42,7 +42,7 @@ class SqlDialect:
     single_writer: ClassVar[bool] = False  # one connection for all writers of a process
     locks_rows: ClassVar[bool] = True  # supports SELECT ... FOR UPDATE
     returns_rows: ClassVar[bool] = True  # supports UPDATE ... RETURNING
-    rolls_back_on_return: ClassVar[bool] = True  # asks the server only if a transaction is open
+    rolls_back_on_return: ClassVar[bool] = True  # a rollback asks the server only if a transaction is open
     replicates: ClassVar[bool] = True  # has primaries and replicas; if not, the first address is the primary
     snapshot: ClassVar[str] = "REPEATABLE READ"  # the isolation level of a transaction that reads one snapshot
     free_autocommit: ClassVar[bool] = False  # autocommit can be switched without a round trip
@@ -76,7 +76,7 @@ class SqlDialect:
         raise NotImplementedError
 
     def key_of(self, column: str) -> str:
-        """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key of Polysaga's."""
+        """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key as tables store it."""
         return column
 
     def address(self, url: URL) -> URL:

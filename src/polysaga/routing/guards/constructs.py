@@ -117,7 +117,7 @@ def _by_construct(context: Any) -> str | None:
     return _TEXTUAL if textual else None
 
 
-_FREE_TEXT = ("_prefixes", "_suffixes", "_hints", "_statement_hints")  # these are not among the parts
+_FREE_TEXT = ("_prefixes", "_suffixes", "_hints", "_statement_hints")  # `visitors.iterate` does not yield these
 
 
 def _by_part(part: Any) -> str | None:
@@ -130,5 +130,5 @@ def _by_part(part: Any) -> str | None:
     if isinstance(part, FunctionElement) and takes_state(str(getattr(part, "name", ""))):
         return f"{str(part.name).lower()}()"
     free = isinstance(part, TextClause) or (isinstance(part, ColumnClause) and part.is_literal)
-    foreign = not type(part).__module__.startswith("sqlalchemy.")  # may be compiled to anything
+    foreign = not type(part).__module__.startswith("sqlalchemy.")  # can compile to anything
     return _TEXTUAL if free or foreign or any(getattr(part, name, ()) for name in _FREE_TEXT) else None
