@@ -1,15 +1,16 @@
 """Bookmarks in, bookmarks out: a pure ASGI middleware for any framework.
 
-Every request gets a scope that begins with the bookmark its client carries, in the header `Polysaga-Bookmark` or
-in a cookie, and is shared by all tasks of the request. When the response starts, the positions of what was
-committed by then go out the same ways, so a commit belongs before the response (`docs/decisions/0001`): what a
-stream or a background task commits later no header can tell any more.
+Every request gets a scope, shared by all its tasks. The scope begins with the bookmark that the client sends in
+the header `Polysaga-Bookmark` or in a cookie. When the response starts, the positions of all commits so far go out
+the same ways. So a commit belongs before the response (`docs/decisions/0001`): no header can carry what a stream
+or a background task commits later.
 
-Clients send requests in parallel, and keep what is told last. So each database has a cookie of its own; what is
-told is where it stands when the response starts, not when the request wrote; and no response takes a cookie back,
-for it cannot know what another one has just told. A client with headers may send several, joined by commas.
+Clients send requests in parallel and keep the last cookie they receive. So each database has its own cookie, and
+it carries the database's position at the start of the response, not at the write. No response deletes a cookie,
+because it cannot know what another response has just set. A client that uses the header may send several
+bookmarks, joined by commas.
 
-A response tells a bookmark only if there is news: most responses carry none, and stay cacheable. Without replicas
+A response carries a bookmark only if there is news. Most responses carry none and stay cacheable. Without replicas
 a request passes untouched.
 """
 
@@ -54,8 +55,7 @@ class BookmarkMiddleware:
                     message["headers"] = [*message.get("headers", ()), *await self._news(scope)]
                 await send(message)
 
-            # Frameworks answer an error that nobody caught outside of all middleware; what was committed before it
-            # is committed all the same.
+            # Frameworks answer an uncaught error outside all middleware; earlier commits still count.
             asked[NEWS] = partial(self._news, scope)
             await self._app(asked, receive, answer)
 

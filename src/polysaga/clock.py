@@ -1,7 +1,7 @@
-"""The only door to time: everything that waits or measures asks a `Clock`.
+"""The only source of time: everything that waits or measures uses a `Clock`.
 
-Wall time is for people and for the 24-hour fence of the ledger; every decision about who may drive a saga
-is taken by the journal's database with its own clock.
+Wall time is for people and for the 24-hour fence of the ledger. The journal's database decides which process may
+drive a saga, by its own clock.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """The machine's clock. Tests hand in a subclass that they move by hand."""
+    """The machine's clock. Tests pass a subclass that they advance by hand."""
 
     def now(self) -> datetime:
         """Return wall time, aware, in UTC."""
@@ -19,5 +19,5 @@ class Clock:
     monotonic = staticmethod(time.monotonic)  # seconds on a scale that never goes back
 
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds*, or earlier by cancellation."""
+        """Return after *seconds*; cancellation ends it earlier."""
         await asyncio.sleep(seconds)

@@ -2,7 +2,7 @@
 
 Sources, later ones win: defaults given in code, a TOML file (`polysaga.toml`, or the one that
 `POLYSAGA_CONFIG` names), environment variables such as `POLYSAGA_DATABASES__ORDERS__URL`; `sources` reads them.
-Nothing below these two modules reads the environment; every part receives its own piece.
+No other module reads the environment; every part receives its own settings.
 """
 
 import difflib
@@ -40,7 +40,7 @@ def _refuse_words(value: object) -> object:
 
 
 def _listed(value: object, separator: str) -> object:
-    """Return the list that *value* stands for: text with *separator*s or as JSON, or numbered variables."""
+    """Return *value* as a list; it may be text with *separator*s, a JSON list, or numbered variables."""
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
@@ -67,7 +67,7 @@ def _one_url(value: SecretStr) -> SecretStr:
 
 _NUMBER = BeforeValidator(_refuse_words)
 Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False), _NUMBER]
-# Servers and drivers take whole milliseconds, and 0 for no limit at all.
+# Servers and drivers take whole milliseconds, and read 0 as no limit.
 Limit = Annotated[float, Field(ge=0.001, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Pause = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), _NUMBER]  # seconds
 Age = Annotated[float, Field(gt=0, le=36_525 * _DAY, allow_inf_nan=False), _NUMBER]  # seconds
@@ -81,18 +81,18 @@ Url = Annotated[SecretStr, AfterValidator(_one_url)]
 
 
 class _Strict(BaseModel):
-    # Stripped: a file with a secret ends with a line break.
+    # Whitespace is stripped: a file with a secret ends with a line break.
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
 class PoolSettings(_Strict):
-    """Connections to one node, per process: so many to write and so many to read.
+    """Connections to one node, per process: one pool of this size to write and one to read.
 
     `docs/reference/settings.md` explains every setting and relates `size` to `sagas.max_in_flight`.
     """
 
     size: Connections = 10
-    max_overflow: MoreConnections = 10  # more of them under load, closed after use
+    max_overflow: MoreConnections = 10  # further connections under load, closed after use
     acquire_timeout: Limit = 5.0  # seconds until PoolExhausted
     connect_timeout: Limit = 5.0  # seconds until DatabaseUnavailable
     recycle: Age = 30 * 60.0  # seconds after which a connection is replaced
@@ -104,7 +104,7 @@ class ReplicaSettings(_Strict):
     url: Url
     pool: PoolSettings | None = None  # None: as the primary
     weight: Count = 1  # share of the reads, against the other replicas
-    zone: Zone | None = None  # where it stands; readers prefer their own zone
+    zone: Zone | None = None  # where the replica runs; readers prefer their own zone
 
 
 class ReadSettings(_Strict):
@@ -113,11 +113,11 @@ class ReadSettings(_Strict):
     consistency: Literal["eventual", "session", "strong"] = "session"
     max_lag: Seconds = 2.0  # seconds a replica may be behind the primary and still be read from
     wait: Pause = 0.03  # seconds a reader waits for a replica to catch up
-    no_replica: Literal["primary", "fail", "stale"] = "primary"  # where a reader goes if none is fresh enough
-    primary_read_limit: Count = 20  # readers at once on the primary, for want of a replica
+    no_replica: Literal["primary", "fail", "stale"] = "primary"  # where readers go if no replica is fresh enough
+    primary_read_limit: Count = 20  # readers at once on the primary, if no replica can serve them
     primary_wait: Pause = 0.5  # seconds a reader waits for one of those places
-    probe_interval: Seconds = 0.2  # seconds between two questions to a node
-    probe_timeout: Seconds = 0.8  # seconds without an answer until a node is left alone
+    probe_interval: Seconds = 0.2  # seconds between two probes of a node
+    probe_timeout: Seconds = 0.8  # seconds without an answer until a node is no longer used
     zone: Zone | None = None  # where this process runs
 
 
@@ -129,7 +129,7 @@ class DatabaseSettings(_Strict):
     pool: PoolSettings = PoolSettings()
     reads: ReadSettings = ReadSettings()
     engine: dict[str, Any] = Field(default_factory=dict)  # more arguments of SQLAlchemy's create_engine()
-    idle_transaction_timeout: Limit = 15.0  # seconds until the server ends a transaction that does nothing
+    idle_transaction_timeout: Limit = 15.0  # seconds until the server ends an idle transaction
     lock_timeout: Limit = 5.0  # seconds a statement waits for another transaction's lock
 
     @field_validator("engine")
@@ -143,14 +143,14 @@ class DatabaseSettings(_Strict):
     @field_validator("replicas", mode="before")
     @classmethod
     def _accept_plain_urls(cls, value: object) -> object:
-        # A comma between two URLs is followed by a scheme, one between the hosts of a URL is not.
+        # A scheme follows a comma between two URLs, but not a comma between the hosts of one URL.
         listed = _listed(value, r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
         if isinstance(listed, list | tuple):
             return [{"url": item} if isinstance(item, str | SecretStr) else item for item in listed]
         return listed
 
 
-# What users of SQLAlchemy look for and what is here instead of it.
+# Options that SQLAlchemy users look for, and what replaces them here.
 _ASKED = "connections that lay idle are always asked before they are lent; remove it"
 _MADE_HERE = "Polysaga makes the connections itself; remove it"
 _IN_URL = "write options of the driver into the URL"
@@ -194,7 +194,7 @@ class SagaSettings(_Strict):
 
     lease: Seconds = 10.0  # seconds a claim lasts without renewal
     max_in_flight: Count = 256  # sagas driven at once by this process
-    start_timeout: Seconds = 5.0  # seconds a caller waits for a free place
+    start_timeout: Seconds = 5.0  # seconds a caller waits for a free place in flight
     claim_batch: Count = 50  # overdue sagas claimed per tick
     drain: Seconds = 10.0  # seconds that running sagas get when the process is asked to stop
     payload_limit: Bytes = 256 * 1024  # bytes of one input or result as JSON
@@ -212,13 +212,13 @@ class SagaSettings(_Strict):
 
 
 class BookmarkSettings(_Strict):
-    """How clients carry what they must not miss; needed as soon as a database has replicas."""
+    """How clients carry the positions their reads must include; needed as soon as a database has replicas."""
 
     secret: SecretStr | None = None  # signs bookmarks; the same in every process of the service
     former_secrets: tuple[SecretStr, ...] = ()  # still accepted, while the secret is being changed
     cookie: str = "polysaga_bookmark"  # how the names of the cookies begin; `_` and the database follow
     secure: Switch = True  # send the cookie over HTTPS only
-    explain: Switch = False  # tell in the header X-Polysaga-Route who answered and why; for development
+    explain: Switch = False  # name the answering node, and why, in the header X-Polysaga-Route; for development
 
     @field_validator("former_secrets", mode="before")
     @classmethod
@@ -242,16 +242,16 @@ class BookmarkSettings(_Strict):
 
 
 class Settings(_Strict):
-    """Everything Polysaga can be told; see `load_settings`."""
+    """All settings of Polysaga; see `load_settings`."""
 
     databases: dict[str, DatabaseSettings] = Field(default_factory=dict)
     sagas: SagaSettings = SagaSettings()
     bookmarks: BookmarkSettings = BookmarkSettings()
 
     def spelt_as(self, names: Collection[str]) -> Self:
-        """Return these settings with the databases spelt as in *names*, where only upper and lower case differ.
+        """Return these settings with the databases spelt as in *names*, where only the case differs.
 
-        `POLYSAGA_DATABASES__ORDERSDB__URL` does not tell `ordersDB` from `ordersdb`.
+        `POLYSAGA_DATABASES__ORDERSDB__URL` can mean `ordersDB` or `ordersdb`.
         """
         spelt = {}
         for known, settings in self.databases.items():
@@ -286,7 +286,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 def masked(url: str) -> str:
     """Return *url* with its password, and any password-like option, replaced by `***`."""
-    # To the last @: a password that nobody percent-encoded may hold one, or a slash.
+    # To the last @: a password that is not percent-encoded may contain an @ or a slash.
     hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url)
     hidden = re.sub(
         r"(?i)((?:password|passwd|pwd|token|secret|scram_(?:client|server)_key)=)[^&;\s]*", r"\1***", hidden

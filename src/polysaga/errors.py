@@ -1,29 +1,29 @@
 """Every error Polysaga raises, in one tree. The branches are remedies, not modules.
 
     PolysagaError
-    ├── TryAgain                        nothing is wrong that time does not heal
+    ├── TryAgain                        the same call can succeed later
     │   ├── Busy                        too many sagas in flight in this process
     │   ├── DatabaseUnavailable         a server cannot be reached
     │   ├── NoPrimary                   a database takes no writes at the moment
-    │   ├── NoReplica                   nobody fresh enough may answer a read at the moment
+    │   ├── NoReplica                   no node is fresh enough for this read
     │   ├── PoolExhausted               no connection became free in time
-    │   ├── StillLocked                 another saga is at work on the row
+    │   ├── StillLocked                 another saga holds the lock on the row; the step is retried
     │   ├── OutcomePending              the saga goes on, its outcome is not known yet
     │   └── SagaUndone                  undone because a database kept failing; a new key can succeed
-    │       ├── SagaCancelled           undone because somebody cancelled it
+    │       ├── SagaCancelled           undone because it was cancelled
     │       └── DeadlineExceeded        undone because it was not decided in time
-    ├── FixTheProgram                   code, configuration or call must change
+    ├── FixTheProgram                   the code, the configuration or the call must change
     │   ├── ConfigurationError          settings, URLs, missing drivers, unsuitable servers
     │   ├── SchemaMissing               our tables are not there, or too old
     │   ├── DefinitionError             a saga that cannot work
     │   ├── PayloadError                input or result that does not survive JSON, or is too large
-    │   ├── PayloadUnreadable           what the journal keeps fits its type no more
+    │   ├── PayloadUnreadable           a stored payload no longer matches its type
     │   ├── KeyReused                   one key, two different inputs
     │   ├── ReadOnlyNode                a server refused a write because it only reads
     │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── SessionOver                 a session was used after the block it was lent for
-    │   ├── StepMisused                 a step took the transaction into its own hands
-    │   ├── SagaFailed                  a step raised something nobody expected; everything was undone
+    │   ├── StepMisused                 a step tried to end the transaction it was lent
+    │   ├── SagaFailed                  a step raised an undeclared error; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
     │   ├── WrongStatus                 a repair that the saga's status does not allow
     │   ├── NotEnlisted                 a session that cannot carry the start of a saga
@@ -31,7 +31,7 @@
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
     ├── Refused                         the business said no; raised by steps, seen by callers
-    │   └── RowLocked                   another saga is at work on the row
+    │   └── RowLocked                   another saga has locked the row
     └── NeedsAttention                  a person must look
 
 Every leaf carries its facts as attributes; the message says what to do.
@@ -78,7 +78,7 @@ class NoPrimary(TryAgain):
 
 
 class NoReplica(TryAgain):
-    """No node may answer this read now: none has what the reader must see, or those that do are busy."""
+    """No node can answer this read now: none is fresh enough, or the fresh ones are busy."""
 
     def __init__(self, database: str, reason: str) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class PoolExhausted(TryAgain):
 
 
 class StillLocked(TryAgain):
-    """A row that a step wants to lock is locked by another saga; raised in steps, which are then tried again."""
+    """Another saga holds the lock that a step wants; raised in steps, which are then retried."""
 
     def __init__(self, rows: str, key: str, locked_by: UUID | None) -> None:
         super().__init__(f"'{key}' in {rows} is still locked by saga {locked_by}; try again when that has ended")
@@ -131,7 +131,7 @@ class SagaUndone(TryAgain):
 
 
 class SagaCancelled(SagaUndone):
-    """Somebody cancelled the saga before it was decided; every effect was undone."""
+    """The saga was cancelled before it was decided; every effect was undone."""
 
     def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
         PolysagaError.__init__(self, f"saga '{saga}' {saga_id} was cancelled and undone: {reason}")
@@ -169,11 +169,11 @@ class DefinitionError(FixTheProgram):
 
 
 class PayloadError(FixTheProgram):
-    """A value that does not survive the way through JSON, or is larger than allowed."""
+    """A value that JSON cannot carry unchanged, or that is larger than allowed."""
 
 
 class PayloadUnreadable(FixTheProgram):
-    """A stored input or result does not fit its type, which the program has changed under the same version."""
+    """A stored input or result does not match its type, which changed without a new version of the saga."""
 
 
 class KeyReused(FixTheProgram):
@@ -195,10 +195,10 @@ class ReadOnlyNode(FixTheProgram):
 
 
 class WriteOnReader(FixTheProgram):
-    """A reader session was asked for something that is no plain read; nothing was sent to the database.
+    """A reader session was asked for something other than a plain read; nothing was sent to the database.
 
-    *what* names it, e.g. `INSERT`, `nextval()`, `SELECT ... FOR UPDATE or SHARE`; *endpoint* is the work that
-    asked for it, e.g. `GET /orders/{id}`; the edge that knows it sets it.
+    *what* names it, e.g. `INSERT`, `nextval()`, `SELECT ... FOR UPDATE or SHARE`. *endpoint* names the work that
+    asked, e.g. `GET /orders/{id}`; the HTTP layer sets it.
     """
 
     def __init__(self, database: str, node: str, what: str, endpoint: str | None = None) -> None:
@@ -216,8 +216,8 @@ class WriteOnReader(FixTheProgram):
 class SessionOver(FixTheProgram):
     """A session was used after the block, or the request, that it was lent for had ended.
 
-    What is written then would be committed by no one. Background tasks, streamed bodies and tasks that outlive
-    their handler open sessions of their own.
+    Nothing would commit such a write. Background tasks, streamed bodies and tasks that outlive their handler open
+    their own sessions.
     """
 
     def __init__(self, database: str) -> None:
@@ -229,11 +229,11 @@ class SessionOver(FixTheProgram):
 
 
 class StepMisused(FixTheProgram):
-    """A step tried to end the transaction it was lent, or went on after an error inside it."""
+    """A step tried to end the transaction it was lent, or continued after an error inside it."""
 
 
 class SagaFailed(FixTheProgram):
-    """A step raised an error nobody declared; every effect was undone and the traceback kept."""
+    """A step raised an undeclared error; every effect was undone and the traceback kept."""
 
     def __init__(self, saga_id: UUID, saga: str, step: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' was undone: step '{step}' raised {reason}")
@@ -241,7 +241,7 @@ class SagaFailed(FixTheProgram):
 
 
 class TooLate(FixTheProgram):
-    """The saga is decided: it can only go forward; what it did can be undone by a saga of its own."""
+    """The saga is decided and can only go forward; only another saga can take its effects back."""
 
     def __init__(self, saga_id: UUID, saga: str, status: str) -> None:
         super().__init__(
@@ -268,7 +268,7 @@ class NotEnlisted(FixTheProgram):
 
 
 class NotStarted(FixTheProgram):
-    """The saga does not exist: it was to start with a transaction that is still open, or did not commit."""
+    """The saga does not exist: the transaction that starts it is still open, or did not commit."""
 
     def __init__(self, saga_id: UUID, saga: str, reason: str) -> None:
         super().__init__(f"saga '{saga}' {saga_id} has not started: {reason}")
@@ -284,7 +284,7 @@ class UnknownSaga(FixTheProgram):
 
 
 class UnknownVersion(FixTheProgram):
-    """The saga was started with a definition that this process does not know; a process that does can tell."""
+    """The saga was started with a definition that this process does not have; ask a process that has it."""
 
     def __init__(self, saga_id: UUID, saga: str) -> None:
         super().__init__(
@@ -301,7 +301,7 @@ class Refused(PolysagaError):
     """
 
     code: str = "refused"
-    facts: Mapping[str, object] = MappingProxyType({})  # also of a subclass that does not call this constructor
+    facts: Mapping[str, object] = MappingProxyType({})  # for subclasses that do not call this constructor
     saga_id: UUID | None = None
 
     def __init__(self, message: str, **facts: object) -> None:

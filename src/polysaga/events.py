@@ -1,7 +1,7 @@
 """Everything that can happen, as frozen facts. The core announces; logs, metrics and traces subscribe.
 
-The core receives an `Emit` and knows nothing about who listens. `Events` is the usual one: it hands every
-event to every subscriber, and a subscriber that fails harms neither the core nor the others.
+The core receives an `Emit` and does not know its listeners. `Events` is the usual one: it passes every event to
+every subscriber. A subscriber that fails harms neither the core nor the others.
 """
 
 import reprlib
@@ -16,14 +16,14 @@ class Event:
     """One thing that happened."""
 
 
-_TEXTS = reprlib.Repr()  # also of what cannot make its own text
+_TEXTS = reprlib.Repr()  # works even if an object's own `__repr__` raises
 _TEXTS.maxother = 1000
 
 Emit: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing; the default where no `emit` is given."""
+    """Drop *event*; the default where no `emit` is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ReplicaUnreachable(Event):
 
 @dataclass(frozen=True, slots=True)
 class ServerSilent(Event):
-    """A server did not answer for so many *seconds* while it was waited for; its connections were broken off."""
+    """A server left a waiting caller without an answer for *seconds*; its connections were closed."""
 
     database: str
     node: str
@@ -54,7 +54,7 @@ class ServerSilent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ClientReplaced(Event):
-    """A client of a driver hung for so many *seconds* although its server answers; another one is used now."""
+    """A driver's client hung for *seconds* although its server answers; it was replaced."""
 
     database: str
     node: str
@@ -63,7 +63,7 @@ class ClientReplaced(Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeLeft(Event):
-    """A node does not count any more: no session goes there until it answers again."""
+    """A node is out of use: no session goes there until it answers again."""
 
     database: str
     node: str
@@ -80,7 +80,7 @@ class NodeReturned(Event):
 
 @dataclass(frozen=True, slots=True)
 class PrimaryChanged(Event):
-    """Another node takes the writes now, or one does again; *epoch* counts promotions where servers tell."""
+    """Another node takes writes now, or a node does again; *epoch* counts promotions if servers report them."""
 
     database: str
     node: str
@@ -96,7 +96,7 @@ class PrimaryLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class BookmarkUnknown(Event):
-    """Nobody could tell how far the primary had got after a commit; reads of its author go to the primary."""
+    """The primary's position after a commit is unknown; the author's reads go to the primary."""
 
     database: str
     reason: str
@@ -104,7 +104,7 @@ class BookmarkUnknown(Event):
 
 @dataclass(frozen=True, slots=True)
 class MonitorFailed(Event):
-    """One question to a node failed in an unexpected way; the next one is asked all the same."""
+    """One probe of a node failed in an unexpected way; probing continues."""
 
     database: str
     node: str
@@ -113,7 +113,7 @@ class MonitorFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class SagaEvent(Event):
-    """Something about one saga; the words are those of the journal."""
+    """Something happened to one saga; the terms are those of the journal."""
 
     saga_id: UUID
     saga: str
@@ -121,14 +121,14 @@ class SagaEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class SagaStarted(SagaEvent):
-    """The start is durable; *joined* if the key stood for this saga already."""
+    """The start is durable; *joined*: the key already named this saga."""
 
     joined: bool
 
 
 @dataclass(frozen=True, slots=True)
 class StartParked(SagaEvent):
-    """A start that was committed in *database* cannot be moved to the journal; it stays in the outbox there."""
+    """A start committed in *database* could not be moved to the journal; it stays in that database's outbox."""
 
     database: str
     reason: str
@@ -144,7 +144,7 @@ class SagaDecided(SagaEvent):
 
 @dataclass(frozen=True, slots=True)
 class SagaFinished(SagaEvent):
-    """The saga is at rest: *status* is completed or compensated."""
+    """The saga has ended: *status* is completed or compensated."""
 
     status: str
     seconds: float  # since this process began to drive it
@@ -152,14 +152,14 @@ class SagaFinished(SagaEvent):
 
 @dataclass(frozen=True, slots=True)
 class SagaParked(SagaEvent):
-    """A person must look."""
+    """The saga was parked; a person must look at it."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class SagaRepaired(SagaEvent):
-    """A person retried, skipped, compensated or resolved it; *status* is what it is now."""
+    """A person retried, skipped, compensated or resolved the saga; *status* is its new status."""
 
     action: str
     status: str
@@ -169,7 +169,7 @@ class SagaRepaired(SagaEvent):
 
 @dataclass(frozen=True, slots=True)
 class SagaClaimed(SagaEvent):
-    """A lease ran out and this process took over."""
+    """A lease expired and this process took over."""
 
     epoch: int
 
@@ -183,14 +183,14 @@ class ClaimLost(SagaEvent):
 
 @dataclass(frozen=True, slots=True)
 class SagaNotKnown(SagaEvent):
-    """An overdue saga that this process has no definition of; it is left for one that has."""
+    """An overdue saga was left to another process, because this one has no definition of it."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent(SagaEvent):
-    """Something about one step of one saga."""
+    """Something happened to one step of one saga."""
 
     step: str
     database: str | None
@@ -199,7 +199,7 @@ class StepEvent(SagaEvent):
 
 @dataclass(frozen=True, slots=True)
 class StepDone(StepEvent):
-    """The step's transaction is committed; *found* if an earlier run had committed it."""
+    """The step's transaction is committed; *found*: an earlier run had committed it."""
 
     seconds: float
     found: bool
@@ -207,7 +207,7 @@ class StepDone(StepEvent):
 
 @dataclass(frozen=True, slots=True)
 class StepFailed(StepEvent):
-    """One attempt failed; *fault* is the database's, or `refused`, or `error`."""
+    """One attempt failed; *fault* is the database's fault, or `refused`, or `error`."""
 
     fault: str
     reason: str
@@ -215,14 +215,14 @@ class StepFailed(StepEvent):
 
 @dataclass(frozen=True, slots=True)
 class StepCompensated(StepEvent):
-    """The step is undone, or is known never to happen (*null*)."""
+    """The step is undone, or can no longer happen (*null*)."""
 
     null: bool
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTicked(Event):
-    """One round of the worker: claims renewed, sagas taken over, sagas in flight."""
+    """One round of the worker ended: claims renewed, sagas taken over, sagas in flight."""
 
     renewed: int
     claimed: int
@@ -245,20 +245,20 @@ class SagasRemoved(Event):
 
 @dataclass(frozen=True, slots=True)
 class SubscriberFailed(Event):
-    """A subscriber raised; the others were served."""
+    """A subscriber raised; the other subscribers received the event."""
 
     subscriber: str
     reason: str
 
 
 class Events:
-    """The usual `emit`: give every event to every subscriber."""
+    """The usual `emit`: pass every event to every subscriber."""
 
     def __init__(self, *subscribers: Emit) -> None:
         self._subscribers = list(subscribers)
 
     def subscribe(self, subscriber: Emit) -> None:
-        """Hand every later event to *subscriber*, which must be quick and must not block."""
+        """Pass every later event to *subscriber*, which must be quick and must not block."""
         self._subscribers.append(subscriber)
 
     def __call__(self, event: Event) -> None:

@@ -1,13 +1,13 @@
 """What can go wrong between us and a database, in one vocabulary for all drivers.
 
-The codes are recognised in `dialects/`, once; everybody else speaks of faults.
+Only `dialects/` knows the drivers' codes; all other modules use faults.
 """
 
 from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """One kind of failure, as the dialect recognised it."""
+    """One kind of failure, as the dialect classifies it."""
 
     DISCONNECTED = "disconnected"
     UNREACHABLE = "unreachable"
@@ -23,14 +23,14 @@ class Fault(StrEnum):
     UNKNOWN_COMMIT = "unknown-commit"
     OUT_OF_RESOURCES = "out-of-resources"  # disk, memory, locks, the server's own limits
     SERVER_TROUBLE = "server-trouble"  # an input/output or internal error of the server
-    STALE_PLAN = "stale-plan"  # a statement prepared before the schema changed, or one that a pooler mixed up
+    STALE_PLAN = "stale-plan"  # a statement prepared before the schema changed, or confused by a pooler
     READ_ONLY = "read-only"
     DUPLICATE_KEY = "duplicate-key"
     SCHEMA_MISSING = "schema-missing"
 
     @property
     def transient(self) -> bool:
-        """Tell whether the same transaction can succeed when it is run again from its start."""
+        """Return whether the same transaction can succeed if it is run again from its start."""
         return self not in _LASTING
 
 

@@ -1,8 +1,8 @@
-"""Limits that hold whatever a driver does with a cancellation.
+"""Time limits that hold whatever a driver does with a cancellation.
 
-`asyncio.timeout` and `asyncio.wait_for` cancel once and then wait for what they cancelled. A driver that swallows
-the cancellation, or hangs in its cleaning up, makes them wait for ever. What is awaited here is left behind
-instead: it may go on, and neither the caller nor the end of the event loop waits for it.
+`asyncio.timeout` and `asyncio.wait_for` cancel once and then wait for the cancelled work. A driver that swallows
+the cancellation, or hangs in its clean-up, makes them wait for ever. This module abandons such work instead: it
+may go on, but neither the caller nor the end of the event loop waits for it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ GRACE = 1.0  # seconds that cancelled work gets to clean up
 
 
 async def limited(work: Awaitable[T], seconds: float, *, grace: float = GRACE) -> T:
-    """Return what *work* returns; cancel it after *seconds*, and leave it behind *grace* seconds later.
+    """Return what *work* returns; cancel it after *seconds*, and abandon it *grace* seconds later.
 
-    Raises `TimeoutError` then. What *work* returns or raises within the grace counts.
+    Raises `TimeoutError` then. What *work* returns or raises within the grace still counts.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -33,7 +33,7 @@ async def limited(work: Awaitable[T], seconds: float, *, grace: float = GRACE) -
 
 
 async def ended(tasks: Collection["asyncio.Future[Any]"], seconds: float) -> "set[asyncio.Future[Any]]":
-    """Cancel *tasks* and wait at most *seconds* until they have ended; return those left behind."""
+    """Cancel *tasks*, wait at most *seconds* for their end, and return those that were abandoned."""
     for task in tasks:
         task.cancel()
     if not tasks:
@@ -45,7 +45,7 @@ async def ended(tasks: Collection["asyncio.Future[Any]"], seconds: float) -> "se
 
 
 def leave_behind(task: "asyncio.Future[Any]") -> None:
-    """Have nobody wait for *task* any more, the end of the event loop (`asyncio.run`) included."""
+    """Abandon *task*: nothing waits for it any more, not even the end of the event loop (`asyncio.run`)."""
     if isinstance(task, asyncio.Task):
         asyncio._unregister_task(task)  # noqa: SLF001 - documented for those who extend asyncio
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as asyncio.gather
@@ -53,9 +53,9 @@ def leave_behind(task: "asyncio.Future[Any]") -> None:
 
 
 def leave_cancelled_behind() -> None:
-    """Leave behind all tasks of this loop that were cancelled and go on: drivers make tasks of their own.
+    """Abandon all tasks of this loop that were cancelled and still run, the drivers' own tasks included.
 
-    For the end of a process, when something has been left behind already.
+    For the end of a process, when some work has been abandoned already.
     """
     for task in asyncio.all_tasks():
         if task.cancelling() and task is not asyncio.current_task():
@@ -64,4 +64,4 @@ def leave_cancelled_behind() -> None:
 
 def _forget(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
-        task.exception()  # nobody asks for it any more; that is not an error
+        task.exception()  # retrieve it: asyncio would log an exception that was never retrieved

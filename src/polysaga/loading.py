@@ -1,6 +1,6 @@
-"""The one place where a module is imported later than at the top of a file.
+"""The one place that imports a module later than at the top of a file.
 
-A driver is loaded when settings name a database that needs it, and not by `import polysaga`: a service on
+`import polysaga` loads no driver. A driver is loaded when the settings name a database that needs it: a service on
 PostgreSQL alone has no use for PyMongo. `docs/decisions/0010-what-is-loaded-late.md` has the list and the figures.
 """
 
@@ -12,16 +12,16 @@ from typing import Any
 
 
 def load_module(module: str) -> Any:
-    """Import *module*, unless that was done before, and return it; raises `ImportError`."""
+    """Import *module*, if it is not loaded yet, and return it; raises `ImportError`."""
     return importlib.import_module(module)
 
 
 def facade(
     package: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` (PEP 562) of a *package* that shows names of other modules.
+    """Return `__getattr__` and `__dir__` (PEP 562) for a *package* that re-exports names of other modules.
 
-    *homes* has the names by module. A module is imported when the first of its names is asked for.
+    *homes* lists the names by module. The first use of one of its names imports the module.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 

@@ -1,7 +1,7 @@
-"""Where settings are written: a TOML file, environment variables, and files with one secret each.
+"""The sources of settings: a TOML file, environment variables, and files with one secret each.
 
-Everything here returns plain nested values, guided by the model that checks them afterwards (`config`): the model
-knows which words of a variable's name are settings, and which settings are sections, lists or secrets.
+The functions return plain nested values; `config` checks them afterwards. They consult its model to find out which
+words of a variable's name are settings, and which settings are sections, lists or secrets.
 """
 
 import json
@@ -20,15 +20,15 @@ from polysaga.errors import ConfigurationError
 
 PREFIX = "POLYSAGA_"
 
-_FILE = "_file"  # how the name of a setting ends whose value is in a file
-# What Kubernetes and Docker put into every container for a service that has our name.
+_FILE = "_file"  # the suffix of a setting whose value is in a file
+# Variables that Kubernetes and Docker set in every container if a service has our name.
 _OF_A_SERVICE = re.compile(r"(.*_)?(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
 _log = logging.getLogger("polysaga.settings")
 
 
 def named_file(variables: Mapping[str, str]) -> Path | None:
     """Return the settings file that `POLYSAGA_CONFIG` names; empty counts as not set."""
-    # As it is documented first: other spellings count only where it is not set.
+    # The documented spelling sorts first; others count only if it is not set.
     for name, text in sorted(variables.items()):
         if name.upper() == f"{PREFIX}CONFIG" and text.strip():
             return Path(text.strip()).expanduser()
@@ -36,7 +36,7 @@ def named_file(variables: Mapping[str, str]) -> Path | None:
 
 
 def from_file(path: Path | None, model: type[BaseModel]) -> dict[str, Any]:
-    """Return what the TOML file at *path* says; None: `polysaga.toml`, if it is there."""
+    """Return the settings in the TOML file at *path*; None means `polysaga.toml`, if it exists."""
     if path is None:
         path = Path("polysaga.toml")
         if not path.exists():
@@ -53,7 +53,7 @@ def from_file(path: Path | None, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def from_environment(variables: Mapping[str, str], model: type[BaseModel]) -> dict[str, Any]:
-    """Return what the variables that begin with `POLYSAGA_` set; two underscores separate the words of a place."""
+    """Return the settings from variables that begin with `POLYSAGA_`; two underscores separate nested names."""
     found: dict[str, Any] = {}
     ours = [name for name in variables if _sets_something(name, model)]
     first: dict[str, str] = {}
@@ -61,19 +61,19 @@ def from_environment(variables: Mapping[str, str], model: type[BaseModel]) -> di
         other = first.setdefault(name.upper(), name)
         if variables[other] != variables[name]:
             raise ConfigurationError(f"environment variables {other} and {name} set the same; keep one")
-    # A whole section as JSON comes before the variables for single settings of it.
+    # A variable with a whole section as JSON comes before the variables for its single settings.
     for name in sorted(ours, key=lambda name: (name.count("__"), name)):
         _put(found, model, name, variables[name])
     return with_secrets(found, model)
 
 
 def with_secrets(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Return *values* with `url_file = "PATH"` replaced by `url`, the text of the file; so for every secret."""
+    """Return *values* with `url_file = "PATH"` replaced by `url`, the text of the file; likewise every secret."""
     return _with_secrets(values, model, ())
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, section by section; what *high* sets wins. Words that differ in case only are one word."""
+    """Return both, merged section by section; *high* wins. Keys that differ only in case are one key."""
     merged = dict(low)
     for key, value in high.items():
         there = _spelt(merged, key)
@@ -86,7 +86,7 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sets_something(name: str, model: type[BaseModel]) -> bool:
-    """Return whether the variable *name* is a setting; raise if it seems to be a mistyped one."""
+    """Return whether the variable *name* is a setting; raise `ConfigurationError` if it looks mistyped."""
     upper = name.upper()
     rest = upper.removeprefix(PREFIX)
     if rest == upper or rest == "CONFIG" or rest.startswith("TEST_"):
@@ -135,17 +135,17 @@ def _put(found: dict[str, Any], model: type[BaseModel], name: str, text: str) ->
 
 
 def _step(kind: Any, word: str) -> tuple[str, Any]:
-    """Return the key that *word* stands for inside of *kind*, and what kind of value is there."""
+    """Return the key that *word* names inside *kind*, and the kind of its value."""
     if _is_model(kind):
         field = kind.model_fields.get(word.lower())
         return word.lower(), None if field is None else _plain(field.annotation)
-    # The name of a database, as it is written; in capitals only it says nothing about its case.
+    # The name of a database, as written; a name all in capitals leaves its case open.
     return word.lower() if word == word.upper() else word, _plain(_item(kind))
 
 
 def _value(kind: Any, name: str, text: str, whole: Any) -> Any:
-    """Return *text* as it stands for a single setting, decoded for a section; *whole* is what it is a part of."""
-    if kind is Any:  # an option of another library: only its look tells what it is
+    """Return *text* unchanged for a single setting, decoded for a section; *whole* is the kind around it."""
+    if kind is Any:  # an option of another library: only its text shows its type
         return _decoded(text, text)
     if not _is_section(kind):
         return text
@@ -207,7 +207,7 @@ def _secret(path: Any, place: str) -> str:
 
 
 def _spelt(place: Mapping[str, Any], key: str) -> str:
-    """Return *key* as *place* spells it already."""
+    """Return *key* as *place* already spells it."""
     if key in place:
         return key
     return next((known for known in place if str(known).casefold() == key.casefold()), key)
@@ -229,7 +229,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _is_secret(model: type[BaseModel], name: str) -> bool:
-    """Return whether the setting *name* is a secret, or a list of them or of what needs one."""
+    """Return whether the setting *name* is a secret, or a list of secrets or of parts that need one."""
     field = model.model_fields.get(name)
     if field is None:
         return False
@@ -238,14 +238,14 @@ def _is_secret(model: type[BaseModel], name: str) -> bool:
 
 
 def _item(kind: Any) -> Any:
-    """Return of what kind the parts of a list or of a table with free names are; None if it has no parts."""
+    """Return the kind of the items of a list or of a table with free names; None if *kind* has no items."""
     if get_origin(kind) is tuple:
         return get_args(kind)[0]
     return get_args(kind)[1] if get_origin(kind) is dict else None
 
 
 def _plain(annotation: Any) -> Any:
-    """Return *annotation* without `None`, and without what only constrains it."""
+    """Return *annotation* without `None` and without constraints."""
     if hasattr(annotation, "__metadata__"):
         return _plain(get_args(annotation)[0])
     rest = [one for one in get_args(annotation) if one is not NoneType]

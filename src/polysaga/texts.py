@@ -1,8 +1,8 @@
-"""What errors say, for the journal, the log and people: never empty, and without what users have stored.
+"""The texts of errors, for the journal, the log and people: never empty, and without users' data.
 
-Drivers and validators put values into their texts: `Key (email)=(a@b.c) already exists`, `input_value='a@b.c'`. Of
-these the class, the code and the names of constraints, tables, columns and fields are told, and the text only
-where it is known to have no values in it. What a program raises itself is told as it is.
+Drivers and validators put values into their texts: `Key (email)=(a@b.c) already exists`, `input_value='a@b.c'`.
+Of such an error, only the class, the code and the names of constraints, tables, columns and fields are kept. Its
+text is kept only if it is known to contain no values. The text of a program's own error is kept as it is.
 """
 
 import re
@@ -13,10 +13,10 @@ from pydantic_core import PydanticSerializationError, ValidationError
 
 from polysaga.errors import PolysagaError
 
-LONGEST = 4000  # characters kept of a text or a traceback; the end of a traceback tells the most
+LONGEST = 4000  # characters kept of a text or a traceback; the end of a traceback matters most
 _OURS = "polysaga."
-_RECOGNISED: list[Callable[[BaseException], str | None]] = []  # by packages above
-# What JSON cannot hold although it is of its type, in pydantic's words and for people.
+_RECOGNISED: list[Callable[[BaseException], str | None]] = []  # filled by packages above this one
+# Values that JSON cannot hold although their type is right: pydantic's words, and ours for people.
 _UNFIT = {
     "invalid utf-8 sequence": "bytes that are no UTF-8; give the model ser_json_bytes='base64' and val_json_bytes",
     "surrogates not allowed": "a text has half of a surrogate pair, which UTF-8 does not have",
@@ -27,18 +27,18 @@ _EXPECTED = re.compile(r"Expected `([^`]+)`(?: - [^\[]*\[field_name='(\w+)')?")
 
 
 def said(error: BaseException) -> str:
-    """Return what *error* says, for people: never empty, and also if it cannot make its own text."""
+    """Return the text of *error* for people; never empty, even if its own `__str__` raises."""
     told = _said(error) or _own_text(error)
     return told[:LONGEST]
 
 
 def traced(error: BaseException) -> str:
-    """Return the end of the traceback of *error* and of what caused it, with what `said` says of each."""
+    """Return the end of the traceback of *error* and its causes, each with its text from `said`."""
     return "".join(traceback.format_exception(without_values(error)))[-LONGEST:]
 
 
 def without_values(error: BaseException) -> BaseException:
-    """Return *error*, or one of the same name, traceback and causes whose texts have no values in them."""
+    """Return *error*, or a copy with the same name, traceback and causes whose texts contain no values."""
     return _copied(error, {}) if any(_said(one) is not None for one in _chain(error, set())) else error
 
 
@@ -69,7 +69,7 @@ def _copied(error: BaseException, made: dict[int, BaseException]) -> BaseExcepti
 
 
 def _said(error: BaseException) -> str | None:
-    """Return a text without values of an error that may have some in its own; None if it is the program's own."""
+    """Return a text without values for an error whose own may contain some; None for a program's own error."""
     name = type(error).__name__
     if isinstance(error, ValidationError):
         return f"{name}: {told_of_validation(error)}"
@@ -79,15 +79,15 @@ def _said(error: BaseException) -> str | None:
 
 
 def recognise(errors: Callable[[BaseException], str | None]) -> None:
-    """Ask *errors* from now on for a text without values; it returns None for an error that it does not know."""
+    """Register *errors*: it returns a text without values, or None for an error that it does not know."""
     _RECOGNISED.append(errors)
 
 
 def told_of_validation(error: ValidationError) -> str:
-    """Return what is wrong by pydantic, without what was given and without keys of dictionaries."""
+    """Return pydantic's complaints, without the input and without keys of dictionaries."""
     told = []
     for one in error.errors(include_url=False, include_input=False, include_context=False):
-        # Only of a missing field the place is certain to be a name of the model's.
+        # Only for a missing field is the location certain to be one of the model's names.
         if one["type"] == "missing":
             told.append(f"field '{one['loc'][-1]}' is missing")
         else:
@@ -96,7 +96,7 @@ def told_of_validation(error: ValidationError) -> str:
 
 
 def told_of_serialization(error: PydanticSerializationError) -> str:
-    """Return what is wrong by pydantic, without the value that was given."""
+    """Return pydantic's complaint, without the value."""
     text = str(error)
     if text.startswith("Unable to serialize unknown type"):
         return text

@@ -1,6 +1,6 @@
-"""`polysaga check`: would a program work on these servers, and what is to be done if not.
+"""`polysaga check`: would a program work on these servers, and if not, what must be done.
 
-Every server is asked over connections like those of the program itself, by this command alone. Nothing is written.
+This command asks every server over connections like those of the program. It writes nothing.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
 _ALSO_OURS = (AUDIT, f"{JOURNAL}_version", f"{LEDGER}_version")
-_APART = 1.0  # seconds between two clocks that are worth mentioning
+_APART = 1.0  # seconds; a larger difference between two clocks is a finding
 _NO_SECRET = Finding(
     "it has replicas, so clients carry signed bookmarks, and there is no key to sign with",
     "set bookmarks.secret (POLYSAGA_BOOKMARKS__SECRET) to a long random text, the same in all processes",
@@ -40,13 +40,13 @@ _NO_SECRET = Finding(
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is known of one server and of what is wrong with it."""
+    """The facts about one server, and its findings."""
 
     database: str
     node: str
     role: NodeRole | None = None
     facts: Facts | None = None
-    apart: float = 0.0  # seconds that its clock is ahead of ours
+    apart: float = 0.0  # seconds by which its clock is ahead of ours
     tables: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = ()
 
@@ -59,8 +59,8 @@ def check(
 
     Exits with 1, and says what to do, if it would not.
 
-    With a program its tables and its settings too; without one the settings are polysaga.toml, or the file that
-    POLYSAGA_CONFIG names, and the POLYSAGA_* variables.
+    With a program, its tables and its settings are checked too. Without one, the settings come from polysaga.toml,
+    or the file that POLYSAGA_CONFIG names, and from the POLYSAGA_* variables.
     """
     sagas = None if target is None else load_sagas(target)
     settings = settings_for(sagas)
@@ -81,7 +81,7 @@ def check(
 
 
 def _unmatched(sagas: Sagas, settings: Settings) -> list[Checked]:
-    """Return the databases for which the program would not start, whatever its servers are like."""
+    """Return the databases that keep the program from starting, whatever the state of their servers."""
     remedy = "the names in the settings and in the program must be the same"
     return [
         Checked(name, "settings", findings=(Finding(reason, remedy),))
@@ -90,7 +90,7 @@ def _unmatched(sagas: Sagas, settings: Settings) -> list[Checked]:
 
 
 def _tables_of(sagas: Sagas) -> dict[str, frozenset[str]]:
-    """Return the tables of ours that the databases of a program need, by name."""
+    """Return which of our tables each database of a program needs, by the database's name."""
     wanted = {handle.name: frozenset({LEDGER, OUTBOX}) for handle in (sagas.journal, *sagas.participants)}
     wanted[sagas.journal.name] |= {JOURNAL}
     return wanted
@@ -100,7 +100,7 @@ async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migra
     servers, clock = servers_of(settings), Clock()
     try:
         asked = await asyncio.gather(*(_ask(server, settings) for server in servers))
-        # Who lacks a privilege, or does not answer, cannot tell how far it has got either.
+        # A server that does not answer, or whose account lacks a privilege, cannot report its position either.
         able = [index for index, one in enumerate(asked) if not any(each.fatal for each in one.findings)]
         seen = dict(zip(able, await look([servers[index] for index in able], clock), strict=True))
         checked = [_sampled(one, seen.get(index)) for index, one in enumerate(asked)]
@@ -135,7 +135,7 @@ async def _ask(server: AskedServer, settings: Settings) -> Checked:
 
 def _refused(node: Node, error: Exception) -> Finding:
     text = masked(server_words(error))
-    if isinstance(error, ConfigurationError):  # it knows better what is to be done
+    if isinstance(error, ConfigurationError):  # it names the remedy itself
         reason, _, remedy = text.rpartition("; ")
         return Finding(reason or text, remedy if reason else "correct the settings")
     if _is_of_mongo(error):
@@ -170,7 +170,7 @@ async def _facts(node: Node, *, replicas: bool) -> tuple[Facts, float, frozenset
 
 
 def _tables(connection: Connection) -> list[str]:
-    """Return the tables in the first schema: those further down a search path are not what `migrate` makes."""
+    """Return the tables in the first schema: `migrate` creates none in later schemas of the search path."""
     inspector = inspect(connection)
     return inspector.get_table_names(schema=inspector.default_schema_name)
 
@@ -185,11 +185,11 @@ def _sampled(one: Checked, seen: Sampled | None) -> Checked:
 
 
 async def _permitted(one: Checked, server: AskedServer, wanted: Mapping[str, frozenset[str]]) -> Checked:
-    """Return *one* with what its account may not do, if it is a primary."""
+    """Return *one* with the privileges that its account lacks, if it is a primary."""
     if one.role is not NodeRole.PRIMARY:
         return one
     needed = wanted.get(one.database, frozenset())
-    # Without a program nobody knows whether tables of ours are needed at all; if some are there, they are.
+    # Without a program it is unknown whether our tables are needed; if some exist, no more need be created.
     create = bool(needed - one.tables) or not (wanted or one.tables)
     try:
         async with asyncio.timeout(server.node.settings.pool.connect_timeout + server.node.settings.lock_timeout):
@@ -206,7 +206,7 @@ def _together(
     migrate: str,
     settings: Settings,
 ) -> list[Checked]:
-    """Return *checked* with what only all servers of a database together show."""
+    """Return *checked* with the findings that concern all servers of a database together."""
     known = list(checked)
     for database in dict.fromkeys(one.database for one in checked):
         places = [index for index, one in enumerate(known) if one.database == database]

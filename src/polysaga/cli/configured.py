@@ -1,6 +1,6 @@
 """`--config PATH`, which every command takes: the settings file in place of `polysaga.toml`.
 
-It becomes `POLYSAGA_CONFIG`, where the program's own `load_settings` finds it as well.
+It is stored as `POLYSAGA_CONFIG`, so the program's own `load_settings` uses it too.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-VARIABLE = "POLYSAGA_CONFIG"  # as in `polysaga.sources`, which the help has no time to load
+VARIABLE = "POLYSAGA_CONFIG"  # as in `polysaga.sources`, which would make the help slow to load
 
 Config = Annotated[
     Path | None,
@@ -39,6 +39,6 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def use(config: Path | None) -> None:
-    """Read the settings from *config* from now on, if it is given."""
+    """Make *config*, if given, the settings file from now on."""
     if config is not None:
         os.environ[VARIABLE] = str(config)

@@ -1,4 +1,4 @@
-"""What the command line says when a command fails, in one line on standard error."""
+"""What the command line prints when a command fails: one line on standard error."""
 
 import sys
 
@@ -11,12 +11,12 @@ from polysaga.faults import Fault
 
 
 def is_expected(error: Exception) -> bool:
-    """Return whether *error* is the call's, the configuration's or a database's, not a mistake in a program."""
+    """Return whether the call, the configuration or a database caused *error*, not a bug in a program."""
     return isinstance(error, PolysagaError | DBAPIError)
 
 
 def give_up(error: Exception) -> None:
-    """Say what *error* says and end the process with exit code 2."""
+    """Print the text of *error* and end the process with exit code 2."""
     reason = str(error)
     if isinstance(error, DBAPIError):
         missing = fault_of(error) is Fault.SCHEMA_MISSING

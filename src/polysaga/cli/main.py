@@ -1,9 +1,9 @@
-"""The `polysaga` command. One file per noun beside this one; here they are put together.
+"""The `polysaga` command. Each command has its own file beside this one; this file assembles them.
 
-A command's own file is loaded when the command is run: the overview needs nothing but a sentence about each.
+A command's file is loaded when the command runs: the overview needs only one sentence about each.
 
 Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration or a
-database is at fault, said in one line on standard error.
+database is at fault. Code 2 comes with one line on standard error.
 """
 
 import sys
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 class CommandsByName(TyperGroup):
-    """Loads a command when it is asked for."""
+    """Loads a command when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
@@ -89,7 +89,7 @@ def main() -> None:
     """Run the command that the arguments name; never returns."""
     try:
         app()
-    except Exception as error:  # border: what is expected of a database is known where databases are known
+    except Exception as error:  # border: `failures` knows which errors are expected, and needs the drivers
         failures = load_module("polysaga.cli.failures")
         if not failures.is_expected(error):
             raise

@@ -24,8 +24,8 @@ def migrate(
 ) -> None:
     """Create or upgrade the journal and the ledgers of a program.
 
-    Settings are the program's own: by default polysaga.toml, or the file that POLYSAGA_CONFIG names, and the
-    POLYSAGA_* variables.
+    The settings are the program's own. By default they come from polysaga.toml, or the file that POLYSAGA_CONFIG
+    names, and from the POLYSAGA_* variables.
     """
     found = asyncio.run(_run(load_sagas(target), check=check))
     if as_json:

@@ -1,6 +1,6 @@
-"""`polysaga nodes`: every server of every database, what it is, and how far it has got.
+"""`polysaga nodes`: every server of every database, its role and its position.
 
-The servers are asked here and now, by this command alone; the settings say where they are.
+This command asks the servers itself, when it runs; their addresses come from the settings.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _PAUSE = 1.0  # seconds between two looks
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one server said; *failure* says why it said nothing."""
+    """The answer of one server; *failure* says why there was none."""
 
     database: str
     node: str
@@ -47,8 +47,8 @@ def nodes(
 ) -> None:
     """Ask every server for its role and its position.
 
-    Exits with 1 if something is wrong: a server does not answer, a database has no primary, or two. The settings
-    are those of the program, if one is named, or polysaga.toml and the POLYSAGA_* variables.
+    Exits with 1 if something is wrong: a server does not answer, or a database has no primary or two. The settings
+    are those of the program, if one is named; else they come from polysaga.toml and the POLYSAGA_* variables.
     """
     settings = settings_for(None if target is None else load_sagas(target))
     if not settings.databases:
@@ -71,7 +71,7 @@ def nodes(
 
 
 def faults(seen: Sequence[Seen]) -> list[str]:
-    """Return in one sentence each what is wrong."""
+    """Return one sentence for each thing that is wrong."""
     found = [f"{one.database}: {one.node} does not answer: {one.failure}" for one in seen if one.failure]
     for database in dict.fromkeys(one.database for one in seen):
         primaries = [one.node for one in seen if one.database == database and one.role is NodeRole.PRIMARY]
@@ -83,7 +83,7 @@ def faults(seen: Sequence[Seen]) -> list[str]:
 
 
 def behind(primary: Position | None, replica: Position | None) -> str:
-    """Return in words how far *replica* has to go to where *primary* was when both were asked."""
+    """Return in words how far *replica* is behind the position that *primary* reported."""
     if primary is None or replica is None or not primary.comparable(replica):
         return ""
     if replica.reached(primary):
@@ -129,7 +129,7 @@ async def _look_once(settings: Settings) -> list[Seen]:
 
 
 class AskedServer:
-    """One address of the settings and the connection that asks it."""
+    """One address of the settings, and the connection to it."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -140,7 +140,7 @@ class AskedServer:
         if self._line is not None:
             return await self._line.sample()
         assert isinstance(self.node, MongoNode)
-        await self.node.ping()  # tells in our words what is wrong
+        await self.node.ping()  # raises our own errors, with a remedy
         return await self.node.dialect.sample(self.node.client)
 
     async def close(self) -> None:
@@ -150,14 +150,14 @@ class AskedServer:
         await self.node.close()
 
     async def cut(self) -> None:
-        """Give the connection up at once; the next question makes a new one."""
+        """Drop the connection at once; the next question opens a new one."""
         if self._line is not None:
             self._line.cut()
             await self._line.close()
 
 
 def servers_of(settings: Settings) -> list[AskedServer]:
-    """Return one for every address in *settings*; each must be closed."""
+    """Return a server for every address in *settings*; the caller must close each."""
     return [AskedServer(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
 
 

@@ -1,6 +1,6 @@
-"""What the account of a URL may do with our tables: found out by trying, with statements that concern no row.
+"""What the account of a URL may do with our tables, found by trial with statements that affect no row.
 
-Grants come by roles, by patterns and by columns; only the server itself puts them together.
+Grants come through roles, patterns and columns; only the server can combine them.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _ACCOUNT = "the account of the URL"
 
 
 async def lacking(node: Node, tables: Collection[str], *, create: bool) -> tuple[Finding, ...]:
-    """Return what the account lacks to work with *tables*, which are there, and, with *create*, to make more."""
+    """Return what the account lacks to use *tables*, which exist, and, with *create*, to create more."""
     if isinstance(node, MongoNode):
         needed = {name: {"find", "insert", "update", "remove"} for name in tables}
         missing = await node.dialect.lacking(node.client, node.documents.name, needed, create=create)
@@ -68,7 +68,7 @@ _WRITE_FILE = "let the process write the file and its directory"
 
 
 async def _refusal(node: SqlNode, statement: str) -> str | None:
-    """Return why the server refuses *statement*; None if it does not, or if it is only busy."""
+    """Return why the server refuses *statement*; None if it accepts it, or is only busy."""
     try:
         async with node.writer.connect() as connection:
             result = await connection.exec_driver_sql(statement)
@@ -82,9 +82,9 @@ async def _refusal(node: SqlNode, statement: str) -> str | None:
 
 
 def server_words(error: BaseException) -> str:
-    """Return the server's own sentence out of *error*, without SQLAlchemy's additions."""
+    """Return the server's own text in *error*, without SQLAlchemy's additions."""
     raw = error.orig if isinstance(error, DBAPIError) else None
-    # SQLAlchemy wraps asyncio drivers twice; the innermost error is the server's.
+    # SQLAlchemy wraps the errors of asyncio drivers twice; the innermost one is the server's.
     said: BaseException = error if raw is None else raw.__cause__ or raw
     return " ".join(str(said).split())
 

@@ -1,4 +1,4 @@
-"""The program a command works on: named on the command line as MODULE:ATTRIBUTE, imported from where we stand."""
+"""The program that a command works on: MODULE:ATTRIBUTE, importable from the current directory."""
 
 import difflib
 import importlib
@@ -20,10 +20,10 @@ PerhapsTarget = Annotated[str | None, typer.Argument(metavar="MODULE:ATTRIBUTE",
 
 
 def load_sagas(target: str) -> Sagas:
-    """Import *target*, "MODULE:ATTRIBUTE", and return the `Sagas` object it names, or that of the app it names.
+    """Import *target*, "MODULE:ATTRIBUTE", and return the `Sagas` object that it names, or that of its app.
 
-    The current directory is importable. Raises `ConfigurationError`, naming the remedy, if there is no such
-    object or if the module cannot be imported.
+    The current directory is importable. Raises `ConfigurationError`, with the remedy, if there is no such object
+    or if the module cannot be imported.
     """
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
@@ -33,7 +33,7 @@ def load_sagas(target: str) -> Sagas:
         raise ConfigurationError(f"'{module_name}' is a file: name its module, {named}:{attribute}")
     module = _import(module_name)
     found = getattr(module, attribute, None)
-    sagas = getattr(getattr(found, "state", None), "polysaga", found)  # of an app that was given to `install`
+    sagas = getattr(getattr(found, "state", None), "polysaga", found)  # set by `install`, if *found* is an app
     if isinstance(sagas, Sagas):
         return sagas
     if sagas is None and found is not None:
@@ -49,7 +49,7 @@ def load_sagas(target: str) -> Sagas:
 
 
 def settings_for(sagas: Sagas | None) -> Settings:
-    """Return the settings of the program of *sagas*, with its databases as it spells them; None: without any."""
+    """Return the settings of the program of *sagas*, with its spelling of databases; None: no program."""
     if sagas is None:
         return load_settings()
     try:
@@ -68,7 +68,7 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Only if the module itself is missing, or a package around it: not one that it imports.
+        # Was it the module itself, or a package around it, that is missing, or a module that it imports?
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(
                 f"module '{name}' needs '{error.name}', which is not installed: install it beside polysaga"
@@ -82,7 +82,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _where(error: Exception) -> str:
-    """Return what *error* says and the line of the program that it comes from."""
+    """Return the text of *error* and the line of the program that raised it."""
     said = " ".join(str(error).split())
     told = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if isinstance(error, SyntaxError):  # it names the line itself

@@ -1,4 +1,4 @@
-"""The options of `polysaga sagas`, each declared once, and what all of its commands do with them."""
+"""The options of `polysaga sagas`, each declared once, and the code that all its commands share."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def seconds(text: str) -> float:
-    """Return how many seconds "90", "90s", "15m", "2h" or "3d" are."""
+    """Return a duration such as "90", "90s", "15m", "2h" or "3d" in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
         raise typer.BadParameter(f"'{text}' is no duration: write e.g. 90s, 15m, 2h or 3d")
@@ -95,5 +95,5 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def console() -> Console:
-    """Return the terminal, where numbers have no colours."""
+    """Return a console that does not colour numbers."""
     return Console(highlight=False)

@@ -1,7 +1,7 @@
 """`polysaga sagas retry | skip | compensate | resolve`: repair what needs a person.
 
-Repairs act on named sagas at once; on all that a filter finds only with --yes, and without it they tell what
-would happen. Exit codes: 0 done; 1 some saga was refused; 2 the call is at fault, or a database.
+Repairs act on named sagas at once. They act on the sagas that a filter finds only with --yes; without it they only
+show what would happen. Exit codes: 0 done; 1 some saga was refused; 2 the call or a database is at fault.
 """
 
 import getpass
@@ -38,7 +38,7 @@ from polysaga.sagas import Repair, SagaFilter, Sagas
 
 
 class How(TypedDict):
-    """What every repair takes."""
+    """The arguments of every repair."""
 
     by: str
     why: str
@@ -51,13 +51,13 @@ Work: TypeAlias = Callable[[Sagas, UUID | SagaFilter, How], Awaitable[Sequence[R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Selection:
-    """Which sagas a repair is about, and how it is carried out."""
+    """Which sagas a repair acts on, and how."""
 
     target: str
     ids: Sequence[UUID]
     wanted: SagaFilter
     how: How
-    unsure: bool  # many were meant, and nobody said --yes
+    unsure: bool  # a filter selects the sagas, and --yes was not given
     as_json: bool
 
     @property
@@ -66,9 +66,9 @@ class _Selection:
 
 
 def repair(own: Callable[..., Work]) -> Callable[..., None]:
-    """Make a command of *own*, which takes the options that only this repair has; `_selection` has the others."""
+    """Make *own* a command; *own* has the options of this repair only, `_selection` the shared ones."""
     shared, its = signature(_selection).parameters, signature(own).parameters
-    # Typer lists options in this order: what the sagas are, what is done to them, how.
+    # Typer lists the options in this order: which sagas, what is done to them, and how.
     first = ("target", "ids")
     ordered = {name: shared[name] for name in first} | dict(its) | dict(shared)
     parameters = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in ordered.values()]
@@ -98,7 +98,7 @@ def _selection(
     yes: Yes = False,
     as_json: Json = False,
 ) -> _Selection:
-    """Return what the options say that all repairs have."""
+    """Return the selection that the shared options of all repairs describe."""
     filtered = bool(status or name or error) or older_than is not None
     if bool(ids) == filtered:
         raise typer.BadParameter(
@@ -136,7 +136,7 @@ def skip(
 ) -> Work:
     """Take a step as done by hand, and let the sagas go on.
 
-    Where sagas are being undone it is taken as undone by hand.
+    If a saga is being undone, the step counts as undone by hand.
     """
     value = _from_json(result)
     return lambda program, which, how: program.skip(which, step, value, **how)

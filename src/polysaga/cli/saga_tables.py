@@ -1,6 +1,6 @@
 """How sagas look in a terminal: a list, one saga with its steps, and what a repair did.
 
-Colours carry no meaning of their own; widths are those of the content, and only the last column may wrap.
+Colours only repeat what the text says. Columns are as wide as their content, and only the last one may wrap.
 """
 
 import json
@@ -27,7 +27,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def print_page(page: SagaPage, now: datetime, console: Console) -> None:
-    """Print one line per saga, and below it why it is undone or parked."""
+    """Print one line per saga, and below it the reason why it is undone or parked."""
     names = max((len(saga.name) for saga in page.sagas), default=0)
     for saga in page.sagas:
         line = Text.assemble(
@@ -64,7 +64,7 @@ def print_saga(saga: SagaState, now: datetime, console: Console) -> None:
 
 
 def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
-    """Print what was done to each saga, or would be, or why not."""
+    """Print what a repair did to each saga or would do, or why it was refused."""
     names = max((len(repair.saga) for repair in repairs), default=0)
     for repair in repairs:
         head = Text(f"{repair.saga_id}  {repair.saga:<{names}}  ")

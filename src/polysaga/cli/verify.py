@@ -1,4 +1,4 @@
-"""`polysaga verify`: do the journal, all ledgers and outboxes tell the same story?"""
+"""`polysaga verify`: do the journal, all ledgers and all outboxes agree?"""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Requests that are no good: what is wrong with them, in the words of those who send them."""
+"""Invalid requests: what is wrong with them, in terms that their sender understands."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -15,11 +15,11 @@ from polysaga.fastapi.body_limit import BodyTooLarge, of_size
 from polysaga.fastapi.problems import DETAILS, ProblemResponse, as_json, has_no_body, problem, standard
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
-_UNREAD = "There was an error parsing the body"  # FastAPI's words for a body that its JSON parser gives up on
+_UNREAD = "There was an error parsing the body"  # FastAPI's text for a body that its JSON parser cannot read
 
 
 async def of_validation(request: HTTPConnection, error: RequestValidationError) -> Response:
-    """Answer 422 field by field, or 415 for a body that does not say that it is JSON."""
+    """Answer 422 with a message per field, or 415 for a body that is not declared as JSON."""
     if _is_not_called_json(request, error):
         kind = "unsupported-media-type"
         return problem(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, DETAILS[kind], kind=kind)
@@ -27,10 +27,10 @@ async def of_validation(request: HTTPConnection, error: RequestValidationError) 
 
 
 def of_http(request: HTTPConnection, error: HTTPException) -> Response:
-    """Answer as *error* says, with its headers.
+    """Answer with the status, the detail and the headers of *error*.
 
-    A `detail` that is a dictionary becomes members of the problem. Of these, `type`, `title` and `detail` count if
-    they are texts; `status` and `instance` stay those of the response. Any other `detail` stays as it is.
+    The items of a dictionary in `detail` become members of the problem. Its `type`, `title` and `detail` are used
+    only if they are texts. `status` and `instance` stay those of the response. Any other `detail` stays as it is.
     """
     if has_no_body(error.status_code):
         return Response(status_code=error.status_code, headers=error.headers)
@@ -45,7 +45,7 @@ def of_http(request: HTTPConnection, error: HTTPException) -> Response:
 
 
 def _is_not_called_json(request: HTTPConnection, error: RequestValidationError) -> bool:
-    # FastAPI passes on the bytes of what is not called JSON, and complains that they are no object.
+    # FastAPI passes on the raw bytes of a body that is not declared as JSON, and reports that they are no object.
     if not isinstance(error.body, bytes) or not any(one["loc"][:1] == ("body",) for one in error.errors()):
         return False
     route = request.scope.get("route")
@@ -88,7 +88,7 @@ def _members(request: HTTPConnection, error: HTTPException) -> dict[str, Any]:
 
 
 def _corrected(request: HTTPConnection) -> dict[str, str]:
-    """Return an `Allow` with the methods of all routes of the path: the router tells those of the first."""
+    """Return `Allow` with the methods of all routes of the path; the router names only those of the first."""
     scope = request.scope
     asked = {
         "type": "http",
@@ -97,7 +97,7 @@ def _corrected(request: HTTPConnection) -> dict[str, str]:
         "headers": scope["headers"],
     }
     allowed = [method for method in _METHODS if _answers(request.app.routes, {**asked, "method": method})]
-    # The handler itself refused a method that the router lets through: it knows better.
+    # If the router accepts the method, the handler itself refused it; its own `Allow` stays.
     known = bool(allowed) and scope["method"] not in allowed
     return {"Allow": ", ".join(allowed)} if known else {}
 

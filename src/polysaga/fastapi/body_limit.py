@@ -1,6 +1,6 @@
-"""A limit for the bodies of requests, counted while they arrive.
+"""A size limit for the bodies of requests, counted while they arrive.
 
-Starlette has one too, which answers in plain text. Where the application uses that, its number counts.
+Starlette has such a limit too, which answers in plain text. Where the application sets it, that number counts.
 """
 
 from http import HTTPStatus
@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polysaga.fastapi.problems import problem
 
-_STARLETTES = "starlette.max_body_size"  # in the scope, as soon as the application or the route has a limit
+_STARLETTES = "starlette.max_body_size"  # in the scope, if the application or the route has a limit
 
 
 class BodyTooLarge(HTTPException):
-    """The body has more than *limit* bytes; raised to whoever reads it."""
+    """The body has more than *limit* bytes; raised where the body is read."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -24,13 +24,13 @@ class BodyTooLarge(HTTPException):
 
 
 class BodyLimit:
-    """Refuses requests with more than *limit* bytes as soon as somebody reads their body."""
+    """Refuses a request with more than *limit* bytes when its body is read."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, with its body counted."""
+        """Pass the request on and count the bytes of its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,7 +53,7 @@ class BodyLimit:
 
         try:
             await self._app(scope, counted, watched)
-        except BodyTooLarge as error:  # read by a middleware, for which no handler of errors is there
+        except BodyTooLarge as error:  # a middleware read the body, outside the exception handlers
             if began:
                 raise
             await of_size(HTTPConnection(scope), error)(scope, receive, send)

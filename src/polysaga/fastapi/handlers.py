@@ -1,7 +1,7 @@
 """Errors become problem details; internals and SQL stay in the process.
 
-What the application has registered itself stays, whether it did so before `install` or afterwards: for a class of
-errors, for one of its subclasses, or for a status.
+The application's own handlers win, whether it registers them before `install` or afterwards, and whether for a
+class of errors, for one of its subclasses, or for a status.
 """
 
 import functools
@@ -52,7 +52,7 @@ _AGAIN = DETAILS["try-again"]
 _log = logging.getLogger("polysaga")
 
 
-Handler: TypeAlias = Callable[[Any, Any], Any]  # asynchronous or not, as Starlette takes them
+Handler: TypeAlias = Callable[[Any, Any], Any]  # asynchronous or not: Starlette accepts both
 Asynchronous: TypeAlias = Callable[[Any, Any], Awaitable[Response | None]]
 
 _DEFAULTS = {http_exception_handler, request_validation_exception_handler}  # FastAPI's own
@@ -61,7 +61,7 @@ _DEFAULTS = {http_exception_handler, request_validation_exception_handler}  # Fa
 def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> Callable[[], bool]:
     """Turn errors into problem details; *refusals* gives the status of a `Refused` by its code.
 
-    Return what tells whether requests that are not valid are answered here, and not by the application.
+    Return a function that returns whether this module, not the application, answers invalid requests.
     """
 
     async def ours(connection: HTTPConnection, error: PolysagaError) -> Response:
@@ -97,7 +97,7 @@ def _also_for_websockets(handler: Asynchronous) -> Handler:
 
 
 def _with_news(handler: Handler) -> Handler:
-    """Let the response of *handler* tell what was committed: it is sent outside of all middleware."""
+    """Add the bookmarks to the response of *handler*, which is sent outside all middleware."""
 
     async def answer(request: Request, error: Exception) -> Response | None:
         response = await _ask(handler, request, error)
@@ -115,7 +115,7 @@ async def _ask(handler: Handler, connection: HTTPConnection, error: Exception) -
 
 
 async def _of_http(connection: HTTPConnection, error: HTTPException) -> Response | None:
-    # An application that answers FastAPI's errors itself means those of the router too, which are Starlette's.
+    # A handler for FastAPI's errors is meant for the router's errors too, which are Starlette's.
     own = connection.app.exception_handlers.get(FastAPIHTTPException)
     return of_http(connection, error) if own is None else await _ask(own, connection, error)
 
@@ -135,7 +135,7 @@ def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[st
             return answer(HTTPStatus.SERVICE_UNAVAILABLE, "outcome-pending", again=error.retry_after)
         case SagaCancelled():
             return answer(HTTPStatus.CONFLICT, "cancelled")
-        # No 503, which clients repeat as it is: under its key the answer stands for ever.
+        # Not 503: clients repeat the same request on 503, and under its key this outcome is final.
         case DeadlineExceeded():
             return answer(HTTPStatus.CONFLICT, "deadline-exceeded")
         case SagaUndone():
@@ -182,7 +182,7 @@ async def _of_drivers(request: HTTPConnection, error: Exception) -> Response:
 def _internal(
     request: HTTPConnection, error: Exception, members: Mapping[str, Any] | None = None, *, kind: str = "internal"
 ) -> Response:
-    # The client learns nothing of the cause, so the log must have it.
+    # The client does not learn the cause, so the log must have it.
     _log.error("%s %s failed", _method(request), request.url.path, exc_info=without_values(error))
     return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, DETAILS["internal"], kind=kind, members=members)
 

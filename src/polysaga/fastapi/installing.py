@@ -43,25 +43,25 @@ def install(
 ) -> None:
     """Wire *app*: databases and sagas open with it, errors become problems, clients read what they wrote.
 
-    `/health/*` answers; `polysaga.asgi` carries what a client wrote from one request to the next.
+    It adds the routes `/health/*`. `polysaga.asgi` carries bookmarks from one request of a client to the next.
 
-    When the process is asked to end (SIGTERM), `sagas.drain` begins at once: callers that wait for a saga have
-    an answer before it is over, so the server need not wait for them any longer. A start is broken off.
+    When the process receives SIGTERM or SIGINT, `sagas.drain` begins at once. Callers that wait for a saga get an
+    answer before the drain ends, so the server need not wait longer for them. A start in progress is cancelled.
 
-    *settings* may be a function, called when the application starts; without them those of *databases* hold. The
-    command line uses the same ones: `polysaga check MODULE:app`. *migrate* brings our tables up to date at the
-    start. *ready* runs when the databases are open, before any saga is driven: a place for the program's own
-    tables. *emit* gets every event; without it they are logged (`telemetry.logs`). *refusals* gives the HTTP
-    status of a `Refused` by its code; others are 409.
+    *settings* may be a function, which is called when the application starts. Without *settings*, those of
+    *databases* apply. The command line uses the same settings: `polysaga check MODULE:app`. *migrate* brings our
+    tables up to date at the start. *ready* runs when the databases are open, before any saga is driven; create the
+    program's own tables there. *emit* receives every event; without it, events are logged (`telemetry.logs`).
+    *refusals* gives the HTTP status of a `Refused` by its code; the default is 409.
 
-    A request with more than *max_body* bytes is refused while it arrives (413); the default is four times what a
-    saga takes as input. `FastAPI(max_body_size=...)` and the `max_body_size` of a route win; None sets no limit.
+    A request with more than *max_body* bytes is refused while it arrives (413); the default is four times the
+    largest input of a saga. `FastAPI(max_body_size=...)` and the `max_body_size` of a route win. None: no limit.
 
-    Handlers of errors that the application has registered stay, whether before this call or after it.
+    The application's own error handlers stay, whether registered before this call or after it.
     """
     if settings is not None:
         databases.configure(settings)
-    app.state.polysaga = sagas  # where the command line finds them
+    app.state.polysaga = sagas  # the command line looks here
     inner = app.router.lifespan_context
     told = emit or LogSubscriber()
 
@@ -109,7 +109,7 @@ def _cancel(starting: "asyncio.Task[Any] | None") -> Callable[[], None]:
 def _health(databases: Databases) -> APIRouter:
     router = APIRouter(prefix="/health", tags=["operations"])
 
-    # Monitors send HEAD, which FastAPI does not answer where there is a GET.
+    # Monitors send HEAD, which FastAPI does not answer for a GET route.
     @router.head("/live", include_in_schema=False)
     @router.get("/live", summary="Is the process alive?", operation_id="health_live")
     async def live() -> Liveness:

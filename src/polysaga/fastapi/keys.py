@@ -1,4 +1,4 @@
-"""The header `Idempotency-Key`, with which a client says that two requests are one."""
+"""The header `Idempotency-Key`, by which a client marks two requests as the same."""
 
 import re
 from typing import Annotated, Any
@@ -15,14 +15,14 @@ _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 
 
 def idempotency_key(*, min_length: int = 1, max_length: int = _LONGEST) -> Any:
-    """Return a dependency that reads the key of the request, None if it has none.
+    """Return a dependency that reads the key of the request; None if the request has none.
 
         async def place(order: Order, key: Annotated[str | None, idempotency_key()]) -> Placed:
             return await sagas.run(buy, order, key=key)
 
-    `"abc"`, a String of RFC 9651 as the IETF's draft of the header wants it, and `abc` are the same key. The two
-    lengths are in characters and do not count the quotes. A header that is neither, or that comes twice, is
-    answered with 422.
+    `"abc"` and `abc` are the same key; the quoted form is a String of RFC 9651, which the IETF's draft of the
+    header requires. The two lengths are in characters, without the quotes. A header in neither form, or
+    sent twice, is answered with 422.
     """
 
     async def read(
@@ -50,14 +50,14 @@ def idempotency_key(*, min_length: int = 1, max_length: int = _LONGEST) -> Any:
 
 
 def _described(shortest: int, longest: int) -> dict[str, Any]:
-    """Return what OpenAPI says: no null, which a header cannot carry, and no escapes, which few keys need."""
+    """Return the OpenAPI schema: no null, which a header cannot carry, and no escapes, which few keys need."""
     lengths = f"{{{shortest},{longest}}}"
     pattern = rf'^([!#-~]{lengths}|"[ !#-\[\]-~]{lengths}")$'
     return {"type": "string", "minLength": shortest, "maxLength": longest + 2, "pattern": pattern}
 
 
 def _unquoted(header: object) -> object:
-    """Return the key in *header*; what is not text is left to the next validator."""
+    """Return the key in *header*; leave a value that is not text to the next validator."""
     if not isinstance(header, str):
         return header
     text = header.strip(" \t")

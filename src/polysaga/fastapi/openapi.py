@@ -10,7 +10,7 @@ from polysaga.errors import Refused
 from polysaga.fastapi.problems import BLANK, DETAILS, MEDIA, Problem, as_json, named, phrase
 
 _PREFIX = "#/components/schemas/"
-_VALIDATION = "HTTPValidationError"  # FastAPI's own, which is not what this service sends
+_VALIDATION = "HTTPValidationError"  # FastAPI's own schema, which this service does not send
 
 _KINDS: Mapping[int, Sequence[str]] = {
     409: ("saga-undone", "deadline-exceeded", "cancelled", "duplicate-key"),
@@ -31,7 +31,7 @@ _HEADERS: Mapping[int, Mapping[str, Any]] = {
 }
 
 
-_SAID = {  # by kind, where each problem says something else
+_SAID = {  # by kind: example details, where the detail differs per problem
     "body-too-large": "The body is larger than 1048576 bytes, which is the limit here.",
     "validation": "body.quantity: Input should be greater than 0",
 }
@@ -40,18 +40,18 @@ _SAID = {  # by kind, where each problem says something else
 def problems(
     *statuses: int, refusals: Mapping[int, Sequence[Refused]] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Return what `responses=` of a route needs to show these problems in the OpenAPI document.
+    """Return a value for `responses=` of a route that shows these problems in the OpenAPI document.
 
-    *refusals* are examples of what the business says no to, by their status: `{409: [SoldOut("2 are left")]}`.
+    *refusals* are example refusals by status: `{409: [SoldOut("2 are left")]}`.
     """
     given = refusals or {}
     return {status: _response(status, given.get(status, ())) for status in sorted({*statuses, *given})}
 
 
 def describe(app: FastAPI, *, validation: Callable[[], bool], limited: bool) -> None:
-    """Let the document of *app* say what is sent: problems as such, also those that its routes do not name.
+    """Correct the document of *app*: it shows problems as they are sent, even those that its routes do not name.
 
-    *validation* tells whether requests that are not valid are answered by us, *limited* whether bodies are.
+    *validation* returns whether we answer invalid requests; *limited*: bodies have a size limit.
     """
     inner = app.openapi
 
@@ -60,7 +60,7 @@ def describe(app: FastAPI, *, validation: Callable[[], bool], limited: bool) -> 
         _correct(document, ours=validation(), limited=limited)
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way, and no other
+    app.openapi = openapi  # type: ignore[method-assign]  # the only way that FastAPI documents
 
 
 def _correct(document: dict[str, Any], *, ours: bool, limited: bool) -> None:
@@ -86,7 +86,7 @@ def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _name_of_ours(schemas: dict[str, Any]) -> str:
-    """Return the name of `Problem` in the document: the application may have one of its own."""
+    """Return the name of our `Problem` in the document: the application may have its own `Problem`."""
     ours = Problem.model_json_schema(ref_template=_PREFIX + "{model}")
     for name, schema in schemas.items():
         if schema.get("description") == ours["description"]:

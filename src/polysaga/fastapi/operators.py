@@ -1,11 +1,11 @@
-"""Routes for people who look after sagas: find, understand, repair. Not for customers.
+"""Routes for operators of sagas: find, understand, repair. Not for customers.
 
     app.include_router(operator_routes(sagas, authorize=by_token), prefix="/sagas")
 
-*authorize* is asked before every request and tells who it is: a `Person` with a role, or None. What a person does
-goes to the audit trail under that name, never under one from the request. Without *authorize* only this very
-machine is served: the client's address and the name it asked for are loopback, and no proxy has passed the
-request on. Reading is GET, acting is POST with a JSON body, and refused to pages of other sites.
+*authorize* is called before every request and returns a `Person` with a role, or None. The audit trail records a
+person's acts under that name, never under a name from the request. Without *authorize* only this machine is
+served: the client's address and the requested host name must be loopback, and no proxy may have forwarded the
+request. Reading is GET. Acting is POST with a JSON body, and is refused to pages of other sites.
 """
 
 import inspect
@@ -38,7 +38,7 @@ from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
 from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
 
-# For the OpenAPI document; *authorize* looks at the request itself.
+# For the OpenAPI document only; *authorize* inspects the request itself.
 _TOKEN = HTTPBearer(
     scheme_name="operator",
     description="Who may look and act. A service that knows no operators asks its own machine for nothing.",
@@ -56,7 +56,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks; *name* goes to the audit trail."""
+    """An operator; *name* goes to the audit trail."""
 
     name: str
     role: Role
@@ -90,7 +90,7 @@ def _given(value: object) -> object:
     return value
 
 
-# What JSON Schema can say of it is what is accepted, so that clients are not surprised.
+# The JSON schemas say what is accepted as far as JSON Schema can, so clients see no surprises.
 Words = Annotated[
     str,
     AfterValidator(_in_words),
@@ -106,7 +106,7 @@ Cursor = Annotated[
 
 
 class _NotNull:
-    """Leaves null out of a JSON schema: a value that is not there is left out."""
+    """Removes null from a JSON schema: an absent value is omitted, not null."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         given: list[JsonSchemaValue] = [one for one in handler(schema)["anyOf"] if one != {"type": "null"}]
@@ -295,7 +295,7 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     if authorize is None:
         for route in router.routes:
             if isinstance(route, APIRoute):
-                route.openapi_extra = {"security": [{}]}  # or nothing, from this machine
+                route.openapi_extra = {"security": [{}]}  # no credentials: only this machine is served
     return router
 
 
@@ -331,10 +331,10 @@ def _guard(authorize: Authorize | None, needed: Role) -> Callable[[Request], Awa
 
 
 def _from_this_machine(request: Request) -> bool:
-    """Tell whether no other machine can have sent *request*, nor made a browser here send it."""
+    """Return whether this machine sent *request*, and no other site made a browser here send it."""
     if request.client is None or not _FORWARDED.isdisjoint(request.headers.keys()):
         return False
-    # The name guards against pages whose own name resolves to this machine.
+    # Checking the host name stops pages of sites whose name resolves to this machine (DNS rebinding).
     return _loopback(request.client.host) and _loopback(request.url.hostname or "")
 
 

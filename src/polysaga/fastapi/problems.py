@@ -16,7 +16,7 @@ MEDIA = "application/problem+json"
 BLANK = "about:blank"
 _ABOUT = "urn:polysaga:problem:"
 _ANEW = "To try again, send a new request; if it carries a key, with a new key."
-DETAILS: Mapping[str, str] = {  # by kind, where all problems of a kind say the same
+DETAILS: Mapping[str, str] = {  # by kind, where all problems of a kind have the same detail
     "cancelled": "This was cancelled and undone.",
     "deadline-exceeded": f"This was not decided in time and undone. {_ANEW}",
     "duplicate-key": "This exists already.",
@@ -32,7 +32,7 @@ DETAILS: Mapping[str, str] = {  # by kind, where all problems of a kind say the 
     "unsupported-media-type": "The body does not say that it is JSON: send content-type: application/json.",
 }
 _NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
-_TITLES = {"payload": "Invalid value", "validation": "Invalid request"}  # where the kind says too little
+_TITLES = {"payload": "Invalid value", "validation": "Invalid request"}  # where the kind alone is too vague
 
 
 class Problem(BaseModel):
@@ -48,13 +48,13 @@ class Problem(BaseModel):
 
 
 class ProblemResponse(JSONResponse):
-    """A response that can be sent whatever its members are."""
+    """A response that can always be encoded, whatever its members are."""
 
     media_type = MEDIA
 
     def render(self, content: Any) -> bytes:
         """Return *content* as JSON."""
-        # A surrogate without its other half, which is no UTF-8, goes out as the escape that JSON has for it.
+        # A lone surrogate, which UTF-8 cannot encode, is sent as a JSON escape.
         text = json.dumps(as_json(content), ensure_ascii=False, separators=(",", ":"))
         return text.encode(errors="backslashreplace")
 
@@ -70,7 +70,7 @@ def problem(
 ) -> Response:
     """Return a response with problem details; *kind* is the stable name, *members* are added to the body.
 
-    *retry_after*, in seconds, asks the client to send the same request again: give it only if that can help.
+    *retry_after*, in seconds, asks the client to send the same request again; give it only if that can succeed.
     """
     if has_no_body(status):
         return Response(status_code=status)
@@ -85,14 +85,14 @@ def standard(request: HTTPConnection, status: int, detail: str, kind: str = BLAN
 
 
 def named(status: int, kind: str) -> dict[str, Any]:
-    """Return what is the same in all problems of one *kind*."""
+    """Return the members that all problems of one *kind* share."""
     blank = kind == BLANK
     title = phrase(status) if blank else _TITLES.get(kind, kind.replace("-", " ").capitalize())
     return {"type": kind if blank else _ABOUT + kind, "title": title, "status": status}
 
 
 def as_json(value: object) -> Any:
-    """Return *value* as JSON has it: NaN as null, bytes in base64, and what JSON does not know as text."""
+    """Return *value* as JSON data: NaN as null, bytes in base64, and types that JSON lacks as text."""
     return to_jsonable_python(value, fallback=str, inf_nan_mode="null", bytes_mode="base64")
 
 
@@ -102,5 +102,5 @@ def has_no_body(status: int) -> bool:
 
 
 def phrase(status: int) -> str:
-    """Return the words that HTTP has for *status*."""
+    """Return HTTP's reason phrase for *status*."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"

@@ -1,13 +1,13 @@
 """Dependencies that lend sessions, with FastAPI's function scope: they end before the response starts.
 
-A dependency is its own key: equal calls return equal dependencies. Two parameters of one request share the session
-of equal ones, and a test puts something else in their place with the same words:
+Equal calls return equal dependencies. So two parameters of one request with equal dependencies share a session,
+and a test replaces the dependency by repeating the call:
 
     app.dependency_overrides[reader(orders)] = lambda: session
 
-In a websocket a dependency's session lasts as long as the connection. It ends with the handler's function: without
-an error a writer commits then, and with `WebSocketDisconnect`, which is how a client goes away, it rolls back. A
-handler that lives on opens sessions of its own for each message (`docs/guides/http.md`).
+In a websocket a dependency's session lasts as long as the connection and ends with the handler's function. A
+writer commits then, unless there was an error: it rolls back on `WebSocketDisconnect`, which is raised when the
+client leaves. A long-lived handler opens its own sessions for each message (`docs/guides/http.md`).
 """
 
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ def reader(
     allow_stale: bool = False,
     snapshot: bool = False,
 ) -> Any:
-    """Return a dependency that lends a session which only reads; see `Database.reader`.
+    """Return a dependency that lends a session for reading only; see `Database.reader`.
 
     The same call is the same key of `app.dependency_overrides`.
     """
@@ -45,9 +45,9 @@ def reader(
 def writer(database: Database[Any, SessionT]) -> Any:
     """Return a dependency that lends a session on the primary and commits before the response starts.
 
-    It holds a connection while the handler runs. A handler that also waits for a saga reads in a short block of
-    its own instead, `async with database.reader() as session`: a saga that needs the connection which its own
-    caller holds would wait for it in vain; on SQLite there is one for all writers.
+    It holds a connection while the handler runs. A handler that also waits for a saga must not use it: the saga
+    would wait in vain for a connection that its own caller holds. On SQLite there is one connection for all
+    writers. Such a handler reads in a short block instead, `async with database.reader() as session`.
 
     The same call is the same key of `app.dependency_overrides`.
     """
@@ -55,16 +55,16 @@ def writer(database: Database[Any, SessionT]) -> Any:
 
 
 def auto(database: Database[Any, SessionT], *, consistency: Consistency | None = None) -> Any:
-    """Return a dependency that reads for GET, HEAD, OPTIONS and QUERY, and writes for all else.
+    """Return a dependency that lends a reader for GET, HEAD, OPTIONS and QUERY, and a writer for all else.
 
-    All else are the other methods, and websockets, which may be sent anything. The same call is the same key of
-    `app.dependency_overrides`.
+    "All else" is every other method, and websockets, because their messages may be anything. The same call is the
+    same key of `app.dependency_overrides`.
     """
     return _Either(database, consistency=consistency)
 
 
 def consistency(level: Consistency) -> Any:
-    """Return a dependency that makes *level* what readers of the request get that do not ask for another.
+    """Return a dependency that makes *level* the default consistency of the request's readers.
 
     For a route, a router or the application: `APIRouter(dependencies=[consistency("strong")])`.
     """
@@ -78,7 +78,7 @@ def consistency(level: Consistency) -> Any:
 
 
 class _Lending(params.Depends):
-    """What FastAPI takes as a dependency, and calls: both in one, so that it is the key of its own override."""
+    """Both the dependency that FastAPI takes and the function it calls, so it is the key of its own override."""
 
     def __init__(self, database: Database[Any, Any], **wishes: Any) -> None:
         super().__init__(cast(Any, self), scope="function")

@@ -1,8 +1,8 @@
-"""Hearing that the process is asked to end when it is asked.
+"""Listening for the signals that ask the process to end.
 
-Servers of ASGI applications let the requests under way finish before they tell the application to end. A request
-that waits for a saga would hold them up without a limit, and so would a start that waits for a silent database.
-The signal comes first, so the application listens to it.
+ASGI servers let the requests under way finish before they shut the application down. A request that waits for a
+saga would delay that without a limit, and so would a start that waits for a silent database. The signal arrives
+first, so the application listens to it.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ _ASKING = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def heard(tell: Callable[[], None]) -> Iterator[None]:
-    """Call *tell* in the running loop when the process is asked to end, besides what the server does then.
+    """Call *tell* in the running loop when the process is asked to end; the server's handlers still run.
 
-    A process without handlers of its own is left alone, and so is any thread but the main one.
+    Does nothing if the process has no handlers of its own, or in any thread but the main one.
     """
     loop, before, listening = asyncio.get_running_loop(), dict[signal.Signals, Any](), True
 
     def hear() -> None:
-        # Another application that began later may put our handler back after we have ended, and the loop with us.
+        # An application that began later may restore our handler after we, and our loop, have ended.
         if listening:
             loop.call_soon_threadsafe(tell)
 
@@ -48,9 +48,9 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
 
 
 async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
-    """Return what *work*, a part of the start, returns; once *asked* is set, break it off within a second.
+    """Return what *work*, a part of the start, returns; once *asked* is set, cancel it instead.
 
-    Raises `CancelledError` then, also if *work* goes on although it is cancelled: it is left behind.
+    Raises `CancelledError` then, within a second: *work* that ignores the cancellation is abandoned.
     """
     task, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
     try:

@@ -7,11 +7,11 @@ from fastapi import Response
 from starlette import status
 from starlette.websockets import WebSocket, WebSocketState
 
-_LONGEST = 123  # bytes of a reason, as RFC 6455 wants it
+_LONGEST = 123  # bytes of a reason, the limit of RFC 6455
 
 
 async def refuse(websocket: WebSocket, response: Response) -> Response | None:
-    """End *websocket* with what *response* says, or return that for a client that can still get it as such."""
+    """Close *websocket* with the detail of *response*, or return *response* if the client can still receive it."""
     states = {websocket.application_state, websocket.client_state}
     if WebSocketState.DISCONNECTED in states or WebSocketState.RESPONSE in states:
         return None

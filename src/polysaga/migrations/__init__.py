@@ -1,10 +1,10 @@
-"""Our own tables: two lines of history, `journal` and `ledger`, each with a version table of its own.
+"""Our own tables: two lines of history, `journal` and `ledger`, each with its own version table.
 
-The journal's line runs in the journal's database; the ledger's in every database that takes part in a saga, the
-journal's included. Any number of processes may migrate at once: each database is locked while one of them does
-(`locks.py`), the others find the work done, and no lock is taken where there is nothing to do
+The journal's line runs in the journal's database. The ledger's line runs in every database that takes part in a
+saga, the journal's included. Any number of processes may migrate at once: one of them locks the database
+(`locks.py`), and the others find the work done. No lock is taken if there is nothing to do
 (`tests/integration/test_migrations.py::test_of_four_processes_that_start_at_once_one_migrates`). On MongoDB the
-ledger is a collection; it has one version, which is that it exists.
+ledger is a collection with a single version: it exists.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ __all__ = ["Migration", "include_name", "include_object", "migrate", "pending"]
 
 @dataclass(frozen=True, slots=True)
 class Migration(Event):
-    """One line of history in one database: the revision it was found at, and the one this program needs.
+    """One line of history in one database: the revision found there, and the one this program needs.
 
-    *current* is None where nothing of the line exists yet. As an event it says that the step was made.
+    *current* is None if nothing of the line exists yet. As an event it means that the migration was done.
     """
 
     database: str
@@ -40,17 +40,17 @@ class Migration(Event):
 
     @property
     def needed(self) -> bool:
-        """Tell whether the database is behind the program."""
+        """Return whether the database is behind the program."""
         return self.current != self.head
 
 
 async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
     """Bring the journal and every ledger of *sagas* up to date; return, and emit, what this call changed.
 
-    The databases must be open. Runs on the primaries, one database after the other; what is up to date is left
-    alone, so calling it at every start costs a few queries. Raises `ConfigurationError` if the login may not
-    create tables or if a database is ahead of this program, `DatabaseUnavailable` if a database or its lock
-    cannot be had.
+    The databases must be open. Runs on the primaries, one database after the other. A database that is up to date
+    is left alone, so a call at every start costs only a few queries. Raises `ConfigurationError` if the login may
+    not create tables or if a database is ahead of this program, and `DatabaseUnavailable` if a database is
+    unreachable or its lock is not free in time.
     """
     made = []
     for handle, history in _places(sagas):
@@ -64,7 +64,7 @@ async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
 async def pending(sagas: Sagas) -> list[Migration]:
     """Return what `migrate` would do now, and change nothing.
 
-    The databases must be open. Raises as `migrate` does.
+    The databases must be open. Raises the same errors as `migrate`.
     """
     found = [await _compare(handle.primary, history) for handle, history in _places(sagas)]
     return [migration for migration in found if migration.needed]
@@ -85,7 +85,7 @@ async def _migrate(node: Node, history: History) -> Migration:
         return Migration(node.database, history.line, None if created else mongo.HEAD, mongo.HEAD)
     found = await _compare(node, history)
     if not found.needed:
-        return found  # without the lock: a process that is frozen while it has it would hold up every start
+        return found  # without the lock: a process frozen while it holds the lock would delay every start
     try:
         async with locked(node) as connection:
             migration = _at(node, history, await connection.run_sync(history.current))
@@ -130,7 +130,7 @@ def _explained(node: SqlNode, history: History, error: DBAPIError | PoolTimeout)
     if isinstance(error, PoolTimeout) or error.orig is None:
         reason = "no connection became free in time"
     else:
-        # SQLAlchemy wraps asyncio drivers twice; the innermost error is the server's own sentence.
+        # SQLAlchemy wraps the errors of asyncio drivers twice; the innermost one has the server's own text.
         reason = masked(" ".join(str(error.orig.__cause__ or error.orig).split()))
     if fault is not None and fault.transient:
         return DatabaseUnavailable(

@@ -1,7 +1,7 @@
-"""One line of history: an ordered set of revision files, and a version table that says how far a database got.
+"""One line of history: an ordered set of revision files, and a version table with a database's revision.
 
-Alembic does the work and needs no configuration file. A revision is handed its `op` as an argument and is not
-to import Alembic's global one: two databases may then be migrated in one process without meeting.
+Alembic does the work and needs no configuration file. A revision gets its `op` as an argument and must not import
+Alembic's global one. So one process can migrate two databases without interference.
 """
 
 import logging
@@ -31,16 +31,16 @@ class History:
         (self.head,) = self._script.get_heads()
 
     def current(self, connection: Connection) -> str | None:
-        """Return the revision the database is at; None if the line never began there."""
+        """Return the revision the database is at; None if it has none of this line."""
         return self._context(connection).get_current_revision()
 
     def upgrade(self, connection: Connection) -> None:
-        """Run every revision the database lacks, in order, in the transaction that is open on *connection*."""
+        """Run every missing revision, in order, in the open transaction of *connection*."""
         context = self._context(connection)
         context.run_migrations(op=Operations(context))
 
     def _context(self, connection: Connection) -> MigrationContext:
-        # The version is where the tables are made: a schema further down the search path may be another tenant's.
+        # The version table is where tables are created; later schemas of the search path may be another tenant's.
         on_postgres = connection.dialect.name == "postgresql"
         schema = connection.scalar(text("SELECT current_schema()")) if on_postgres else None
         with _without_announcements():
@@ -52,7 +52,7 @@ class History:
                     "version_table_schema": schema,
                 },
             )
-        # MySQL and MariaDB have no name for a primary key, and warn of one.
+        # MySQL and MariaDB cannot name a primary key, and warn if it has a name.
         context._version.primary_key.name = None  # noqa: SLF001 - Alembic offers no option
         return context
 
@@ -64,10 +64,10 @@ class History:
 
 @contextmanager
 def _without_announcements() -> Iterator[None]:
-    """Keep out of the log what Alembic says of each context, in every database at every start.
+    """Keep Alembic's announcement of each context out of the log: it comes for every database at every start.
 
-    "Will assume non-transactional DDL" alarms its readers; a migration that is made is an event. Nothing is
-    awaited inside, so the lines of a user's own Alembic are not lost.
+    "Will assume non-transactional DDL" alarms its readers. A migration that is done is an event instead. Nothing
+    is awaited inside the block, so no lines of a user's own Alembic are lost.
     """
 
     def is_a_warning(record: logging.LogRecord) -> bool:

@@ -1,11 +1,11 @@
 """One migration of a database at a time, however many processes start at once.
 
-PostgreSQL: an advisory lock that ends with the transaction, which is also the migration's. MySQL and MariaDB:
-every DDL statement commits by itself, so there is no such transaction; a named lock belongs to the connection
-and falls with it, whatever ends the process. SQLite: the transaction itself, for `BEGIN IMMEDIATE` keeps out
-every other writer of the file.
+PostgreSQL: an advisory lock that ends with the transaction of the migration. MySQL and MariaDB: every DDL
+statement commits by itself, so there is no such transaction. A named lock belongs to the connection instead, and
+ends with it, whatever ends the process. SQLite: the transaction itself, because `BEGIN IMMEDIATE` excludes every
+other writer of the file.
 
-Whoever waits looks at the version again once it has the lock.
+A process that waited for the lock reads the version again once it has it.
 """
 
 from collections.abc import AsyncIterator
@@ -19,12 +19,12 @@ from polysaga.errors import DatabaseUnavailable
 
 PATIENCE = 60  # seconds to wait for another process's migration
 
-_KEY = int.from_bytes(b"polysaga")  # any 64-bit number that nobody else uses
+_KEY = int.from_bytes(b"polysaga")  # any 64-bit number that no other program uses
 
 
 @asynccontextmanager
 async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
-    """Lend a connection that alone may migrate the database of *node*; the end of the block commits.
+    """Lend the only connection that may migrate the database of *node*; the end of the block commits.
 
     Raises `DatabaseUnavailable`, or the driver's lock timeout, if another process does not finish in time.
     """
@@ -35,7 +35,7 @@ async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
                 await _take_named_lock(node, connection)
                 yield connection
             finally:
-                # Closing frees the lock also after a cancellation, when no statement can be sent any more.
+                # Closing frees the lock even after a cancellation, when no further statement can be sent.
                 await connection.invalidate()
         return
     async with node.writer.begin() as connection:
@@ -47,16 +47,16 @@ async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
 async def _take_advisory_lock(node: SqlNode, connection: AsyncConnection) -> None:
     limit = text("SELECT set_config('lock_timeout', :limit, true)")
     await connection.execute(limit, {"limit": f"{PATIENCE}s"})
-    # By schema: tenants that share a database do not wait for each other.
+    # One lock per schema: tenants that share a database do not wait for each other.
     take = text("SELECT pg_advisory_xact_lock(hashtextextended(current_schema(), :key))")
     await connection.execute(take, {"key": _KEY})
-    # Short again: a DDL statement that waits for a table makes everybody else wait behind it.
+    # Short again: while a DDL statement waits for a table, all later statements on it queue behind.
     await connection.execute(limit, {"limit": f"{node.settings.lock_timeout * 1000:.0f}ms"})
 
 
 async def _take_named_lock(node: SqlNode, connection: AsyncConnection) -> None:
-    # Names are the whole server's and hold 64 characters, no more than a database's own name.
-    # Not sha1(), which MySQL 9 has no more.
+    # Lock names are server-wide and have at most 64 characters, as many as a database's name may have.
+    # Not sha1(), which MySQL 9 no longer has.
     take = text("SELECT get_lock(concat('polysaga.', left(sha2(database(), 256), 40)), :patience)")
     if await connection.scalar(take, {"patience": PATIENCE}) != 1:
         raise DatabaseUnavailable(

@@ -1,9 +1,9 @@
-"""The ledger and the outbox on MongoDB: collections whose `_id` is all the index they need.
+"""The ledger and the outbox on MongoDB: collections that need no index but their `_id`.
 
 They must exist before the first step: a transaction that creates a collection conflicts with every other one.
 
-Which of several processes created them is decided by a document with the version as its `_id`, which one
-insert can write. The answers to `create` do not tell: MongoDB 8 also says yes to who finds the collection there.
+A document whose `_id` is the version decides which of several processes created them: only one insert of it
+succeeds. The answer to `create` does not decide: MongoDB 8 also reports success if the collection exists already.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ _EXISTS_ALREADY = 48
 
 
 async def exists(node: MongoNode) -> bool:
-    """Tell whether the collections are there."""
+    """Return whether the collections exist."""
     with _explained(node):
         wanted = {"name": {"$in": [LEDGER, OUTBOX]}}
         return {LEDGER, OUTBOX} <= set(await node.documents.list_collection_names(filter=wanted))
 
 
 async def create(node: MongoNode) -> bool:
-    """Create what is missing; return False if all was there, or if another process was faster."""
+    """Create what is missing; return False if nothing was, or if another process was faster."""
     if await exists(node):
         return False
     with _explained(node):

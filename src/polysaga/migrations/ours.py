@@ -1,8 +1,8 @@
-"""Which tables are ours, for the migrations that a program has of its own: Alembic must leave ours alone.
+"""Which tables are ours, for the program's own migrations: Alembic must leave ours alone.
 
-`alembic revision --autogenerate` proposes to drop every table that the program's metadata does not know, among
-them the journal. Given to `context.configure` in `env.py`, each of these two keeps it from that. `include_object`
-does so also if the metadata was reflected from the database and so knows our tables.
+`alembic revision --autogenerate` proposes to drop every table that the program's metadata lacks, the journal
+included. Either function prevents that, if it is passed to `context.configure` in `env.py`. `include_object` also
+works if the metadata was reflected from the database and so contains our tables.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, f"{JOURNAL}_version", f"{LED
 
 
 def include_name(name: str | None, type_: str, parent_names: Mapping[str, Any]) -> bool:
-    """Return whether Alembic is to look at what is named so in the database: at everything but our tables."""
+    """Return whether Alembic may look at *name* in the database: at everything but our tables."""
     table = name if type_ == "table" else parent_names.get("table_name")
     return table not in TABLES
 
@@ -26,6 +26,6 @@ def include_object(
     reflected: bool,  # noqa: FBT001 - Alembic's
     compare_to: Any | None,
 ) -> bool:
-    """Return whether Alembic is to compare this object: everything but our tables, and what belongs to them."""
+    """Return whether Alembic may compare this object: all but our tables and what belongs to them."""
     table = name if type_ == "table" else getattr(getattr(object_, "table", None), "name", None)
     return table not in TABLES

@@ -1,4 +1,4 @@
-"""What listens to events: the log."""
+"""Subscribers to events: the log."""
 
 from polysaga.telemetry.logs import LogSubscriber
 

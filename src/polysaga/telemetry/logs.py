@@ -4,10 +4,10 @@
     async with databases.open(settings, emit=events), sagas.open(settings.sagas, emit=events): ...
 
 One event is one record of the logger `polysaga`: a sentence for people, and in `extra` the same facts as fields
-for machines, `event` naming the kind ("saga-finished"). Sagas are named by their whole id, so that a line can be
-searched for and handed to other tools whatever the formatter prints.
+for machines. The field `event` names the kind ("saga-finished"). A sentence has the whole id of its saga, so lines
+can be searched and passed to other tools whatever the formatter prints.
 
-What databases and user code say goes through `_clean` first: one line, at most `_LONGEST` characters, no password.
+Texts from databases and user code go through `_clean` first: one line, at most `_LONGEST` characters, no password.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ Field: TypeAlias = str | int | float | bool | list[str] | None
 _LONGEST = 500  # characters of one sentence, or of one field
 _MOST = 20  # items of a field that is a list
 
-# `logging` refuses extras that would hide what a record says about itself.
+# `logging` refuses extras that would overwrite a record's own attributes.
 _TAKEN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
@@ -75,7 +75,7 @@ class LogSubscriber:
 
 
 def fields(event: Event) -> dict[str, Field]:
-    """Return the facts of *event*, bounded and clean, under names that a log record can carry."""
+    """Return the facts of *event*, shortened and cleaned, under names that a log record accepts."""
     facts = {field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event)}
     return {
         "event": _kind(event),
@@ -85,7 +85,7 @@ def fields(event: Event) -> dict[str, Field]:
 
 @singledispatch
 def line(event: Event) -> Line:
-    """Return level and sentence of *event*; events that have no sentence of their own list their facts."""
+    """Return level and sentence of *event*; an event without its own sentence lists its facts."""
     facts = " ".join(f"{name}={fact}" for name, fact in fields(event).items() if name != "event")
     return INFO, f"{_kind(event)} {facts}".rstrip()
 
@@ -264,7 +264,7 @@ def _plain(value: object) -> Field:
 
 
 def _clean(said: str) -> str:
-    """Return *said* without passwords, line breaks and control characters, and not too long."""
-    # Masked before it is cut: a cut could leave half of a URL, which is not known as one.
+    """Return *said* without passwords, line breaks and control characters, cut to `_LONGEST`."""
+    # Masked before it is cut: `masked` would not recognise a URL that was cut in half.
     words = " ".join("".join(char if char.isprintable() else " " for char in masked(said)).split())
     return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
