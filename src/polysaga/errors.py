@@ -252,7 +252,7 @@ class TooLate(FixTheProgram):
 
 
 class WrongStatus(FixTheProgram):
-    """The saga's status does not allow the repair that was asked for."""
+    """The saga's status does not allow the requested repair."""
 
     def __init__(self, saga_id: UUID, saga: str, action: str, status: str, remedy: str) -> None:
         super().__init__(f"'{action}' does not fit saga '{saga}' {saga_id}, which is {status}: {remedy}")

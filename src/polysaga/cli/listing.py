@@ -9,7 +9,7 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True)
 class ServerLine:
-    """One server, and what is known of it in a few words."""
+    """One server, and the facts about it in a few words."""
 
     database: str
     node: str

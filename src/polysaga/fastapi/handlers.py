@@ -1,6 +1,6 @@
 """Errors become problem details; internals and SQL stay in the process.
 
-The application's own handlers win, whether it registers them before `install` or afterwards, and whether for a
+The application's own handlers win, whether it registers them before `install` or afterwards. They may be for a
 class of errors, for one of its subclasses, or for a status.
 """
 

@@ -55,7 +55,7 @@ def install(
     *refusals* gives the HTTP status of a `Refused` by its code; the default is 409.
 
     A request with more than *max_body* bytes is refused while it arrives (413); the default is four times the
-    largest input of a saga. `FastAPI(max_body_size=...)` and the `max_body_size` of a route win. None: no limit.
+    default `sagas.payload_limit`. `FastAPI(max_body_size=...)` and a route's `max_body_size` win. None: no limit.
 
     The application's own error handlers stay, whether registered before this call or after it.
     """

@@ -252,12 +252,12 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
 
     @router.post("/{saga_id}/retry", summary="Let a parked saga go on", responses=acting)
     async def retry_saga(saga_id: UUID, person: Operator, asked: Annotated[RepairRequest, Body()]) -> RepairItem:
-        """Go on in the direction it had: when the cause is gone."""
+        """Resume the saga in the direction that it had, when the cause is gone."""
         return _told(await sagas.retry(saga_id, by=person.name, why=asked.why, dry_run=asked.dry_run))
 
     @router.post("/{saga_id}/skip", summary="Take a step as done by hand", responses=acting)
     async def skip_step(saga_id: UUID, person: Operator, asked: Annotated[SkipRequest, Body()]) -> RepairItem:
-        """Going back: take it as undone by hand. Then go on."""
+        """Take the step as done by hand, or as undone if the saga is being undone. Then go on."""
         try:
             told = await sagas.skip(
                 saga_id, asked.step, asked.result, by=person.name, why=asked.why, dry_run=asked.dry_run
@@ -277,13 +277,13 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     async def resolve_saga(
         saga_id: UUID, person: Operator, asked: Annotated[ResolveRequest, Body()]
     ) -> RepairItem:
-        """Nothing of it runs any more."""
+        """End the saga as given; none of its steps runs any more."""
         told = await sagas.resolve(saga_id, asked.outcome, by=person.name, why=asked.why, dry_run=asked.dry_run)
         return _told(told)
 
     @router.post("/repairs", summary="Repair all sagas that a filter finds", responses=acting)
     async def repair_sagas(person: Operator, asked: Annotated[BulkRepair, Body()]) -> list[RepairItem]:
-        """Each saga tells its own problem; without `"dry_run": false` nothing is changed."""
+        """Repair each saga, or say why not; without `"dry_run": false` nothing is changed."""
         given = asked.wanted
         wanted = SagaFilter(
             status=tuple(given.status), name=given.name, error=given.error, older_than=given.older_than

@@ -49,7 +49,7 @@ async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
 
     The databases must be open. Runs on the primaries, one database after the other. A database that is up to date
     is left alone, so a call at every start costs only a few queries. Raises `ConfigurationError` if the login may
-    not create tables or if a database is ahead of this program, and `DatabaseUnavailable` if a database is
+    not create tables or if a database is ahead of this program. Raises `DatabaseUnavailable` if a database is
     unreachable or its lock is not free in time.
     """
     made = []

@@ -1,4 +1,4 @@
-"""Tools for tests of programs that use Polysaga: a program on SQLite, a crash kit, a clock moved by hand."""
+"""Tools for tests of programs that use Polysaga: a program on SQLite, a crash kit, a clock advanced by hand."""
 
 from polysaga.testing.clock import HandClock
 from polysaga.testing.crash_kit.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken

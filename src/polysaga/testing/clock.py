@@ -1,4 +1,4 @@
-"""Time that stands still until somebody moves it."""
+"""Time that stands still until the test advances it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,7 @@ _REAL = Clock()
 
 
 class HandClock(Clock):
-    """A clock for tests: `sleep` returns at once and has moved it, `move` moves it by hand."""
+    """A clock for tests: `sleep` advances it and returns at once, `move` advances it by hand."""
 
     def __init__(self, now: datetime | None = None) -> None:
         self._now = now or _REAL.now()
@@ -19,14 +19,14 @@ class HandClock(Clock):
         return (self._now + timedelta(seconds=self._passed)).astimezone(UTC)
 
     def monotonic(self) -> float:
-        """Return the seconds that it was moved."""
+        """Return the seconds by which it was advanced."""
         return self._passed
 
     def move(self, seconds: float) -> None:
-        """Let *seconds* pass."""
+        """Advance the clock by *seconds*."""
         self._passed += seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Let *seconds* pass and others take their turn."""
+        """Advance the clock by *seconds*, and let other tasks run."""
         self.move(seconds)
         await _REAL.sleep(0)

@@ -20,10 +20,10 @@ from polysaga.testing.programs import on_sqlite
 
 NewCrashKit: TypeAlias = Callable[..., CrashKit]
 
-# Properties of a test travel with its report, also from a worker of pytest-xdist.
+# A test's report carries these properties, even from a worker of pytest-xdist.
 _KEPT, _BROKEN, _LISTED = "crash kit", "crash kit, promise broken", "crash kit, cases"
 
-_ON_A_TERMINAL, _IN_A_LOG = 0.2, 30.0  # seconds between two lines about how far a proof is
+_ON_A_TERMINAL, _IN_A_LOG = 0.2, 30.0  # seconds between two lines of progress
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,12 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what was proved."""
+    """Print a line for every proof."""
     told: dict[str, list[tuple[str, str]]] = {}
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         kinds = {_KEPT, _BROKEN, _LISTED}
         lines = [one for one in getattr(report, "user_properties", ()) if one[0] in kinds]
-        # Each report of a test, of its phases and parts, has all lines so far.
+        # Each report of a test, one per phase or part, has all lines so far.
         test = getattr(report, "nodeid", "")
         told[test] = max(told.get(test, []), lines, key=len)
     for name, line in itertools.chain.from_iterable(told.values()):
@@ -50,9 +50,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
-    """Return what makes a `CrashKit` that obeys the options of the command line.
+    """Return a function that makes a `CrashKit` with the options of the command line.
 
-    It takes the program's `Sagas`, `settings=` and what else `CrashKit` takes.
+    It takes the program's `Sagas`, `settings=` and the other arguments of `CrashKit`.
     """
     options = request.config.option
     asked: dict[str, Any] = {
@@ -95,7 +95,7 @@ def crash_kit(request: pytest.FixtureRequest, tmp_path: Path) -> NewCrashKit:
 
 
 class _ListingKit(CrashKit):
-    """Names the cases in place of running them; a test that proves nothing is skipped, not passed."""
+    """Lists the cases instead of running them, and skips the test: it proves nothing, so it must not pass."""
 
     listed: Callable[[str], None]
 
@@ -108,11 +108,11 @@ class _ListingKit(CrashKit):
 
 
 def _progress(config: pytest.Config) -> Callable[[CrashProgress], None] | None:
-    """Return what tells how far a proof is: in place on a terminal, in a log every half a minute."""
+    """Return a function that prints progress: in place on a terminal, every half a minute in a log."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is None or capture is None or reporter.verbosity < 0:
-        return None  # a worker of pytest-xdist, or told to be quiet
+        return None  # a worker of pytest-xdist, or run with --quiet
     pause = _ON_A_TERMINAL if reporter.isatty else _IN_A_LOG
     told_at = 0.0
 
@@ -120,7 +120,7 @@ def _progress(config: pytest.Config) -> Callable[[CrashProgress], None] | None:
         nonlocal told_at
         over = progress.counted and progress.done == progress.planned
         if progress.seconds < told_at:
-            told_at = 0.0  # of another proof
+            told_at = 0.0  # it was of another proof
         if progress.seconds - told_at < pause and not (over and reporter.isatty):
             return
         told_at = progress.seconds

@@ -1,4 +1,4 @@
-"""A whole program in a test: its databases on SQLite, its sagas awaited, one step made to fail.
+"""A whole program in a test: put its databases on SQLite, await its sagas, make one step fail.
 
 async with opened(sagas, on_sqlite(sagas, tmp_path), ready=create_tables):
     with failing_once(charge):
@@ -46,7 +46,7 @@ def on_sqlite(sagas: Sagas, directory: Path) -> Settings:
 async def opened(
     sagas: Sagas, settings: Settings, *, ready: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[Sagas]:
-    """Open the databases, migrate them, call *ready*, which creates the program's own tables, and drive sagas."""
+    """Open and migrate the databases, call *ready* to create the program's own tables, and drive sagas."""
     async with sagas.databases.open(settings):
         await migrate(sagas)
         if ready is not None:
@@ -58,8 +58,8 @@ async def opened(
 async def settled(sagas: Sagas, saga_id: UUID, *, within: float = 10.0) -> SagaState:
     """Return the state of the saga when it is completed, compensated, or needs attention.
 
-    Raises `AssertionError` with what it is at if that takes more than *within* seconds, `UnknownSaga` if there is
-    none.
+    Raises `AssertionError` with its status if that takes more than *within* seconds, and `UnknownSaga` if there is
+    no such saga.
     """
     clock, state = Clock(), await sagas.get(saga_id)
     ends = clock.monotonic() + within
@@ -73,10 +73,10 @@ async def settled(sagas: Sagas, saga_id: UUID, *, within: float = 10.0) -> SagaS
 
 @contextmanager
 def failing_once(step: AnyStep, error: Exception | None = None) -> Iterator[None]:
-    """Make the next run of *step* in this process fail after what it wrote, with *error*.
+    """Make the next run of *step* in this process fail with *error*, after its writes.
 
-    Without *error* it is `TryAgain`: the step is repeated. A `Refused`, or an error that nothing heals, has the
-    saga undone. Raises `AssertionError` at the end of the block if the step did not run in it.
+    The default is `TryAgain`: the step is retried. A `Refused`, or an error that is not transient, makes the saga
+    compensate. Raises `AssertionError` at the end of the block if the step did not run in it.
     """
     action, failed = step.action, asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Where reads went, and how a program would look if its one database had a replica that is behind.
+"""Check where reads went, and simulate a lagging replica for a database that has none.
 
 async with simulated_lag(orders):              # readers see the database as it is now, until the block ends,
     await client.post("/orders", json=...)     # unless their scope has written since
@@ -25,11 +25,11 @@ class HasHeaders(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By name."""
+        """Return the headers by name."""
 
 
 def assert_routed(answer: HasHeaders, **expected: str) -> None:
-    """Fail unless *answer* says that each database was read where it is *expected*: `primary` or `replica`.
+    """Fail unless *answer* says that each database was read from the *expected* role: `primary` or `replica`.
 
     The application must run with `bookmarks.explain`.
     """
@@ -44,11 +44,11 @@ def assert_routed(answer: HasHeaders, **expected: str) -> None:
 
 @asynccontextmanager
 async def simulated_lag(database: SqlDatabase) -> AsyncIterator[None]:
-    """Make *database*, which has no replicas, look as if its readers used one that stands still.
+    """Make *database*, which has no replicas, behave as if its readers used a replica that stands still.
 
-    In the block readers see what was committed before it. Those whose scope has written in it, and those who ask
-    for `strong`, see everything. A request's writes are not known to the client's next request: bookmarks need
-    real replicas.
+    Inside the block readers see only what was committed before it. Readers whose scope has written inside the
+    block, and `strong` readers, see everything. A client's next request does not see the writes of its last one:
+    bookmarks need real replicas.
     """
     node = database.primary
     engine = create_async_engine(

@@ -36,9 +36,9 @@ def create_app(
     emit: Emit = ignore,
     operator_token: str | None = None,
 ) -> FastAPI:
-    """Return the service; without *settings* they are read when it starts. *emit* hears what the library does.
+    """Return the service; without *settings* it reads them when it starts. *emit* receives the library's events.
 
-    *operator_token* opens the routes that list and repair sagas; without it they answer to this machine only.
+    *operator_token* opens the routes that list and repair sagas; without it they serve this machine only.
     """
     # Swagger UI comes with the package: /docs needs no other host. ReDoc's script would ask for a logo elsewhere.
     app = FastAPIOffline(
@@ -56,7 +56,7 @@ def create_app(
         app.include_router(router)
         _answer_head(app, router)
     authorize = None if operator_token is None else by_token(operator_token)
-    # `GET /sagas/{id}` stays the customers'.
+    # `GET /sagas/{id}` remains the route for customers.
     app.include_router(operator_routes(sagas, authorize=authorize, details=False), prefix="/sagas")
     install(
         app,
@@ -71,7 +71,7 @@ def create_app(
 
 
 def _answer_head(app: FastAPI, router: APIRouter) -> None:
-    """Answer HEAD where there is a GET, which FastAPI leaves to its applications."""
+    """Answer HEAD for every GET route; FastAPI does not."""
     for route in router.routes:
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)

@@ -3,8 +3,8 @@
     mark_cancelled (pivot) -> return_stock     ┐
                               take_back_points ┴> record_cancellation -> let_go
 
-Where the event stands, stock and points are back. The order is locked from the first step to the last: another
-saga that wants to change it waits, or is told so.
+If the event is recorded, stock and points are back. The order is locked from the first step to the last: another
+saga that wants to change it waits or is refused.
 """
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,7 +23,7 @@ cancel_order = Saga("cancel-order", input=OrderCancel, output=Order, refusals=[O
 
 @cancel_order.step(orders, kind="pivot", retry=Retry(within=5.0))
 async def mark_cancelled(db: AsyncSession, cancel: OrderCancel, ctx: StepContext) -> Order:
-    """Cancel a confirmed order, or refuse; wait a moment for another saga that is at work on it."""
+    """Cancel a confirmed order, or refuse; wait a moment for another saga that is changing it."""
     order = await order_book.find(db, cancel.order_id)
     if order is None:
         raise UnknownOrder(cancel.order_id)
@@ -51,7 +51,7 @@ async def take_back_points(db: AsyncSession, cancel: OrderCancel, ctx: StepConte
 
 @cancel_order.step(inventory, after=[return_stock, take_back_points], kind="retriable")
 async def record_cancellation(db: Session, cancel: OrderCancel, ctx: StepContext) -> None:
-    """Tell the behaviour events that the customer changed their mind."""
+    """Record the cancellation in the customer's events."""
     order = ctx.result(mark_cancelled)
     event = UserEvent(
         event_type=EventType.ORDER_CANCELLED,

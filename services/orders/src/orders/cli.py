@@ -43,7 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 
 def main() -> None:
-    """Run the command line; what went wrong is said in one line."""
+    """Run the command line; report an expected error in one line."""
     try:
         cli()
     except (PolysagaError, NotATrace, GaveUp, PortTaken, OSError) as error:
@@ -91,7 +91,7 @@ def replay_command(
 ) -> None:
     """Post a trace of real orders, then compare the three databases; exit code 1 if they disagree.
 
-    The same file again repeats no order: each row has a key of its own. The service may be restarted meanwhile.
+    Replaying the same file again repeats no order: each row has its own key. The service may restart meanwhile.
     """
     trace = read(file, limit)
 
@@ -134,7 +134,7 @@ def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = 
 
 
 def _app(data: Path) -> FastAPI:
-    """Return the service, whose troubles go to standard error, one line each."""
+    """Return the service; it logs warnings and errors to standard error, one line each."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     return create_app(load(data), emit=LogSubscriber(), operator_token=operator_token())
 
@@ -147,7 +147,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _existing(data: Path) -> Settings:
-    """Return the settings of a shop that is there; an empty file in the wrong directory would agree with all."""
+    """Return the settings of an existing shop: new, empty files in a wrong directory would seem to agree."""
     settings = load(data)
     for file in files(settings):
         if not file.exists():

@@ -1,7 +1,7 @@
-"""A patient client of the service: the same request with the same key until there is an answer.
+"""A patient client of the service: it repeats a request with the same key until it gets an answer.
 
-A key makes repeating harmless, so a refused connection, a lost reply and a 5xx have one remedy: ask again.
-Only when the service says that the saga behind a key was undone is the key used up, and a new one asks anew.
+A key makes repeating harmless. So a refused connection, a lost reply and a 5xx have one remedy: retry. If the
+service answers that the saga of a key was undone, the key is used up. The client then retries with a new key.
 """
 
 import random
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Shop:
-    """The service at *url*; give up on one request *patience* seconds after its first failure."""
+    """A client of the service at *url*; it gives up on a request *patience* seconds after its first failure."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Shop:
         await self._http.__aexit__(*failure)
 
     async def put_if_absent(self, product: Product) -> None:
-        """Create *product* unless the shop sells it already."""
+        """Create *product* unless the shop already sells it."""
         if (await self._settle("GET", _product(product.id))).status_code == codes.NOT_FOUND:
             await self.put(product)
 
@@ -85,7 +85,7 @@ class Shop:
         return (await self._settle("POST", f"/orders/{order_id}/cancel")).is_success
 
     async def order(self, order: OrderCreate, key: str) -> Outcome:
-        """Place *order* once, however often it must be asked for."""
+        """Place *order* once, however many requests that takes."""
         outcome = await self._order(order, key)
         for again in range(2, _KEYS + 1):
             if outcome is not None:
@@ -94,7 +94,7 @@ class Shop:
         return outcome or Outcome(OrderVerdict.FAILED, "undone")
 
     async def _order(self, order: OrderCreate, key: str) -> Outcome | None:
-        """Return how the order that *key* stands for ended; None if it was undone for want of a database."""
+        """Return the outcome of the order of *key*; None if it was undone because a database kept failing."""
         body = order.model_dump(mode="json")
         try:
             answer = await self._settle("POST", "/orders", json=body, headers={"Idempotency-Key": key})
@@ -109,7 +109,7 @@ class Shop:
         return Outcome(OrderVerdict.REFUSED if refused else OrderVerdict.FAILED, reason)
 
     async def _settle(self, method: str, path: str, **request: Any) -> httpx2.Response:
-        """Send until there is an answer that repeating would not change."""
+        """Send the request until the answer is one that a retry would not change."""
         pause, longest = _PAUSE
         deadline: float | None = None
         while True:
@@ -133,7 +133,7 @@ class Shop:
 def _settles(answer: httpx2.Response) -> bool:
     if answer.status_code == codes.ACCEPTED or answer.status_code == codes.TOO_MANY_REQUESTS:
         return False
-    # A 5xx that names a saga at rest is the outcome of that saga; any other one is a bad moment.
+    # A 5xx that names a saga at rest is the outcome of that saga; any other 5xx is temporary.
     return not answer.is_server_error or (
         "saga_id" in _problem(answer) and _problem(answer)["type"] != "urn:polysaga:problem:outcome-pending"
     )

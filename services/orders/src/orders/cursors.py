@@ -1,4 +1,4 @@
-"""Where a page of orders ends, as text that clients hand back unread."""
+"""Cursors: the place where a page of orders ends, as opaque text that clients send back."""
 
 import base64
 from datetime import UTC, datetime
@@ -16,20 +16,20 @@ class Place(NamedTuple):
 
 
 def to_cursor(place: Place) -> str:
-    """Return *place* as an opaque cursor."""
+    """Encode *place* as an opaque cursor."""
     text = f"{place.created_at.astimezone(UTC).isoformat()} {place.order_id.hex}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str) -> Place:
-    """Return the place that `to_cursor` wrote down; raise `ValueError` or `OverflowError` for anything else."""
+    """Decode a cursor from `to_cursor`; raise `ValueError` or `OverflowError` for anything else."""
     text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     moment, _, order_id = text.partition(" ")
     return Place(datetime.fromisoformat(moment).astimezone(UTC), UUID(order_id))
 
 
 def check_cursor(cursor: str | None) -> str | None:
-    """Return *cursor* if it is one; raise what pydantic reports otherwise."""
+    """Return *cursor* if it is valid; else raise an error that pydantic reports."""
     if cursor is not None:
         try:
             from_cursor(cursor)

@@ -1,4 +1,4 @@
-"""A shop with something going on: a small catalogue, and about one order a second that comes by HTTP."""
+"""A shop with traffic: a small catalogue, and about one order per second over HTTP."""
 
 import random
 from collections import Counter
@@ -21,7 +21,7 @@ CATALOGUE = (
     Product(id="71053", stock=250, price=Decimal("3.39")),
     Product(id="22423", stock=60, price=Decimal("12.75")),
     Product(id="84879", stock=500, price=Decimal("1.69")),
-    Product(id="gold-teapot", stock=5, price=Decimal("249.00")),  # sold out soon, so that orders are refused
+    Product(id="gold-teapot", stock=5, price=Decimal("249.00")),  # sold out soon, so orders are refused
 )
 
 
@@ -33,7 +33,7 @@ class Traffic:
         self.seen: Counter[str] = Counter()
 
     async def open_shop(self) -> None:
-        """Put the catalogue on the shelves, where it is missing."""
+        """Create the products of the catalogue that the shop lacks."""
         for product in CATALOGUE:
             await self._shop.put_if_absent(product)
 
@@ -46,7 +46,7 @@ class Traffic:
         return None
 
     async def order(self) -> Outcome:
-        """Place one order, with all that follows from it."""
+        """Place one order; then, at times, refill the shelf or cancel the order."""
         product = random.choice(CATALOGUE)
         quantity = random.choice((1, 1, 2, 3, 6))
         order = OrderCreate(user_id=random.choice(_CUSTOMERS), product_id=product.id, quantity=quantity)
@@ -59,7 +59,7 @@ class Traffic:
         return outcome
 
     async def go_on(self, watch: Callable[[Counter[str]], None]) -> None:
-        """Order for ever; *watch* is told how the orders ended so far."""
+        """Order for ever; call *watch* with the outcomes so far."""
         while True:
             await self._clock.sleep(random.uniform(0.5, 1.5) * _PAUSE)
             try:

@@ -1,4 +1,4 @@
-"""When the shop says no. Each is a problem with a stable type, and its message says what to do."""
+"""The refusals of the shop. Each is a problem with a stable type, and its message says what to do."""
 
 from uuid import UUID
 
@@ -14,7 +14,7 @@ class UnknownProduct(Refused):
 
 
 class OutOfStock(Refused):
-    """There is less than was asked for; nothing was taken."""
+    """The stock is smaller than the order; nothing was taken."""
 
     def __init__(self, product_id: str, *, wanted: int, left: int) -> None:
         message = f"product '{product_id}' has {left} left, not {wanted}; order at most {left} or come back later"

@@ -1,4 +1,4 @@
-"""The page at `/`, for people: what this is, where to look, and one order to copy. It needs no other host."""
+"""The page at `/`, for people: what this is, where to look, and one order to copy. It loads nothing remote."""
 
 from html import escape
 from pathlib import Path
@@ -17,7 +17,7 @@ home = APIRouter(include_in_schema=False)
 
 @home.get("/")
 async def show_home(request: Request) -> HTMLResponse:
-    """Return the page; its addresses are those under which the client reached it."""
+    """Return the page; its links use the address at which the client reached it."""
     page = _PAGE.substitute(
         root=escape(request.scope.get("root_path", "").rstrip("/")),
         url=escape(str(request.base_url).rstrip("/")),
@@ -27,7 +27,7 @@ async def show_home(request: Request) -> HTMLResponse:
 
 
 @home.get("/favicon.svg")
-@home.get("/favicon.ico")  # what browsers ask for beside JSON
+@home.get("/favicon.ico")  # browsers request this one for JSON responses
 async def show_icon() -> Response:
     """Return the icon of every page."""
     return Response(_ICON, media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})

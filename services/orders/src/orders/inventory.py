@@ -1,7 +1,7 @@
-"""Stock and customers' events, on SQL or on MongoDB: the same calls, each store in its own words.
+"""Stock and customers' events, on SQL or on MongoDB: the same methods for both stores.
 
-`stocked` is all that was ever put on the shelf, so `stocked - stock` is what customers hold. Every change of
-a product is one conditional update: no two orders can take the same piece, and no reader sees half of it.
+`stocked` counts all pieces ever put on the shelf, so `stocked - stock` is what customers hold. Every change of a
+product is one conditional update: no two orders can take the same piece, and no reader sees half a change.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Session: TypeAlias = AsyncSession | MongoSession
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """What the reconciliation compares: what lies there, and what was ever put there."""
+    """A product in the reconciliation: its current stock, and all pieces ever put on the shelf."""
 
     stock: int
     stocked: int
@@ -47,7 +47,7 @@ class SqlInventory:
 
     async def put(self, product: Product) -> bool:
         """Set stock and price; return whether the product is new."""
-        # MySQL evaluates assignments from left to right: `stocked` still sees the old stock.
+        # MySQL evaluates assignments from left to right: `stocked` must come first, to use the old stock.
         setting = (
             update(products)
             .where(products.c.id == product.id)
@@ -64,7 +64,7 @@ class SqlInventory:
                 values = {"id": product.id, "stock": product.stock, "stocked": product.stock}
                 await self._db.execute(insert(products).values(**values, price=product.price))
         except IntegrityError:
-            await changed_one(self._db, setting)  # somebody else created it just now
+            await changed_one(self._db, setting)  # another request created it just now
             return False
         return True
 
@@ -126,7 +126,7 @@ class MongoInventory:
                 except DuplicateKeyError:
                     continue
                 return True
-            # Orders may change the stock between the two calls; then it is looked at again.
+            # If an order changes the stock between the two calls, the loop reads it again.
             changed = await self._products.update_one(
                 {"_id": product.id, "stock": found["stock"]},
                 {"$set": setting, "$inc": {"stocked": product.stock - found["stock"]}},
@@ -174,5 +174,5 @@ Inventory: TypeAlias = SqlInventory | MongoInventory
 
 
 def inventory_of(session: Session) -> Inventory:
-    """Return the inventory behind *session*, whatever kind of database it is."""
+    """Return the inventory behind *session*, for either kind of database."""
     return MongoInventory(session) if isinstance(session, MongoSession) else SqlInventory(session)

@@ -1,4 +1,4 @@
-"""Who may list and repair sagas: whoever shows the token that the service was started with."""
+"""Access to listing and repairing sagas: a client needs the token that the service was started with."""
 
 import secrets
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from fastapi import Request
 
 from polysaga.fastapi import Person, Role
 
-_NAMED = "X-Operator"  # who of those that know the token it is, for the audit trail
+_NAMED = "X-Operator"  # which of the people with the token it is, for the audit trail
 
 
 def by_token(token: str) -> Callable[[Request], Person | None]:
-    """Return what `operator_routes` asks: `Authorization: Bearer TOKEN`, compared in constant time."""
+    """Return an `authorize` for `operator_routes`: `Authorization: Bearer TOKEN`, compared in constant time."""
 
     def authorize(request: Request) -> Person | None:
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
-        # As bytes: texts that are not ASCII cannot be compared in constant time.
+        # As bytes: `compare_digest` takes no text with characters outside ASCII.
         if kind.lower() != "bearer" or not secrets.compare_digest(shown.encode(), token.encode()):
             return None
         return Person(request.headers.get(_NAMED, "operator")[:100] or "operator", Role.OPERATOR)

@@ -1,4 +1,4 @@
-"""The orders in their database: one row each, whose status only ever moves forward."""
+"""The orders in their database: one row each; its status only moves forward."""
 
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from orders.tables import changed_one
 from orders.tables import order_table as table
 from polysaga import SemanticLock
 
-# Says which saga is changing an order that exists: seen by every other saga, freed when that one ends.
+# Names the saga that is changing an existing order; all other sagas see it, and it is freed when that saga ends.
 at_work = SemanticLock(table)
 
 
@@ -27,13 +27,13 @@ async def find(db: AsyncSession, order_id: UUID) -> Order | None:
 
 
 async def move(db: AsyncSession, order_id: UUID, before: OrderStatus, after: OrderStatus) -> bool:
-    """Change the status from *before* to *after*; return False if the order does not stand at *before*."""
+    """Change the status from *before* to *after*; return False if it is not *before*."""
     statement = update(table).where(table.c.id == order_id, table.c.status == before).values(status=after)
     return await changed_one(db, statement)
 
 
 async def page(db: AsyncSession, wanted: OrderFilter) -> OrderPage:
-    """Return the orders that *wanted* names, newest first, at most `limit` of them."""
+    """Return the orders that match *wanted*, newest first, at most `limit` of them."""
     newest_first = select(table).order_by(table.c.created_at.desc(), table.c.id.desc())
     if wanted.user_id is not None:
         newest_first = newest_first.where(table.c.user_id == wanted.user_id)
@@ -41,7 +41,7 @@ async def page(db: AsyncSession, wanted: OrderFilter) -> OrderPage:
         newest_first = newest_first.where(table.c.status == wanted.status)
     if wanted.cursor is not None:
         newest_first = newest_first.where(tuple_(table.c.created_at, table.c.id) < from_cursor(wanted.cursor))
-    # One more than asked for tells whether another page follows.
+    # One row more than requested shows whether another page follows.
     rows = (await db.execute(newest_first.limit(wanted.limit + 1))).mappings().all()
     orders = [_order(row) for row in rows[: wanted.limit]]
     more = len(rows) > wanted.limit

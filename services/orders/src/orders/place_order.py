@@ -19,7 +19,7 @@ place_order = Saga(
     "place-order",
     input=PricedOrder,
     output=Order,
-    # The price is ours: a client that repeats its request after a change of price means the same order.
+    # The price is not the client's: a request repeated after a change of price is still the same order.
     key_fields=OrderCreate.model_fields,
     refusals=[OutOfStock, UnknownProduct],
 )
@@ -78,7 +78,7 @@ async def confirm_order(db: AsyncSession, order: PricedOrder, ctx: StepContext) 
 
 @place_order.step(inventory, after=[confirm_order], kind="retriable")
 async def record_event(db: Session, order: PricedOrder, ctx: StepContext) -> None:
-    """Tell the behaviour events that the customer bought something."""
+    """Record the purchase in the customer's events."""
     event = UserEvent(
         event_type=EventType.ORDER_CREATED,
         order_id=ctx.saga_id,

@@ -19,7 +19,7 @@ def earned(order: PricedOrder) -> int:
 
 
 async def credit(db: AsyncSession, order_id: UUID, user_id: int, amount: int) -> None:
-    """Enter *amount* for the order."""
+    """Add an entry of *amount* points for the order."""
     await db.execute(insert(table).values(order_id=order_id, user_id=user_id, amount=amount))
 
 
@@ -31,7 +31,7 @@ async def take_back(db: AsyncSession, order_id: UUID) -> None:
 async def balance(db: AsyncSession, user_id: int) -> int:
     """Return the user's points; someone who never bought anything has none."""
     total = select(func.coalesce(func.sum(table.c.amount), 0)).where(table.c.user_id == user_id)
-    # Not every driver gives a sum of integers as an integer.
+    # Not every driver returns a sum of integers as an integer.
     return int((await db.execute(total)).scalar_one())
 
 

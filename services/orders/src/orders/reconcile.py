@@ -1,11 +1,11 @@
-"""Do the three databases tell the same story? Read directly, not through the service.
+"""Check that the three databases agree. They are read directly, not through the service.
 
     for every product   stock taken = quantity in confirmed orders
     for every user      points = confirmed spend
     for every order     an outcome; points and events that fit it, neither more nor less
 
-The databases have no common snapshot, so one look may catch an order half-way. What may still be under way is
-waited for, and a contradiction counts only if two looks in a row find it.
+The databases have no common snapshot, so one look may catch an order half-way. The reconciliation waits for orders
+that may still be under way. A contradiction counts only if two looks in a row find it.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from orders.schemas import EventType, Order, OrderStatus
 from orders.tables import to_cents
 from polysaga.clock import Clock
 
-PATIENCE = 30.0  # seconds: a saga whose owner was killed is taken over after 10
+PATIENCE = 30.0  # seconds; another process takes over a killed owner's saga after 10
 _PAUSE = (0.1, 1.0)  # seconds between two looks: first, at most
 
 _EVENTS = {
@@ -32,7 +32,7 @@ _EVENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Everything that the databases say at about the same time."""
+    """The content of the databases at about the same time."""
 
     orders: list[Order]
     points: dict[UUID, tuple[int, int]]
@@ -41,13 +41,13 @@ class Books:
 
     @property
     def users(self) -> set[int]:
-        """Return everyone who has an order or points."""
+        """Return all users who have an order or points."""
         return {order.user_id for order in self.orders} | {user_id for user_id, _ in self.points.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Two databases disagree, or an order has no outcome. *passing*: a saga under way explains it, too."""
+    """Two databases disagree, or an order has no outcome. *passing*: a saga under way may be the cause."""
 
     text: str
     passing: bool = False
@@ -55,7 +55,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What was compared, and what does not add up."""
+    """What was compared, and the contradictions found."""
 
     orders: int
     products: int
@@ -63,14 +63,14 @@ class Reconciliation:
     contradictions: list[str]
 
     def as_data(self) -> dict[str, Any]:
-        """Return what machines read."""
+        """Return the result as JSON data."""
         return asdict(self)
 
 
 async def reconcile(
     *, confirmed: Collection[UUID] = (), patience: float = PATIENCE, clock: Clock | None = None
 ) -> Reconciliation:
-    """Compare the open databases; *confirmed* are orders that a customer was told are confirmed."""
+    """Compare the open databases; *confirmed* are the orders that were reported to customers as confirmed."""
     clock = clock or Clock()
     deadline = clock.monotonic() + patience
     pause, longest = _PAUSE
@@ -91,7 +91,7 @@ async def reconcile(
 
 
 def contradictions(books: Books, confirmed: Collection[UUID] = ()) -> Iterator[Mismatch]:
-    """Yield everything in *books* that does not add up."""
+    """Yield all contradictions in *books*."""
     yield from _broken_promises(books, confirmed)
     yield from _unfinished(books)
     yield from _wrong_stock(books)
@@ -157,7 +157,7 @@ def _confirmed(books: Books) -> Iterator[Order]:
 
 
 async def read_books() -> Books:
-    """Return what the open databases say, each at its own moment."""
+    """Return the content of the open databases, each read at its own moment."""
     async with orders.reader() as db, points.reader() as point_db, inventory.reader() as session:
         store = inventory_of(session)
         return Books(

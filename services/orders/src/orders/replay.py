@@ -1,4 +1,4 @@
-"""Replaying a trace through the HTTP calls, with a key per line, so that it can be repeated and interrupted."""
+"""Replay of a trace over HTTP, with a key per line: it can be interrupted and repeated."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ _KEY_LENGTH = 150
 
 @dataclass(slots=True)
 class Tally:
-    """How the orders ended so far."""
+    """The outcomes of the orders so far."""
 
     total: int
     confirmed: set[UUID] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Tally:
         return self.done / self.seconds if self.seconds else 0.0
 
     def as_data(self) -> dict[str, Any]:
-        """Return what machines read."""
+        """Return the tally as JSON data."""
         return {
             "total": self.total,
             "confirmed": len(self.confirmed),
@@ -68,7 +68,7 @@ class Replay:
         self._clock = clock or Clock()
 
     async def stock(self) -> int:
-        """Put the products of the trace on the shelves, where they are missing; return how many it has."""
+        """Create the products of the trace that the shop lacks; return how many products the trace has."""
         prices = self._trace.prices()
         products = (
             Product(id=product_id, stock=stock, price=prices[product_id])
@@ -83,7 +83,7 @@ class Replay:
         return len(prices)
 
     async def run(self, watch: Callable[[Tally], None]) -> Tally:
-        """Post every order and tell *watch* after each outcome."""
+        """Post every order, and call *watch* after each outcome."""
         tally = Tally(len(self._trace.lines))
         began, before = self._clock.monotonic(), self._shop.repeated
         numbered = enumerate(self._trace.lines)

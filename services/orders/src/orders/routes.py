@@ -89,7 +89,7 @@ _NO_ORDER = UnknownOrder(_ORDER_ID)
 )
 async def place(asked: OrderCreate, request: Request, response: Response, key: Key, prefer: Prefer = None) -> Any:
     """Take the stock, credit the points and confirm the order: all of it happens, or none."""
-    # Read and let go: a session held while the saga runs would keep a connection from it.
+    # Read in a short block: a session held while the saga runs would take a connection from it.
     async with inventory.reader() as session:
         product = await inventory_of(session).product(asked.product_id)
     order = PricedOrder(unit_price=product.price, **asked.model_dump())
@@ -137,12 +137,12 @@ async def cancel(order_id: OrderId) -> Order:
     """Cancel a confirmed order; stock and points follow. Cancelling twice is cancelling once."""
     order = await _order_now(order_id)
     if order.status is not OrderStatus.CANCELLED:
-        # Without a key, for which a "not yet" would be the answer for ever; the order itself remembers.
+        # No key: a key would keep a "not yet" for ever. The order itself remembers that it was cancelled.
         try:
             return await sagas.run(cancel_order, OrderCancel(order_id=order_id))
         except OrderNotCancellable:
             order = await _order_now(order_id)
-            if order.status is not OrderStatus.CANCELLED:  # by somebody else, in the same moment
+            if order.status is not OrderStatus.CANCELLED:  # not cancelled by a concurrent request either
                 raise
     return order
 
@@ -192,7 +192,7 @@ routers = (placing, products, users, following)
 
 
 async def _order_now(order_id: UUID) -> Order:
-    """Return the order as it is on the primary: whoever cancels need not be the one who ordered."""
+    """Return the order from the primary: the client that cancels may lack the bookmark of the one that ordered."""
     async with orders.reader(consistency="strong") as db:
         return await show_order(db, order_id)
 

@@ -1,4 +1,4 @@
-"""The sagas of the shop. Most begin and decide in `orders`, so that is where their journal is."""
+"""The sagas of the shop. Most begin and decide in `orders`, so their journal is there."""
 
 from orders.cancel_order import cancel_order
 from orders.databases import databases, orders

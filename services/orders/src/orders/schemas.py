@@ -1,4 +1,4 @@
-"""What goes in and out: the bodies of the HTTP calls, which are also the inputs and results of the sagas.
+"""The bodies of the HTTP calls, which are also the inputs and results of the sagas.
 
 Money is a decimal with two places here and whole cents in the databases (`tables.Cents`). One point is one
 cent of confirmed spend.
@@ -28,7 +28,7 @@ from orders.cursors import check_cursor
 from polysaga.sagas import Attempt, Reason, Status
 
 _LARGEST_ID = 2**63 - 1  # of a BIGINT
-_EXACT = 2**53  # from here on a number with a point no longer says which integer it means
+_EXACT = 2**53  # from here on a float no longer identifies one integer
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{1,40})?")
 _ORDER_ID = "019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10"
 _AT = "2026-03-01T09:30:00.125000Z"
@@ -51,7 +51,7 @@ def _plain(name: str) -> str:
 
 
 def _whole(value: object) -> int:
-    """Return the integer that *value* is: a number, or its digits as text, both also with zeros after a point."""
+    """Return *value* as an integer; it may be a number or digits in text, both also with zeros after a point."""
     number = None
     if isinstance(value, str):
         written = _WHOLE.fullmatch(value.strip())
@@ -66,7 +66,7 @@ def _whole(value: object) -> int:
     return number
 
 
-# Exclusive, for OpenAPI's numbers are floats: 2**63 is one, the largest id is not.
+# Exclusive, because numbers in OpenAPI are floats: 2**63 is exact as a float, the largest id is not.
 _ID_IN_NUMBERS = {"type": "integer", "format": "int64", "minimum": 1, "exclusiveMaximum": _LARGEST_ID + 1}
 _ID_IN_DIGITS = {"type": "string", "pattern": r"^[1-9][0-9]{0,17}(\.0{1,9})?$"}
 
@@ -111,12 +111,12 @@ Stock = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
 
 
 def _shown(**example: Any) -> ConfigDict:
-    """Return the configuration of a model that we send."""
+    """Return the configuration of a model that the service sends."""
     return ConfigDict(frozen=True, json_schema_extra={"examples": [example]})
 
 
 def _asked(**example: Any) -> ConfigDict:
-    """Return the configuration of a model that we are sent: nothing in it may be misspelt."""
+    """Return the configuration of a model that clients send: unknown fields are refused."""
     return ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [example]})
 
 

@@ -1,4 +1,4 @@
-"""What people see in the terminal: one accent, numbers in columns, nothing that a narrow window breaks."""
+"""Output for people in a terminal: one accent, numbers in columns, readable in a narrow window."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from orders.reconcile import Reconciliation
 from orders.replay import Tally
 from polysaga.clock import Clock
 
-_EVERY = 5.0  # seconds between two lines where there is no terminal
+_EVERY = 5.0  # seconds between two lines, if the output is no terminal
 _SHOWN = 20  # contradictions that are listed one by one
 
 console = Console(highlight=False)
@@ -24,7 +24,7 @@ def facts(title: str, rows: Mapping[str, str]) -> None:
     console.print(f"\n[bold]{title}[/bold]")
     width = max(map(len, rows))
     for name, value in rows.items():
-        # Not wrapped: an address that is broken over two lines cannot be clicked.
+        # Not wrapped: an address that spans two lines cannot be clicked.
         console.print(f"  [dim]{name:<{width}}[/dim]   {value}", soft_wrap=True)
 
 
@@ -40,7 +40,7 @@ def show_demo(url: str, nodes: Sequence[tuple[str, str]], order_id: UUID | None)
 
 @contextmanager
 def counting() -> Iterator[Callable[[Counter[str]], None]]:
-    """Show one line that counts how orders end; nothing where there is no terminal."""
+    """Show one line with the outcomes of orders; show nothing if the output is no terminal."""
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -60,7 +60,7 @@ def counting() -> Iterator[Callable[[Counter[str]], None]]:
 
 @contextmanager
 def progress(total: int, *, quiet: bool) -> Iterator[Watch]:
-    """Show how a replay goes on: a bar on a terminal, a line now and then elsewhere, or nothing."""
+    """Show the progress of a replay: a bar on a terminal, a line now and then elsewhere, or nothing."""
     if quiet:
         yield lambda _: None
         return
@@ -84,7 +84,7 @@ def progress(total: int, *, quiet: bool) -> Iterator[Watch]:
 
 
 def show_tally(tally: Tally, dirty: Counter[str]) -> None:
-    """Print how the orders of a replay ended, and which rows of the file were none."""
+    """Print the outcomes of a replay, and how many rows of the file were no orders."""
     facts(
         f"{tally.total:,} orders in {tally.seconds:.1f} s, {tally.rate:.0f} per second",
         {

@@ -1,7 +1,7 @@
 """Running the application in uvicorn, from the first socket to the last saga.
 
-A signal ends things in this order: no new connections and no new sagas, the requests under way get their answers
-while the sagas are drained, the databases close. Then the process ends with exit code 0, at most five seconds
+After a signal the service accepts no new connections and no new sagas. The requests under way get their answers
+while the sagas are drained. Then the databases close, and the process ends with exit code 0, at most five seconds
 after `sagas.drain`, whatever drivers and servers do.
 """
 
@@ -21,20 +21,20 @@ from polysaga.limits import GRACE, ended
 
 
 class PortTaken(Exception):
-    """Nobody can listen there."""
+    """The address cannot be listened on."""
 
 
 async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Awaitable[None]]) -> None:
-    """Serve *app* until SIGINT or SIGTERM, with *up* beside it, which is told the URL.
+    """Serve *app* until SIGINT or SIGTERM, and run *up* beside it with the URL.
 
-    Raises `PortTaken`, or whatever keeps the databases from opening.
+    Raises `PortTaken`, or the error that keeps the databases from opening.
     """
     with _bound(host, port) as listener:
         async with app.router.lifespan_context(app):
             server = _Server(
                 uvicorn.Config(
                     app,
-                    lifespan="off",  # it is open already, and outlives the last request
+                    lifespan="off",  # `serve` has opened it already; it outlives the last request
                     access_log=False,
                     log_level="warning",
                     timeout_graceful_shutdown=math.ceil(app.state.drain),
@@ -52,7 +52,7 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
 
 
 class _Server(uvicorn.Server):
-    """A server that tells when it is up, and leaves signals to `serve`."""
+    """A server that sets an event when it is up, and leaves signals to `serve`."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
 
 
 def spare_the_collector() -> None:
-    """Take what is loaded out of garbage collection: it is never garbage, and looking costs 7 % of an order."""
+    """Exclude all loaded objects from garbage collection: they are never garbage; this saves 7 % of an order."""
     gc.collect()
     gc.freeze()
 
@@ -91,7 +91,7 @@ async def _beside(server: _Server, listener: socket.socket, up: Callable[[str], 
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket on the port; it does not listen before the application is ready."""
+    """Return a socket bound to the port; it does not listen until the application is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""Where the three databases are: three SQLite files in a directory, unless the settings name servers."""
+"""The places of the three databases: three SQLite files in a directory, unless the settings name servers."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ _PATIENCE = 15.0  # seconds: writers of one SQLite file queue for a single conne
 
 
 def load(data: Path = DATA) -> Settings:
-    """Return the settings; a database that nobody configured is a SQLite file in *data*.
+    """Return the settings; a database without configuration is a SQLite file in *data*.
 
     `polysaga.toml` and variables such as `POLYSAGA_DATABASES__ORDERS__URL` name other servers.
     """
@@ -29,19 +29,19 @@ def load(data: Path = DATA) -> Settings:
 
 
 def operator_token() -> str | None:
-    """Return what operators show to repair sagas; None if nobody set it, and then only this machine may."""
+    """Return the token with which operators repair sagas; None if unset, and then only this machine may."""
     return os.environ.get(OPERATOR_TOKEN) or None
 
 
 def files(settings: Settings) -> list[Path]:
-    """Return the SQLite files that *settings* name, there or not."""
+    """Return the SQLite files that *settings* name, whether they exist or not."""
     urls = [database.url.get_secret_value() for database in settings.databases.values()]
     named = [make_url(url).database for url in urls if url.startswith("sqlite")]
     return [Path(name) for name in named if name]
 
 
 def prepare(settings: Settings) -> Settings:
-    """Make the directories of the SQLite files; the files come by themselves."""
+    """Create the directories of the SQLite files; SQLite creates the files."""
     for file in files(settings):
         file.parent.mkdir(parents=True, exist_ok=True)
     return settings

@@ -1,9 +1,9 @@
-"""The tables of the shop in types that PostgreSQL, MySQL, MariaDB and SQLite share.
+"""The tables of the shop, in types that PostgreSQL, MySQL, MariaDB and SQLite share.
 
-Names keep upper and lower case apart everywhere (MySQL's default collation would not: 85123A and 85123a are
-two products). Moments are UTC without a time zone, with microseconds. Money is whole cents. Users are numbers.
+Names are case-sensitive everywhere: 85123A and 85123a are two products, which MySQL's default collation would not
+distinguish. Moments are UTC without a time zone, with microseconds. Money is whole cents. Users are numbers.
 
-There are no migrations: tables of another shape than these are refused, before anything is read or written.
+There are no migrations: the shop refuses tables of another shape before it reads or writes anything.
 """
 
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ _INNODB: dict[str, Any] = {
 
 
 class OrderId(TypeDecorator[UUID]):
-    """An order's id as people and logs write it."""
+    """An order's id, stored in the form that people and logs use."""
 
     impl = String(36)
     cache_ok = True
@@ -75,7 +75,7 @@ class Moment(TypeDecorator[datetime]):
 
 
 class Cents(TypeDecorator[Decimal]):
-    """An amount of money with two places, kept as whole cents."""
+    """An amount of money with two places, stored as whole cents."""
 
     impl = BigInteger
     cache_ok = True
@@ -111,7 +111,7 @@ order_table = Table(
     Column("unit_price", Cents, nullable=False),
     Column("status", _WORD, nullable=False),
     Column("created_at", Moment, nullable=False),
-    Column("locked_by", OrderId),  # the saga that is at work on the order; see `order_book.at_work`
+    Column("locked_by", OrderId),  # the saga that is changing the order; see `order_book.at_work`
     # One index for each way to page through the orders, newest first.
     Index("orders_by_time", "created_at", "id"),
     Index("orders_by_user", "user_id", "created_at", "id"),
@@ -153,13 +153,13 @@ event_table = Table(
 
 
 async def changed_one(db: AsyncSession, statement: Update) -> bool:
-    """Execute *statement*; return whether its conditions were met by a row."""
+    """Execute *statement*; return whether one row met its conditions."""
     result = cast("CursorResult[Any]", await db.execute(statement))
     return result.rowcount == 1
 
 
 async def create_tables() -> None:
-    """Create what is missing; the databases must be open.
+    """Create the missing tables and collections; the databases must be open.
 
     Raises `ConfigurationError` if a database holds the shop of another version.
     """
@@ -196,7 +196,7 @@ def _places() -> tuple[tuple[SqlNode | MongoNode, MetaData], ...]:
 
 
 def _unlike(connection: Connection, metadata: MetaData) -> list[str]:
-    """Return what is wrong with the tables that are there: columns that are missing, or not numbers but text."""
+    """Return what is wrong with the existing tables: missing columns, and columns that should be integers."""
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
     wrong = []
@@ -212,7 +212,7 @@ def _unlike(connection: Connection, metadata: MetaData) -> list[str]:
 
 
 async def _unlike_collections(node: MongoNode) -> list[str]:
-    # One event is as good as all: no shop of this version adds to those of another one.
+    # One event represents all: no shop of this version adds events to those of another version.
     event = await node.documents[event_table.name].find_one()
     if event is None:
         return []
@@ -236,7 +236,7 @@ async def _create_sql(node: SqlNode, metadata: MetaData) -> None:
 
 
 async def _create_collections(node: MongoNode) -> None:
-    # Before any transaction: older servers create no collection inside one.
+    # Before any transaction: older servers cannot create a collection inside one.
     for name in (product_table.name, event_table.name):
         try:
             await node.documents.create_collection(name)

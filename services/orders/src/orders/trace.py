@@ -1,6 +1,6 @@
-"""A trace of real orders: the columns of the UCI "Online Retail" data set, dirt included.
+"""A trace of real orders: the columns of the UCI "Online Retail" data set, unusable rows included.
 
-Every row is either one order line or is counted under the reason why it is not; no row is fatal.
+Every row is either an order or counted under the reason why it is not one; no row is fatal.
 """
 
 import csv
@@ -20,7 +20,7 @@ COLUMNS = ("InvoiceNo", "StockCode", "Quantity", "UnitPrice", "CustomerID")
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _PRICE = TypeAdapter[Decimal](Money)
-_SHARE = Decimal("0.9")  # of the demand that is in stock, so that some orders are refused
+_SHARE = Decimal("0.9")  # share of the demand that is in stock; so some orders are refused
 
 
 class NotATrace(ValueError):
@@ -28,7 +28,7 @@ class NotATrace(ValueError):
 
 
 class Dirty(ValueError):
-    """One row is not an order; the message is the reason that it is counted under."""
+    """One row is not an order; the message is the reason under which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a file holds: its orders, and how many rows are none, by reason."""
+    """The content of a file: its orders, and how many rows are not orders, by reason."""
 
     name: str
     lines: list[Line] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Trace:
         return {line.order.product_id: line.price for line in reversed(self.lines)}
 
     def stock(self) -> dict[str, int]:
-        """Return what to put in stock: most of the demand for a product, at least enough for its first line."""
+        """Return the stock of each product: most of its demand, and at least enough for its first line."""
         first = {line.order.product_id: line.order.quantity for line in reversed(self.lines)}
         demand: Counter[str] = Counter()
         for line in self.lines:
@@ -62,7 +62,7 @@ class Trace:
 
 
 def read(path: Path, limit: int | None = None) -> Trace:
-    """Read the first *limit* rows of the file, or all; raise `NotATrace` if it is none."""
+    """Read the first *limit* rows of the file, or all; raise `NotATrace` if the file is no trace."""
     trace = Trace(path.name)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -77,7 +77,7 @@ def read(path: Path, limit: int | None = None) -> Trace:
 
 
 def _rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Yield line number and row; None is a row that does not fit the columns."""
+    """Yield line number and row; the row is None if it does not fit the columns."""
     reader = csv.reader(file)
     header = [name.strip() for name in next(reader, [])]
     missing = [name for name in COLUMNS if name not in header]

@@ -1,1 +1,1 @@
-"""The crash kit: every crash that a saga can meet, played, and judged by what the databases hold."""
+"""The crash kit: it plays every crash that a saga can meet, and judges the result by the databases."""

@@ -1,4 +1,4 @@
-"""Which cases there are, told from what was seen in undisturbed runs. Nothing is listed by hand."""
+"""The cases, derived from what undisturbed runs showed. Nothing is listed by hand."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import dropwhile
@@ -26,7 +26,7 @@ _ORDER = [Stage.BEFORE, Stage.AT, Stage.AFTER]
 
 
 class Cases:
-    """The cases of one saga. *single_writers* are the databases where an open transaction stops all others."""
+    """The cases of one saga; *single_writers* are databases where one open transaction blocks all others."""
 
     def __init__(
         self, definition: Definition, turned: Definition, *, home: str, single_writers: Collection[str]
@@ -36,7 +36,7 @@ class Cases:
         self._databases = {step.name: step.database_name or home for step in definition.steps}
 
     def plots(self) -> Iterator[Plot]:
-        """Yield every undisturbed run: all goes well, or one step refuses; with branches in both orders."""
+        """Yield every undisturbed run: no step or one step refuses, with branches in both orders."""
         orders = [False]
         if [step.name for step in self._definition.steps] != [step.name for step in self._turned.steps]:
             orders.append(True)
@@ -47,24 +47,24 @@ class Cases:
                 yield Plot(step, turned)
 
     def alone_first(self, plot: Plot, trace: Sequence[Point]) -> Case:
-        """Return the case in which a second saga runs when the one of *trace* is over."""
+        """Return the case in which a second saga runs after the saga of *trace* has ended."""
         return Case(plot, (Beside(trace[-1]),))
 
     def beside(self, plot: Plot, trace: Iterable[Point], gaps: Iterable[Point]) -> Iterator[Case]:
-        """Yield where a second saga can run: after a step or compensation, and between two of its statements."""
+        """Yield the cases with a second saga: after a step or compensation, and between two of its statements."""
         if plot.turned:
             return
         for point in dict.fromkeys([*trace, *gaps]):
             database = self._databases.get(point.work.removeprefix("undo "))
             if database is None:
                 continue
-            # Between its statements a step keeps all others from writing in such a database.
+            # Between its statements a step blocks all other writers of a single-writer database.
             apart = point.stage is Stage.BETWEEN and database not in self._single_writers
             if point.stage is Stage.AFTER or apart:
                 yield Case(plot, (Beside(point),))
 
     def single(self, plot: Plot, trace: Iterable[Point]) -> Iterator[Case]:
-        """Yield every case with one disturbance of the run that left *trace*, beside no other saga."""
+        """Yield every case with one disturbance of the run that left *trace*, without a second saga."""
         points = list(dict.fromkeys(trace))
         for point in points:
             yield from (Case(plot, (act,)) for act in self._kills(point))
@@ -120,7 +120,7 @@ class Cases:
                     yield Freeze(point, Until.REST, refused=True)
 
     def _deadlines(self, points: Iterable[Point]) -> Iterator[Deadline | Kill | Freeze]:
-        """Yield how the deadline passes: in the hands of the owner, and when it has died or stands still."""
+        """Yield the ways in which the deadline passes: while the owner drives, or when it is dead or frozen."""
         for point in _since_birth(points):
             yield Deadline(point)
             if point.stage is Stage.AT:
@@ -140,8 +140,8 @@ class Cases:
                 yield Fail(work, kind, once=False)
 
     def _holds(self, plot: Plot, points: Iterable[Point]) -> Iterator[Hold]:
-        """Yield where a branch can stand when the step beside it refuses."""
-        # The saga is born in one commit with such a step: nothing runs beside it.
+        """Yield the points where a branch can be when the step beside it refuses."""
+        # The start of the saga and this step are one commit: nothing runs beside it.
         born_with = fused_first(self._definition, self._home)
         if plot.refused is None or plot.refused == born_with:
             return
@@ -154,7 +154,7 @@ class Cases:
                 continue
             if self._definition.by_name[point.work].database is None:
                 continue  # a call under way is not cancelled but awaited
-            # From its first statement to the reply it has the one connection of such a database.
+            # In a single-writer database a step holds the one connection from its first statement to the reply.
             if point.stage is Stage.BEGIN or self._alone_there(point.work):
                 yield Hold(point)
 
@@ -173,5 +173,5 @@ class Cases:
 
 
 def _since_birth(points: Iterable[Point]) -> Iterator[Point]:
-    """Yield the points from where the saga is in the journal."""
+    """Yield the points from the commit that puts the saga into the journal."""
     return dropwhile(lambda point: point.stage is not Stage.AT, points)

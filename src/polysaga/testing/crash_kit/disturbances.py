@@ -1,15 +1,15 @@
-"""What can be disturbed, and how, as data: points of a run, acts at a point, cases made of both.
+"""Disturbances as data: points of a run, acts at a point, and cases made of both.
 
-A *work* is one transaction of an owner, named by what it does: `confirm_order`, `undo reserve_stock`,
+A *work* is one transaction of an owner, named after what it does: `confirm_order`, `undo reserve_stock`,
 `journal.finish`. It has these *stages*:
 
     begin     nothing of the transaction has been sent
-    between   a statement of the user's code has been answered, the next one is not sent (SQL only)
-    before    everything is written, COMMIT is not sent
+    between   a statement of the user's code has been answered, the next one has not been sent (SQL only)
+    before    everything is written, COMMIT has not been sent
     at        the database has committed, the reply has not been read
     after     the reply has been read
 
-Everything here prints as one word, so that a case can be repeated by its name.
+Everything here prints as one word, so a case can be repeated by its name.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A stage of the *nth* work of that name in the hands of *owner*."""
+    """A stage of the *nth* work of that name by *owner*."""
 
     owner: str
     stage: Stage
@@ -57,7 +57,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """The connection is lost at COMMIT; *happened* tells whether the database had committed by then."""
+    """The connection is lost at COMMIT; *happened*: the database had committed by then."""
 
     point: Point
     happened: bool
@@ -67,7 +67,7 @@ class Disconnect:
 
 
 class Until(StrEnum):
-    """When a frozen owner goes on."""
+    """When a frozen owner resumes."""
 
     REST = "rest"  # the next owner has brought the saga to rest
     TOGETHER = "together"  # the next owner begins the same work
@@ -77,11 +77,11 @@ class Until(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """The owner's process stands still, believing that the saga is its own; another one takes over.
+    """The owner's process freezes, believing that the saga is its own; another owner takes over.
 
-    *ended*: the server has ended its open transaction meanwhile. *refused*: the step that the next owner runs
-    first refuses, so that it compensates. *cancelled*: somebody cancels the saga through the next owner.
-    *overdue*: the deadline of the saga passes, so that the next owner undoes it.
+    *ended*: the server has ended its open transaction meanwhile. *refused*: the first step that the next owner
+    runs refuses, so the next owner compensates. *cancelled*: a client cancels the saga through the next owner.
+    *overdue*: the deadline of the saga passes, so the next owner undoes it.
     """
 
     point: Point
@@ -104,7 +104,7 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A branch stands at the point until its owner cancels it."""
+    """A branch stops at the point until its owner cancels it."""
 
     point: Point
 
@@ -114,7 +114,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Somebody cancels the saga in the process that drives it."""
+    """A client cancels the saga in the process that drives it."""
 
     point: Point
 
@@ -134,9 +134,9 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A second saga of the same definition runs in a process of its own while the owner stands at the point.
+    """A second saga of the same definition runs in its own process while the owner stops at the point.
 
-    The owner goes on when the second one is at rest, or waits for what the first one holds.
+    The owner resumes when the second saga is at rest, or waits for something that the first one holds.
     """
 
     point: Point
@@ -155,7 +155,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The user's code of *work* fails after it has written; once, or until the saga has come to a halt."""
+    """The user's code of *work* fails after its writes; once, or until nothing moves any more."""
 
     work: str
     kind: Kind
@@ -170,7 +170,7 @@ Act: TypeAlias = Kill | Disconnect | Freeze | Hold | Cancel | Deadline | Beside 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A run before it is disturbed: which step refuses, if any, and in which order branches take their turns."""
+    """A run without disturbance: which step refuses, if any, and the order in which branches take turns."""
 
     refused: str | None = None
     turned: bool = False
@@ -192,12 +192,12 @@ class Case:
 
     @property
     def overdue(self) -> bool:
-        """Tell whether the deadline of the saga passes; without one it gets one."""
+        """Return whether the deadline of the saga passes; a saga without a deadline gets one."""
         return any(_overdue(act) for act in self.acts)
 
     @property
     def group(self) -> str:
-        """What kind of disturbance it is, for counting."""
+        """Return the kind of disturbance, for counting."""
         if not self.acts:
             return "undisturbed"
         names = {

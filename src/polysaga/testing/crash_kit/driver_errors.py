@@ -1,4 +1,4 @@
-"""How a connection looks from the client's side when the other end is gone, driver by driver."""
+"""The errors that each driver raises when the other end of a connection is gone."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _LOST: dict[str, tuple[str, str, tuple[Any, ...]]] = {
 
 
 class Disturbed(Exception):
-    """What the crash kit raises where no driver has an error for it; *fault* is what a dialect makes of it."""
+    """Raised by the crash kit where no driver has a suitable error; dialects classify it as *fault*."""
 
     def __init__(self, message: str, fault: Fault | None) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ def lost_connection(driver: str) -> Exception:
 
 
 def lost_mongo_commit() -> Exception:
-    """Return the error of PyMongo's commit when the connection broke and its own second attempt did, too."""
+    """Return the error of PyMongo's commit after a broken connection, when its own retry failed too."""
     errors = load_module("pymongo.errors")
     lost: Exception = errors.AutoReconnect(
         "connection closed", {"errorLabels": ["UnknownTransactionCommitResult"]}
@@ -51,7 +51,7 @@ def no_mongo_transaction() -> Exception:
 
 
 def cut(connection: Any) -> None:
-    """Break *connection*, a driver's own, without a word to the server: no ROLLBACK, no goodbye."""
+    """Break a driver's own *connection* without telling the server: no ROLLBACK, no end of the session."""
     match type(connection).__module__.partition(".")[0]:
         case "asyncpg" | "polysaga":  # our dialect has a subclass of asyncpg's connection
             connection.terminate()

@@ -1,8 +1,8 @@
-"""Plays one case after the other on the user's databases, and lets recovery end each of them.
+"""Plays one case after the other on the user's databases; recovery ends each of them.
 
-A client asks owner A to run the saga, with a key. Whenever nothing moves any more, time passes: leases end and
-the next owner's worker ticks; a client that was told nothing asks again; a frozen owner wakes up when the saga
-is at rest; a person lets a parked saga be retried after the cause is removed. Then the judges look.
+A client asks owner A to run the saga, with a key. Whenever nothing moves any more, time passes: leases end and the
+next owner's worker ticks. A client without an answer asks again. A frozen owner wakes up when the saga is at rest.
+A person removes the cause and retries a parked saga. Then the run is judged.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ Invariant = Callable[[Run], Awaitable[None]]
 
 _NAMES = "ABCDE"
 _NEWLINE = "\n"
-_ROUNDS = 30  # of recovery until a saga counts as one that never rests
-_BLOCKED = 0.25  # seconds of real time without any movement until a second saga counts as one that waits
-_RETRIES = 3  # by a person, of a saga that nothing disturbs any more, until it counts as one that never rests
-_PATIENCE = 30.0  # seconds of real time until a run counts as one that hangs
+_ROUNDS = 30  # rounds of recovery until a saga counts as never at rest
+_BLOCKED = 0.25  # seconds of real time without any movement until a second saga counts as waiting
+_RETRIES = 3  # retries by a person, without further disturbance, until a saga counts as never at rest
+_PATIENCE = 30.0  # seconds of real time until a run counts as hanging
 
 
 @dataclass(frozen=True, slots=True)
 class CaseOutcome:
-    """What came of one case."""
+    """The outcome of one case."""
 
     case: Case
     problems: list[str]
@@ -62,7 +62,7 @@ class CaseOutcome:
 
 
 class Theatre:
-    """The databases of *sagas*, open, and the processes that play on them."""
+    """The open databases of *sagas*, and the processes that work on them."""
 
     def __init__(self, sagas: Sagas, processes: list[Process], observer: Observer) -> None:
         self._sagas, self._processes, self._observer = sagas, processes, observer
@@ -85,9 +85,9 @@ class Theatre:
         case: Case,
         prefix: str,
     ) -> CaseOutcome:
-        """Play *case* on the input that *given* returns, and judge it.
+        """Play *case* with the input that *given* returns, and judge it.
 
-        A saga beside it gets what *second* returns, or the same input.
+        A second saga gets the input that *second* returns, or the same input.
         """
         definition = self.definition(saga, turned=case.plot.turned, limited=case.overdue)
         self._run_number += 1
@@ -109,7 +109,7 @@ class Theatre:
 
 @dataclass(slots=True)
 class _Second:
-    """The saga beside the one of the case; *owner* runs it, once it has been started."""
+    """The second saga of a case; *owner* runs it, once it has been started."""
 
     saga_id: UUID
     value: Any
@@ -119,7 +119,7 @@ class _Second:
 
 
 class _Performance:
-    """One case while it is played."""
+    """One case while it is being played."""
 
     def __init__(self, processes: list[Process], observer: Observer, definition: Definition, case: Case) -> None:
         retriable = frozenset(step.name for step in definition.steps if step.kind == "retriable")
@@ -131,7 +131,7 @@ class _Performance:
         self._told: list[Told] = []
         self.scene.cancel = self._cancel
         self._cancels = any(isinstance(act, Freeze) and act.cancelled for act in case.acts)
-        # While the lease still lasts: owners that do nothing about a deadline lose the saga for that alone.
+        # The lease has not ended: an owner that ignores its saga's deadline loses the saga for that alone.
         self._only_late = any(isinstance(act, Freeze) and act.overdue for act in case.acts)
         self._retried = 0
         self._saga_id = UUID(int=0)
@@ -139,11 +139,11 @@ class _Performance:
         self.scene.meet = self._meet
 
     def expect(self, value: Any, key: str) -> None:
-        """Have a second saga with this input and *key* run where the case says."""
+        """Prepare a second saga with this input and *key*; it runs where the case says."""
         self._second = _Second(id_from_key(self._definition.name, key), value, key)
 
     async def play(self, value: Any, key: str) -> None:
-        """Return when all sagas are at rest and nobody stands still any more, or when one never rests."""
+        """Return when all sagas are at rest and no owner is frozen any more, or when a saga never rests."""
         await self._play_first(value, key)
         if self._second is not None and self._second.owner is not None:
             await self._finish(self._second, self._second.owner)
@@ -170,7 +170,7 @@ class _Performance:
                     self.scene.heal()
                     self._ask(self._next_owner(), value, key)
             elif frozen and before is not None and before.claim.epoch == row.claim.epoch:
-                self._thaw(frozen)  # nobody gets at the saga while they hold its row
+                self._thaw(frozen)  # no other owner can claim the saga while they hold its row
             else:
                 await self._let_time_pass(row)
             before = row
@@ -218,7 +218,7 @@ class _Performance:
         return self._on_stage if second is None or second.owner is None else [*self._on_stage, second.owner]
 
     async def close(self) -> None:
-        """End what is left of all processes."""
+        """End the remaining tasks of all processes."""
         for owner in self._everybody:
             owner.thawed.set()
             await owner.bury()
@@ -275,7 +275,7 @@ class _Performance:
         return owner
 
     def _next_owner(self) -> Process:
-        """Return a process that can do something: the newest, or a new one."""
+        """Return a process that can act: the newest one, or a new one."""
         newest = self._on_stage[-1]
         return self._enlist() if newest.dead or newest.frozen else newest
 
@@ -342,7 +342,7 @@ class _Performance:
             self.scene.thaw(owner)
 
     async def _quiet(self) -> None:
-        """Return when nothing will happen by itself in any process."""
+        """Return when no process will do anything more by itself."""
         while True:
             for owner in self._on_stage:
                 if owner.dead:
@@ -352,14 +352,14 @@ class _Performance:
             await self.scene.bell.wait()
 
     async def _answered(self) -> None:
-        """Return when every client that still waits has its answer."""
+        """Return when every waiting client has its answer."""
         while any(owner.tasks for owner in self._everybody):
             await self.scene.bell.wait()
 
 
 @contextmanager
 def _connections_may_break() -> Iterator[None]:
-    """Keep pools from logging every connection that was cut on purpose."""
+    """Stop pools from logging every connection that was cut on purpose."""
     logger = logging.getLogger("sqlalchemy.pool")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -373,7 +373,7 @@ def _connections_may_break() -> Iterator[None]:
 async def theatre(
     sagas: Sagas, settings: Settings, setup: Callable[[], Awaitable[None]] | None
 ) -> AsyncIterator[Theatre]:
-    """Open the databases, create the journal, the ledgers and what *setup* creates, and hire the processes."""
+    """Open the databases, create the journal and the ledgers, call *setup*, and make the processes."""
     settings = settings.spelt_as([handle.name for handle in sagas.databases])
     alone = Settings(
         databases={name: one.model_copy(update={"replicas": ()}) for name, one in settings.databases.items()}
@@ -381,7 +381,7 @@ async def theatre(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(sagas.databases.open(alone))
         for handle in sagas.databases:
-            # A step that waits on a connection of its own waits for itself: nobody else runs meanwhile.
+            # A step that waits on its own second connection would wait for itself: nothing else runs meanwhile.
             await quicken_all(handle.primary, waits=lambda: OWNER.get() is None)
             tap_handle(handle.primary)
         await migrate(sagas)

@@ -1,9 +1,9 @@
-"""Where the scene listens in: at the edge between an owner and its databases.
+"""Taps: they report to the scene what happens between an owner and its databases.
 
-A tap replaces methods of single objects that one owner alone uses (its nodes' dialects, its participants, its
-journal), so production code has no hook to carry and none to pay for. A work of a participant reports its
-commit where it is sent: in the dialect's `seal` if COMMIT goes out with the last statement, else in SQLAlchemy's
-`do_commit`, or in the commit of the MongoDB session. Every write of the journal by itself is one work.
+A tap replaces methods of single objects that only one owner uses: its nodes' dialects, its participants, its
+journal. So production code needs no hooks. A work of a participant reports its commit where that is sent: in the
+dialect's `seal` if COMMIT goes out with the last statement, else in SQLAlchemy's `do_commit`, or in the commit of
+the MongoDB session. Every write of the journal by itself is one work.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ _WRITES = [
     if not name.startswith("_") and name not in _READS
 ]
 _JOURNAL = "journal."
-_TEXTS = 1000  # statements that are kept in the driver's placeholders
+_TEXTS = 1000  # statements cached with the driver's placeholders
 
 
 def tap_node(node: SqlNode | MongoNode, owner: Owner) -> None:
-    """Report the commits on *node*, which *owner* alone uses; call it before anything else uses the node."""
+    """Report the commits on *node*, which only *owner* uses; call this before any other use of the node."""
     if isinstance(node, SqlNode):
         _SqlTap(node, owner)
     else:
@@ -57,12 +57,12 @@ def tap_node(node: SqlNode | MongoNode, owner: Owner) -> None:
 
     _replace(node.dialect, "fault", fault)
     if isinstance(node, SqlNode):
-        # Every run assembles an engine of its own, out of the same texts.
+        # Every run assembles its own engine, from the same texts.
         _replace(node.dialect, "render", lru_cache(_TEXTS)(node.dialect.render))
 
 
 def tap_handle(node: SqlNode | MongoNode) -> None:
-    """Tell in the story when a step opens a session of its own on *node*, from which the handle lends."""
+    """Add to the story when a step opens its own session on *node*, the node of the program's handle."""
     if isinstance(node, SqlNode):
         event.listen(node.writer.sync_engine, "checkout", lambda *_: _tell_own_session(node.database))
         return
@@ -82,7 +82,7 @@ def _tell_own_session(database: str) -> None:
 
 
 def tap_participant(participant: Any, owner: Owner) -> None:
-    """Report the beginning and the end of the works of *participant*."""
+    """Report the begin and the end of each work of *participant*."""
     if isinstance(participant, SqlParticipant):
         _replace(participant, "transact", _work(owner, participant.transact))
     else:
@@ -120,7 +120,7 @@ def tap_journal(journal: Journal, owner: Owner) -> None:
 
 
 async def _seen(owner: Owner, look: Awaitable[Any]) -> Any:
-    """Return what *look* at the records finds after a work that failed; until then that work keeps its turn."""
+    """Return what *look* finds in the records after a failed work; until then that work keeps its turn."""
     try:
         return await look
     finally:
@@ -152,7 +152,7 @@ def _write(
     @wraps(method)
     async def reported(*arguments: Any, **named: Any) -> Any:
         scene, driver = owner.scene, drivername.partition("+")[2]
-        owner.yield_turn()  # kept by a work that failed
+        owner.yield_turn()  # a failed work keeps its turn until here
         before = WORK.set(name)
         try:
             await scene.reach(owner, Stage.BEFORE, name)
@@ -201,16 +201,16 @@ class _SqlTap:
             raise Disturbed("this process is dead", Fault.DISCONNECTED)
         self._owner.connections[id(record)] = adapted.driver_connection
         self._owner.loans[id(record)] = proxy
-        self._owner.cut_off.discard(id(adapted.driver_connection))  # an id can be given again
+        self._owner.cut_off.discard(id(adapted.driver_connection))  # ids are reused
         self._owner.endings[id(record)] = partial(self._end, adapted.driver_connection)
 
     def _take_back(self, adapted: Any, record: Any) -> None:
-        # By the record: a connection that was invalidated is not named any more.
+        # Keyed by the record: an invalidated connection is no longer passed here.
         self._owner.connections.pop(id(record), None)
         self._owner.loans.pop(id(record), None)
         self._owner.endings.pop(id(record), None)
         if adapted is not None and id(adapted.driver_connection) in self._owner.cut_off:
-            record.invalidate()  # aiosqlite keeps silent about a closed connection
+            record.invalidate()  # aiosqlite does not report a closed connection
 
     async def _end(self, connection: Any) -> None:
         self._cut(connection)
@@ -226,7 +226,7 @@ class _SqlTap:
     async def _report_seal(self, connection: Any, writes: Any) -> bool:
         if type(self._dialect) not in self._sends_commit:
             sealed = await self._seal(connection, writes)
-            # A driver whose adapter begins and ends transactions by itself tells what it has sent.
+            # If the adapter begins and ends transactions by itself, it shows afterwards whether COMMIT was sent.
             if sealed and not self._dialect.begun(connection):
                 self._sends_commit.add(type(self._dialect))
                 self._note_seal(connection)
@@ -299,14 +299,14 @@ class _MongoTap:
     def _start_session(self, *arguments: Any, **options: Any) -> Any:
         session: Any = self._start(*arguments, **options)
         commit = _MongoCommit(self._node, self._owner, session)
-        # In a class of its own: the participant shadows the method while a step runs, then takes the shadow off.
+        # In a class of its own: the participant shadows the method while a step runs, and then removes the shadow.
         tapped = {"commit_transaction": lambda _: commit()}
         session.__class__ = type(type(session).__name__, (type(session),), tapped)
         return session
 
 
 class _MongoCommit:
-    """The commit of one session; the driver is asked again after a lost reply."""
+    """The commit of one session; the participant repeats it after a lost reply."""
 
     def __init__(self, node: MongoNode, owner: Owner, session: Any) -> None:
         self._node, self._owner, self._session = node, owner, session

@@ -1,8 +1,8 @@
-"""The crash kit: runs a saga again and again, each time with one disturbance, and checks what is left.
+"""The crash kit: runs a saga again and again, each time with one disturbance, and checks the result.
 
     CrashKit(sagas, settings, setup=create_tables).prove(place_order, order, invariant=books_add_up)
 
-The points where a run can be disturbed are found by running it. See `docs/guides/crash-kit.md`.
+Running the saga shows the points where it can be disturbed. See `docs/guides/crash-kit.md`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from polysaga.testing.crash_kit.samples import dealt
 
 InputT = TypeVar("InputT")
 
-_SINGLES = 0.75  # of a sample: cases with one disturbance; the others disturb the recovery as well
+_SINGLES = 0.75  # share of a sample with one disturbance; the other cases disturb the recovery as well
 _MOST_TOLD = 5  # violations after which the kit stops: they have one cause, or few
 
 
@@ -45,14 +45,14 @@ class CrashReport:
     kinds: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     left_out: str | None = None  # which cases were not run, and why
-    cases: list[str] = field(default_factory=list)  # that broke the promise; `only=` repeats one
+    cases: list[str] = field(default_factory=list)  # names of those that broke the promise; `only=` repeats one
 
 
 @dataclass(frozen=True, slots=True)
 class CrashProgress:
-    """How far a proof is: *done* cases of *planned*, *broken* of them, after *seconds*.
+    """How far a proof is: *done* of *planned* cases, *broken* of them, after *seconds*.
 
-    How many crashes of recoveries there are is *counted* only when all other cases have been run.
+    *counted*: *planned* includes the crashes of recoveries; their number is known once all other cases have run.
     """
 
     saga: str
@@ -69,7 +69,7 @@ class CrashProgress:
 
 
 class PromiseBroken(AssertionError):
-    """A run ended in a state that it must not end in; *report* has all that were found."""
+    """A run ended in a forbidden state; *report* has all violations that were found."""
 
     def __init__(self, report: CrashReport) -> None:
         story = report.violations[0]
@@ -84,11 +84,11 @@ class PromiseBroken(AssertionError):
 class CrashKit:
     """Proves that sagas keep their promise on the databases of *settings*, which it fills and empties.
 
-    *setup* creates the program's own tables; the journal's and the ledgers' are created here. The databases must
-    be for tests only: runs leave records behind. *sample* runs about that many cases, chosen by *seed*, instead of
-    all; *only* repeats the case of that name. *part* is (1, 2) or (2, 2) for half of the cases each, which two
-    processes can then run at once on databases of their own. *report* is handed every report, also of proofs that
-    fail, *progress* is called after every case.
+    *setup* creates the program's own tables; the kit creates those of the journal and the ledgers. The databases
+    must be for tests only: runs leave records behind. *sample* runs about that many cases, chosen by *seed*,
+    instead of all; *only* repeats the case of that name. *part* is (1, 2) or (2, 2) for one half of the cases
+    each: two processes can run them at once, each on its own databases. *report* receives every report, even of
+    proofs that fail. *progress* is called after every case.
     """
 
     def __init__(
@@ -116,20 +116,20 @@ class CrashKit:
         invariant: Invariant,
         beside: InputT | Callable[[], Awaitable[InputT]] | None = None,
     ) -> CrashReport:
-        """Run every case of *saga*; raise `PromiseBroken` with the shortest story if one of them breaks it.
+        """Run every case of *saga*; raise `PromiseBroken` with the shortest story if a case breaks the promise.
 
-        *value* is the input, or a function called before every run that brings the databases into a known state
-        and returns the input. *invariant* is called after every run and asserts what must be so; a step counts as
-        done exactly once or undone exactly once without its help.
+        *value* is the input, or a function that is called before every run, brings the databases into a known
+        state and returns the input. *invariant* is called after every run and asserts what must hold. The kit
+        itself checks that each step was done exactly once or undone exactly once.
 
         In some cases a second saga of the same definition runs beside the first one. Its input is *beside*, or
-        what that function returns, called after *value*; None: the input of the first. The invariant is asked
-        about both, with `Run.beside`. If it does not hold when the second saga begins after the end of the first,
-        it is written for one saga: these cases are left out, and the report says so in `left_out`.
+        what that function returns, called after *value*; None: the input of the first. The invariant is called
+        for both, with `Run.beside`. If it fails even when the second saga begins after the end of the first, it is
+        written for one saga: the kit leaves these cases out, and the report says so in `left_out`.
 
-        Raises `ConfigurationError` if no case ran, for instance because none has the name that was asked for.
+        Raises `ConfigurationError` if no case ran, for instance because no case has the requested name.
 
-        For code that is asynchronous already there is `explore`, which raises nothing about violations.
+        Asynchronous code calls `explore`, which reports violations but does not raise them.
         """
         report = asyncio.run(self.explore(saga, value, invariant=invariant, beside=beside))
         if report.violations:
@@ -181,9 +181,9 @@ class CrashKit:
         invariant: Invariant | None = None,
         beside: InputT | Callable[[], Awaitable[InputT]] | None = None,
     ) -> list[str]:
-        """Return the names of all cases that `prove` would run; it takes the runs that show which there are.
+        """Return the names of all cases that `prove` would run, after the runs that are needed to find them.
 
-        A few of them may find no place for their disturbance when they are run; those are not counted there.
+        A few of them may find no place for their disturbance when they run; `prove` does not count those.
         """
         async with self._exploring(saga, value, beside, invariant or _no_invariant) as exploration:
             return await exploration.listed()
@@ -199,7 +199,7 @@ class CrashKit:
         given = _as_function(value)
         second = None if beside is None else _as_function(beside)
         async with theatre(self._sagas, self._settings, self._setup) as stage:
-            prefix = uuid4().hex  # keys of an earlier session must not be joined
+            prefix = uuid4().hex  # no run may join a saga of an earlier session by its key
 
             async def play(case: Case) -> CaseOutcome:
                 return await stage.play(saga, given, second, invariant, case, prefix)
@@ -231,14 +231,14 @@ class _Exploration:
         self._cases, self._play, self._steps = cases, play, steps
         self._sample, self._chance, self._only = sample, chance, only
         self._first, self._parts = part[0] - 1, part[1]
-        self.names: list[str] = []  # of all cases that were met, those of other parts included
-        self._elsewhere: dict[str, int] = {}  # in which other part a case is
+        self.names: list[str] = []  # of all cases found, those of other parts included
+        self._elsewhere: dict[str, int] = {}  # the part of each case that is in another part
         self._left_out, self._written_for_one = 0, ""  # how many cases beside another saga, and why
         self._done = self._planned = 0
         self._counted = False
 
     def nothing_ran(self) -> str:
-        """Say why no case ran: what that proves must not look like a proof."""
+        """Return why no case ran: such a run proves nothing, and must not look like a proof."""
         part = f"part {self._first + 1} of {self._parts}"
         if self._only is None:
             return f"no case ran: {part} is empty"
@@ -254,7 +254,7 @@ class _Exploration:
 
     @property
     def left_out(self) -> str | None:
-        """Which cases are left out, and why."""
+        """Return which cases are left out, and why; None if none are."""
         if not self._left_out:
             return None
         return (
@@ -264,11 +264,11 @@ class _Exploration:
 
     @property
     def progress(self) -> tuple[int, int, bool]:
-        """How many cases are done, how many are planned, and whether that is all of them."""
+        """Return how many cases are done, how many are planned, and whether these are all."""
         return self._done, self._planned, self._counted
 
     async def outcomes(self, tell: "Callable[[_Exploration], None]") -> AsyncIterator[CaseOutcome]:
-        """Yield what comes of every case; one whose acts found no place is not counted."""
+        """Yield the outcome of every case; skip a case whose acts found no place."""
         singles: list[Case] = []
         async for outcome in self._undisturbed():
             name = str(outcome.case)
@@ -307,7 +307,7 @@ class _Exploration:
 
     async def _undisturbed(self) -> AsyncIterator[CaseOutcome]:
         plots = list(self._cases.plots())
-        await self._play(Case(plots[0]))  # drivers show only now how they commit
+        await self._play(Case(plots[0]))  # the first run shows how the drivers commit
         for plot in plots:
             outcome = await self._play(Case(plot))
             self.names.append(str(outcome.case))

@@ -1,4 +1,4 @@
-"""What must be so after every run, whatever was done to it. Each finding is one sentence."""
+"""What must hold after every run, whatever disturbed it. Each finding is one sentence."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from polysaga.testing.crash_kit.records import Records
 class Run:
     """One run at rest, as an invariant sees it; *input* is what the saga was started with.
 
-    *beside* is the run of the other saga, in cases with two of them; the invariant is asked about each.
+    *beside* is the run of the other saga in cases with two sagas; the invariant is called for each.
     """
 
     saga_id: UUID
@@ -28,7 +28,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one caller was told: an output, or an error."""
+    """What one caller received: an output or an error."""
 
     output: Any = None
     error: BaseException | None = None
@@ -36,7 +36,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """How often steps took effect, less how often they were undone; *maybe* by commits nobody saw return."""
+    """How often steps took effect, less how often they were undone; *maybe*: by commits with unseen results."""
 
     certain: Mapping[str, int]
     maybe: Sequence[tuple[str, int]]

@@ -1,7 +1,7 @@
-"""A simulated process as others see it: it can die, stand still, and has tasks and connections of its own.
+"""A simulated process as others see it: it can die or freeze, and has its own tasks and connections.
 
-All owners live in one event loop. What belongs to which is told by a context variable, which every task
-inherits from the one that created it.
+All owners live in one event loop. A context variable, which every task inherits from its creator, says which owner
+a task belongs to.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ OWNER: ContextVar["Owner | None"] = ContextVar("polysaga.testing.owner", default
 
 
 class Owner:
-    """One process. *scene* is the run it takes part in."""
+    """One process; *scene* is the run it takes part in."""
 
     scene: "Scene"
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.connections: dict[int, Any] = {}  # drivers' own, in use
-        self.cut_off: set[int] = set()  # ids of those that were broken
-        self.loans: dict[int, Any] = {}  # what SQLAlchemy's pools have lent and not got back
-        self.endings: dict[int, Callable[[], Awaitable[None]]] = {}  # how the server ends what is open
+        self.connections: dict[int, Any] = {}  # the drivers' own connections, in use
+        self.cut_off: set[int] = set()  # ids of connections that were cut
+        self.loans: dict[int, Any] = {}  # connections that SQLAlchemy's pools have lent and not got back
+        self.endings: dict[int, Callable[[], Awaitable[None]]] = {}  # how the server ends open transactions
         self.begin()
 
     def begin(self) -> None:
-        """Be as good as new, for the next run."""
-        # A task that is cancelled again while it gives its connection back leaves it with the pool for lent.
+        """Reset everything, for the next run."""
+        # If a task is cancelled again while it returns its connection, the pool keeps counting that as lent.
         for loan in list(self.loans.values()):
             if loan.is_valid:
                 loan.invalidate()
@@ -45,20 +45,20 @@ class Owner:
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.clients: set[asyncio.Task[Any]] = set()  # that only wait for an answer
-        self.pollers: set[asyncio.Task[Any]] = set()  # that only wait while they pause between two looks
+        self.clients: set[asyncio.Task[Any]] = set()  # tasks that only wait for an answer
+        self.pollers: set[asyncio.Task[Any]] = set()  # tasks that only wait during their pause between two looks
         self._turn = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
         self._reached: Counter[tuple[Stage, str]] = Counter()
 
     @property
     def frozen(self) -> bool:
-        """Tell whether it stands still."""
+        """Return whether the process stands still."""
         return not self.thawed.is_set()
 
     @property
     def at_rest(self) -> bool:
-        """Tell whether nothing will happen in it by itself; clients that wait do not count."""
+        """Return whether nothing will happen in the process by itself; waiting clients do not count."""
         return self.dead or self.frozen or self.tasks <= self.clients
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -68,17 +68,17 @@ class Owner:
         return asyncio.get_running_loop().create_task(work, context=context)
 
     def point(self, stage: Stage, work: str) -> Point:
-        """Return the point that it has just come to."""
+        """Return the point that the process has just reached."""
         self._reached[stage, work] += 1
         return self.last_point(stage, work)
 
     def last_point(self, stage: Stage, work: str) -> Point:
-        """Return the point that it came to last, of this stage and work."""
+        """Return the last point of this stage and work that the process reached."""
         return Point(self.name, stage, work, self._reached[stage, work])
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Let a poller that pauses between two looks count as one that waits."""
+        """Count a poller as a waiting client during its pause between two looks."""
         task = asyncio.current_task()
         if task not in self.pollers:
             yield
@@ -91,25 +91,25 @@ class Owner:
             self.clients.discard(task)
 
     def wait_as_client(self) -> None:
-        """Note that this task only waits from now on."""
+        """Count the current task as a waiting client from now on."""
         task = asyncio.current_task()
         assert task is not None
         self.clients.add(task)
         self.scene.bell.ring()
 
     async def take_turn(self) -> None:
-        """Wait until no other work of this process is under way: so every run has one order of works."""
+        """Wait until no other work of this process is under way, so every run has the same order of works."""
         task = asyncio.current_task()
         if self._holder is not task:
             await self._turn.acquire()
             self._holder = task
 
     def yield_turn(self) -> None:
-        """Let the next work begin, if this task has the turn."""
+        """Let the next work begin, if the current task has the turn."""
         self._pass_on(asyncio.current_task(), 0)
 
     def yield_turn_soon(self) -> None:
-        """Let the next work begin in a moment: whoever learns of a failure can cancel it before that."""
+        """Let the next work begin in a moment: the executor can cancel it first if it learns of a failure."""
         self._pass_on(asyncio.current_task(), _HOPS)
 
     def lose(self, task: "asyncio.Task[Any]") -> None:
@@ -124,12 +124,12 @@ class Owner:
             _soon(self._turn.release, hops)
 
     async def end_transactions(self) -> None:
-        """Do what a server does to transactions that have been idle for too long."""
+        """End open transactions, as a server does when they have been idle for too long."""
         for end in list(self.endings.values()):
             await end()
 
     async def bury(self) -> None:
-        """End all tasks of the dead process; nothing they do on the way out reaches a database."""
+        """End all tasks of the dead process; their clean-up reaches no database."""
         while self.tasks:
             for task in self.tasks:
                 task.cancel()
@@ -137,7 +137,7 @@ class Owner:
 
 
 class OwnedTasks:
-    """Notes in every owner which tasks are its own, while the block runs."""
+    """Records every owner's tasks while the block runs."""
 
     def __enter__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -161,11 +161,11 @@ class OwnedTasks:
 def _ended(owner: Owner, task: "asyncio.Task[Any]") -> None:
     owner.lose(task)
     if not task.cancelled():
-        task.exception()  # somebody else asks for it, or it died with its process
+        task.exception()  # retrieve it: another task handles it, or it died with its process
 
 
 def _soon(call: Callable[[], None], hops: int) -> None:
-    """Do *call* after the event loop has gone round *hops* times."""
+    """Call *call* after *hops* rounds of the event loop."""
     loop = asyncio.get_running_loop()
     if hops:
         loop.call_soon(_soon, call, hops - 1)

@@ -1,7 +1,7 @@
-"""An owner with an engine: what one process of the user's program would have, in this event loop.
+"""An owner with an engine: all that one process of the user's program has, in this event loop.
 
-It has connections, a journal, participants, a runner and a worker of its own. Its clock is moved by its own
-waiting, and shows another time than those of the others: nothing may depend on clocks that agree.
+It has its own connections, journal, participants, runner and worker. Its clock advances only when the owner waits,
+and differs from the other owners' clocks: nothing may depend on clocks that agree.
 """
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ _DEADLINE = 5 * 365 * 86400.0  # seconds; the crash kit lets deadlines pass by h
 
 
 class Process(Owner):
-    """One owner, used again for every run."""
+    """One owner, reused for every run."""
 
     def __init__(self, name: str, nodes: Mapping[str, Node], journal_in: str, number: int) -> None:
         self._nodes, self._journal_in = nodes, journal_in
@@ -47,7 +47,7 @@ class Process(Owner):
             tap_node(node, self)
 
     def begin_with(self, definitions: Sequence[Definition]) -> None:
-        """Be a new process that knows *definitions*."""
+        """Become a new process that knows *definitions*."""
         self.begin()
         engine = assemble(
             self._nodes, self._journal_in, definitions, _SETTINGS, emit=ignore, clock=self._clock, patience=0.0
@@ -60,14 +60,14 @@ class Process(Owner):
 
 
 class _Runner(LocalRunner):
-    """Never winds down, so a client's own task does the client's work: the owner knows that task."""
+    """Never winds down, so a client's work stays in the client's own task, which the owner knows."""
 
     async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
         return await work
 
 
 class _OwnClock(HandClock):
-    """Moves on when its owner waits, but not while another owner is in the middle of something."""
+    """Advances when its owner waits; a pause gives the databases time to answer the other owners."""
 
     def __init__(self, owner: Owner, number: int) -> None:
         super().__init__(_REAL.now() + number * _SKEW)
@@ -79,14 +79,14 @@ class _OwnClock(HandClock):
             return
         await self._owner.thawed.wait()
         with self._owner.pause():
-            # One turn of the loop is not enough for a database to answer others.
+            # One round of the event loop is too short for a database to answer the others.
             await _REAL.sleep(0.001)
-        # While something fails for good, all patience is used up in a few steps.
+        # While something keeps failing, time passes faster, so that retries end after a few attempts.
         self.move(seconds * (_HASTE if self._owner.scene.failures else 1))
 
 
 def new_nodes(handles: Iterable[AnyHandle], settings: Settings, stack: AsyncExitStack) -> dict[str, Node]:
-    """Return a node with connections of its own for the primary of each of the open *handles*."""
+    """Return a node with its own connections for the primary of each open handle in *handles*."""
     nodes: dict[str, Node] = {}
     for handle in handles:
         known = settings.databases[handle.name]
@@ -106,8 +106,8 @@ def new_nodes(handles: Iterable[AnyHandle], settings: Settings, stack: AsyncExit
 def staged(definition: Definition, *, turned: bool, limited: bool) -> Definition:
     """Return *definition* with steps that report to the scene of the owner that runs them.
 
-    *turned* gives branches that run side by side their turns in the opposite order. *limited* gives the saga a
-    deadline if it has none; one that it has is as far away as that.
+    *turned* reverses the order in which parallel branches take turns. *limited* gives the saga a far-away deadline
+    if it has none. A deadline that the saga has becomes just as far away.
     """
     steps = [_staged_step(step) for step in _ordered(definition, turned=turned)]
     saga = copy(definition.saga)
@@ -116,7 +116,7 @@ def staged(definition: Definition, *, turned: bool, limited: bool) -> Definition
 
 
 def _ordered(definition: Definition, *, turned: bool) -> list[AnyStep]:
-    """Return the steps in a topological order; the first one stays the first."""
+    """Return the steps in a topological order; the first step stays first."""
     if not turned:
         return list(definition.steps)
     first, *rest = definition.steps

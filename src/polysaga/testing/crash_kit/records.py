@@ -1,4 +1,4 @@
-"""What the journal and the ledgers say about one saga, read by somebody who takes no part in it."""
+"""The records of one saga in the journal and the ledgers, read by an observer that takes no part in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Records:
     ledgers: Mapping[str, Mapping[str, Mark]]
 
     def state(self, step: str) -> Mark | None:
-        """Return what the record of *step* says, wherever it is; None if there is none."""
+        """Return the recorded state of *step*, from ledger or journal; None if there is no record."""
         for rows in self.ledgers.values():
             if step in rows:
                 return rows[step]
@@ -31,7 +31,7 @@ class Records:
         return None
 
     def lines(self) -> list[str]:
-        """Return them as text, a line for each database."""
+        """Return the records as text, a line for each database."""
         row = self.row
         kept = (
             "no row"
@@ -46,7 +46,7 @@ class Records:
 
 
 class Observer:
-    """Reads the records through connections of its own, and does what only time or a person does."""
+    """Reads the records through its own connections, and plays the passing of time and the operator."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -69,7 +69,7 @@ class Observer:
         return await self._engine.journal.load(saga_id)
 
     async def records(self, saga_id: UUID, definition: Definition) -> Records:
-        """Return everything there is about the saga."""
+        """Return all records of the saga."""
         ledgers: dict[str, dict[str, Mark]] = {}
         for name, participant in self._engine.participants.items():
             steps = [step.name for step in definition.steps if (step.database_name or self.home) == name]
@@ -79,19 +79,19 @@ class Observer:
         return Records(await self.row(saga_id), ledgers)
 
     async def end_lease(self, saga_id: UUID) -> None:
-        """Let the time pass that the claim, or a pause, lasts."""
+        """Make the saga's lease, or its pause, end now."""
         await self._change(self._wake, saga_id, seconds=_LONG_AGO)
 
     async def pass_deadline(self, saga_id: UUID) -> None:
-        """Let the deadline pass, and a lease more; harmless if the saga has none any more."""
+        """Make the deadline have passed by more than a lease; no effect if the saga has none any more."""
         await self._change(self._pass_deadline, saga_id, seconds=_LONG_AGO)
 
     async def resume(self, saga_id: UUID) -> None:
-        """Do what a person does who has removed the cause and lets the saga be undone."""
+        """Play an operator who has removed the cause and retries the parked saga: it compensates."""
         await self._change(self._resume, saga_id)
 
     async def forget(self, saga_id: UUID) -> None:
-        """Remove a saga that never came to rest, so that nobody claims it in a later run."""
+        """Remove a saga that never came to rest, so no owner claims it in a later run."""
         await self._change(self._forget, saga_id)
 
     async def _change(self, statement: Rendered, saga_id: UUID, **values: object) -> None:

@@ -1,8 +1,8 @@
 """One run: the script, what has happened so far, and what the databases have really committed.
 
-Owners report every stage of every work here (`reach`) and wait until they may go on: that is where they are
-killed, frozen or held. What a transaction has done to the user's data counts from the moment when its commit
-has returned, whatever its owner gets to know (`committed`).
+Owners report every stage of every work here (`reach`) and wait for permission to go on. There the scene kills,
+freezes or holds them. The effects of a transaction on the user's data count from the moment when its commit
+returns, whatever its owner learns (`committed`).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from polysaga.testing.crash_kit.run_context import RAN, SENT, WORK, Bell
 T = TypeVar("T")
 Effects = Sequence[tuple[str, int]]  # step, +1 for done or -1 for undone
 
-_HOPS = 20  # of the event loop, in which a cancellation arrives where it goes
+_HOPS = 20  # rounds of the event loop until a cancellation has arrived
 _REAL = Clock()
 
 
@@ -51,40 +51,40 @@ class Scene:
         self.failures = {act.work: act for act in case.acts if isinstance(act, Fail)}
         self.trace: list[Point] = []
         self.gaps: list[Point] = []  # between two statements
-        self.reached_beside = 0  # points by the second saga
+        self.reached_beside = 0  # points reached by the second saga
         self.story: list[str] = []
         self.effects: Counter[str] = Counter()
-        self.maybe: list[tuple[str, int]] = []  # effects of commits that nobody saw return
+        self.maybe: list[tuple[str, int]] = []  # effects of commits whose result is unknown
         self.effects_beside: Counter[str] = Counter()  # of the second saga
         self.maybe_beside: list[tuple[str, int]] = []
         self.meet: Callable[[Owner], Awaitable[None]] = _nobody  # runs the second saga
-        self.claimant: Owner | None = None  # who claimed the saga last; None: who started it
-        self.offences: list[str] = []  # what an owner did that must not have been possible
-        self.cancel: Callable[[Owner], None] = lambda _: None  # what a client does who cancels
+        self.claimant: Owner | None = None  # the owner with the last claim; None: the one that started the saga
+        self.offences: list[str] = []  # acts of an owner that must be impossible
+        self.cancel: Callable[[Owner], None] = lambda _: None  # plays a client that cancels
         self.bell = Bell()
-        self.deadline = asyncio.Event()  # it has passed
-        self.must_be_undone = False  # because that was in time
+        self.deadline = asyncio.Event()  # set when the deadline has passed
+        self.must_be_undone = False  # the deadline passed before the decision
         self._retriable, self._databases, self._decision = retriable, databases, decision
         self._frozen: dict[str, tuple[Owner, Freeze]] = {}
         self._alarms: dict[asyncio.Task[None], Owner] = {}
 
     @property
     def undecided(self) -> bool:
-        """Tell whether the step that decides has certainly not been committed."""
+        """Return whether the deciding step has certainly not been committed."""
         return not self.effects[self._decision or ""] and not self.maybe
 
     @property
     def played(self) -> bool:
-        """Tell whether every act of the case took place."""
+        """Return whether every act of the case took place."""
         return not self.script
 
     def tell(self, sentence: str) -> None:
-        """Add to the story; what happens again and again is told twice."""
+        """Add *sentence* to the story, at most twice in a row."""
         if self.story[-2:] != [sentence] * 2:
             self.story.append(sentence)
 
     async def reach(self, owner: Owner, stage: Stage, work: str) -> None:
-        """Return when *owner* may go on from this point, which may be never."""
+        """Return when *owner* may go on from this point; possibly never."""
         await owner.thawed.wait()
         if owner.dead:
             await _for_ever()
@@ -120,7 +120,7 @@ class Scene:
                 await _for_ever()
 
     def reply(self, owner: Owner, work: str) -> bool | None:
-        """Return None if the reply to this commit arrives, else whether the commit happens."""
+        """Return None if the reply to this commit arrives; else return whether the commit happens."""
         point = owner.last_point(Stage.BEFORE, work)
         act = self.script.get(point)
         if not isinstance(act, Disconnect):
@@ -131,25 +131,25 @@ class Scene:
         return act.happened
 
     def committed(self, owner: Owner, work: str, effects: Effects) -> None:
-        """Note what a commit that returned has done."""
+        """Record the effects of a commit that returned."""
         self.tell(f"{owner.name} commits {work}")
         counter = self.effects_beside if owner.beside else self.effects
         for step, sign in effects:
             counter[step] += sign
 
     def uncertain(self, owner: Owner, effects: Effects) -> None:
-        """Note what a commit whose owner was cancelled may have done."""
+        """Record the possible effects of a commit that was cancelled."""
         (self.maybe_beside if owner.beside else self.maybe).extend(effects)
 
     def touch(self, owner: Owner, database: str) -> None:
-        """Note that *owner* needs *database*: whoever stands still on it may be waited for."""
+        """Thaw owners that are frozen in *database*: *owner* needs it and may wait for them."""
         for frozen, act in list(self._frozen.values()):
             work = act.point.work.removeprefix("undo ")
             if act.until is Until.TOUCHED and frozen is not owner and self._databases.get(work) == database:
                 self.thaw(frozen)
 
     async def perform(self, owner: Owner, step: str, sign: int, code: Callable[[], Awaitable[T]]) -> T:
-        """Run the user's *code* of *step*, or of its compensation, and make it fail if it shall."""
+        """Run the user's *code* of *step*, or of its compensation; make it fail if the case says so."""
         work = step if sign > 0 else f"undo {step}"
         if WORK.get() != work:
             await owner.take_turn()
@@ -165,7 +165,7 @@ class Scene:
         return result
 
     async def wait_for_deadline(self, owner: Owner) -> None:
-        """Return when the deadline of the saga has passed and *owner* does not stand still."""
+        """Return when the deadline of the saga has passed and *owner* is not frozen."""
         task = asyncio.current_task()
         assert task is not None
         if not self.deadline.is_set():
@@ -178,14 +178,14 @@ class Scene:
         await owner.thawed.wait()
 
     def thaw(self, owner: Owner) -> None:
-        """Let a frozen owner go on."""
+        """Resume a frozen owner."""
         if self._frozen.pop(owner.name, None) is not None:
             self.tell(f"{owner.name} goes on, believing that the saga is its own")
             owner.thawed.set()
             self.bell.ring()
 
     def heal(self) -> None:
-        """Let everything succeed from now on."""
+        """Stop all failures from now on."""
         self.failures.clear()
 
     def _fail(self, owner: Owner, step: str, work: str) -> None:
@@ -211,7 +211,7 @@ class Scene:
                 raise Disturbed("the crash kit's bug", None)
 
     def _drives(self, point: Point) -> bool:
-        """Tell whether the owner of *point* runs a step of a saga that it has begun or claimed before."""
+        """Return whether the owner of *point* runs a step, after it has begun or claimed the saga."""
         before = any(one.owner == point.owner and one.work != point.work for one in self.trace)
         return before and point.work in self._databases
 
@@ -255,7 +255,7 @@ async def _nobody(_: Owner) -> None:
 
 
 async def _turns(hops: int) -> None:
-    """Let the event loop go round *hops* times."""
+    """Wait for *hops* rounds of the event loop."""
     for _ in range(hops):
         await _REAL.sleep(0)
 

@@ -1,4 +1,4 @@
-"""What code under test finds around it while a run of the crash kit goes on."""
+"""The context of code under test during a run of the crash kit."""
 
 import asyncio
 from contextvars import ContextVar
@@ -11,13 +11,13 @@ SENT: ContextVar[list[str] | None] = ContextVar("polysaga.testing.sent", default
 
 
 class Bell:
-    """Wakes everybody who waits for something to happen."""
+    """Wakes all tasks that wait for something to happen."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
 
     def ring(self) -> None:
-        """Wake all who wait now."""
+        """Wake all tasks that wait now."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             if not one.done():

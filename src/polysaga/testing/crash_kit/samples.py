@@ -1,9 +1,9 @@
-"""What a sample takes: each kind of act at each kind of point of each step, before anything is repeated.
+"""The order of a sample: each kind of act at each kind of point of each step, before any repetition.
 
-A mistake in one step shows only when that step is disturbed, often by a few kinds of acts. So the cases are dealt
-like cards from many piles, a pile for each kind of act, stage and work. The pile comes next that was taken from
-least; among equals the one whose work has met this kind of act least, then the one whose kind and work were seen
-least in all. What the journal writes by itself is Polysaga's code and not the user's: it comes one round later.
+A mistake in one step shows only when that step is disturbed, often only by a few kinds of acts. So the cases are
+dealt like cards from many piles, one for each kind of act, stage and work. The pile that was taken from least is
+next. Ties go to the pile whose work has met this kind of act least, then to the one whose kind and work were
+seen least in all. Writes of the journal by itself are Polysaga's code, not the user's: they come one round later.
 """
 
 import random
@@ -22,12 +22,12 @@ class _Pile:
 
 
 def dealt(cases: Sequence[Case], steps: Collection[str], chance: random.Random) -> Iterator[Case]:
-    """Yield all *cases* in the order in which a sample takes them; *steps* are the names of the user's steps."""
+    """Yield all *cases* in the order of a sample; *steps* are the names of the user's steps."""
     piles: dict[_Pile, list[Case]] = {}
     for case in chance.sample(cases, len(cases)):
         piles.setdefault(_pile(case), []).append(case)
     for pile in piles.values():
-        # With branches in their own order first: only of those the recovery is disturbed.
+        # Cases with branches in their own order come first: only their recovery is disturbed as well.
         pile.sort(key=lambda case: case.plot.turned, reverse=True)
     taken: Counter[object] = Counter()
 
@@ -51,7 +51,7 @@ def _pile(case: Case) -> _Pile:
     act = case.acts[-1]
     kind = str(act).partition("@")[0]
     if isinstance(act, Beside):
-        kind = f"{kind} {case.plot}"  # what the first saga does after it makes the difference
+        kind = f"{kind} {case.plot}"  # the cases differ by what the first saga does afterwards
     if isinstance(act, Fail):
         return _Pile(kind, "", act.work)
     overdue = isinstance(act, Kill | Freeze) and act.overdue

@@ -1,7 +1,7 @@
-"""SQLite without a change of threads for every statement: that is most of what a run on files costs.
+"""SQLite without a thread switch for every statement, which is most of the cost of a run on files.
 
-aiosqlite hands each call to a thread of the connection's own. A statement that finds its lock free is carried out
-at once here; only waiting for a lock still happens in the thread, where it stops nobody.
+aiosqlite passes each call to the connection's own thread. This module runs a statement at once if its lock is
+free. Only waiting for a lock still happens in the thread, where it does not block the event loop.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ class _Queue(Protocol):
 
 
 def quicken(node: Node) -> None:
-    """Let connections of *node* that are opened from now on run their statements at once; SQLite only."""
+    """Make connections of *node* opened from now on run their statements at once; SQLite only."""
     for engine in _engines(node):
         _quicken(engine, _always)
 
 
 async def quicken_all(node: Node, waits: Callable[[], bool]) -> None:
-    """Do as `quicken` does, also for connections that are open: idle ones are opened anew.
+    """Do as `quicken` does, but replace idle open connections too.
 
-    While *waits* returns False, a statement that meets a lock fails at once instead of after its lock timeout.
+    While *waits* returns False, a statement that meets a lock fails at once, not after its lock timeout.
     """
     for engine in _engines(node):
         _quicken(engine, waits)
@@ -60,30 +60,30 @@ def _quicken(engine: AsyncEngine, waits: Callable[[], bool]) -> None:
 
 
 class AtOnce:
-    """Takes the place of a connection's queue.
+    """Replaces a connection's queue.
 
-    The event loop and the thread never use the connection at the same time: SQLite would survive that, except for
-    a `close()` under a statement, which ends the interpreter. So while the thread has anything left to do, what is
-    asked next waits for its turn behind it: a statement, a rollback, the end of the connection.
+    The event loop and the thread never use the connection at the same time. SQLite would survive that, except for
+    a `close()` during a statement, which ends the interpreter. So while the thread has work left, every call
+    queues behind it: a statement, a rollback, the end of the connection.
     """
 
     def __init__(self, queue: _Queue, connection: sqlite3.Connection, waits: Callable[[], bool] = _always) -> None:
         self._queue, self._connection, self._waits = queue, connection, waits
-        # Each is written by one side only: the event loop counts what it hands over, the thread what it has done.
+        # Each counter has one writer: the event loop counts the calls it hands over, the thread those it has done.
         self._handed_over = self._done = 0
-        # Processes die here, machines do not: nothing is lost without waiting for the disk.
+        # Only processes die here, not machines: without syncing to the disk nothing is lost.
         connection.execute("PRAGMA synchronous = OFF")
         (self._patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
         self._wait_for(0)
 
     def put_nowait(self, call: _Call) -> None:
-        """Carry out *call*, or leave it to the thread if that is busy, or has to wait for a lock, or is to end."""
+        """Run *call*; leave it to the thread if that is busy, a lock is held, or the call ends the thread."""
         future, function = call
         if future is None or getattr(function, "func", None) is None or self._thread_is_busy:
             self._hand_over(future, function)
             return
         try:
-            result = function()  # what else it raises goes to its caller, who has not begun to wait
+            result = function()  # other errors go straight to the caller, which does not wait yet
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not self._waits():
                 raise
@@ -92,7 +92,7 @@ class AtOnce:
             future.set_result(result)
 
     def cut(self) -> None:
-        """Close the connection without a word; what is open in the file is void then, as after a process's end."""
+        """Close the connection without a rollback; open transactions are void, as after a process's end."""
         if self._thread_is_busy:
             self._hand_over(None, self._connection.close)
         else:
