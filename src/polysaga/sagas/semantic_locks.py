@@ -1,14 +1,14 @@
-"""Semantic locks: a row says which saga is at work on it, for as long as that saga lasts.
+"""Semantic locks: a row names the saga that works on it, until that saga ends.
 
-Sagas are not isolated: what a step commits, everybody sees, while the saga can still be undone. A lock of the
-database ends with the step's transaction; a semantic lock is a column of the user's own row, written in the
-step's transaction, and ends with the saga (Garcia-Molina and Salem, 1987; Richardson, "Microservices Patterns",
-4.3.2). So it is as durable as the step, is undone with it if the step is refused, and others can see it: in
-their queries, in their own `WHERE`, and by meeting `acquire`.
+Sagas are not isolated: everyone sees what a step commits, while the saga can still be undone. A database lock
+ends with the step's transaction. A semantic lock is a column of the user's own row, written in the step's
+transaction, and ends with the saga (Garcia-Molina and Salem, 1987; Richardson, "Microservices Patterns", 4.3.2).
+So it is as durable as the step and is rolled back if the step is refused. Others see it in their queries, in
+their own `WHERE`, and when they call `acquire`.
 
-Who owns the truth: the row. Acquiring is one conditional update, so of two sagas at once one gets the row; it
-is harmless when repeated. The saga frees it itself, in its last step and in the compensation of the step that
-took it.
+The row is the only source of truth. `acquire` is one conditional update, so only one of two concurrent sagas
+gets the row; repeating it is harmless. The saga itself releases the row, in its last step and in the compensation
+of the step that locked it.
 """
 
 from typing import Any, cast
@@ -39,8 +39,9 @@ class SemanticLock:
     ) -> bool:
         """Lock the row *key* for this saga, with the step's commit; return False if there is no such row.
 
-        Harmless if this saga has it already. Raises `RowLocked`, a refusal, if another saga has it: this one is
-        undone. With *wait* raises `StillLocked` instead: the step is tried again for as long as its `retry` says.
+        Harmless if this saga holds the lock already. If another saga holds it, raises `RowLocked`, a refusal, so
+        this saga is undone. With *wait* raises `StillLocked` instead: the step is retried as long as its `retry`
+        says.
         """
         if await self._take(db, key, ctx):
             return True
@@ -48,7 +49,7 @@ class SemanticLock:
         if found is None:
             return False
         (holder,) = found
-        if wait or holder is None:  # freed between our two looks
+        if wait or holder is None:  # released between our two statements
             raise StillLocked(self.name, str(key), holder)
         raise RowLocked(
             f"'{key}' in {self.name} is locked by saga {holder}; try again when that has ended",
@@ -58,7 +59,7 @@ class SemanticLock:
         )
 
     async def release(self, db: AsyncSession | MongoSession, key: Any, ctx: StepContext) -> None:
-        """Free the row, with the step's commit, if this saga has it."""
+        """Release the row, with the step's commit, if this saga holds the lock."""
         if isinstance(db, MongoSession):
             mine = {"_id": key, self.mark: str(ctx.saga_id)}
             await db[self.name].update_one(mine, {"$set": {self.mark: None}})
@@ -67,7 +68,7 @@ class SemanticLock:
         await db.execute(update(self._table).where(*mine_too).values({self._mark.name: None}))
 
     async def holder(self, db: AsyncSession | MongoSession, key: Any) -> UUID | None:
-        """Return the id of the saga that has the row; None if it is free, or is not there."""
+        """Return the id of the saga that holds the row; None if the row is free or does not exist."""
         found = await self._find(db, key)
         return None if found is None else found[0]
 

@@ -12,7 +12,7 @@ from polysaga.sagas.definition.step import AnyStep
 
 
 def check_kinds(definition: "Definition") -> None:
-    """Raise unless everything before the decision can be undone and nothing after it needs to be."""
+    """Raise unless every step before the decision can be undone and no step after it needs to be."""
     saga, decision = definition.saga.name, definition.decision
     for step in definition.steps:
         if step is decision:
@@ -42,7 +42,7 @@ def check_kinds(definition: "Definition") -> None:
 
 
 def check_output(definition: "Definition") -> None:
-    """Raise unless the deciding step returns what the saga promises."""
+    """Raise unless the deciding step returns the saga's declared output type."""
     wanted, decision = definition.saga.output_type, definition.decision
     if wanted is None:
         return

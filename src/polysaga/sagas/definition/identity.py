@@ -1,4 +1,4 @@
-"""Ids of sagas: ordered by time, or made from a key so that a client's retry meets the same saga."""
+"""Ids of sagas: ordered by time, or derived from a key so that a client's retry finds the same saga."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ _KEY_LENGTH = 255
 
 
 def id_from_key(saga: str, key: str) -> UUID:
-    """Return the id that *key* stands for: the same in every process, also if the start was lost since."""
+    """Return the id derived from *key*: the same in every process, even after the start was lost."""
     if not isinstance(key, str):
         raise PayloadError(f"a key is text, not {type(key).__name__}: pass str(key)")
     if not 0 < len(key) <= _KEY_LENGTH:
         raise PayloadError(f"a key has 1 to {_KEY_LENGTH} characters, not {len(key)}")
     if "\0" in key:
-        # PostgreSQL stores no such text; the same key is to work on every database.
+        # PostgreSQL cannot store such text; the same key must work on every database.
         raise PayloadError("a key must not contain the character NUL")
     if any("\ud800" <= character <= "\udfff" for character in key):
         raise PayloadError("a key must be text that can be written as UTF-8")

@@ -1,4 +1,4 @@
-"""Inputs and results on their way through JSON."""
+"""Encode inputs and results as JSON, decode them, and compare them."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ T = TypeVar("T")
 def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> str:
     """Return *value* as JSON text that `decode` reads back.
 
-    Raises `PayloadError` if it is not of its type, does not survive the way, or is larger than *limit* bytes.
+    Raises `PayloadError` if it is not of its type, cannot be decoded again, or is larger than *limit* bytes.
     """
     if value is None and adapter.core_schema["type"] == "none":
         return "null"
     try:
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
-        adapter.validate_json(text)  # a takeover is too late to find out
+        adapter.validate_json(text)  # now, because a takeover would find out too late
     except (PydanticSerializationError, ValidationError) as error:
         raise PayloadError(f"{what} does not survive JSON as its declared type: {said(error)}") from error
     if len(text) > limit:
@@ -35,7 +35,7 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
 
 
 def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
-    """Return the value that `encode` wrote; raise `PayloadUnreadable` if it is of another type."""
+    """Return the value that `encode` wrote; raise `PayloadUnreadable` if it no longer matches its type."""
     try:
         return adapter.validate_json(text)
     except Exception as error:  # border: a validator is the user's code and may raise anything
@@ -43,14 +43,14 @@ def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
 
 
 def as_json(value: Any) -> str:
-    """Return JSON text of a *value* of ours, made of plain types; faster than `json.dumps`."""
+    """Encode an internal *value*, made of plain types, as JSON; faster than `json.dumps`."""
     return to_json(value).decode()
 
 
 def digest(adapter: TypeAdapter[Any], value: Any, fields: Collection[str] | None) -> str:
-    """Return a SHA-256 over what the caller has said with *value*, or with its named *fields* only.
+    """Return a SHA-256 over what the caller set in *value*, or in its named *fields* only.
 
-    A default was not said, nor was an alias: the program may change both while a client repeats its request.
+    Defaults are left out; without *fields*, so are aliases. The program may change both while a client retries.
     """
     if fields is None:
         return _hash(json.loads(adapter.dump_json(value, by_alias=False, round_trip=True, exclude_unset=True)))
@@ -59,7 +59,7 @@ def digest(adapter: TypeAdapter[Any], value: Any, fields: Collection[str] | None
 
 
 def is_same(adapter: TypeAdapter[Any], given: str, stored: str, fields: Collection[str] | None) -> bool:
-    """Tell whether two texts stand for the same input, as today's type reads both; *fields* count only."""
+    """Return whether two texts encode the same input, as decoded by today's type; compare only *fields*."""
     if fingerprint(given, fields) == fingerprint(stored, fields):
         return True
     try:

@@ -1,4 +1,4 @@
-"""When to try again, as data."""
+"""When to retry, as data."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class Retry:
     """Exponential back-off with equal jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 
-    The budget is time, not a count: a frozen owner's locks fall after seconds, however often one knocks.
+    The budget is time, not a count: a frozen owner's locks expire after seconds, however many attempts are made.
     """
 
-    within: float | None = 20.0  # seconds after the first attempt in which a new one may begin; None: for ever
+    within: float | None = 20.0  # seconds after the first attempt in which another may begin; None: for ever
     first: float = 0.05  # seconds before the second attempt, at most
     factor: float = 2.0
     cap: float = 2.0  # seconds between two attempts, at most
@@ -18,7 +18,7 @@ class Retry:
     def delay(self, attempt: int, elapsed: float, chance: float) -> float | None:
         """Return the seconds to wait after failed *attempt* (from 1), or None when the budget is spent.
 
-        *elapsed* is the time since the first attempt began, less that in a queue; *chance* is random, in [0, 1).
+        *elapsed* is the seconds since the first attempt began, less time in a queue; *chance* is random in [0, 1).
         """
         ceiling = min(self.cap, self.first * self.factor ** min(attempt - 1, 62))
         wait = ceiling * (0.5 + chance / 2)
@@ -29,4 +29,4 @@ class Retry:
 
 STEP = Retry()
 COMPENSATION = Retry(within=5 * 60.0, cap=10.0)
-RETRIABLE = Retry(within=60.0, cap=10.0)  # then the saga is put back and woken again later, for ever
+RETRIABLE = Retry(within=60.0, cap=10.0)  # then the saga is put aside and woken later, for ever

@@ -1,14 +1,14 @@
-"""Sagas as data: named steps, what each follows, how each is undone. Checked before anything runs.
+"""Sagas as data: named steps, what each follows, how each is undone; checked before anything runs.
 
 Three kinds of step, in this order along every path (Garcia-Molina and Salem, "Sagas", 1987; Richardson,
 "Microservices Patterns", chapter 4):
 
     compensatable   can be undone; has a compensation
     pivot           the decision: once it has committed, the saga can only go forward
-    retriable       after the pivot; is repeated until it succeeds
+    retriable       after the pivot; is retried until it succeeds
 
-Every saga has one decision. Without a declared pivot it is the last step, if that is a single one; with
-several last steps, or a last step without a database, it is the finishing write of the journal.
+Every saga has one decision: the declared pivot, or else the last step. If there are several last steps, or the
+last step has no database, the decision is the finishing write of the journal.
 """
 
 import re
@@ -49,11 +49,11 @@ _STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 class Saga(Generic[InputT, OutputT]):
     """A named, versioned definition of steps over several databases.
 
-    Raise *version* when steps are added, removed or moved; sagas in flight are left to processes that know
-    the version they were started with. *output* is what the deciding step returns. *key_fields* names the
-    fields of the input that a key vouches for; without it, all of them. *refusals* are the subclasses of
-    `Refused` that a later caller gets back as what they were. A saga that is not decided within *deadline*
-    seconds of its durable start, by the clock of the journal's database, is undone.
+    Raise *version* when steps are added, removed or moved; only processes that know the version a saga was
+    started with drive it. *output* is what the deciding step returns. *key_fields* names the input fields that
+    must be the same when a key is reused; the default is all of them. *refusals* are the subclasses of `Refused`
+    that later callers get back as the same class. A saga that is not decided within *deadline* seconds of its
+    durable start, by the clock of the journal's database, is undone.
     """
 
     @overload
@@ -150,11 +150,11 @@ class Saga(Generic[InputT, OutputT]):
 
         Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
 
-        *undo_retry* tells how long the compensation is tried; then the saga is parked for a person.
+        *undo_retry* sets how long the compensation is retried; then the saga is parked for a person.
 
-        With None for a database the function takes `(input, ctx)` and calls the outside world, at least once:
-        hand `ctx.idempotency_key` on, raise `TryAgain` for what time heals. Its result is kept in the journal
-        before any later step begins. It can be compensatable or retriable, not the pivot.
+        If *database* is None, the function takes `(input, ctx)` and calls the outside world, at least once: pass
+        `ctx.idempotency_key` on, and raise `TryAgain` for transient errors. The journal's database stores its
+        result before any later step begins. Such a step can be compensatable or retriable, not the pivot.
         """
 
         def declare(action: Any) -> Step[Any, InputT, Any]:

@@ -1,9 +1,9 @@
-"""Which types survive JSON: what pydantic's schemas tell of how a value is written and how it is read back.
+"""Which types survive JSON, according to pydantic's schemas for encoding and decoding.
 
-A value is read from the journal by a takeover, perhaps much later, and by every step before that. So a type is
-refused, when the saga is declared, if what is written of it is not what is looked for when it is read, or if
-reading it twice gives two answers. Of what functions of the user's write or read nothing can be told here; the
-first value that does not fit is refused then (`payloads.encode`).
+Every step decodes a value, and a takeover decodes it from the journal, perhaps much later. So a saga's
+declaration refuses a type if decoding does not look for what encoding writes, or if decoding twice gives two
+answers. The schema does not show what the user's own serializers and validators do. `payloads.encode` refuses
+the first value of theirs that does not fit.
 """
 
 import json
@@ -21,7 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from polysaga.errors import DefinitionError
 
-# Kinds of pydantic schemas that no JSON fits, those that are functions of the user's, parts that hold others.
+# Kinds of pydantic schemas that no JSON matches; kinds that are user functions; keys that hold inner schemas.
 _CLASSES = {"is-instance", "is-subclass", "callable"}
 _OWN_WAYS = {"function-before", "function-wrap", "function-plain"}
 _PARTS = {
@@ -41,7 +41,7 @@ _PARTS = {
 
 
 def payload_type(kind: Any, what: str) -> TypeAdapter[Any]:
-    """Return *kind* as a type that can be written to JSON and read back, always the same; raise if it cannot."""
+    """Return the adapter of *kind*; raise unless a value survives JSON unchanged."""
     try:
         adapter = _adapter(kind)
         schema = _json_schema(adapter)
@@ -55,7 +55,7 @@ def payload_type(kind: Any, what: str) -> TypeAdapter[Any]:
 
 
 def written_fields(adapter: TypeAdapter[Any]) -> frozenset[str] | None:
-    """Return the names of the fields that JSON of this type has at its top; None if it has no fields."""
+    """Return the names of the top-level fields in JSON of this type; None if it has no fields."""
     whole: Mapping[str, Any] = adapter.core_schema
     schema: Mapping[str, Any] | None = whole
     while schema is not None:
@@ -78,19 +78,19 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(kind)
     except PydanticSchemaGenerationError:
-        # A class of its own, as `Annotated` with a serializer and a validator.
+        # An arbitrary class, e.g. `Annotated` with a serializer and a validator.
         return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 class _Lenient(GenerateJsonSchema):
-    """JSON schemas with a gap for each class that only functions of the user's write and read."""
+    """JSON schemas with an empty schema for each class that only the user's functions encode and decode."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
         return {}
 
 
 def _json_schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:
-    """Return the JSON schema of the type; raise `PydanticUserError` if it cannot be written, or not be read."""
+    """Return the JSON schema of the type; raise `PydanticUserError` if it cannot be encoded or decoded."""
     try:
         return adapter.json_schema()
     except PydanticInvalidForJsonSchema:
@@ -100,9 +100,9 @@ def _json_schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:
 
 
 def _unreadable(schema: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Yield what in a pydantic *schema* is written to JSON and never read back as it was, and the remedy."""
+    """Yield, with its remedy, each part of a pydantic *schema* that does not decode to what was encoded."""
     if schema["type"] in _OWN_WAYS or _has_serializer(schema):
-        return  # the user's own code reads or writes it, and it alone knows what fits what
+        return  # the user's own code encodes or decodes it; only that code knows the format
     if schema["type"] == "generator":
         yield "an Iterable is used up by whoever reads it first; use list[...]"
     if schema.get("now_op") == "future":
@@ -123,7 +123,7 @@ def _unreadable(schema: Mapping[str, Any], config: Mapping[str, Any] | None = No
 
 
 def _is_opaque(schema: Mapping[str, Any], *, read: bool = False, written: bool = False) -> bool:
-    """Tell whether something in *schema* is of a class that no function of the user's writes, or none reads."""
+    """Return whether *schema* contains a class that the user's functions do not both encode and decode."""
     read, written = read or schema["type"] in _OWN_WAYS, written or _has_serializer(schema)
     if schema["type"] in _CLASSES:
         return not (read and written)
@@ -136,7 +136,7 @@ def _has_serializer(schema: Mapping[str, Any]) -> bool:
 
 
 def _schemas(part: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the schemas in a *part* of another one: it is one, or a list or a mapping of them."""
+    """Yield the schemas in a *part* of another schema: a single one, a list or a mapping."""
     if isinstance(part, Mapping) and isinstance(part.get("type"), str):
         yield part
     elif isinstance(part, Mapping | list | tuple):
@@ -161,7 +161,7 @@ def _written(name: str, field: Mapping[str, Any]) -> str:
 
 
 def _read(name: str, field: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the names under which *field* is looked for."""
+    """Return the names under which decoding looks for *field*."""
     alias = field.get("validation_alias")
     if alias is None:
         return [name]

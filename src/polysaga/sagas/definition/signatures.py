@@ -1,4 +1,4 @@
-"""What makes a saga's definition one that can keep the promise; each mistake is one clear `DefinitionError`."""
+"""Check the signatures in a saga's definition; each mistake is one clear `DefinitionError`."""
 
 import inspect
 import sys
@@ -16,7 +16,7 @@ if sys.version_info >= (3, 14):
 
 
 def result_type(action: Callable[..., Any], what: str) -> TypeAdapter[Any]:
-    """Return what *action* is annotated to return, as a type that survives JSON."""
+    """Return the adapter of the annotated result of *action*, a type that survives JSON."""
     if "return" not in _annotations(action):
         raise DefinitionError(f"{what} does not say what it returns; annotate it, e.g. `-> None`")
     return payload_type(hint(action, "return", what), f"the result of {what}")
@@ -43,7 +43,7 @@ def check_call(kind: str, name: str) -> None:
 
 
 def check_unknown(undo: Callable[..., Any], what: str) -> None:
-    """Raise if *undo* says that it cannot be told None: that nobody knows whether the step happened."""
+    """Raise if *undo* does not accept None, which means that it is unknown whether the step happened."""
     done = list(inspect.signature(undo).parameters)[1]
     kind = without_extras(hint(undo, done, what))
     if kind not in {Any, object, type(None)} and type(None) not in typing.get_args(kind):
@@ -60,9 +60,9 @@ def check_database(database: object, step: str) -> None:
 
 
 def hint(function: Callable[..., Any], name: str, what: str) -> Any:
-    """Return one annotation of *function* as it is written, with what `Annotated` adds: it is part of a type.
+    """Return one annotation of *function*, including the metadata of `Annotated`, which is part of the type.
 
-    Others are not looked at: their imports may be for type checkers only, as linters propose.
+    Other annotations are not resolved: their imports may be for type checkers only, as linters propose.
     """
 
     def only() -> None: ...

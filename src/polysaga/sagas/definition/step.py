@@ -1,4 +1,4 @@
-"""One step of a saga, as a program declares it, and what it is told when it runs."""
+"""One step of a saga as a program declares it, and the context that it gets when it runs."""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,17 +20,17 @@ InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
 Action: TypeAlias = "Callable[[SessionT, InputT, StepContext], Awaitable[ResultT]]"
 Undo: TypeAlias = "Callable[[SessionT, InputT, ResultT, StepContext], Awaitable[None]]"
-# Of a step without a database. Its compensation gets None if nobody knows whether the call happened.
+# For a step without a database. Its compensation gets None if it is unknown whether the call happened.
 Call: TypeAlias = "Callable[[InputT, StepContext], Awaitable[ResultT]]"
 CallUndo: TypeAlias = "Callable[[InputT, ResultT | None, StepContext], Awaitable[None]]"
 
 
 class Handle(Protocol[LentT]):
-    """What a definition needs to know of a database: its name, and which kind of session it lends."""
+    """What a definition needs to know of a database: its name, and the kind of session it lends."""
 
     @property
     def name(self) -> str:
-        """The name that settings give it."""
+        """The name of the database in the settings."""
 
     def writer(self) -> AbstractAsyncContextManager[LentT]:
         """Lend a session that may write."""
@@ -73,8 +73,8 @@ class Step(Generic[SessionT, InputT, ResultT]):
         """Declare how the step is undone; *undo* gets what the step returned.
 
         It happens exactly once for a step that happened and never for one that did not. The compensation of a
-        step without a database runs at least once, also if the step may not have happened: *done* is None
-        then, and `ctx.idempotency_key`, the one that the call had, must be enough to undo it.
+        step without a database runs at least once, even if it is unknown whether the step happened. In that
+        case *done* is None, and `ctx.idempotency_key`, the same as in the call, must be enough to undo it.
         """
         if self.kind != "compensatable":
             raise DefinitionError(f"step '{self.name}' is {self.kind} and is never undone; drop its compensation")
@@ -105,7 +105,7 @@ class StepContext:
 
     @property
     def idempotency_key(self) -> str:
-        """A text that is the same on every attempt in every process: hand it to the outside world."""
+        """A text that is the same on every attempt in every process; pass it to the outside world."""
         return f"{self.saga_id}:{self.step}"
 
     def result(self, step: Step[Any, Any, ResultT]) -> ResultT:
@@ -120,7 +120,7 @@ class StepContext:
 
 
 def without_session(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return *function* under the signature of a step that has a session."""
+    """Return *function* with the signature of a step that has a session."""
 
     @functools.wraps(function)
     async def call(_: None, *given: Any) -> Any:

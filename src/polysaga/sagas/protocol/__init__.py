@@ -1,1 +1,1 @@
-"""The rules of a saga: states, decisions, and what the journal's rows say. Pure."""
+"""The rules of a saga: states, decisions and the contents of the journal's rows; pure functions and data."""

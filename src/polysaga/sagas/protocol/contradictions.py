@@ -1,11 +1,11 @@
 """What the journal and the ledgers may not say about one saga, as a pure function.
 
-Two kinds of rules. A saga at rest has one right set of rows: completed means that every step is done,
-compensated that none is and none can happen any more. For a saga under way only what never changes is compared:
-a row once written stays, `done` may become `compensated` and nothing else, the pivot is blocked before anything
-is undone, and no step begins before the ones it follows. So a saga in flight is no contradiction, however far
-it is; two databases read at two moments could still look like one, which is why `operations/verification.py`
-looks twice.
+There are two kinds of rules. A saga at rest has one right set of rows. Completed means that every step is done;
+compensated means that no step is done and none can happen any more. For a saga under way, only invariants are
+compared: a row once written stays, and `done` may become `compensated` and nothing else. The pivot is blocked
+before anything is undone, and no step begins before the ones it follows. So a saga in flight is never a
+contradiction, however far it is. Two databases read at two moments can still look like one, so
+`operations/verification.py` looks twice.
 """
 
 import json
@@ -29,18 +29,18 @@ class ContradictionKind(StrEnum):
     LASTING_EFFECT = "lasting-effect"  # compensated, but a step is still done
     OPEN_STEP = "open-step"  # compensated, but nothing keeps a late step from happening
     NO_JOURNAL_ROW = "no-journal-row"  # a ledger knows a saga that the journal does not
-    WRONG_RESULT = "wrong-result"  # the journal's copy of a result is missing or another
+    WRONG_RESULT = "wrong-result"  # the journal's copy of a result is missing or different
     UNDONE_BEHIND_DECISION = "undone-behind-decision"  # the pivot is done, another step undone
-    OUT_OF_ORDER = "out-of-order"  # a step is done, one that it follows is not
+    OUT_OF_ORDER = "out-of-order"  # a step is done, but one that it follows is not
     UNKNOWN_STEP = "unknown-step"  # the saga's definition has no such step
-    STRANDED = "stranded"  # unfinished, and nobody has come for it
-    PARKED_START = "parked-start"  # committed with a transaction, and it cannot be moved to the journal
-    WAITING_START = "waiting-start"  # committed with a transaction, and nobody has moved it to the journal
+    STRANDED = "stranded"  # unfinished, and no process has claimed it
+    PARKED_START = "parked-start"  # committed with a transaction, but it cannot be moved to the journal
+    WAITING_START = "waiting-start"  # committed with a transaction, but no process has moved it to the journal
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """One thing that two places do not agree on.
+    """One fact on which the journal, the ledgers or an outbox disagree.
 
     *status* is None without a journal row; so is *saga*, unless an outbox names it.
     """
@@ -65,7 +65,7 @@ class Account:
     status: Status
     results: Mapping[str, str]
     overdue: bool  # unfinished, and its claim ran out many leases ago
-    resolved: bool  # ended by a person's word: what had not happened by then is blocked
+    resolved: bool  # ended by a person: steps that had not happened by then are blocked
     expired: bool  # being removed, ledger rows first
 
 
@@ -83,10 +83,10 @@ class Record:
 def contradictions(
     account: Account | None, records: Sequence[Record], definition: Definition | None, *, home: str
 ) -> Iterator[Contradiction]:
-    """Yield everything that does not fit together about one saga.
+    """Yield every contradiction about one saga.
 
-    *home* names the journal's database. Without *definition* (another version of the program has it) only what
-    is true of every saga is compared.
+    *home* names the journal's database. Without *definition* (another version of the program has it), only the
+    rules that hold for every saga are checked.
     """
     if account is None:
         for record in records:
@@ -100,7 +100,7 @@ def contradictions(
 
 
 class _Comparison:
-    """One saga with everything that is said about it."""
+    """One saga with its journal account and its ledger records."""
 
     def __init__(self, account: Account, records: Mapping[str, Record], home: str) -> None:
         self.account, self.records, self.home = account, records, home
@@ -151,7 +151,7 @@ class _Comparison:
 
     def _missing(self, definition: Definition) -> Iterator[Contradiction]:
         for step in definition.steps:
-            # The result of the decision is asked for above.
+            # `_wrong_results` checks the result of the decision.
             if step.name not in self.records and not self._kept_in_journal(definition, step):
                 detail = f"the saga is completed, but step '{step.name}' has no record"
                 yield self._about(ContradictionKind.MISSING_STEP, step, detail)
@@ -159,7 +159,7 @@ class _Comparison:
     def _open(self, definition: Definition) -> Iterator[Contradiction]:
         first = fused_first(definition, self.home)
         if first is not None and first not in self.account.results and not self.records:
-            return  # refused in the step it was to be born with: nothing else ever began
+            return  # refused in its fused first step: nothing else ever began
         for step in definition.steps:
             stoppable = step is definition.decision or step.name in definition.undoable
             if stoppable and step.name not in self.records and not self._kept_in_journal(definition, step):
@@ -167,7 +167,7 @@ class _Comparison:
                 yield self._about(ContradictionKind.OPEN_STEP, step, detail)
 
     def _disorder(self, definition: Definition) -> Iterator[Contradiction]:
-        """Yield what cannot be at any moment of a saga under way."""
+        """Yield what is impossible at any moment of a saga under way."""
         decision = definition.decision
         if decision is not None and self._done(definition, decision):
             for record in self._in_state(Mark.BLOCKED, Mark.COMPENSATED):
@@ -185,9 +185,9 @@ class _Comparison:
         return step.name in self.records and self.records[step.name].state is Mark.DONE
 
     def _kept_in_journal(self, definition: Definition, step: AnyStep) -> bool:
-        """Tell whether the journal row is the record of *step*, so that it has no ledger row.
+        """Return whether the journal row is the record of *step*, which then has no ledger row.
 
-        The row of a saga that began in a caller's transaction was born without the first step.
+        A saga that began in a caller's transaction has a journal row that was inserted without the first step.
         """
         if step is definition.decision and step.database_name == self.home:
             return True
@@ -203,7 +203,7 @@ class _Comparison:
 
 
 def stuck_start(saga_id: UUID, saga: str, database: str, error: str | None) -> Contradiction:
-    """Return what is wrong with a start that stays in the outbox of *database*; *error*: why it is parked."""
+    """Return the contradiction of a start that stays in the outbox of *database*; *error*: why it is parked."""
     if error is None:
         kind = ContradictionKind.WAITING_START
         detail = (

@@ -1,8 +1,8 @@
 """The state machine of a saga, as pure functions: what is known goes in, what to do next comes out.
 
-`TRANSITIONS` is the only table of states; `docs/explanation/saga-states.md` draws it and a test compares the
-two. `decide` never looks at a clock, a database or a task: the executor asks it after every event and does
-what it says, and a dashboard can ask the same question to tell what happens next.
+`states.TRANSITIONS` is the only table of states; `docs/explanation/saga-states.md` draws it and a test compares
+the two. `decide` never looks at a clock, a database or a task. The executor calls it after every event and does
+what it returns; a dashboard can call it to show what happens next.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,15 +18,15 @@ from polysaga.sagas.protocol.states import Mark, Status
 
 
 class Verdict(StrEnum):
-    """What a failed attempt means, or else why the saga is undone."""
+    """What a failed attempt means, or why the saga is undone if no attempt failed."""
 
     AGAIN = "again"
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"  # transient, but the retries are used up
-    FAILED = "failed"  # nobody expected this
+    FAILED = "failed"  # an unexpected error
     LATE = "late"  # the ledger says that another owner undid the saga
     LOST = "lost"  # the claim is no longer ours
-    CANCELLED = "cancelled"  # no attempt failed: somebody cancelled the saga
+    CANCELLED = "cancelled"  # no attempt failed: the saga was cancelled
     OVERDUE = "overdue"  # no attempt failed: the saga's deadline has passed
 
 
@@ -40,43 +40,43 @@ class Known:
     status: Status
     marks: Mapping[str, Mark]
     failed: bool = False  # some step gave a reason to compensate
-    alone: bool = False  # the journal row was born in somebody else's transaction, without the first step
+    alone: bool = False  # the journal row was inserted in a caller's transaction, without the first step
 
     @property
     def undone(self) -> bool:
-        """Tell whether another owner has begun to undo: the journal may have lost that decision in a failover."""
+        """Return whether another owner has begun to undo, even if a failover lost that decision in the journal."""
         return not _SETTLED.isdisjoint(self.marks.values())
 
     @property
     def active(self) -> bool:
-        """Tell whether a step is under way in this process."""
+        """Return whether a step is under way in this process."""
         return Mark.ACTIVE in self.marks.values()
 
 
 @dataclass(frozen=True, slots=True)
 class RunSteps:
-    """Begin these steps, side by side."""
+    """Begin these steps, concurrently."""
 
     steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class UndoSteps:
-    """Begin these compensations, side by side."""
+    """Begin these compensations, concurrently."""
 
     steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPivot:
-    """Make sure that the deciding step never commits, or learn that it has."""
+    """Make sure that the deciding step never commits, or find that it has."""
 
     step: str
 
 
 @dataclass(frozen=True, slots=True)
 class CancelActive:
-    """Cancel the steps under way and await their end."""
+    """Cancel the steps under way and wait until they have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Compensate:
 
 @dataclass(frozen=True, slots=True)
 class GoForward:
-    """Write that the saga was decided after all and go on forward."""
+    """Write that the saga was decided after all, and continue forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing more can be done now by this process: a step that must happen, or must be undone, would not."""
+    """This process can do nothing more now: a step that must happen, or must be undone, is stuck."""
 
 
 Decision: TypeAlias = (
@@ -114,7 +114,7 @@ Decision: TypeAlias = (
 def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
     """Return what to do next. *journal* names the database of the journal.
 
-    A decision carried out changes what is known, so that repeated asking ends in `Finish` or `Rest`.
+    Carrying out a decision changes what is known, so repeated calls end in `Finish` or `Rest`.
     """
     if known.status is Status.COMPENSATING:
         return _backward(definition, known, journal)
@@ -139,7 +139,7 @@ def _forward(definition: Definition, known: Known) -> Decision:
 def _backward(definition: Definition, known: Known, journal: str) -> Decision:
     pivot = definition.decision
     if pivot is not None and pivot.database_name != journal:
-        # First of all: a pivot that commits late must not meet predecessors that are undone.
+        # The pivot comes first: it must not commit late, after its predecessors are undone.
         match known.marks.get(pivot.name):
             case Mark.DONE:
                 return GoForward()
@@ -171,26 +171,26 @@ def _decided(definition: Definition, known: Known) -> bool:
 
 
 def fused_first(definition: Definition, journal: str) -> str | None:
-    """Return the name of the step that is born with the journal row, if there is one."""
+    """Return the name of the first step if it commits together with the journal row (is fused), else None."""
     first = definition.steps[0]
     return first.name if first.database_name == journal else None
 
 
 def fused_in(definition: Definition, journal: str, results: Collection[str]) -> str | None:
-    """Return the name of the step that was born with a row that has *results*, if there is one.
+    """Return the name of the fused first step of a row that has *results*, if there is one.
 
-    A row that was born in somebody else's transaction (`Sagas.start(tx=...)`) was born without it; its first step
-    is recorded like all others.
+    A row inserted in a caller's transaction (`Sagas.start(tx=...)`) has no fused step; its first step is recorded
+    like all others.
     """
     first = fused_first(definition, journal)
     return first if first in results else None
 
 
 def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:
-    """Return what a failed attempt means; `Mark.DONE` if the step had happened all the same.
+    """Return what a failed attempt means; `Mark.DONE` if the step happened all the same.
 
-    The ledger comes first: a duplicate run meets the user's own unique key, or an empty shelf, before it
-    meets our row.
+    The ledger takes precedence: a duplicate run fails on the user's own unique key, or on stock already sold,
+    before it reaches our row.
     """
     if row is Mark.DONE:
         return Mark.DONE

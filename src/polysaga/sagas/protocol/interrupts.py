@@ -1,4 +1,4 @@
-"""What the parts of the engine tell each other by raising; users never see these."""
+"""Exceptions that the parts of the engine raise to each other; users never see them."""
 
 
 class Fenced(Exception):
@@ -6,11 +6,11 @@ class Fenced(Exception):
 
 
 class Lost(Exception):
-    """The claim is no longer ours; whoever waits must follow the journal."""
+    """The claim is no longer ours; callers that wait must follow the journal."""
 
 
 class Stopped(Exception):
-    """The saga is to be undone although no step has failed."""
+    """The saga must be undone although no step has failed."""
 
 
 class Joined(Exception):
@@ -18,4 +18,4 @@ class Joined(Exception):
 
 
 class OutOfReach(Exception):
-    """A database did not answer for as long as this process waits for it."""
+    """A database did not answer within the time that this process waits for it."""

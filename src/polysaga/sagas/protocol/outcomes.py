@@ -1,4 +1,4 @@
-"""How a saga that did not complete is told: to the journal as data, to callers as the error they expect."""
+"""How a saga that did not complete is reported: to the journal as data, to callers as an error."""
 
 import json
 from collections.abc import Mapping
@@ -46,12 +46,12 @@ class Failure:
 
 
 def cancelled(why: str) -> Failure:
-    """Return why a saga is undone that somebody cancelled."""
+    """Return the failure of a cancelled saga."""
     return Failure(Verdict.CANCELLED, None, Stopped(why))
 
 
 def overdue() -> Failure:
-    """Return why a saga is undone whose deadline has passed."""
+    """Return the failure of a saga whose deadline has passed."""
     return Failure(Verdict.OVERDUE, None, Stopped("it was not decided before its deadline"))
 
 
@@ -79,18 +79,18 @@ def error_of(definition: Definition, saga_id: UUID, status: Status, reason: Reas
 
 
 def first_told(refusal: Refused, saga_id: UUID, reason: Reason) -> Refused:
-    """Return *refusal* as its first caller gets it: with the facts that every later caller gets."""
+    """Return *refusal* for its first caller, with the same facts that every later caller gets."""
     refusal.saga_id, refusal.facts = saga_id, {} if reason.facts is None else reason.facts
     return refusal
 
 
 def _rebuilt(definition: Definition, reason: Reason) -> Refused:
-    # Not by calling it: a subclass may have a constructor of its own.
+    # The class is not called: a subclass may have a constructor of its own.
     ours = RowLocked if reason.code == RowLocked.code else Refused
     kind = definition.saga.refusals.get(reason.code or "", ours)
     refusal = _bare(kind, reason)
     if said(refusal) != reason.message:
-        # Its own `__str__` needs what its constructor would have set; the journal has its words.
+        # Its own `__str__` needs what its constructor would have set; the journal has the message.
         refusal = _bare(type(kind.__name__, (kind,), {"__str__": Refused.__str__}), reason)
     return refusal
 

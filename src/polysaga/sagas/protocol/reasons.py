@@ -1,4 +1,4 @@
-"""Why a saga is undone or parked, and what its steps have tried: what the journal's row tells people.
+"""Why a saga is undone or parked, and which attempts its steps made: what the journal's row shows to people.
 
 The journal keeps a `Reason` as JSON in `error`, and the attempts in `history`.
 """
@@ -21,10 +21,10 @@ class _Cause(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking:
-    """What a saga is parked for, and in which status it was."""
+    """Why a saga is parked, and the status it had before."""
 
     status: Status
-    kind: str | None = None  # a verdict on what was tried last; None: nothing was
+    kind: str | None = None  # a verdict on the last attempt; None: there was none
     step: str | None = None
     message: str = ""
     code: str | None = None  # of a refusal
@@ -32,18 +32,18 @@ class Parking:
     traceback: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the journal keeps it, of plain types."""
+        """Return the plain types that the journal stores."""
         return {**_cause(self), "from": self.status.value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Parking":
-        """Return what `to_json` wrote."""
+        """Decode what `to_json` wrote."""
         return cls(status=Status(data["from"]), **_caused(data))
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The word of the person who ended a saga."""
+    """The person who ended a saga, and why."""
 
     by: str
     why: str
@@ -51,9 +51,9 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why a saga is undone, what it is parked for, and what people said about it; each may be missing.
+    """Why a saga is undone, why it is parked, and how people repaired it; each may be missing.
 
-    *kind* is a verdict, such as `refused`, `failed` or `cancelled`; None: nothing undoes the saga.
+    *kind* is a verdict, such as `refused`, `failed` or `cancelled`; None: the saga is not being undone.
     """
 
     kind: str | None = None
@@ -72,7 +72,7 @@ class Reason:
         return Reason(**_caused(_cause(self)), parked=parking, undone_by_hand=self.undone_by_hand)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the journal keeps it, of plain types; what is missing is left out."""
+        """Return the plain types that the journal stores, without missing values."""
         data: dict[str, Any] = dict(_cause(self))
         if self.parked is not None:
             data["parked"] = self.parked.to_json()
@@ -84,7 +84,7 @@ class Reason:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Reason":
-        """Return what `to_json` wrote, in this version or another."""
+        """Decode what `to_json` of this or another version wrote."""
         parked, resolved = data.get("parked"), data.get("resolved")
         return cls(
             **_caused(data),
@@ -101,13 +101,13 @@ class Attempt:
     step: str
     phase: str  # do, undo
     attempt: int  # from 1 on, in one process
-    at_ms: float  # milliseconds after the process that made it began to drive the saga
+    at_ms: float  # milliseconds since the process began to drive the saga
     ms: float  # milliseconds that it took
-    outcome: str  # done, found (it had happened before), or what went wrong
+    outcome: str  # done, found (the step had happened before), or what went wrong
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Attempt":
-        """Return what the journal keeps as JSON, written by this version or another."""
+        """Decode an attempt that this or another version wrote to the journal."""
         return cls(*(data.get(name, missing) for name, missing in _MISSING.items()))
 
 
@@ -122,7 +122,7 @@ _MISSING: Mapping[str, Any] = {
 
 
 def _cause(told: Reason | Parking) -> _Cause:
-    """Return what *told* has in common with the other, of plain types; what is missing is left out."""
+    """Return the fields that `Reason` and `Parking` share, as plain types, without missing values."""
     cause: _Cause = {}
     if told.kind is not None:
         cause["kind"] = told.kind

@@ -1,4 +1,4 @@
-"""Which repair of a saga is allowed in which status, and what it leads to."""
+"""Which repair of a saga is allowed in which status, and the status it leads to."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +20,7 @@ class RepairAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairOrder:
-    """What is asked for, by whom and why."""
+    """The requested repair, the person who requests it, and why."""
 
     action: RepairAction
     by: str
@@ -57,7 +57,7 @@ def status_after(order: RepairOrder, row: Row) -> Status:
 
 
 def direction(row: Row) -> Status:
-    """Return the status, or the one that a parked saga had before."""
+    """Return the status; for a parked saga, the status it had before."""
     if row.status is not Status.NEEDS_ATTENTION:
         return row.status
     assert row.error is not None

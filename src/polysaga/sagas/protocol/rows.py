@@ -1,4 +1,4 @@
-"""What the journal's rows say."""
+"""The journal's rows, and what the engine writes to them, as data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ NOBODY = UUID(int=0)  # the owner of a saga that was put aside
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to drive one saga until somebody else raises the epoch."""
+    """The right to drive one saga until another process raises the epoch."""
 
     saga_id: UUID
     epoch: int
@@ -21,7 +21,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One saga as the journal has it."""
+    """One saga as the journal stores it."""
 
     claim: Claim
     name: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a new row says."""
+    """The contents of a new row."""
 
     claim: Claim
     name: str
@@ -74,7 +74,7 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a finishing write says; `expected` is the status it requires."""
+    """The contents of a finishing write; `expected` is the status it requires."""
 
     claim: Claim
     expected: Status

@@ -1,4 +1,4 @@
-"""The states of a saga and what is known of its steps; `TRANSITIONS` is the only table of states."""
+"""The states of a saga and of its steps; `TRANSITIONS` is the only table of states."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -23,7 +23,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
         {Status.COMPLETING, Status.COMPLETED, Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION}
     ),
     Status.COMPLETING: frozenset({Status.COMPLETED, Status.NEEDS_ATTENTION}),
-    # Back to running: the pivot turned out to be done, another owner had decided.
+    # Back to running: the pivot turned out to be done, committed by another owner.
     Status.COMPENSATING: frozenset({Status.COMPENSATED, Status.RUNNING, Status.NEEDS_ATTENTION}),
     Status.NEEDS_ATTENTION: frozenset(
         {Status.RUNNING, Status.COMPLETING, Status.COMPENSATING, Status.COMPLETED, Status.COMPENSATED}
@@ -40,4 +40,4 @@ class Mark(StrEnum):
     DONE = "done"
     COMPENSATED = "compensated"
     BLOCKED = "blocked"
-    STUCK = "stuck"  # its patience is used up in this process
+    STUCK = "stuck"  # its retries are used up in this process
