@@ -1,1 +1,1 @@
-"""The journal: one SQL table whose rows are the only truth about who may drive a saga."""
+"""The journal: one SQL table; its rows alone decide which process may drive a saga."""

@@ -1,9 +1,9 @@
-"""How each SQL database hands out overdue work, so that no two processes get the same saga.
+"""How each SQL database hands out overdue sagas; no two processes get the same one.
 
 PostgreSQL and MySQL skip the rows that another claimer has locked (`FOR UPDATE SKIP LOCKED`); SQLite has one
-writer at a time. READ COMMITTED throughout: at REPEATABLE READ a MySQL claim that finds less than its limit
-holds the gap in which new sagas are born. Parked sagas are never handed out, nor those whose definition this
-process does not know. What is handed out past its deadline is handed out as compensating.
+writer at a time. All claims run at READ COMMITTED: at REPEATABLE READ a MySQL claim that finds less than its
+limit locks the gap into which new sagas are inserted. Parked sagas are never handed out, nor sagas whose
+definition this process does not know. A saga claimed past its deadline is claimed as `compensating`.
 """
 
 import json
@@ -34,14 +34,14 @@ class Claims:
 
     def __init__(self, dialect: SqlDialect, fingerprints: Collection[str]) -> None:
         self._dialect, self._columns = dialect, columns_of_row(dialect)
-        # Our own hexadecimal digests, so they may stand in the text.
+        # Our own hexadecimal digests, so they are safe in the SQL text.
         known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(fingerprints)) or "''"
         now, render = dialect.statement_clock, dialect.render
         given = (
             f"FROM {JOURNAL} WHERE {{}} AND status <> 'needs_attention' AND fingerprint {{}} ({known}) "
             "ORDER BY wake_at LIMIT :batch"
         )
-        # The last two read all sagas that are not at rest, so they look before they lock.
+        # The last two read all sagas that are not at rest, so `take` reads without locks first.
         conditions = {
             Pick.DUE: f"wake_at <= {now}",
             Pick.LATE: f"wake_at IS NOT NULL AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
@@ -95,10 +95,10 @@ class Claims:
 
 
 def _taken(dialect: SqlDialect) -> str:
-    """Return what claiming a saga sets; past its deadline it decides to compensate, in the same write."""
+    """Return the SET clause of a claim; past the deadline the same write decides to compensate."""
     late = f"CASE WHEN status = 'running' AND deadline <= {dialect.statement_clock} THEN"
     return (
-        # MySQL assigns from left to right: the status after what asks for it.
+        # MySQL assigns from left to right, so `status` comes after the expression that reads it.
         f"error = {late} '{json.dumps(overdue().reason().to_json())}' ELSE error END, "
         f"status = {late} 'compensating' ELSE status END, epoch = epoch + 1, owner = :owner, lease = :lease, "
         f"wake_at = {dialect.later(':lease')}, expiries = expiries + 1"

@@ -1,14 +1,14 @@
-"""Group commit: what several sagas write at the same moment shares one commit.
+"""Group commit: the writes of several sagas at the same moment share one commit.
 
-Whoever comes while a batch is being written joins the next one, so nobody waits for a timer, unless all that
-has come is patient: then the batch stays open for a moment, for company, if there is anybody who could come. One
-bad item fails its whole batch; the batch is then repeated item by item, so that the others do not suffer. A
-database that does not answer fails all items at once, also when its connection just went silent, or goes silent
-while they are repeated: nobody may wait for ever behind somebody else's write.
+Items that arrive during a write join the next batch; there is no timer. A batch of patient items only stays open
+for up to `patience` seconds, and only while other sagas that could join are in flight. One bad item fails its
+whole batch; the batch is then retried item by item, so the other items still succeed. If the database does not
+answer, all items fail at once. So they do if its connection goes silent, before or during the retry: no item may
+wait for ever behind the write of another.
 
-A batch may be too large for the server or for the time it has, and the server does not always say so: a packet
-beyond its limit looks like a lost connection. So a batch is bounded in items and in bytes. After a failure that no
-single item can have caused, the next batches are half as large, until one succeeds.
+A batch may be too large for the server or for its time limit. The server does not always say so: a packet beyond
+its limit looks like a lost connection. So a batch is bounded in items and in bytes. After a failure that no single
+item can have caused, each following batch is half as large, until one succeeds.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Batch = list[tuple[ItemT, "asyncio.Future[AnswerT]"]]
 
 
 PATIENCE = 0.05  # seconds
-MOST_BYTES = 256 * 1024  # of one batch; servers take a megabyte and more, in which quotes count several times
+MOST_BYTES = 256 * 1024  # of one batch; servers accept a megabyte or more, but each quote counts several times
 
 
 class GroupCommit(Generic[ItemT, AnswerT]):
@@ -43,10 +43,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         patience: float = PATIENCE,
         shared: Callable[[BaseException], bool] = lambda error: isinstance(error, TimeoutError),
     ) -> None:
-        """*timeout* is in seconds, for one batch; *patience* too, for company that a patient item waits for.
+        """*timeout* is in seconds, for one batch; a batch of patient items stays open for *patience* seconds.
 
-        *size* is about how many bytes an item is; a batch of several has at most *most_bytes*.
-        *shared* tells a failure that no single item can have caused.
+        *size* estimates the bytes of an item; a batch of several items has at most *most_bytes*.
+        *shared* returns whether an error is one that no single item can have caused.
         """
         self._write, self._most, self._timeout, self._shared = write, most, timeout, shared
         self._most_bytes, self._size = most_bytes, size
@@ -55,7 +55,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting: list[tuple[ItemT, asyncio.Future[AnswerT]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
-        self.expected: Callable[[], float] = lambda: math.inf  # how many may come, with those who wait already
+        self.expected: Callable[[], float] = lambda: math.inf  # items that can join, including those waiting
 
     async def add(self, item: ItemT, *, patient: bool = False) -> AnswerT:
         """Return *item*'s answer once its batch is durable; raise what its own write raised."""
@@ -69,12 +69,12 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         return await future
 
     def close_if_complete(self) -> None:
-        """Keep the open batch open no longer if there is nobody left who could join it."""
+        """Write the open batch now if no further item can be expected."""
         if self._waiting and len(self._waiting) >= self.expected():
             self._urgent.set()
 
     async def close(self) -> None:
-        """Return when everything that was added is written."""
+        """Return when all added items are written."""
         self._urgent.set()
         if self._writer is not None:
             await self._writer
@@ -92,7 +92,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             self._writer = None
 
     def _fitting(self) -> int:
-        """Return how many of those that wait fit into one batch: at least one."""
+        """Return how many waiting items fit into one batch: at least one."""
         size = 0
         for count, (item, _) in enumerate(self._waiting):
             size += self._size(item)
@@ -107,7 +107,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                     await self._urgent.wait()
 
     async def _settle(self, batch: "Batch[ItemT, AnswerT]") -> BaseException | None:
-        """Write *batch* and answer all; return the error if no single item can have caused it."""
+        """Write *batch* and answer every item; return the error if no single item can have caused it."""
         items = [item for item, _ in batch]
         (outcome,) = await asyncio.gather(limited(self._write(items), self._timeout), return_exceptions=True)
         if not isinstance(outcome, BaseException):
@@ -118,7 +118,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             return None
         if self._shared(outcome):
             if len(batch) > 1:
-                # While a server is silent, each batch costs those behind it a time-out.
+                # While a server is silent, each batch makes the items behind it wait for one time-out.
                 least = self._most // 8 if isinstance(outcome, TimeoutError) else 1
                 self._limit = max(least, len(batch) // 2)
             _fail(batch, outcome)
@@ -129,7 +129,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         for tried, one in enumerate(batch, 1):
             broken = await self._settle([one])
             if broken is not None:
-                _fail(batch[tried:], broken)  # each of them would wait as long
+                _fail(batch[tried:], broken)  # each of them would wait just as long
                 return broken
         return None
 

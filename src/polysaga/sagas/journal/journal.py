@@ -1,12 +1,12 @@
-"""Every statement on the journal, whose row is the only truth about who may drive a saga.
+"""Every statement on the journal; a saga's row alone decides which process may drive it.
 
-Every write is conditional on id, epoch, owner and the status it expects: whoever lost the claim finds out by
-changing no row. Times are the database's. What one commit can carry for many sagas it does carry: starts that
-are not fused with a first step, and finishes, are written in batches (`group_commit.py`).
+Every update by an owner is conditional on its claim and on the status it expects: an owner that lost its claim
+changes no row. Times come from the database's clock. Starts that are not fused with a first step, and finishes,
+are written in batches, many sagas in one commit (`group_commit.py`).
 
-A *seal* tells the last writes of a step's transaction, given the step's result. For the steps that live in the
-journal's own database these write the journal row itself, which then is the record of the step: `seal_start`,
-`seal_decision`, `seal_finish`.
+A *seal* returns the last writes of a step's transaction, given the step's result. For a step in the journal's own
+database they write the journal row itself; that row is then the record of the step. See `seal_start`,
+`seal_decision` and `seal_finish`.
 """
 
 import json
@@ -26,7 +26,7 @@ from polysaga.sagas.protocol.reasons import Attempt, Reason
 from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row
 from polysaga.sagas.protocol.states import Status
 
-# Bytes, about: of a row without its payload, and of one attempt in a history.
+# Approximate bytes of a row without its payload, and of one attempt in a history.
 _ROW, _ENTRY = 300, 120
 
 
@@ -40,7 +40,7 @@ class Journal:
         self._sql = statements(node.dialect)
 
     def seal_start(self, birth: Callable[[str], Birth]) -> Seal:
-        """Return the seal of a fused first step: the row is born with the step's commit."""
+        """Return the seal of a fused first step: the step's commit inserts the row."""
         return lambda result: [Write(self._sql["insert"], self._birth_values(birth(result)))]
 
     def seal_decision(self, claim: Claim, results: Callable[[str], Mapping[str, str]]) -> Seal:
@@ -75,9 +75,9 @@ class Journal:
                 await send(self._sql["insert"], self._birth_values(birth))
 
     async def enlist(self, send: Send, birth: Birth) -> tuple[bool, str]:
-        """Insert a row that is due at once, in a transaction of the caller's, unless it exists.
+        """Insert a row that is due at once, in the caller's transaction, unless it exists.
 
-        Return whether it was inserted, and the hash of the input that stands there.
+        Return whether it was inserted, and the hash of the stored input.
         """
         await send(self._sql["enlist"], self._birth_values(birth))
         found = await self._born(send, birth)
@@ -85,12 +85,12 @@ class Journal:
         return found
 
     async def input_of(self, send: Send, saga_id: UUID) -> str:
-        """Return the input of a saga that is there, as the transaction of *send* sees it."""
+        """Return the input of an existing saga, as the transaction of *send* sees it."""
         ((text,),) = (await send(self._sql["input"], {"id": self._dialect.key(saga_id)})).rows
         return str(text)
 
     async def enlist_all(self, births: Sequence[tuple[Birth, datetime]]) -> list[tuple[bool, str] | None]:
-        """Enlist *births* in one commit, each before its fence; None for what comes too late and is not there."""
+        """Enlist *births* in one commit, each before its fence; None for one past its fence that has no row."""
         async with Transaction(self.node.writer) as send:
             found = []
             for birth, fence in births:
@@ -118,9 +118,9 @@ class Journal:
         return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
 
     async def renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
-        """Prolong all claims, each with its history so far; return the ids still ours.
+        """Renew all claims, each with its history so far; return the ids still ours.
 
-        One statement does it, or a few if the histories are long.
+        One statement is enough, or a few if the histories are long.
         """
         ours: set[UUID] = set()
         for some in _parts(held):
@@ -141,7 +141,7 @@ class Journal:
         return await self._change_many("renew_many", rows, [claim for claim, _ in held])
 
     async def hand_back(self, claims: Sequence[Claim]) -> None:
-        """Make all claimed sagas due at once, for whoever ticks next."""
+        """Make all claimed sagas due at once: the next worker to tick claims them."""
         rows = json.dumps([{"saga_id": str(claim.saga_id), "owner": str(claim.owner)} for claim in claims])
         await self._change_many("hand_back_many", rows, claims)
 
@@ -154,24 +154,24 @@ class Journal:
         return await self._change("record_call", claim, step=step, result=result)
 
     async def undo_call(self, claim: Claim, step: str, not_after: datetime) -> None:
-        """Note in the ledger that a step without a database is undone; past the fence *not_after* nothing is."""
+        """Note in the ledger that a step without a database is undone; do nothing past the fence *not_after*."""
         await self._change("undo_call", claim, step=step, not_after=self._dialect.moment(not_after))
 
     async def go_forward(self, claim: Claim) -> bool:
-        """Take the decision to compensate back: the pivot was committed before it could be blocked."""
+        """Revoke the decision to compensate: the pivot had committed before it could be blocked."""
         return await self._change("go_forward", claim)
 
     async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[Attempt]) -> bool:
-        """Stop trying and ask for a person."""
+        """Park the saga: stop retrying until a person repairs it."""
         told = {"error": _told(error), "history": as_json(list(history))}
         return await self._change("park", claim, expected=expected.value, **told)
 
     async def postpone(self, claim: Claim, seconds: float, history: Sequence[Attempt]) -> bool:
-        """Give the claim up; the saga is due again after *seconds*."""
+        """Give up the claim; the saga is due again after *seconds*."""
         return await self._change("postpone", claim, seconds=seconds, history=as_json(list(history)))
 
     async def note_progress(self, claim: Claim, rows: int) -> bool:
-        """Remember how many ledger rows a takeover found: progress since the last one resets its count."""
+        """Store how many ledger rows a takeover found, and restart the count of expiries."""
         return await self._change("progress", claim, progress=rows)
 
     async def cancel(self, saga_id: UUID, owner: UUID, error: Reason) -> Row | None:
@@ -184,7 +184,7 @@ class Journal:
         return row if row is not None and row.claim.owner == owner else None
 
     async def take_for_person(self, claim: Claim, expected: Status, owner: UUID) -> bool:
-        """Claim for a person a saga that stands as it was read, in *claim* and *expected*."""
+        """Claim a saga for a person, if it is still as it was read: in *claim* and *expected*."""
         values = {**self._claim_values(claim), "owner": self._dialect.key(owner), "expected": expected.value}
         async with Transaction(self.node.single) as send:
             return (await send(self._sql["take_for_person"], values)).count == 1
@@ -199,7 +199,7 @@ class Journal:
         error: Reason | None,
         audit: Mapping[str, Any],
     ) -> bool:
-        """Set *status* by a person's word, due at once unless it is final, in one transaction with the *audit*."""
+        """Set *status* as a person ordered, due at once unless final, in one transaction with the *audit*."""
         key = self._dialect.key
         values = {
             "id": key(claim.saga_id),
@@ -234,7 +234,7 @@ class Journal:
             return [self._row(found) for found in await self._claims.take(connection, values, pick)]
 
     async def strangers(self, batch: int) -> list[tuple[UUID, str, int]]:
-        """Return id, name and version of overdue sagas that this process has no definition of."""
+        """Return id, name and version of overdue sagas whose definition this process does not know."""
         async with self.node.writer.connect() as connection:
             found = await self._claims.strangers(connection, batch)
         return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
@@ -258,7 +258,7 @@ class Journal:
                 return {self._dialect.key_from(row[0]) for row in answer.rows}
             if answer.count == len(claims):
                 return {claim.saga_id for claim in claims}
-            # The count says that some claims are gone, not which.
+            # The count shows that some claims are gone, but not which.
             answer = await send(self._sql[f"{statement}_found"], {"rows": rows})
             return {self._dialect.key_from(row[0]) for row in answer.rows}
 
@@ -282,7 +282,7 @@ class Journal:
             "input_hash": birth.input_hash,
             "status": str(birth.status),
             "final": int(birth.status.final),
-            # NULL for a row that is born final: it never wakes.
+            # NULL for a row that is inserted final: it never wakes.
             "lease": None if birth.status.final else self.lease,
             "deadline": birth.deadline,
             "results": as_json(birth.results),
@@ -310,17 +310,17 @@ class Journal:
 
 
 def _told(reason: Reason) -> str:
-    # Not by `as_json`: the text of a program's own error may hold half of a surrogate pair.
+    # Not `as_json`: the text of a program's own error may contain half of a surrogate pair.
     return json.dumps(reason.to_json())
 
 
 def size_of_birth(birth: Birth) -> int:
-    """Return about how many bytes the row of *birth* is."""
+    """Return the approximate bytes of the row of *birth*."""
     return len(birth.input) + _size_of_history(birth.history)
 
 
 def size_of_ending(ending: Ending) -> int:
-    """Return about how many bytes *ending* is."""
+    """Return the approximate bytes of *ending*."""
     return sum(map(len, ending.results.values())) + _size_of_history(ending.history)
 
 
@@ -329,7 +329,7 @@ def _size_of_history(history: Sequence[Attempt]) -> int:
 
 
 def _parts(held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Attempt]]]]:
-    """Yield *held* in parts that one statement can carry."""
+    """Yield *held* in parts small enough for one statement."""
     begin = size = 0
     for index, (_, history) in enumerate(held):
         more = _size_of_history(history)

@@ -1,8 +1,8 @@
-"""What people ask the journal: one saga with everything known of it, and pages of many.
+"""Queries of people on the journal: one saga with everything known of it, and pages of many.
 
 A page is found by its key, (created_at, id), newest first, so the thousandth costs what the first one does
-(`polysaga_journal_age`). Sagas that are not at rest are found through the index of what wakes, however many
-finished ones lie beside them. What is rare among the finished is searched for from the newest on.
+(`polysaga_journal_age`). Sagas that are not at rest are found through the index on `wake_at`, however many
+finished sagas there are. A search for rare finished sagas scans from the newest on.
 """
 
 import json
@@ -28,7 +28,7 @@ _SUMMARY = (
 
 
 class Catalogue:
-    """The journal as people read it, from the primary."""
+    """The journal for people, read from the primary."""
 
     def __init__(self, node: SqlNode, names: Collection[str], fingerprints: Collection[str]) -> None:
         self._node, self._names, self._fingerprints = node, frozenset(names), frozenset(fingerprints)
@@ -45,7 +45,7 @@ class Catalogue:
         values: dict[str, Any] = {"limit": limit + 1}
         conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        # Sagas that are not at rest are few: sorting them must not lead through the age of all others.
+        # Few sagas are not at rest: the coalesce keeps their sort off the age index, which holds all sagas.
         age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
         statement = dialect.render(
             f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY {age} DESC, id DESC LIMIT :limit"
@@ -93,7 +93,7 @@ class Catalogue:
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
             if _awake(wanted):
-                conditions.append("wake_at IS NOT NULL")  # names the index of what wakes
+                conditions.append("wake_at IS NOT NULL")  # selects the index on wake_at
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
             ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
@@ -104,7 +104,7 @@ class Catalogue:
             values["name"] = wanted.name
             conditions.append("name = :name")
         if wanted.error is not None:
-            # As JSON, because that is what is searched.
+            # Encoded as in the column, which holds JSON.
             text = json.dumps(wanted.error)[1:-1].lower()
             values["error"] = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
             conditions.append("lower(error) LIKE :error ESCAPE '!'")
@@ -125,7 +125,7 @@ class Catalogue:
             values["id"] = self._node.dialect.key(UUID(saga_id))
         except ValueError:
             raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
-        # Not as (created_at, id) < (...): MySQL would not use the index for it.
+        # Not (created_at, id) < (...): MySQL would not use the index for it.
         return ["created_at <= :at", "(created_at < :at OR id < :id)"]
 
     def _summary(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Catalogue:
 
 
 def writable(text: str) -> bool:
-    """Tell whether every database can store *text*."""
+    """Return whether every database can store *text*."""
     return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 

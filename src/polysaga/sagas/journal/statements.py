@@ -1,6 +1,6 @@
 """The text of every statement on the journal, for one dialect.
 
-Each write names the status it expects: `decisions.TRANSITIONS` is the table of what may follow what.
+Each write names the status it expects; `states.TRANSITIONS` is the table of allowed transitions.
 """
 
 from collections.abc import Mapping
@@ -30,18 +30,18 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
     fenced = f"SELECT {values}, {due} {dual}WHERE {dialect.clock} < :not_after"
     update = f"UPDATE {JOURNAL} SET"
     texts = {
-        # Last, wake_at: the lease begins when the row becomes visible, however long the first step took.
+        # The insert comes last: the lease begins when the row becomes visible, however long the first step took.
         "insert": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {born})",
-        # Due at once: whoever ticks first drives it. The row, found or new, tells by its owner whose it is.
+        # Due at once: the first worker to tick drives it. The row's owner shows whether this start inserted it.
         "enlist": f"INSERT INTO {JOURNAL} ({columns}) VALUES ({values}, {due}) {unless_it_exists(dialect)}",
-        # The same, unless it comes so late that the saga may have been born before and been removed.
+        # The same, but not past the fence: by then the saga may have run before and been removed.
         "enlist_fenced": f"INSERT INTO {JOURNAL} ({columns}) {fenced} {unless_it_exists(dialect)}",
         "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
         "input": f"SELECT input FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
         "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
-        # What is selected comes from the journal: there it has its type.
+        # id and epoch are selected from the journal, so they have its column types.
         "record_call": (
             f"INSERT INTO {LEDGER} (saga_id, step, state, epoch, result, recorded_at) "
             f"SELECT id, :step, 'done', epoch, :result, {dialect.clock} FROM {JOURNAL} "
@@ -52,7 +52,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             "WHERE saga_id = :id AND step = :step AND state IN ('done', 'blocked') "
             f"AND {dialect.clock} < :not_after"
         ),
-        # The decision has been taken: there is no deadline any more.
+        # The saga is decided, so the deadline no longer applies.
         "go_forward": (
             f"{update} status = 'running', error = NULL, deadline = NULL, {awake} WHERE {ours} = 'compensating'"
         ),
@@ -71,12 +71,12 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"{update} progress = :progress, expiries = 1 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"
         ),
-        # Claim and decision in one: whoever owned it has lost it, and a pivot in this database comes too late.
+        # Claim and decision in one write: the previous owner loses it, a pivot in this database comes too late.
         "cancel": (
             f"{update} error = :error, status = 'compensating', epoch = epoch + 1, owner = :owner, "
             f"lease = :lease, {awake} WHERE id = :id AND status = 'running'"
         ),
-        # A person's claim on a saga that nobody drives: parked ones stay parked meanwhile.
+        # A person's claim on a saga that no process drives; a parked saga stays parked meanwhile.
         "take_for_person": (
             f"{update} epoch = epoch + 1, owner = :owner, lease = :lease, "
             f"wake_at = CASE WHEN status = 'needs_attention' THEN wake_at ELSE {dialect.later(':lease')} END "
@@ -99,7 +99,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
 
 
 def columns_of_row(dialect: SqlDialect) -> str:
-    """Return what `Journal` makes a `Row` of; the remaining seconds are the database's."""
+    """Return the columns that `Journal` makes a `Row` of; `remaining` is in seconds by the database's clock."""
     return (
         "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, "
         f"progress, {dialect.seconds_until('deadline')} AS remaining"
@@ -108,7 +108,7 @@ def columns_of_row(dialect: SqlDialect) -> str:
 
 def unless_it_exists(dialect: SqlDialect) -> str:
     """Return the end of an INSERT that leaves a row with the same id alone."""
-    # Not INSERT IGNORE, which would ignore everything else as well.
+    # Not INSERT IGNORE, which would ignore other errors as well.
     return "ON CONFLICT (id) DO NOTHING" if dialect.returns_rows else "ON DUPLICATE KEY UPDATE id = id"
 
 
@@ -140,7 +140,7 @@ def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
             assigned = ", ".join(f"{column} = {value}" for column, value in setting.items())
             return f"UPDATE {JOURNAL} AS j SET {assigned} FROM {dialect.rows_of(given)} WHERE {where} RETURNING id"
         assigned = ", ".join(f"j.{column} = {value}" for column, value in setting.items())
-        # By the primary key from the given rows: a scan of a small table would wait for the rows of others.
+        # Force the primary key: a scan of a small table would wait for rows that others have locked.
         table = f"{JOURNAL} AS j FORCE INDEX (PRIMARY)"
         return f"UPDATE {dialect.rows_of(given)} STRAIGHT_JOIN {table} ON {where} SET {assigned}"
 

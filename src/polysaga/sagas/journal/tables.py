@@ -1,8 +1,8 @@
 """The tables we own: a journal with its audit trail; a ledger and an outbox in every participating SQL database.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
-and MariaDB, text on SQLite. Step names are kept in a binary collation: `ascii_bin` and the rule for names in
-`definition/saga.py` together exclude the pairs that MySQL's default collation takes for equal.
+and MariaDB, text on SQLite. Step names have a binary collation: `ascii_bin` and the rule for names in
+`definition/saga.py` together exclude pairs that MySQL's default collation treats as equal.
 """
 
 from sqlalchemy import (
@@ -36,7 +36,7 @@ STEP = (
     .with_variant(postgresql.VARCHAR(64, collation="C"), "postgresql")
     .with_variant(mysql.VARCHAR(64, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
 )
-# Text and not jsonb: jsonb refuses a NUL character in any string.
+# Text, not jsonb: jsonb refuses a NUL character in any string.
 PAYLOAD = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 MOMENT = (
     Text()
@@ -59,7 +59,7 @@ journal = Table(
     Column("input_hash", String(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("epoch", LONG, nullable=False),
-    Column("owner", KEY),  # NULL: put aside, nobody drives it until it wakes
+    Column("owner", KEY),  # NULL: put aside, no process drives it until it wakes
     Column("lease", Double()),  # seconds; of the claim in `wake_at`
     Column("wake_at", MOMENT),
     Column("deadline", MOMENT),  # when a saga that is still running is undone
@@ -70,7 +70,7 @@ journal = Table(
     Column("history", PAYLOAD),
     Column("created_at", MOMENT, nullable=False),
     Column("finished_at", MOMENT),
-    # Nothing can be stranded: a saga that is not at rest has a time at which somebody looks at it.
+    # No saga can be stranded: one that is not at rest has a time at which a worker looks at it.
     CheckConstraint("(status IN ('completed', 'compensated')) = (wake_at IS NULL)", name="polysaga_journal_wakes"),
     CheckConstraint(
         "status IN ('running', 'completing', 'compensating', 'completed', 'compensated', 'needs_attention')",
@@ -90,7 +90,7 @@ Index(
 # By age, for people and for retention.
 Index("polysaga_journal_age", journal.c.created_at, journal.c.id)
 
-# What people did to sagas; written with what they did, kept when the saga is removed.
+# What people did to sagas; written in the same transaction, kept when the saga is removed.
 audit = Table(
     AUDIT,
     metadata,
@@ -100,7 +100,7 @@ audit = Table(
     Column("actor", String(255), nullable=False),
     Column("action", String(16), nullable=False),
     Column("why", PAYLOAD, nullable=False),
-    Column("details", PAYLOAD, nullable=False),  # JSON: what was asked, and the row before and after
+    Column("details", PAYLOAD, nullable=False),  # JSON: what was asked for, and the row before and after
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mariadb_engine="InnoDB",
@@ -125,7 +125,7 @@ ledger = Table(
     sqlite_with_rowid=False,
 )
 
-# Starts that were committed with a transaction of this database and are on their way to the journal.
+# Starts that were committed with a transaction of this database and are not yet in the journal.
 outbox = Table(
     OUTBOX,
     metadata,
@@ -141,4 +141,4 @@ outbox = Table(
 )
 
 for _table in metadata.tables.values():
-    _table.info["polysaga"] = True  # for programs that look through reflected or merged metadata
+    _table.info["polysaga"] = True  # for programs that inspect reflected or merged metadata

@@ -1,4 +1,4 @@
-"""What people see of sagas."""
+"""The views of sagas that people get."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from polysaga.sagas.protocol.states import Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaFilter:
-    """Which sagas; what is None or empty does not matter. *older_than* is in seconds since the start.
+    """Which sagas to find; None or an empty value does not filter. *older_than* is in seconds since the start.
 
-    *error* is searched for in the reason, in any case of letters. *known* tells whether this process has the
-    definition that the saga was started with. A *key* without a *name* is looked for under the names that this
+    *error* is searched for in the reason, ignoring case. *known* selects by whether this process has the
+    definition that the saga was started with. A *key* without a *name* is searched for under the names that this
     process knows.
     """
 
@@ -44,7 +44,7 @@ class SagaSummary:
     known: bool  # this process has the definition that the saga was started with
     error: Reason | None  # why it is undone or parked
     epoch: int
-    owner: UUID | None  # a new one with every claim; None: put aside, nobody drives it until it wakes
+    owner: UUID | None  # new with every claim; None: put aside, no process drives it until it wakes
     wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest for good
     deadline: datetime | None
     expiries: int  # claims lost in a row without any progress
@@ -65,7 +65,7 @@ class SagaSummary:
 
     @property
     def parked_from(self) -> Status | None:
-        """The status that a parked saga had, which tells in which direction it was going."""
+        """The status of a parked saga before it was parked; it shows the direction."""
         return None if self.error is None or self.error.parked is None else self.error.parked.status
 
     @property
@@ -91,13 +91,13 @@ class SagaState(SagaSummary):
     driven_here: bool
     input: str  # as JSON
     results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
-    history: tuple[Attempt, ...]  # its attempts; of more than 200 the first 50 and the last 150
+    history: tuple[Attempt, ...]  # its attempts; if more than 200, the first 50 and the last 150
     audit: tuple[AuditEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SagaPage:
-    """Sagas, the newest first; *next* is the `after` of the page behind this one, None on the last."""
+    """Sagas, the newest first; *next* is the `after` of the following page, None on the last one."""
 
     sagas: tuple[SagaSummary, ...]
     next: str | None
