@@ -42,7 +42,7 @@ _START_IT = "start it with tx=, in the step's own transaction, or from a step wi
 class Sagas:
     """All sagas of a program, checked when this object is built; the journal is in the database *journal*.
 
-    Put the journal where most sagas begin and decide: those steps then carry it at no cost. *runner* makes what
+    Put the journal where most sagas begin and decide: those steps then write it at no cost. *runner* makes what
     drives the sagas of one process; tests hand in a function that keeps it.
     """
 
@@ -63,7 +63,7 @@ class Sagas:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
         self._make_runner = runner
         self._runner: LocalRunner | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # that of `open`
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called
         self._enlisting: Enlisting | None = None
 
     @property
@@ -78,8 +78,8 @@ class Sagas:
     ) -> AsyncIterator["Sagas"]:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
-        The end takes at most `sagas.drain` and three more seconds, whatever drivers and steps do. The databases
-        must be open. Raises `SchemaMissing` if a journal or ledger table is not there.
+        The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. The databases must
+        be open. Raises `SchemaMissing` if a journal or ledger table is missing.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
@@ -97,10 +97,10 @@ class Sagas:
             await runner.drain(rounds)
 
     def wind_down(self) -> None:
-        """Begin to end, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.
+        """Begin to shut down, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.
 
-        Starts are refused with `Busy` from now on. Callers that still wait when the time is up get
-        `OutcomePending`; another process goes on with their sagas once this one closes.
+        From now on, starts are refused with `Busy`. Callers that still wait when the time is up get
+        `OutcomePending`; another process resumes their sagas once this one closes.
         """
         if self._runner is not None:
             self._runner.wind_down()
@@ -115,8 +115,8 @@ class Sagas:
     ) -> OutputT:
         """Start *saga*, or join the one that *key* started, and return its output once it is decided.
 
-        Retriable steps may still be under way then. Raises what `SagaHandle.result` raises, and `KeyReused`,
-        `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
+        Retriable steps may still be under way at that time. Raises what `SagaHandle.result` raises, and
+        `KeyReused`, `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
         """
         self._open_runner()
         used = self._definition(saga).databases
@@ -135,8 +135,8 @@ class Sagas:
     ) -> SagaHandle[OutputT]:
         """Start *saga*, or join the one that *key* started; return as soon as the start is durable.
 
-        With *tx*, a session with an open transaction on the journal's database or any that takes part in sagas,
-        the start is part of that transaction: there is a saga if and only if it commits, and nothing of it runs
+        *tx* is a session with an open transaction on the journal's database or on any that takes part in sagas.
+        The start is then part of that transaction: the saga exists if and only if it commits, and no step runs
         before. The handle has the saga's id at once; `result` raises `NotStarted` until the commit and after a
         rollback. Raises `NotEnlisted` for a session that cannot carry a start.
         """
@@ -161,7 +161,7 @@ class Sagas:
         if live is not None:
             found = replace(found, driven_here=True, history=live)
         for handle in self.participants:
-            handle.wrote()  # whoever learns how far a saga is can read from replicas what it did
+            handle.wrote()  # the caller's later replica reads must include what the saga wrote
         return found
 
     async def verify(
@@ -171,11 +171,11 @@ class Sagas:
         limit: int = 1000,
         watch: Callable[[int], None] = lambda _: None,
     ) -> Verification:
-        """Compare the journal with all ledgers, these with each other, look for stuck starts; change nothing.
+        """Compare the journal and all ledgers with each other, and look for stuck starts; change nothing.
 
         Only the databases must be open. Sagas may run meanwhile, here and elsewhere: those in flight are no
-        contradiction. Ends after *limit* contradictions. *watch* is told now and then how many sagas were
-        compared. Raises `SchemaMissing`, or `DatabaseUnavailable` if a primary does not answer.
+        contradiction. Ends after *limit* contradictions. *watch* is called now and then with the number of sagas
+        compared so far. Raises `SchemaMissing`, or `DatabaseUnavailable` if a primary does not answer.
         """
         home = journal_node(self.journal.primary)
         known = settings or SagaSettings()
@@ -186,7 +186,7 @@ class Sagas:
         return await verifier.verify(limit=limit, watch=watch)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
-        """Have a saga undone, whichever process drives it; return once that is certain.
+        """Cancel a saga, whichever process drives it; return once it is certain to be undone.
 
         Raises what `SagaHandle.cancel` raises, `UnknownSaga`, and `UnknownVersion` if this process has no
         definition of it.
@@ -196,21 +196,21 @@ class Sagas:
     async def find(
         self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None
     ) -> SagaPage:
-        """Return at most *limit* sagas, the newest first, behind *after*: the `next` of the page before.
+        """Return at most *limit* sagas, the newest first, after *after*: the `next` of the previous page.
 
-        Sagas of programs and versions that this process does not know are found as well, as not `known`.
+        Sagas of programs and versions that this process does not know are included, marked as not `known`.
         """
         return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
 
     async def retry(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
     ) -> tuple[Repair, ...]:
-        """Let a parked saga, or one that was put aside, go on now in the direction it had.
+        """Resume a parked saga, or one that was put aside, in the direction it had.
 
-        *target* is one saga, or a filter for the newest *limit*, of the parked ones unless it names a status. *by*
-        and *why* go to the audit trail. A *dry_run* returns what would happen. The next tick of any worker goes
-        on. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; of many each tells
-        its problem.
+        *target* is one saga, or a filter for the newest *limit* sagas; it selects parked ones unless it names a
+        status. *by* and *why* go to the audit trail. A *dry_run* returns what would happen. The next worker to
+        tick resumes the saga. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`;
+        with a filter, each `Repair` carries its own problem.
         """
         order = RepairOrder(action=RepairAction.RETRY, by=by, why=why)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
@@ -226,11 +226,12 @@ class Sagas:
         dry_run: bool = False,
         limit: int = 100,
     ) -> tuple[Repair, ...]:
-        """Take *step* of a parked saga, or of one that was put aside, as done by hand, and go on as `retry` does.
+        """Treat *step* of a parked saga, or of one that was put aside, as done by hand; resume as `retry` does.
 
-        Going forward it is taken as done with *result*, which must be what the step returns; going back as undone.
-        It never runs afterwards, not even late. The deciding step cannot be skipped. Raises as `retry` does, and
-        `DatabaseUnavailable` if the step's database cannot note it: the saga then stays as it was.
+        Going forward, the step counts as done with *result*, which must be of the type that the step returns.
+        Going back, it counts as undone. It never runs afterwards, not even late. The deciding step cannot be
+        skipped. Raises as `retry` does, and `DatabaseUnavailable` if the step's database cannot record it: the
+        saga then stays as it was.
         """
         order = RepairOrder(action=RepairAction.SKIP, by=by, why=why, step=step, result=result)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
@@ -252,9 +253,9 @@ class Sagas:
         dry_run: bool = False,
         limit: int = 100,
     ) -> tuple[Repair, ...]:
-        """End a parked saga, or one that was put aside, by a person's word; nothing of it runs any more.
+        """End a parked saga, or one that was put aside, as a person declares it; no step of it runs any more.
 
-        A saga that is decided can only be `completed`, one that is not only `compensated`. Raises as `skip` does.
+        A decided saga can only become `completed`; an undecided one only `compensated`. Raises as `skip` does.
         """
         order = RepairOrder(action=RepairAction.RESOLVE, by=by, why=why, outcome=Status(outcome))
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
@@ -271,7 +272,7 @@ class Sagas:
                 f"the sagas are not open: use them inside `async with sagas.open()`{WITH_THE_APPLICATION}"
             )
         if asyncio.get_running_loop() is not self._loop:
-            # What is woken in another loop's thread, or in a loop that stands, would be waited for without end.
+            # A future of another thread's loop, or of a stopped loop, would never wake its waiter.
             raise ConfigurationError(
                 "the sagas were opened in another event loop: use them in the loop that opened them (from another "
                 "thread by asyncio.run_coroutine_threadsafe), or open them anew in this one"
@@ -282,7 +283,7 @@ class Sagas:
         return Repairs(self._engine_at_hand(), self._known())
 
     def _engine_at_hand(self) -> Engine:
-        """Return the engine of the open sagas, or else one for reading and repairing only."""
+        """Return the engine of the open sagas, or else one that only reads and repairs."""
         closed = self._runner is None
         return self._engine(SagaSettings(), ignore, Clock()) if closed else self._open_runner().engine
 

@@ -14,7 +14,7 @@ tick.
     compensate   running, or parked while running or compensating: is undone
     resolve      parked or put aside: is at rest, by a person's word; what has not happened never will
 
-`decisions.TRANSITIONS` has the arrows. A saga that is decided is never undone: `TooLate`.
+`states.TRANSITIONS` has the arrows. A saga that is decided is never undone: `TooLate`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The ledger's fence: from when on no ledger accepts the rows of an owner."""
+"""The ledger's fence: the moment after which no ledger accepts an owner's rows."""
 
 from datetime import timedelta
 

@@ -1,8 +1,8 @@
-"""Which statements end the transaction they are sent in; a step's are refused before they are sent.
+"""Which statements end the transaction they are sent in; a step's session refuses to send them.
 
-MySQL and MariaDB commit before and after DDL and much else without being asked, and MariaDB runs whole
-programs without a procedure (`IF 1 THEN COMMIT; END IF`). What hides in a text that is made at run time or
-stored on the server cannot be read here: statements that run such texts are refused, procedures are watched.
+MySQL and MariaDB commit implicitly before and after DDL and much else, and MariaDB runs whole programs without
+a procedure (`IF 1 THEN COMMIT; END IF`). SQL text that is built at run time or stored on the server cannot be
+read here: statements that run built text are refused, and procedure calls are watched.
 """
 
 import re
@@ -25,7 +25,7 @@ _PROGRAMS = r"if|case|for|loop|repeat|while|execute|prepare|set\s+statement"
 _ANY = re.compile(_SPACE + _CONTROL)
 _MYSQL = re.compile(_MYSQL_SPACE + f"(?:{_CONTROL}|(?:{_IMPLICIT}|{_PROGRAMS})\\b)")
 _CALL = re.compile(_MYSQL_SPACE + r"call\b")
-# Strings, quoted names, dollar quotes and comments: what a semicolon may stand in without ending a statement.
+# Strings, quoted names, dollar quotes and comments: a semicolon inside them does not end a statement.
 _QUOTED = re.compile(
     r"""(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|(\$\w*\$).*?\1|--[^\n]*|\#[^\n]*|/\*.*?\*/"""
 )
@@ -35,7 +35,7 @@ _SECOND = re.compile(r";\s*[^\s;]")
 
 
 def ends_transaction(dialect: str, statement: str) -> bool:
-    """Tell whether *statement* would end its transaction, or is several statements of which one might."""
+    """Return whether *statement* would end its transaction, or is several statements and one of them might."""
     if dialect == "mysql" and (prefix := _SET_STATEMENT.match(_blanked(statement))) is not None:
         return ends_transaction(dialect, statement[prefix.end() :])
     known = _MYSQL if dialect == "mysql" else _ANY
@@ -43,7 +43,7 @@ def ends_transaction(dialect: str, statement: str) -> bool:
 
 
 def calls_procedure(statement: str) -> bool:
-    """Tell whether a stored procedure of MySQL's or MariaDB's is called, which may commit."""
+    """Return whether *statement* calls a stored procedure of MySQL or MariaDB, which may commit."""
     return _CALL.match(statement) is not None
 
 

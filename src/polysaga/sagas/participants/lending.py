@@ -1,12 +1,12 @@
 """Lending a session to a step: a real `AsyncSession` on a transaction that is ours.
 
 The step can flush, execute and use savepoints, but not commit, roll back or close. A driver error inside the
-transaction, outside a savepoint, dooms it even if the code swallows the error: at a deadlock InnoDB silently
-rolls back, lets the code go on, and would commit the second half of the step. Statements that commit
+transaction, outside a savepoint, dooms it even if the code swallows the error. Otherwise, after a deadlock, InnoDB
+would roll back silently, let the code go on and commit only the second half of the step. Statements that commit
 implicitly on MySQL and MariaDB are refused before they are sent.
 
-Our last statement and COMMIT go to the driver directly, in one switch to the session's greenlet; that is most
-of what makes a saga nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
+Our last statement and COMMIT go to the driver directly, in one switch to the session's greenlet. This is the main
+reason why a saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class lend:  # noqa: N801 - reads as a verb where it is used
     """Lend an `AsyncSession` on one transaction; whatever happens, the connection comes back clean."""
 
     def __init__(self, node: SqlNode) -> None:
-        # Closed for good at the end: a task that a step left behind finds no session to write with.
+        # Closed for good at the end: a task that outlives its step has no session to write with.
         self._session = PatientSession(
             node.writer, sync_session_class=_StepSession, expire_on_commit=False, close_resets_only=False
         )
@@ -52,12 +52,12 @@ class lend:  # noqa: N801 - reads as a verb where it is used
         if not self._loan.lent:
             return  # committed and closed already, without another switch to the greenlet
         self._loan.end()
-        # Shielded: a cancelled step must give its connection back all the same.
+        # Shielded: a cancelled step must still give its connection back.
         try:
             await asyncio.shield(asyncio.ensure_future(self._session.close()))
         except (DBAPIError, OSError):
-            # A connection that is dead already has nothing to roll back; the error, or the cancellation, that
-            # ended the step is what must be told.
+            # A dead connection has nothing to roll back. The caller must get the error, or the cancellation,
+            # that ended the step.
             if failure[0] is None:
                 raise
 
@@ -73,7 +73,7 @@ def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) ->
     try:
         sealed = adapted.run_async(lambda driver: node.dialect.seal(driver, writes))
     except asyncio.CancelledError:
-        # The server may still be at it: nobody else must get this connection. SQLAlchemy does the same.
+        # The server may still be executing: the connection must not be reused. SQLAlchemy does the same.
         session.connection().invalidate()
         raise
     if not sealed:
@@ -95,7 +95,7 @@ def commit(session: Session) -> None:
     try:
         Session.commit(session)
     except BaseException:
-        # Whatever the server made of it, nobody else may find a transaction open on this connection.
+        # The server may not have ended the transaction: the connection must not be reused with it open.
         loan.drop()
         raise
     finally:
@@ -105,8 +105,8 @@ def commit(session: Session) -> None:
 def watch(node: SqlNode) -> None:
     """Make the engine of *node* report what happens on lent connections; harmless when repeated.
 
-    The hooks are the dialect's: a single listener to a connection's own events (`before_cursor_execute`,
-    `commit`) makes SQLAlchemy prepare the dispatch of all of them, for every connection anew.
+    The hooks are the dialect's: a single listener on a connection's own events (`before_cursor_execute`,
+    `commit`) would make SQLAlchemy prepare the dispatch of all of them, anew for every connection.
     """
     engine = node.writer.sync_engine
     if event.contains(engine, "handle_error", _doom):
@@ -131,7 +131,7 @@ class _Loan:
         self._info: dict[Any, Any] = {}
 
     def begin(self, connection: Connection) -> None:
-        # A task that the step left behind may get its connection when the loan is over.
+        # A task that outlives its step may get its connection after the loan has ended.
         if self.connection is None and self.lent:
             self.connection, self._transaction = connection, connection.get_transaction()
             self._info = connection.info
@@ -144,12 +144,12 @@ class _Loan:
             self._info[COMMITTED] = True
 
     def drop(self) -> None:
-        """Take the connection out of the pool: its server ends what is open on it."""
+        """Take the connection out of the pool: the server ends its open transaction."""
         if self.connection is not None and not self.connection.closed and not self.connection.invalidated:
             self.connection.invalidate()
 
     def verify(self, node: SqlNode, session: Session) -> Any:
-        """Return the adapted driver connection; raise if the transaction is not the one that was begun, whole."""
+        """Return the adapted driver connection; raise unless the transaction is the one that was begun, whole."""
         connection = self.connection or session.connection()
         if self.doom is not None:
             fault = node.dialect.fault(self.doom)
@@ -204,15 +204,15 @@ def _begin(session: _StepSession, transaction: SessionTransaction, connection: C
 def _doom(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None or connection.closed or connection.invalidated:
-        return  # nothing of it will be committed
+        return  # the server commits nothing of it
     loan = connection.info.get(_LOAN)
     if loan is None:
         return
     code, *said = context.original_exception.args or (None,)
     error = context.sqlalchemy_exception or context.original_exception
     if code == _NO_SUCH and any(str(part).startswith("SAVEPOINT ") for part in said):
-        # The transaction ended unseen, as at a lock timeout with innodb_rollback_on_timeout: what was met inside
-        # the savepoint is the reason.
+        # The transaction ended unnoticed, as at a lock timeout with innodb_rollback_on_timeout: the error inside
+        # the savepoint is the cause.
         loan.doom = loan.doom or loan.nested or error
     elif not connection.in_nested_transaction() or code in _ENDS_ALL:
         loan.doom = error
@@ -223,7 +223,7 @@ def _doom(context: ExceptionContext) -> None:
 def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
     loan = lent.info.get(_LOAN)
     if loan is not None:
-        # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
+        # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
     do_commit(lent)

@@ -1,12 +1,12 @@
 """The ledger on MongoDB: the same promise by a multi-document transaction, majority writes, `_id` as the key.
 
-Nothing waits here: an insert that meets another transaction's uncommitted row fails at once with a write
-conflict, so conflicts are repeated for a time, not a number of times, at least for as long as the server lets
-a frozen transaction live (`transactionLifetimeLimitSeconds`, 60 by default).
+Nothing waits for a lock here: an insert that meets another transaction's uncommitted row fails at once with a
+write conflict. So conflicts are retried for a time, not a number of times: at least as long as the server lets a
+frozen transaction live (`transactionLifetimeLimitSeconds`, 60 by default).
 
-`_id` is one string, "<saga>:<step>": as a sub-document it would depend on the order of its fields. The fence
-is checked with this process's clock directly before COMMIT; a process that freezes between the two finds its
-transaction ended by the server long before the fence could have mattered.
+`_id` is one string, "<saga>:<step>": as a sub-document it would depend on the order of its fields. The fence is
+checked with this process's clock directly before COMMIT. If the process freezes between the two, the server ends
+its transaction long before the fence matters.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -134,8 +134,8 @@ class MongoParticipant:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[MongoSession]:
         async with self.node.client.start_session() as client_session:
-            # A coroutine in asynchronous PyMongo: without the await everything would run outside.
-            # The client's read preference would be that of the transaction, which may have no other than this.
+            # A coroutine in asynchronous PyMongo: without the await everything would run outside the transaction.
+            # A transaction may only read from the primary, but would inherit the client's read preference.
             driver = self.node.driver
             await client_session.start_transaction(
                 write_concern=driver.MAJORITY_WRITE, read_preference=driver.PRIMARY
@@ -165,7 +165,7 @@ class MongoParticipant:
 
 @contextmanager
 def _ending_refused(session: "AsyncClientSession") -> Iterator[None]:
-    """Keep the transaction of *session* from being ended, or followed by another, by the step."""
+    """Prevent the step from ending the transaction of *session* or beginning another one."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")

@@ -1,18 +1,19 @@
-"""Starts on their way: committed with a transaction of some participant, not yet in the journal.
+"""Starts that are committed with a transaction of some participant, but not yet in the journal.
 
 The row is written in the caller's own transaction, so it exists if and only if that transaction committed. A
-drain moves it: first the journal row, inserted unless it exists, due at once; then the outbox row is deleted. A
-process that dies between the two leaves both, and the next drain finds the journal row there. Any number of
-processes may drain at once, for the journal row's id makes moving it twice the same as moving it once; they take
-no locks and meet on the primary key.
+drain moves it. First it inserts the journal row, due at once, unless it exists; then it deletes the outbox row.
+A process that dies between the two leaves both rows, and the next drain finds the journal row. Any number of
+processes may drain at once: the journal row's id makes moving a start idempotent. They take no locks and meet
+on the primary key.
 
-A row that has waited for nearly as long as sagas are kept (`sagas.retention`) may be that of a saga which began
-before the drain died, has ended since and was removed. So the insert has a fence, and a row past it is parked
-instead of begun, perhaps for a second time (`test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked`).
+A row that has waited nearly as long as sagas are kept (`sagas.retention`) may belong to a saga that has run
+already: it began before the drain died, ended and was removed. So the insert has a fence. A row past it is
+parked, because starting it could run the saga twice
+(`test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked`).
 
-A row that cannot be moved, for that reason, because its key stands for another input by now or because nobody can
-read it, keeps its place with the reason in `error`, is announced once (`StartParked`) and holds up nobody. Whether
-this process knows the saga does not matter: the journal keeps it for one that does.
+A row cannot be moved past the fence, if its key now stands for another input, or if it cannot be decoded. Such a
+row stays with the reason in `error`, is announced once (`StartParked`) and holds up no other row. A drain also
+moves sagas that its process does not know: the journal keeps them for a process that does.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from polysaga.sagas.protocol.rows import Birth, Claim
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One row of an outbox, as it was found."""
+    """One row of an outbox, as it was read."""
 
     saga_id: UUID
     name: str
@@ -51,10 +52,10 @@ class Outbox(Protocol):
     """One database's outbox."""
 
     database: str
-    news: asyncio.Event  # something was committed here just now
+    news: asyncio.Event  # a start was committed here just now
 
     async def put(self, session: Any, waiting: Waiting) -> Waiting:
-        """Insert *waiting* in the transaction of *session* unless its id is there; return the row that is."""
+        """Insert *waiting* in the transaction of *session* unless its id exists; return the stored row."""
 
     async def page(self, most: int) -> Sequence[Waiting]:
         """Return the oldest *most* rows that are not parked, as committed on the primary."""
@@ -66,7 +67,7 @@ class Outbox(Protocol):
         """Delete the rows of these sagas."""
 
     async def park(self, saga_id: UUID, reason: str) -> None:
-        """Write down why the row cannot be moved."""
+        """Record why the row cannot be moved."""
 
     async def stuck(self, patience: float, most: int) -> list[Contradiction]:
         """Return the oldest *most* starts that are parked, or were written more than *patience* seconds ago."""
@@ -136,7 +137,7 @@ class MongoOutbox:
         self._clock = clock
 
     async def put(self, session: MongoSession, waiting: Waiting) -> Waiting:
-        # Looked for first: a duplicate key would end the caller's transaction.
+        # Find first: a duplicate key would end the caller's transaction.
         rows = self.node.driver.without_concerns(session.database)[OUTBOX]
         found = await rows.find_one({"_id": waiting.saga_id.hex}, session=session.client_session)
         if found is not None:
@@ -160,7 +161,7 @@ class MongoOutbox:
         await self.node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"error": reason}})
 
     async def stuck(self, patience: float, most: int) -> list[Contradiction]:
-        # Dated by the programs that wrote them.
+        # `created_at` comes from the clocks of the programs that wrote the rows.
         late = {"created_at": {"$lt": self._clock.now() - timedelta(seconds=patience)}}
         found = self._committed().find({"$or": [{"error": {"$ne": None}}, late]}).sort("created_at", 1).limit(most)
         try:
@@ -174,17 +175,17 @@ class MongoOutbox:
         return Waiting(UUID(row["_id"]), row["name"], row["birth"], row["error"], age)
 
     def _committed(self) -> Any:
-        return self.node.committed(OUTBOX)  # what a failover can still take back must not start a saga
+        return self.node.committed(OUTBOX)  # a write that a failover can still roll back must not start a saga
 
 
 def waiting_of(birth: Birth) -> Waiting:
-    """Return the outbox row that says what *birth* says."""
+    """Encode *birth* as an outbox row."""
     facts = dataclasses.asdict(birth)
     for name in ("claim", "status", "results", "error", "history"):
-        del facts[name]  # those of every birth
+        del facts[name]  # the same in every birth
     return Waiting(birth.claim.saga_id, birth.name, json.dumps(facts))
 
 
 def birth_of(waiting: Waiting) -> Birth:
-    """Return the birth that an outbox row says, under an owner of its own; raise if it cannot be read."""
+    """Decode the birth in an outbox row, under a new owner; raise if it cannot be decoded."""
     return Birth(Claim(waiting.saga_id, 0, uuid4()), **json.loads(waiting.birth))

@@ -1,4 +1,4 @@
-"""Reading whole pages of our tables, on the primary, through connections on which SQL servers refuse writes."""
+"""Read whole pages of our tables on the primary, through connections on which SQL servers refuse writes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from polysaga.errors import DatabaseUnavailable, SchemaMissing
 async def read_rows(
     node: SqlNode, statement: Rendered, values: Mapping[str, Any], line: str
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of *statement*; *line* names the line of migrations that makes its table."""
+    """Return the rows of *statement*; *line* names the line of migrations that creates its table."""
     try:
         async with node.reader.connect() as connection:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
@@ -24,7 +24,7 @@ async def read_rows(
 
 
 def explained(node: Node, error: Exception, line: str) -> Exception:
-    """Return what a person is told of *error*: that tables are missing, or that the server does not answer."""
+    """Return the error to show for *error*: missing tables, an unreachable server, or else *error* itself."""
     fault = node.dialect.fault(error)
     if fault is Fault.SCHEMA_MISSING:
         return SchemaMissing(node.database, line)

@@ -1,6 +1,6 @@
 """The ledger on SQL databases: one local transaction around the user's code and our row.
 
-`lending.py` guards the session that the user's code is given; this module says what is written and when.
+`lending.py` guards the session that the user's code gets; this module defines what is written and when.
 """
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
@@ -60,7 +60,7 @@ class SqlParticipant:
         return self.transact(work, self.seal_done(entry))
 
     async def transact(self, work: Work, seal: Seal) -> str:
-        """Run *work* as one transaction that ends with the writes of *seal*, whatever they are.
+        """Run *work* as one transaction that ends with the writes of *seal*.
 
         Raises `Fenced`, after a rollback, if one of them changes no row.
         """
@@ -127,7 +127,7 @@ class SqlParticipant:
     async def _claim_row(self, send: Send, entry: Entry) -> LedgerRow:
         """Insert `blocked`, or lock and return the row that exists; raise `Fenced` past the fence.
 
-        A row found and locked before the fence is that of this saga and stays until the transaction ends.
+        A row found and locked before the fence belongs to this saga and stays until the transaction ends.
         """
         blocked = await send(self._block, {**self._values(entry), "state": Mark.BLOCKED.value})
         if blocked.rows:

@@ -8,4 +8,4 @@ from polysaga.sagas.participants.sql import SqlParticipant
 
 
 class SQLiteParticipant(SqlParticipant):
-    """What SQL databases have in common is all that SQLite needs."""
+    """SQLite needs only what the SQL databases have in common."""
