@@ -3,12 +3,12 @@
 Items that arrive during a write join the next batch; there is no timer. A batch of patient items only stays open
 for up to `patience` seconds, and only while other sagas that could join are in flight. One bad item fails its
 whole batch; the batch is then retried item by item, so the other items still succeed. If the database does not
-answer, all items fail at once. So they do if its connection goes silent, before or during the retry: no item may
-wait for ever behind the write of another.
+answer, all items fail at once. The same holds if its connection goes silent, before or during the retry: no item
+may wait for ever behind the write of another.
 
 A batch may be too large for the server or for its time limit. The server does not always say so: a packet beyond
 its limit looks like a lost connection. So a batch is bounded in items and in bytes. After a failure that no single
-item can have caused, each following batch is half as large, until one succeeds.
+item can have caused, the next batches are half as large, until one succeeds.
 """
 
 import asyncio
