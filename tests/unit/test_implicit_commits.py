@@ -14,6 +14,13 @@ ENDS = [
     "/*!50000 SET STATEMENT a=1 FOR COMMIT */",
     "SET STATEMENT a=1 FOR /*! COMMIT */",
     "SET STATEMENT nobody knows how this goes on",
+    "SET STATEMENT max_statement_time=5 FOR CALL p()",
+    "SET STATEMENT sql_mode=SUBSTRING('ANSI' FROM 1 FOR 4) FOR COMMIT",
+    "SET STATEMENT max_statement_time=@for+1 FOR COMMIT",
+    "SET STATEMENT max_statement_time=1--1 FOR CREATE TABLE n1 AS\nSELECT 1 FOR UPDATE",
+    "SET STATEMENT max_statement_time=3 /*!FOR CREATE TABLE n2 AS SELECT 1*/ FOR UPDATE",
+    "SET STATEMENT max_statement_time=3 /*M! FOR COMMIT */ FOR UPDATE",
+    "SET STATEMENT a=$$ FOR $$ FOR COMMIT",
 ]
 KEEPS = [
     "SET STATEMENT max_statement_time=0.2 FOR SELECT 1",

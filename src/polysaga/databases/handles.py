@@ -269,15 +269,16 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
     lent = cast(LentSession, session.sync_session)
     try:
         async with session:
-            yield session
-            await session.commit()
+            try:
+                yield session
+                await session.commit()
+            finally:
+                lent.end(node.database)
     except (DBAPIError, PoolTimeout) as error:
         ours = as_ours(node, error, read_only=read_only)
         if ours is None:
             raise
         raise ours from error
-    finally:
-        lent.end(node.database)
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:

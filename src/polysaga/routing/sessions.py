@@ -46,16 +46,16 @@ class SqlRoutes:
             session = PatientSession(
                 reading.engine, sync_session_class=_Movable, expire_on_commit=False, info={_READING: reading}
             )
+            lent = cast(LentSession, session.sync_session)
             try:
                 yield session
+                lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
+                await session.close()  # nothing to commit: there is no transaction, or one that only reads
             except BaseException:
+                lent.end(router.name)
                 # Shielded: a cancelled reader must still give its connection back.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise
-            else:
-                await session.close()  # nothing to commit: there is no transaction, or one that only reads
-            finally:
-                cast(LentSession, session.sync_session).end(router.name)
         except (DBAPIError, PoolTimeout) as error:
             reading.blame(error)
             ours = as_ours(reading.node, error, read_only=True)

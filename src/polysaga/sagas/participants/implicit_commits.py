@@ -30,14 +30,18 @@ _QUOTED = re.compile(
     r"""(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|(\$\w*\$).*?\1|--[^\n]*|\#[^\n]*|/\*.*?\*/"""
 )
 # MariaDB: settings for one statement, which follows.
-_SET_STATEMENT = re.compile(_MYSQL_SPACE + r"set\s+statement\b.*?\bfor\b")
+_SETTING = r"""\w+\s*=\s*(?:[\w.]+|'[^'\\]*'|"[^"\\]*")"""
+_SET_STATEMENT = re.compile(
+    _SPACE.replace("--", "(?:--|#)") + rf"set\s+statement\s+{_SETTING}(?:\s*,\s*{_SETTING})*\s+for\b"
+)
 _SECOND = re.compile(r";\s*[^\s;]")
 
 
 def ends_transaction(dialect: str, statement: str) -> bool:
     """Return whether *statement* would end its transaction, or is several statements and one of them might."""
-    if dialect == "mysql" and (prefix := _SET_STATEMENT.match(_blanked(statement))) is not None:
-        return ends_transaction(dialect, statement[prefix.end() :])
+    if dialect == "mysql" and (prefix := _SET_STATEMENT.match(statement)) is not None:
+        rest = statement[prefix.end() :]
+        return calls_procedure(rest) or ends_transaction(dialect, rest)
     known = _MYSQL if dialect == "mysql" else _ANY
     return known.match(statement) is not None or (";" in statement and _is_several(statement))
 

@@ -198,6 +198,8 @@ class _StepSession(Session):
 def _begin(session: _StepSession, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         raise StepMisused("a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction")
+    if not session.loan.lent:
+        raise StepMisused("a task that outlives its step used the step's session")
     session.loan.begin(connection)
 
 
