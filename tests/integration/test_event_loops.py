@@ -62,7 +62,7 @@ async def test_sagas_refuse_another_event_loop_at_once_and_say_what_to_do(tmp_pa
 
 
 async def test_databases_refuse_another_event_loop_and_go_on_in_their_own(tmp_path: Path) -> None:
-    """A connection made in the other loop would stay in the pool, and fail in somebody else's session."""
+    """A connection made in the other loop would stay in the pool, and fail in the session of another caller."""
     shop = SqlDatabase("shop")
     known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
 

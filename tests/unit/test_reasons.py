@@ -46,6 +46,9 @@ def test_a_parked_saga_keeps_what_it_is_undone_for_beside_what_it_is_parked_for(
         traceback="Traceback ...",
     )
     assert parked.to_json()["parked"]["from"] == "compensating"
+    before = Reason(resolved=Resolution("ada", "paid by hand"), undone_by_hand=("open_order",))
+    after = before.parked_from(Status.COMPLETING, TROUBLE)
+    assert (after.resolved, after.undone_by_hand) == (before.resolved, before.undone_by_hand)
 
 
 def test_words_of_another_version_are_left_alone() -> None:

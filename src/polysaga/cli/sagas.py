@@ -1,7 +1,6 @@
 """`polysaga sagas`: find the sagas of a program, understand one, and repair what needs a person."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -82,9 +81,7 @@ for command in (show, retry, skip, compensate, resolve):
 
 
 def _summary(saga: SagaSummary) -> dict[str, Any]:
-    error = None if saga.error is None else saga.error.to_json()
-    told = {"reason": saga.reason, "step": saga.step, "parked_from": saga.parked_from}
-    return {**asdict(saga), "error": error, **told}
+    return {**saga.as_dict(), "parked_from": saga.parked_from}
 
 
 def _state(saga: SagaState) -> dict[str, Any]:

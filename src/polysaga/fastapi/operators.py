@@ -36,7 +36,7 @@ from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
-from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, SagaSummary, Status
+from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, Status
 
 # For the OpenAPI document only; *authorize* inspects the request itself.
 _TOKEN = HTTPBearer(
@@ -241,7 +241,7 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
         """Return one page, the newest first."""
         wanted = SagaFilter(status=tuple(status or ()), name=name, key=key, error=error, older_than=older_than)
         page = await sagas.find(wanted, limit=limit, after=after)
-        return SagaItems(sagas=[SagaItem.model_validate(_item(saga)) for saga in page.sagas], next=page.next)
+        return SagaItems(sagas=[SagaItem.model_validate(saga.as_dict()) for saga in page.sagas], next=page.next)
 
     if details:
 
@@ -347,13 +347,8 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _item(saga: SagaSummary) -> dict[str, Any]:
-    error = None if saga.error is None else saga.error.to_json()
-    return {**asdict(saga), "error": error, "reason": saga.reason, "step": saga.step}
-
-
 def _details(saga: SagaState) -> dict[str, Any]:
-    return {**_item(saga), "audit": [asdict(entry) for entry in saga.audit]}
+    return {**saga.as_dict(), "audit": [asdict(entry) for entry in saga.audit]}
 
 
 def _told(repairs: tuple[Repair, ...]) -> RepairItem:

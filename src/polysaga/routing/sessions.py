@@ -48,11 +48,12 @@ class SqlRoutes:
             )
             lent = cast(LentSession, session.sync_session)
             try:
-                yield session
-                lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
+                try:
+                    yield session
+                finally:
+                    lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
                 await session.close()  # nothing to commit: there is no transaction, or one that only reads
             except BaseException:
-                lent.end(router.name)
                 # Shielded: a cancelled reader must still give its connection back.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise

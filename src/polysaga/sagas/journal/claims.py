@@ -6,7 +6,6 @@ limit locks the gap into which new sagas are inserted. Parked sagas are never ha
 definition this process does not know. A saga claimed past its deadline is claimed as `compensating`.
 """
 
-import json
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
@@ -99,7 +98,7 @@ def _taken(dialect: SqlDialect) -> str:
     late = f"CASE WHEN status = 'running' AND deadline <= {dialect.statement_clock} THEN"
     return (
         # MySQL assigns from left to right, so `status` comes after the expression that reads it.
-        f"error = {late} '{json.dumps(overdue().reason().to_json())}' ELSE error END, "
+        f"error = {late} '{overdue().reason().encoded()}' ELSE error END, "
         f"status = {late} 'compensating' ELSE status END, epoch = epoch + 1, owner = :owner, lease = :lease, "
         f"wake_at = {dialect.later(':lease')}, expiries = expiries + 1"
     )

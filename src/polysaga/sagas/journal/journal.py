@@ -22,7 +22,7 @@ from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.claims import Claims, Pick
 from polysaga.sagas.journal.group_commit import MOST_BYTES
 from polysaga.sagas.journal.statements import statements
-from polysaga.sagas.protocol.reasons import Attempt, Reason
+from polysaga.sagas.protocol.reasons import Attempt, Reason, decoded_attempts
 from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row
 from polysaga.sagas.protocol.states import Status
 
@@ -147,7 +147,7 @@ class Journal:
 
     async def compensate(self, claim: Claim, error: Reason) -> bool:
         """Write the decision to compensate; False if the claim, or the status running, is gone."""
-        return await self._change("compensate", claim, error=_told(error))
+        return await self._change("compensate", claim, error=error.encoded())
 
     async def record_call(self, claim: Claim, step: str, result: str) -> bool:
         """Write the ledger row of a step without a database; False if the claim no longer allows it."""
@@ -163,7 +163,7 @@ class Journal:
 
     async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[Attempt]) -> bool:
         """Park the saga: stop retrying until a person repairs it."""
-        told = {"error": _told(error), "history": as_json(list(history))}
+        told = {"error": error.encoded(), "history": as_json(list(history))}
         return await self._change("park", claim, expected=expected.value, **told)
 
     async def postpone(self, claim: Claim, seconds: float, history: Sequence[Attempt]) -> bool:
@@ -177,7 +177,7 @@ class Journal:
     async def cancel(self, saga_id: UUID, owner: UUID, error: Reason) -> Row | None:
         """Claim a running saga and decide to compensate it, in one write; return its row if *owner* has it now."""
         key = self._dialect.key
-        values = {"id": key(saga_id), "owner": key(owner), "error": _told(error), "lease": self.lease}
+        values = {"id": key(saga_id), "owner": key(owner), "error": error.encoded(), "lease": self.lease}
         async with Transaction(self.node.single) as send:
             await send(self._sql["cancel"], values)
         row = await self.load(saga_id)
@@ -208,7 +208,7 @@ class Journal:
             "status": status.value,
             "final": int(status.final),
             "results": json.dumps(dict(results)),
-            "error": None if error is None else _told(error),
+            "error": None if error is None else error.encoded(),
         }
         async with Transaction(self.node.writer) as send:
             if (await send(self._sql["repair"], values)).count != 1:
@@ -286,7 +286,7 @@ class Journal:
             "lease": None if birth.status.final else self.lease,
             "deadline": birth.deadline,
             "results": as_json(birth.results),
-            "error": None if birth.error is None else _told(birth.error),
+            "error": None if birth.error is None else birth.error.encoded(),
             "history": as_json(birth.history) if birth.history else None,
         }
 
@@ -301,17 +301,12 @@ class Journal:
             input=found["input"],
             input_hash=found["input_hash"],
             results=json.loads(found["results"]),
-            error=None if found["error"] is None else Reason.from_json(json.loads(found["error"])),
-            history=[Attempt.from_json(one) for one in json.loads(found["history"] or "[]")],
+            error=Reason.decoded(found["error"]),
+            history=decoded_attempts(found["history"]),
             expiries=found["expiries"],
             progress=found["progress"],
             remaining=found["remaining"],
         )
-
-
-def _told(reason: Reason) -> str:
-    # Not `as_json`: the text of a program's own error may contain half of a surrogate pair.
-    return json.dumps(reason.to_json())
 
 
 def size_of_birth(birth: Birth) -> int:

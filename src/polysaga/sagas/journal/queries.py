@@ -16,7 +16,7 @@ from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
-from polysaga.sagas.protocol.reasons import Attempt, Reason
+from polysaga.sagas.protocol.reasons import Reason, decoded_attempts
 from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
@@ -74,7 +74,7 @@ class Catalogue:
             driven_here=False,
             input=row["input"],
             results=json.loads(row["results"]),
-            history=tuple(Attempt.from_json(one) for one in json.loads(row["history"] or "[]")),
+            history=tuple(decoded_attempts(row["history"])),
             audit=tuple(
                 AuditEntry(
                     at=self._node.dialect.moment_from(line.recorded_at),
@@ -141,7 +141,7 @@ class Catalogue:
             "key": row["saga_key"],
             "status": Status(row["status"]),
             "known": row["fingerprint"] in self._fingerprints,
-            "error": None if row["error"] is None else Reason.from_json(json.loads(row["error"])),
+            "error": Reason.decoded(row["error"]),
             "epoch": row["epoch"],
             "owner": None if row["owner"] is None else dialect.key_from(row["owner"]),
             "wake_at": moment("wake_at"),

@@ -1,7 +1,7 @@
 """The views of sagas that people get."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -67,6 +67,11 @@ class SagaSummary:
     def parked_from(self) -> Status | None:
         """The status of a parked saga before it was parked; it shows the direction."""
         return None if self.error is None or self.error.parked is None else self.error.parked.status
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all facts by name, the reason as the journal keeps it: what the command line and HTTP print."""
+        error = None if self.error is None else self.error.to_json()
+        return {**asdict(self), "error": error, "reason": self.reason, "step": self.step}
 
     @property
     def _told(self) -> Reason | Parking | None:

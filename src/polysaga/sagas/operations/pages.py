@@ -52,6 +52,6 @@ class JournalSurvey:
             status=Status(row["status"]),
             results=json.loads(row["results"]),
             overdue=bool(row["late"]),
-            resolved=row["error"] is not None and Reason.from_json(json.loads(row["error"])).resolved is not None,
+            resolved=(Reason.decoded(row["error"]) or Reason()).resolved is not None,
             expired=bool(row["old"]),
         )

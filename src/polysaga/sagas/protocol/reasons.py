@@ -3,42 +3,53 @@
 The journal keeps a `Reason` as JSON in `error`, and the attempts in `history`.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from polysaga.sagas.protocol.states import Status
 
 
-class _Cause(TypedDict, total=False):
-    kind: str
-    step: str | None
-    message: str
-    code: str
-    facts: Any
-    traceback: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parking:
-    """Why a saga is parked, and the status it had before."""
+class _Cause:
+    """What a reason to undo a saga and a reason to park it have in common."""
 
-    status: Status
-    kind: str | None = None  # a verdict on the last attempt; None: there was none
-    step: str | None = None
+    kind: str | None = None  # a verdict, such as `refused`, `failed` or `cancelled`
+    step: str | None = None  # None: nothing that a step did
     message: str = ""
     code: str | None = None  # of a refusal
     facts: Any = None  # of a refusal, as JSON keeps them
     traceback: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plain types that the journal stores, without missing values."""
+        data: dict[str, Any] = {}
+        if self.kind is not None:
+            data["kind"] = self.kind
+        if self.kind is not None or self.message:
+            data["step"], data["message"] = self.step, self.message
+        if self.code is not None:
+            data["code"], data["facts"] = self.code, self.facts
+        if self.traceback is not None:
+            data["traceback"] = self.traceback
+        return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking(_Cause):
+    """Why a saga is parked, and the status it had before. *kind* is None if nothing was tried."""
+
+    status: Status
+
+    def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores."""
-        return {**_cause(self), "from": self.status.value}
+        return {**_Cause.to_json(self), "from": self.status.value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Parking":
         """Decode what `to_json` wrote."""
-        return cls(status=Status(data["from"]), **_caused(data))
+        return cls(status=Status(data["from"]), **_cause_in(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +61,23 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
+class Reason(_Cause):
     """Why a saga is undone, why it is parked, and how people repaired it; each may be missing.
 
-    *kind* is a verdict, such as `refused`, `failed` or `cancelled`; None: the saga is not being undone.
+    *kind* is None if the saga is not being undone.
     """
 
-    kind: str | None = None
-    step: str | None = None  # None: nothing that a step did
-    message: str = ""
-    code: str | None = None  # of a refusal
-    facts: Any = None  # of a refusal, as JSON keeps them
-    traceback: str | None = None
     parked: Parking | None = None
     resolved: Resolution | None = None
-    undone_by_hand: tuple[str, ...] = field(default=())  # steps whose record is the journal's row
+    undone_by_hand: tuple[str, ...] = ()  # steps whose record is the journal's row
 
     def parked_from(self, status: Status, trouble: "Reason") -> "Reason":
         """Return the reason of a saga that was in *status* and is parked for *trouble*."""
-        parking = Parking(status=status, **_caused(_cause(trouble)))
-        return Reason(**_caused(_cause(self)), parked=parking, undone_by_hand=self.undone_by_hand)
+        return replace(self, parked=Parking(status=status, **_cause_in(_Cause.to_json(trouble))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores, without missing values."""
-        data: dict[str, Any] = dict(_cause(self))
+        data = _Cause.to_json(self)
         if self.parked is not None:
             data["parked"] = self.parked.to_json()
         if self.resolved is not None:
@@ -87,11 +91,21 @@ class Reason:
         """Decode what `to_json` of this or another version wrote."""
         parked, resolved = data.get("parked"), data.get("resolved")
         return cls(
-            **_caused(data),
+            **_cause_in(data),
             parked=None if parked is None else Parking.from_json(parked),
             resolved=None if resolved is None else Resolution(resolved["by"], resolved["why"]),
             undone_by_hand=tuple(data.get("undone_by_hand", ())),
         )
+
+    @classmethod
+    def decoded(cls, text: str | None) -> "Reason | None":
+        """Decode the journal's column `error`."""
+        return None if text is None else cls.from_json(json.loads(text))
+
+    def encoded(self) -> str:
+        """Return the text for the journal's column `error`."""
+        # By `json`: the text of a program's own error may contain half a surrogate pair, which pydantic refuses.
+        return json.dumps(self.to_json())
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +135,10 @@ _MISSING: Mapping[str, Any] = {
 }
 
 
-def _cause(told: Reason | Parking) -> _Cause:
-    """Return the fields that `Reason` and `Parking` share, as plain types, without missing values."""
-    cause: _Cause = {}
-    if told.kind is not None:
-        cause["kind"] = told.kind
-    if told.kind is not None or told.message:
-        cause["step"], cause["message"] = told.step, told.message
-    if told.code is not None:
-        cause["code"], cause["facts"] = told.code, told.facts
-    if told.traceback is not None:
-        cause["traceback"] = told.traceback
-    return cause
+def decoded_attempts(text: str | None) -> list[Attempt]:
+    """Decode the journal's column `history`."""
+    return [Attempt.from_json(one) for one in json.loads(text or "[]")]
 
 
-def _caused(data: Mapping[str, Any]) -> _Cause:
-    return {name: data[name] for name in _Cause.__annotations__ if name in data}  # type: ignore[return-value]
+def _cause_in(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: data[one.name] for one in fields(_Cause) if one.name in data}
