@@ -190,7 +190,7 @@ async def test_a_connection_that_is_made_for_a_caller_who_has_gone_is_broken_off
         return "the connection"
 
     with monkeypatch.context() as watched:
-        watched.setattr(node.dialect, "cut", cut.append)
+        watched.setattr(node.dialect, "discard", cut.append)
         caller = asyncio.ensure_future(node._dial(connect, (), {}))
         await asyncio.wait([caller], timeout=10)
         assert caller.cancelled()

@@ -113,5 +113,4 @@ class Pooler:
         return answer
 
     def _end(self, connection: Any) -> None:
-        self._dialect.cut(connection.driver_connection)
-        connection.run_async(self._dialect.hang_up)
+        self._dialect.discard(connection.driver_connection)

@@ -138,6 +138,8 @@ class SqlNode:
     async def ping(self) -> None:
         """Return if the server answers; raise `DatabaseUnavailable` or `ConfigurationError` otherwise."""
         patience = self.settings.pool.connect_timeout
+        if self.dialect.single_writer:
+            patience += self.settings.lock_timeout  # another program may hold a new file
         try:
             await limited(self._ask(), patience)
         except TimeoutError as error:
@@ -150,7 +152,7 @@ class SqlNode:
     def abandon(self) -> None:
         """Break off every connection, in use or not, without notice to the server: it or its driver hangs."""
         for adapted in (*self._connections, *self._opening.values()):
-            self.dialect.cut(adapted.driver_connection)
+            self.dialect.discard(adapted.driver_connection)
 
     async def close(self) -> None:
         """Close every connection of both pools."""
@@ -248,7 +250,7 @@ class SqlNode:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             task.cancel()
-            self.dialect.cut_what_comes(task)
+            self.dialect.discard_what_comes(task)
             raise
         finally:
             self._dialing.discard(task)
@@ -256,7 +258,8 @@ class SqlNode:
             raise ConnectionAbortedError("the node was taken out of service")
         return task.result()
 
-    def _connect(self, open_one: Connect, pooler: Pooler) -> DBAPIConnection:
+    def _connect(self, open_one: Connect, pooler: Pooler, *, read_only: bool) -> DBAPIConnection:
+        before = _cancellations()
         try:
             connection = pooler.connect(open_one)
         except SharedSessions:
@@ -265,12 +268,15 @@ class SqlNode:
                 "transaction at a time, and Polysaga needs sessions; set pool_mode = session in the pooler "
                 f"(PgBouncer) for this database, or let databases.{self.database}.url name PostgreSQL itself"
             ) from None
-        if self.watched and self.admit is not None:
-            try:
+        try:
+            if self.watched and self.admit is not None:
                 self._admit(connection, self.admit())
-            except BaseException:
-                self.dialect.cut(connection.driver_connection)
-                raise
+            self.dialect.configure(connection, read_only=read_only)
+            if _cancellations() > before:
+                raise asyncio.CancelledError
+        except BaseException:
+            self.dialect.discard(connection.driver_connection)
+            raise
         return connection  # type: ignore[no-any-return]
 
     def _open_one(
@@ -308,8 +314,6 @@ class SqlNode:
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def connect(_: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> DBAPIConnection:
-            before = _cancellations()
-
             def open_one(*, bare: bool) -> Any:
                 return self._open_one(dialect, positional, named, read_only=read_only, bare=bare)
 
@@ -321,18 +325,13 @@ class SqlNode:
                     ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
                     settings = self.dialect.session_settings(ours)
                     poolers[self._followed] = Pooler(self.dialect, settings, refusals, patience)
-                connection = self._connect(open_one, poolers[self._followed])
-                self.dialect.configure(connection, read_only=read_only)
+                return self._connect(open_one, poolers[self._followed], read_only=read_only)
             except RuntimeError as error:
                 if self.dialect.hindrance(error) is None:
                     raise
                 raise self._refusal(error) from error
             except refusals as error:
                 raise self._refusal(error) from error
-            if _cancellations() > before:
-                self.dialect.cut(connection.driver_connection)
-                raise asyncio.CancelledError
-            return connection
 
     def _ask_the_idle(self, engine: AsyncEngine) -> None:
         clock = Clock()

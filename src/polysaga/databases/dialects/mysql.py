@@ -255,10 +255,10 @@ class MySQL(SqlDialect):
             try:
                 return await limited(login, connect_timeout)
             except asyncio.CancelledError:
-                self.cut_what_comes(login)
+                self.discard_what_comes(login)
                 raise
             except TimeoutError as error:
-                self.cut_what_comes(login)
+                self.discard_what_comes(login)
                 raise TimeoutError(f"no answer in {connect_timeout} s") from error
 
         return log_in

@@ -482,6 +482,13 @@ class PostgresPsycopg(Postgres):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
+    def discard(self, driver: Any) -> None:
+        self.cut(driver)
+        if driver.lock.locked():
+            leave_behind(asyncio.ensure_future(_close(driver)))
+        else:
+            driver.pgconn.finish()
+
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
         cursor = await driver.execute(statement.sql, statement.bind(values))
         rows = await cursor.fetchall() if statement.answers else ()

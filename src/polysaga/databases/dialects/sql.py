@@ -130,7 +130,7 @@ class SqlDialect:
         """Register what the dialect must do on events of *engine*; most dialects need nothing."""
 
     def configure(self, connection: Any, *, read_only: bool) -> None:
-        """Set on a new *connection* what its driver has no argument for; end the connection if that fails."""
+        """Set on a new *connection* what its driver has no argument for."""
 
     def connector(self, adapter: Any) -> Callable[..., Any]:
         """Return a coroutine function that connects as the driver's own does, and limits the whole login.
@@ -139,14 +139,14 @@ class SqlDialect:
         """
         raise NotImplementedError
 
-    def cut_what_comes(self, login: "asyncio.Future[Any]") -> None:
-        """Cut the connection that *login* has made, or will make, for a caller that waits no longer."""
+    def discard_what_comes(self, login: "asyncio.Future[Any]") -> None:
+        """Discard the connection that *login* has made, or will make, for a caller that waits no longer."""
 
-        def cut(ended: "asyncio.Future[Any]") -> None:
+        def discard(ended: "asyncio.Future[Any]") -> None:
             if not ended.cancelled() and ended.exception() is None:
-                self.cut(ended.result())
+                self.discard(ended.result())
 
-        login.add_done_callback(cut)
+        login.add_done_callback(discard)
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         """Return the driver's arguments to connect for questions outside of transactions."""
@@ -159,11 +159,18 @@ class SqlDialect:
 
     async def hang_up(self, driver: Any) -> None:
         """Close the driver's own connection without waiting for the server."""
-        self.cut(driver)
+        self.discard(driver)
 
     def cut(self, driver: Any) -> None:
-        """Break the driver's own connection at once; tasks that wait for an answer get an error."""
+        """Break the driver's own connection at once; tasks that wait for an answer get an error.
+
+        Its owner still closes it.
+        """
         raise NotImplementedError
+
+    def discard(self, driver: Any) -> None:
+        """Cut the driver's own connection, and close it: it has no owner that would."""
+        self.cut(driver)
 
     async def sample(self, driver: Any) -> Sample:
         """See `samples.Probe`."""

@@ -123,12 +123,8 @@ class SQLite(SqlDialect):
         return {**arguments, "isolation_level": "AUTOCOMMIT"}
 
     def configure(self, connection: Any, *, read_only: bool) -> None:
-        try:
-            connection.isolation_level = None
-            connection.run_async(lambda driver: _configure(driver, read_only=read_only))
-        except BaseException:
-            connection.terminate()
-            raise
+        connection.isolation_level = None
+        connection.run_async(lambda driver: _configure(driver, read_only=read_only))
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "invalidate")
@@ -161,6 +157,9 @@ class SQLite(SqlDialect):
 
     def cut(self, driver: Any) -> None:
         """Do nothing: a file does not fall silent."""
+
+    def discard(self, driver: Any) -> None:
+        driver.stop()
 
     async def sample(self, driver: Any) -> Sample:
         return Sample(NodeRole.PRIMARY, None)
@@ -227,6 +226,8 @@ async def _turn_to_wal(driver: Any) -> None:
     ((milliseconds,),) = await driver.execute_fetchall("PRAGMA busy_timeout")
     clock = Clock()
     end = clock.monotonic() + milliseconds / 1000
+    # Where SQLite does wait, it waits in its thread, which a cancellation does not end.
+    await driver.execute_fetchall("PRAGMA busy_timeout = 0")
     while True:
         try:
             await driver.execute_fetchall("PRAGMA journal_mode = WAL")
@@ -235,4 +236,5 @@ async def _turn_to_wal(driver: Any) -> None:
                 raise
             await clock.sleep(_UNTIL_NEXT_TRY)
         else:
-            return
+            break
+    await driver.execute_fetchall(f"PRAGMA busy_timeout = {milliseconds}")
