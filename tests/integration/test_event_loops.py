@@ -3,12 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.testclient import TestClient
 
 from polysaga import Databases, SqlDatabase
@@ -84,6 +87,23 @@ async def test_databases_refuse_another_event_loop_and_go_on_in_their_own(tmp_pa
         assert await read() == 1
     error = await within(asyncio.to_thread(in_a_thread, read), "the other loop ends")
     assert "is not open" in str(error)
+
+
+async def test_a_session_asked_for_without_a_loop_belongs_to_the_one_that_enters_it(tmp_path: Path) -> None:
+    """A dependency of FastAPI that is a plain function runs in a thread without an event loop."""
+    shop = SqlDatabase("shop")
+    known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+
+    async def enter(lent: AbstractAsyncContextManager[AsyncSession]) -> object:
+        async with lent as db:
+            return (await db.execute(text("SELECT 1"))).scalar()
+
+    async with Databases(shop).open(known):
+        for lend in (shop.reader, shop.writer):
+            elsewhere, here = [await asyncio.to_thread(lend) for _ in range(2)]
+            error = await within(asyncio.to_thread(in_a_thread, partial(enter, elsewhere)), "the other loop ends")
+            assert "database 'shop' was opened in another event loop" in str(error)
+            assert await enter(here) == 1
 
 
 def test_a_test_client_lends_its_loop_to_the_test_beside_it(tmp_path: Path) -> None:

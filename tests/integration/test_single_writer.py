@@ -16,7 +16,7 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
 from polysaga import Databases, Refused, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import Settings, parse_settings
-from polysaga.databases import SqlNode
+from polysaga.databases import SqlNode, handles
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -27,7 +27,7 @@ from polysaga.errors import (
 )
 from polysaga.migrations import migrate
 from polysaga.sagas.participants.lending import lend, watch
-from tests.fixtures.waiting import pause, reached, within
+from tests.fixtures.waiting import pause, reached, until, within
 
 Does = Callable[["Shop", Any], Awaitable[object]]
 
@@ -155,12 +155,10 @@ def settings_of(file: Path, **own: Any) -> Settings:
     return parse_settings({"databases": {"orders": {"url": f"sqlite+aiosqlite:///{file}", **own}}})
 
 
-@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
-async def test_a_new_file_is_opened_as_soon_as_another_program_lets_it_go(
-    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, refused = tmp_path / "orders.db", asyncio.Event()
-    execute = aiosqlite.Connection.execute_fetchall
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when SQLite has, most likely, refused to turn a file to WAL."""
+    refused, execute = asyncio.Event(), aiosqlite.Connection.execute_fetchall
 
     async def note(self: Any, sql: str, *values: Any) -> Any:
         if "journal_mode" in sql:
@@ -168,7 +166,14 @@ async def test_a_new_file_is_opened_as_soon_as_another_program_lets_it_go(
         return await execute(self, sql, *values)
 
     monkeypatch.setattr(aiosqlite.Connection, "execute_fetchall", note)
-    orders = SqlDatabase("orders")
+    return refused
+
+
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_a_new_file_is_opened_as_soon_as_another_program_lets_it_go(
+    tmp_path: Path, mode: str, refused: asyncio.Event
+) -> None:
+    file, orders = tmp_path / "orders.db", SqlDatabase("orders")
     with used_elsewhere(file, mode) as other:
         async with AsyncExitStack() as stack:
             opening = asyncio.ensure_future(stack.enter_async_context(Databases(orders).open(settings_of(file))))
@@ -186,13 +191,41 @@ async def test_a_new_file_that_another_program_keeps_is_waited_for_as_long_as_a_
 ) -> None:
     file = tmp_path / "orders.db"
     with used_elsewhere(file, mode):
-        begun = time.monotonic()
+        one, begun = settings_of(file, lock_timeout=0.2, pool={"connect_timeout": 0.2}), time.monotonic()
         with pytest.raises(
             DatabaseUnavailable, match=r"locked by another program, for longer than databases.orders.lock_timeout"
         ):
-            async with Databases(SqlDatabase("orders")).open(settings_of(file, lock_timeout=0.2)):
+            async with Databases(SqlDatabase("orders")).open(one):
                 pass
         assert 0.2 <= time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_a_wait_for_a_new_file_can_be_cancelled(tmp_path: Path, mode: str, refused: asyncio.Event) -> None:
+    file = tmp_path / "orders.db"
+    settings = settings_of(file, lock_timeout=60.0).databases["orders"]
+    node = SqlNode("orders", "primary", f"sqlite+aiosqlite:///{file}", settings)
+    with used_elsewhere(file, mode):
+        asking = asyncio.ensure_future(node.ping())
+        await reached(refused, "the connection wants WAL mode")
+        asking.cancel()
+        await within(asyncio.wait([asking]), "the wait is cancelled")
+        assert asking.cancelled()
+        await until(lambda: not workers(), "SQLite's thread has ended", patience=10.0)
+    await node.close()
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+
+async def test_a_connection_waits_for_locks_when_its_file_is_in_wal_mode(tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    node = SqlNode("orders", "primary", f"sqlite+aiosqlite:///{file}", settings_of(file).databases["orders"])
+    for engine in (node.reader, node.writer):
+        async with engine.connect() as connection:
+            assert (await connection.exec_driver_sql("PRAGMA busy_timeout")).scalar() == 5000
+    await node.close()
 
 
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -201,7 +234,7 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"file is not a database.*correct databases.orders.url"):
         async with Databases(SqlDatabase("orders")).open(settings_of(file)):
             pass
-    assert not [thread for thread in threading.enumerate() if "connection_worker" in thread.name]
+    assert not workers()
 
 
 async def two_tasks_at_once(_: Shop | None, db: Any) -> None:
@@ -226,6 +259,31 @@ async def test_a_writer_that_is_used_in_two_tasks_gives_its_connection_back(tmp_
                     await within(two_tasks_at_once(None, db), "the tasks end")
         async with shop.writer() as db:
             await within(db.execute(text("SELECT 1")), "the writer is free", patience=3.0)
+
+
+async def test_a_session_ends_although_a_task_of_its_own_waits_longer_for_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "_PATIENCE", 0.1)
+    orders, left = SqlDatabase("orders"), list[asyncio.Future[Any]]()
+    file = tmp_path / "orders.db"
+    async with Databases(orders).open(settings_of(file, lock_timeout=60.0)):
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+            async def leave_and_fail() -> None:
+                async with orders.writer() as db:
+                    left.append(asyncio.ensure_future(db.execute(text("SELECT 1"))))
+                    await pause()
+                    raise LookupError
+
+            with pytest.raises(LookupError):  # the program's own
+                await leave_and_fail()
+            assert not left[0].done()
+            other.execute("COMMIT")
+        await within(asyncio.wait(left), "the other task has begun, too late")
+        async with orders.writer() as db:
+            await within(db.execute(text("SELECT 1")), "the writer is free", patience=10.0)
 
 
 async def test_a_task_that_outlives_a_refused_step_writes_nothing(tmp_path: Path) -> None:

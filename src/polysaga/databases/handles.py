@@ -7,6 +7,7 @@ connection returned.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Wish:
 
 _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
-_PATIENCE = 30.0  # seconds; every wait of a session that connects has a shorter limit
+_PATIENCE = 30.0  # seconds that the end of a session waits for a task that still uses it
 _MOMENT = 0.02  # seconds
 # For programs that call `polysaga.fastapi.install`, and so never call `open` themselves.
 WITH_THE_APPLICATION = (
@@ -136,13 +137,11 @@ class Database(Generic[NodeT, SessionT]):
         Raises `NoReplica` if no node may answer in time, `NoPrimary` for a `strong` read without a primary (SQL),
         and `ConfigurationError` in another event loop than the one that opened the databases.
         """
-        self._refuse_another_loop()
         plain = consistency is None and max_lag is None and not allow_stale and not snapshot
         wish = _PLAIN if plain else Wish(consistency, max_lag, allow_stale, snapshot)
         if self._routes is not None:
-            lent: AbstractAsyncContextManager[SessionT] = self._routes.reader(wish)
-            return lent
-        return self._lend(self.primary, read_only=True, snapshot=snapshot)
+            return self._in_its_loop(self._routes.reader(wish))
+        return self._in_its_loop(self._lend(self.primary, read_only=True, snapshot=snapshot))
 
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
         """Lend a session on the primary; the end of the block commits (SQL).
@@ -150,11 +149,9 @@ class Database(Generic[NodeT, SessionT]):
         Raises `NoPrimary` if the database has replicas and no primary now, and `ConfigurationError` in another
         event loop than the one that opened the databases.
         """
-        self._refuse_another_loop()
         if self._routes is not None:
-            lent: AbstractAsyncContextManager[SessionT] = self._routes.writer()
-            return lent
-        return self._lend(self.primary, read_only=False)
+            return self._in_its_loop(self._routes.writer())
+        return self._in_its_loop(self._lend(self.primary, read_only=False))
 
     def wrote(self) -> None:
         """Make later reads of this scope see what is committed by now, by any session of any process.
@@ -165,9 +162,25 @@ class Database(Generic[NodeT, SessionT]):
         if self._routes is not None:
             self._routes.wrote()
 
-    def _refuse_another_loop(self) -> None:
-        # A connection made here would stay in the pool and fail there later, in another session.
-        if self._loop is not None and _running() not in {None, self._loop}:
+    def _in_its_loop(self, lent: AbstractAsyncContextManager[SessionT]) -> AbstractAsyncContextManager[SessionT]:
+        """Return *lent*, or in code without an event loop what checks the loop when it is entered.
+
+        A connection made in another loop would stay in the pool and fail later, in another session.
+        """
+        running = _running()
+        if running is None and self._loop is not None:
+            return self._checked_when_entered(lent)
+        self._refuse_another_loop(running)
+        return lent
+
+    @asynccontextmanager
+    async def _checked_when_entered(self, lent: AbstractAsyncContextManager[SessionT]) -> AsyncIterator[SessionT]:
+        self._refuse_another_loop(_running())
+        async with lent as session:
+            yield session
+
+    def _refuse_another_loop(self, running: asyncio.AbstractEventLoop | None) -> None:
+        if self._loop is not None and running is not self._loop:
             raise ConfigurationError(
                 f"database '{self.name}' was opened in another event loop: use it in the loop that opened it "
                 "(from another thread by asyncio.run_coroutine_threadsafe, beside a TestClient by portal.call) "
@@ -240,6 +253,9 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+_closings: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
+
+
 class PatientSession(AsyncSession):
     """Gives its connection back even if a task that its user left behind is still acquiring it.
 
@@ -247,16 +263,26 @@ class PatientSession(AsyncSession):
     """
 
     async def close(self) -> None:
-        """Close the session as soon as no other task uses it; wait for that at most 30 seconds."""
+        """Close the session as soon as no other task uses it; wait for that at most 30 seconds.
+
+        It is closed also if that takes longer, or if this call is cancelled.
+        """
+        try:
+            await super().close()
+        except IllegalStateChangeError:
+            closing = asyncio.ensure_future(self._close_when_unused())
+            _closings.add(closing)
+            closing.add_done_callback(_closings.discard)
+            await asyncio.wait({closing}, timeout=_PATIENCE)
+            if closing.done():
+                closing.result()
+
+    async def _close_when_unused(self) -> None:
         clock = Clock()
-        last = clock.monotonic() + _PATIENCE
-        while True:
-            try:
-                return await super().close()
-            except IllegalStateChangeError:
-                if clock.monotonic() > last:
-                    raise
+        while True:  # the other task waits for a connection and its locks, as long as the settings let it
             await clock.sleep(_MOMENT)
+            with contextlib.suppress(IllegalStateChangeError):
+                return await super().close()
 
 
 @asynccontextmanager
