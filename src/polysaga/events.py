@@ -80,11 +80,15 @@ class NodeReturned(Event):
 
 @dataclass(frozen=True, slots=True)
 class PrimaryChanged(Event):
-    """Another node takes writes now, or a node does again; *epoch* counts promotions if servers report them."""
+    """Another node takes writes now, or a node does again; *epoch* counts promotions if servers report them.
+
+    *before* is the node that took writes last; None when the database was opened just now.
+    """
 
     database: str
     node: str
     epoch: int
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +211,11 @@ class StepDone(StepEvent):
 
 @dataclass(frozen=True, slots=True)
 class StepFailed(StepEvent):
-    """One attempt failed; *fault* is the database's fault, or `refused`, or `error`."""
+    """One attempt failed; *fault* is the database's fault, or `refused`, or `error`; *phase* is `do` or `undo`."""
 
     fault: str
     reason: str
+    phase: str = "do"
 
 
 @dataclass(frozen=True, slots=True)

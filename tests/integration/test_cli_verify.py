@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from polysaga.cli import verify
 from tests.fixtures.projects import Project
 
 COMPLETED, UNKNOWN = UUID(int=7), UUID(int=9)
@@ -47,6 +48,15 @@ def test_books_that_agree_are_one_sentence_and_code_0(shop: Project) -> None:
         "strangers    1 of another version of the program, compared as far as possible",
         "Journal and ledgers agree.",
     ]
+
+
+def test_a_log_shows_how_far_it_is(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_EVERY", 0.0)
+    complete(shop.directory)
+    record(shop.directory, COMPLETED, "done")
+    ended = shop.polysaga("verify", "shop:everything", "--json")
+    assert "compared 1 sagas ..." in ended.err
+    assert json.loads(ended.out)["contradictions"] == []
 
 
 def test_people_see_each_saga_with_what_is_wrong_in_it(shop: Project) -> None:

@@ -171,7 +171,9 @@ async def test_without_a_primary_reads_go_on_and_writes_are_refused_at_once(
         assert await answer_of(browser) == 1
         assert asyncio.get_running_loop().time() - began <= reads.probe_timeout + reads.wait + SLACK
     cluster.primary.start()  # in this thread: the server ends with the one that started it
-    await notes.recorder.wait_for(PrimaryChanged, lambda event: event is not first(notes.recorder, PrimaryChanged))
+    opened = first(notes.recorder, PrimaryChanged)
+    back = await notes.recorder.wait_for(PrimaryChanged, lambda event: event is not opened)
+    assert (opened.before, back.before) == (None, back.node)
     assert (await browser.put(1, 3)).status_code == 204
     assert await browser.get(1) == 3
 

@@ -255,6 +255,8 @@ async def test_a_compensation_that_never_works_parks_the_saga_while_the_others_a
         with pytest.raises(NeedsAttention, match="cannot undo") as parked:
             await program.sagas.run(program.saga, Order(), timeout=30)
         assert program.recorder.of(SagaParked)
+        failures = [event for event in program.recorder.of(StepFailed) if event.step == "reserve_stock"]
+        assert {event.phase for event in failures} == {"undo"}
         state = await program.sagas.get(parked.value.saga_id)
         assert state.status is Status.NEEDS_ATTENTION
         # What stands before the stuck step in the graph waits; what stands beside it does not.

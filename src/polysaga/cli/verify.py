@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from polysaga.cli.programs import Target, load_sagas, settings_for
+from polysaga.clock import Clock
 from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
 
+_EVERY = 10.0  # seconds between two lines about the progress in a pipe
 _KIND = max(map(len, ContradictionKind))
 
 
@@ -30,13 +33,29 @@ def verify(
     sagas = load_sagas(target)
     console = Console(stderr=True)
     with console.status("comparing ...") as status:
-        found = asyncio.run(_run(sagas, limit, lambda count: status.update(f"compared {count:,} sagas ...")))
+        found = asyncio.run(_run(sagas, limit, _telling(console, status, Clock())))
     if as_json:
         typer.echo(json.dumps(_as_data(found)))
     else:
         _print(found, Console())
     if not found.clean:
         raise typer.Exit(1)
+
+
+def _telling(console: Console, status: Status, clock: Clock) -> Callable[[int], None]:
+    """Return what says how far the comparison is: in place on a terminal, else by a line from time to time."""
+    last = clock.monotonic()
+
+    def tell(count: int) -> None:
+        nonlocal last
+        so_far = f"compared {count:,} sagas ..."
+        if console.is_terminal:
+            status.update(so_far)
+        elif clock.monotonic() - last >= _EVERY:
+            last = clock.monotonic()
+            console.print(so_far)
+
+    return tell
 
 
 async def _run(sagas: Sagas, limit: int, watch: Callable[[int], None]) -> Verification:

@@ -71,6 +71,7 @@ class Monitor:
         self._interval, self._timeout = interval, timeout
         self._connect_timeout = max(connect_timeout, timeout)
         self._emit, self._clock = emit, clock
+        self._last_primary: str | None = None  # the name of the node that took writes last
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = [asyncio.Event() for _ in lines]
         self._waiters: dict[asyncio.Future[None], Position | None] = {}  # and what they wait for
@@ -234,7 +235,8 @@ class Monitor:
         if after.primary is None:
             self._emit(PrimaryLost(self._database))
         else:
-            self._emit(PrimaryChanged(self._database, after.nodes[after.primary].seat.name, after.epoch))
+            last, self._last_primary = self._last_primary, after.nodes[after.primary].seat.name
+            self._emit(PrimaryChanged(self._database, self._last_primary, after.epoch, last))
 
 
 async def _done_in(task: "asyncio.Future[Any]", seconds: float) -> None:

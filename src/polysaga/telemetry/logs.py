@@ -112,7 +112,12 @@ def _(event: NodeReturned) -> Line:
 
 @line.register
 def _(event: PrimaryChanged) -> Line:
-    return WARNING, f"database {event.database} has its primary at {event.node} (epoch {event.epoch})"
+    if event.before is None:
+        return INFO, f"database {event.database} has its primary at {event.node}"
+    if event.before == event.node:
+        return WARNING, f"database {event.database} has its primary at {event.node} again"
+    where = f"at {event.node} instead of {event.before} (epoch {event.epoch})"
+    return WARNING, f"database {event.database} has its primary {where}"
 
 
 @line.register
@@ -188,7 +193,8 @@ def _(event: StepDone) -> Line:
 def _(event: StepFailed) -> Line:
     if event.fault == "refused":
         return INFO, f"{_step(event)} refused: {event.reason}"
-    return WARNING, f"{_step(event)} failed, attempt {event.attempt} ({event.fault}): {event.reason}"
+    what = "could not be undone" if event.phase == "undo" else "failed"
+    return WARNING, f"{_step(event)} {what}, attempt {event.attempt} ({event.fault}): {event.reason}"
 
 
 @line.register

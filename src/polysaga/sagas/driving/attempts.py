@@ -184,9 +184,9 @@ class Attempts:
         fault = once.fault(error)
         self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
-        self._emit(
-            StepFailed(self._saga_id, self._saga, step.name, step.database_name, attempt, kind, said(error))
-        )
+        phase = "undo" if once.phase == "undo" else "do"  # a start does the first step
+        where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
+        self._emit(StepFailed(*where, kind, said(error), phase))
 
     def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began
