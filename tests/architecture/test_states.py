@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
+from polysaga.sagas.driving.driver import TURNS, Turn
 from polysaga.sagas.protocol.states import TRANSITIONS, Status
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "saga-states.md"
 
 
-def drawn() -> list[tuple[str, str]]:
-    """Every arrow of the diagram, `[*]` included."""
-    (diagram,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def drawn(number: int = 0) -> list[tuple[str, str]]:
+    """Every arrow of a diagram, `[*]` included: the one of the states, or the one of the turns."""
+    diagrams = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(diagrams) == 2
+    diagram = diagrams[number]
     arrows = [re.fullmatch(r"    (\S+) --> (\S+?)(?:: .+)?", line) for line in diagram.splitlines()]
     assert all(arrows), "every line of the diagram is an arrow"
     return [(arrow[1], arrow[2]) for arrow in arrows if arrow]
@@ -21,6 +24,13 @@ def test_the_diagram_shows_exactly_the_transitions_of_the_program() -> None:
     arrows = [arrow for arrow in drawn() if "[*]" not in arrow]
     assert set(arrows) == table
     assert len(arrows) == len(table)
+
+
+def test_the_second_diagram_shows_exactly_the_turns_of_the_driving_task() -> None:
+    table = {(before.value, after.value) for before, following in TURNS.items() for after in following}
+    arrows = drawn(1)
+    assert {arrow for arrow in arrows if "[*]" not in arrow} == table
+    assert {arrow for arrow in arrows if "[*]" in arrow} == {("[*]", Turn.DRIVES), (Turn.DRIVES, "[*]")}
 
 
 def test_the_diagram_begins_with_running_and_ends_in_the_final_states() -> None:

@@ -17,10 +17,9 @@ from polysaga.databases import Fault
 from polysaga.databases.dialects.sending import Seal
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import journal as table
-from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.reasons import Attempt, Reason
-from polysaga.sagas.protocol.rows import Birth, Claim, Ending
+from polysaga.sagas.protocol.rows import Birth, Claim, Ending, LedgerRow
 from polysaga.sagas.protocol.states import Mark, Status
 from tests.conformance.shops import PARTICIPANTS, SqlShop
 from tests.conformance.test_participant import NASTY, entry, row_of, selling

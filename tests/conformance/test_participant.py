@@ -14,8 +14,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from polysaga.databases import Fault
-from polysaga.sagas.participants import Entry, LedgerRow, Participant, UndoWork, Work
+from polysaga.sagas.participants import Entry, Participant, UndoWork, Work
 from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import Shop, nothing_open, turns
 from tests.fixtures.left_behind import LEAVES_BEHIND

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import MongoSession
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import MongoShop, Refund, Sale, Shop, SqlShop
 from tests.conformance.test_participant import entry, refunding, row_of, selling

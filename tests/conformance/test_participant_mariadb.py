@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants import LedgerRow
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import SqlShop
 from tests.conformance.test_participant import entry, row_of, selling

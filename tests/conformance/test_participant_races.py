@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 
 from polysaga.databases import Fault
-from polysaga.sagas.participants import Entry, LedgerRow, Work
+from polysaga.sagas.participants import Entry, Work
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import Shop, settled, turns
 from tests.conformance.test_participant import entry, refunding, row_of, selling

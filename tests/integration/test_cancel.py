@@ -22,8 +22,9 @@ from polysaga.errors import (
 )
 from polysaga.events import SagaClaimed, SagaFinished
 from polysaga.sagas.driving.execution import Execution
-from polysaga.sagas.participants import Entry, LedgerRow
+from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.mongo import MongoParticipant
+from polysaga.sagas.protocol.rows import LedgerRow
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import (
     LAST_AT_HOME,

@@ -17,13 +17,14 @@ from polysaga.databases.dialects import SqlDialect
 from polysaga.errors import ConfigurationError
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.driving import execution as executor
-from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol import decisions
-from polysaga.sagas.protocol.decisions import Decision, Finish, Known
+from polysaga.sagas.protocol.decisions import Decision, Finish
 from polysaga.sagas.protocol.decisions import RunSteps as RunSteps
-from polysaga.sagas.protocol.rows import Row
+from polysaga.sagas.protocol.known import Known
+from polysaga.sagas.protocol.rows import LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.testing import CrashKit, CrashProgress, PromiseBroken, Run
 from tests.fixtures.order_books import a_cancellation, an_order, books_add_up

@@ -24,11 +24,12 @@ from polysaga.config import parse_settings
 from polysaga.databases import Fault, SqlNode, sentinels
 from polysaga.events import SagaFinished, WorkerTicked
 from polysaga.sagas.journal.tables import LEDGER, ledger
-from polysaga.sagas.participants import Entry, LedgerRow
+from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.fixtures.programs import LAST_AT_HOME, PLACE_ORDER, SINGLE, WITH_CALLS, Order, Program, Urls
 from tests.fixtures.servers import DatabaseFactory

@@ -6,6 +6,7 @@ promises hold as they stand; or forget them, then a call that comes too late sta
 
 from collections.abc import Iterator
 
+from polysaga.sagas.protocol.known import Did, Failed, Stuck, Undid
 from tests.model.databases import land
 from tests.model.setting import Setting
 from tests.model.states import (
@@ -14,7 +15,6 @@ from tests.model.states import (
     COMPENSATED,
     DONE,
     NOTHING,
-    STUCK,
     Commit,
     Owner,
     State,
@@ -32,9 +32,8 @@ class Calls:
         """The call, or the record of one that was made; whoever called in vain undoes it."""
         name, planted = self.setting.names[step], self.setting.planted
         retriable = self.setting.kinds[step] == "retriable"
-        mark = STUCK if retriable else NOTHING
-        failed = owner._replace(marks=changed(owner.marks, step, mark), failed=not retriable)
-        done = owner._replace(marks=changed(owner.marks, step, DONE))
+        failed = self.setting.learn(owner, Stuck if retriable else Failed, step)
+        done = self.setting.learn(owner, Did, step, "")
         if step not in owner.called:
             undone = state.ledger[step] == COMPENSATED and not self.setting.forgetful
             called = owner._replace(called=owner.called | {step})
@@ -61,7 +60,8 @@ class Calls:
     def undo(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
         """A call that nobody recorded: its row is blocked first, and undone outside only then."""
         name, row, planted = self.setting.names[step], state.ledger[step], self.setting.planted
-        undone = owner._replace(marks=changed(owner.marks, step, COMPENSATED), called=owner.called - {step})
+        settled = owner._replace(called=owner.called - {step})
+        undone = self.setting.learn(settled, Undid, step, COMPENSATED, "")
         if row == NOTHING and planted != "a call is undone before it is blocked":
             blocked = land(self.setting, state, Commit("block", owner.epoch, owner.token, step))
             yield f"blocks {name}", owner if blocked else None, blocked or state
@@ -70,7 +70,7 @@ class Calls:
         if row == COMPENSATED:
             yield f"finds {name} undone", undone, state
         elif row == BLOCKED and (unmade or planted == "what nobody recorded is not undone"):
-            yield f"blocks {name}", owner._replace(marks=changed(owner.marks, step, BLOCKED)), state
+            yield f"blocks {name}", self.setting.learn(owner, Undid, step, BLOCKED, ""), state
         else:
             gone = _stand(state, step, 0)
             yield f"undoes {name}", undone, gone.with_row(step, row if row == NOTHING else COMPENSATED)
@@ -82,12 +82,12 @@ class Calls:
                 state = self._mend(state, step)
         return state
 
-    def pending(self, marks: str) -> str:
-        """Return *marks* without the calls whose record is blocked: they may have happened all the same."""
+    def surveyed(self, owner: Owner, ledger: str) -> Owner:
+        """Return *owner*, who has read *ledger*; for a planted mistake it takes blocked calls for undone."""
         for step in self.setting.calls:
-            if marks[step] == BLOCKED and self.setting.planted != "a blocked call counts as undone":
-                marks = changed(marks, step, NOTHING)
-        return marks
+            if ledger[step] == BLOCKED and self.setting.planted == "a blocked call counts as undone":
+                owner = owner._replace(marks=changed(owner.marks, step, BLOCKED))
+        return owner
 
     def _mend(self, state: State, step: int) -> State:
         """An owner that called looks at the row; if it is blocked or undone, so is its call."""

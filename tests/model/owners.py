@@ -1,4 +1,4 @@
-"""What an owner can do next: one commit, its answer or none, and what the executor makes of that.
+"""What an owner can do next: one commit, its answer or none, and the fact that it learns from that.
 
 The first move of an owner is the one in which everything goes well.
 """
@@ -16,6 +16,17 @@ from polysaga.sagas.protocol.decisions import (
     Rest,
     Wait,
 )
+from polysaga.sagas.protocol.known import (
+    Born,
+    Decided,
+    Did,
+    Failed,
+    Interrupted,
+    Stuck,
+    Surveyed,
+    Undid,
+    Written,
+)
 from tests.model.calls import Calls
 from tests.model.databases import holds, land
 from tests.model.setting import Setting
@@ -30,7 +41,6 @@ from tests.model.states import (
     NOBODY,
     NOTHING,
     RUNNING,
-    STUCK,
     TOLD_ABSENT,
     TOLD_COMPLETED,
     TOLD_UNDONE,
@@ -81,7 +91,7 @@ class Owners:
             yield from self._carry_out(state, owner._replace(marks=marks), decision)
             undecided = self.setting.pivot is None or marks[self.setting.pivot] != DONE
             if "cancel" in self.setting.powers and owner.status == RUNNING and not owner.failed and undecided:
-                yield "is told to cancel", owner._replace(marks=marks, failed=True), state
+                yield "is told to cancel", self.setting.learn(owner._replace(marks=marks), Failed, None), state
 
     def _carry_out(self, state: State, owner: Owner, decision: Decision) -> Iterator[Step]:
         match decision:
@@ -93,11 +103,11 @@ class Owners:
                 yield from self._block(state, owner, self.setting.number[name])
             case CancelActive():
                 mended = self._calls.mend_active(state, owner)
-                yield "cancels", owner._replace(marks=owner.marks.replace(ACTIVE, NOTHING)), mended
+                yield "cancels", self.setting.learn(owner, Interrupted), mended
             case Compensate():
                 yield from self._compensate(state, owner)
             case GoForward():
-                forward = owner._replace(status=RUNNING, failed=False, phase="takes stock")
+                forward = self.setting.learn(owner, Written, RUNNING)._replace(phase="takes stock")
                 yield from self._write(state, owner, self._commit(owner, "forward", status=RUNNING), forward)
             case Finish(status):
                 yield from self._finish(state, owner, status.value)
@@ -119,19 +129,18 @@ class Owners:
             yield from self._calls.attempt(state, owner, step)
             return
         name, kind = self.setting.names[step], self.setting.kinds[step]
-        done, failed = _marked(owner, step, DONE), _marked(owner, step, NOTHING)._replace(failed=True)
-        if kind == "retriable":
-            failed = _marked(owner, step, STUCK)
+        learn = self.setting.learn
+        done, failed = learn(owner, Did, step, ""), learn(owner, Stuck if kind == "retriable" else Failed, step)
         commit, ends = self._action(owner, step)
         landed = land(self.setting, state, commit)
         if landed is not None:
-            yield f"does {name}", done._replace(status=ends or owner.status), landed
+            yield f"does {name}", learn(owner, Did, step, ends), landed
             yield from self._unheard(state, owner, commit, landed)
             if kind != "retriable" or "impatience" in self.setting.powers:
                 yield f"gives up {name}", failed, state
         elif commit.kind == "pivot":
             found = holds(state, owner) and state.row.status in {COMPLETING, "completed"}
-            after = done._replace(status=state.row.status) if found else None
+            after = learn(owner, Did, step, state.row.status) if found else None
             yield f"{'finds' if found else 'is too late for'} {name}", after, state
         elif state.ledger[step] == DONE or self.setting.planted == "a late action reports success":
             yield f"finds {name}", done, state
@@ -161,15 +170,16 @@ class Owners:
                 return
             if never_ran and self.setting.planted == "no row for what never ran":
                 landed = state
-            yield f"undoes {name}", _marked(owner, step, BLOCKED if never_ran else COMPENSATED), landed
+            mark = BLOCKED if never_ran else COMPENSATED
+            yield f"undoes {name}", self.setting.learn(owner, Undid, step, mark, ""), landed
             yield from self._unheard(state, owner, commit, landed)
         if "impatience" in self.setting.powers:
-            yield f"cannot undo {name}", _marked(owner, step, STUCK), state
+            yield f"cannot undo {name}", self.setting.learn(owner, Stuck, step), state
 
     def _block(self, state: State, owner: Owner, step: int) -> Iterator[Step]:
         name = self.setting.names[step]
         if state.ledger[step] == DONE and self.setting.planted != "the pivot is not blocked":
-            yield f"finds {name}", _marked(owner, step, DONE), state
+            yield f"finds {name}", self.setting.learn(owner, Did, step, ""), state
             return
         commit = self._commit(owner, "block", step)
         landed = land(self.setting, state, commit)
@@ -178,20 +188,19 @@ class Owners:
             return
         if self.setting.planted == "the pivot is not blocked":
             landed = state
-        yield f"blocks {name}", _marked(owner, step, BLOCKED), landed.flagged(TOLD_UNDONE)
+        yield f"blocks {name}", self.setting.learn(owner, Undid, step, BLOCKED, ""), landed
         yield from self._unheard(state, owner, commit, landed)
         if "impatience" in self.setting.powers:
-            yield f"cannot block {name}", _marked(owner, step, STUCK), state
+            yield f"cannot block {name}", self.setting.learn(owner, Stuck, step), state
 
     def _compensate(self, state: State, owner: Owner) -> Iterator[Step]:
-        undoing = owner._replace(status=COMPENSATING, marks=NOTHING * len(owner.marks))
-        told = self.setting.pivot is None or self.setting.pivot_at_home
-        told = told or self.setting.planted == "cancel is confirmed before the pivot is blocked"
+        undoing = self.setting.learn(self.setting.learn(owner, Failed, None), Written, COMPENSATING)
+        told = self.setting.planted == "cancel is confirmed before the pivot is blocked"
         commit = self._commit(owner, "compensate", status=COMPENSATING)
         pivot = self.setting.pivot
         if holds(state, owner) and state.row.status in {COMPLETING, "completed"} and pivot is not None:
-            decided = _marked(owner, pivot, DONE)._replace(status=state.row.status, failed=False)
-            yield "finds that it has decided", decided, state
+            steps = tuple(step for step in (self.setting.first, pivot) if step is not None)
+            yield "finds that it has decided", self.setting.learn(owner, Decided, state.row.status, steps), state
             return
         for label, after, moved in self._write(state, owner, commit, undoing):
             yield label, after, moved.flagged(TOLD_UNDONE) if after is undoing and told else moved
@@ -201,12 +210,13 @@ class Owners:
         undoes = status == "compensated" and self.setting.undoes_first and first is not None
         if undoes and first is not None and owner.marks[first] != COMPENSATED:
             commit = self._commit(owner, "undo first", first, status=status)
-            yield from self._write(state, owner, commit, owner._replace(status=status))
+            undone = self.setting.learn(owner, Undid, first, COMPENSATED, status)
+            yield from self._write(state, owner, commit, undone)
             if "impatience" in self.setting.powers:
-                yield f"cannot undo {self.setting.names[first]}", _marked(owner, first, STUCK), state
+                yield f"cannot undo {self.setting.names[first]}", self.setting.learn(owner, Stuck, first), state
             return
         commit = self._commit(owner, "finish", expected=owner.status, status=status)
-        yield from self._write(state, owner, commit, owner._replace(status=status))
+        yield from self._write(state, owner, commit, self.setting.learn(owner, Written, status))
 
     def _write(self, state: State, owner: Owner, commit: Commit, after: Owner | None) -> Iterator[Step]:
         """A write to the journal; refused, it may have happened before, and else the claim is gone."""
@@ -232,48 +242,51 @@ class Owners:
         refused = owner.phase == "was refused"
         commit = self._commit(owner, "birth", status="compensated" if refused else RUNNING)
         landed = land(self.setting, state, commit)
-        drives = owner._replace(phase="", unsure=False)
-        if self.setting.first is not None:
-            drives = _marked(drives, self.setting.first, DONE)
         if landed is not None:
             what = "is born refused" if refused else "starts"
-            yield what, drives._replace(status=landed.row.status), landed
+            yield what, self._born(owner, landed.row.status), landed
             yield from self._unheard(state, owner, commit, landed)
         elif holds(state, owner) or (self.setting.planted == "the owner is not checked" and state.row.epoch == 1):
-            yield "finds its start", drives._replace(status=state.row.status), state
+            yield "finds its start", self._born(owner, state.row.status), state
         else:
             yield "joins", None, state
             return
         if landed is not None and not refused and self.setting.first is not None:
-            yield "is refused at the start", owner._replace(phase="was refused"), state
+            failed = self.setting.learn(owner, Failed, self.setting.first)
+            yield "is refused at the start", failed._replace(phase="was refused"), state
         if state.row.status == ABSENT:
             sure = not owner.unsure or self.setting.planted == "absence of the start is taken for not started"
             yield "gives up the start", None, state.flagged(TOLD_ABSENT * owner.token) if sure else state
 
+    def _born(self, owner: Owner, status: str) -> Owner:
+        """Return the owner that drives after it wrote, or found, the row in *status*."""
+        first, drives = self.setting.first, owner._replace(phase="", unsure=False)
+        if first is not None and not owner.failed:
+            return self.setting.learn(drives, Did, first, status)
+        happened = () if first is None or status == "compensated" else (first,)
+        return self.setting.learn(drives, Born, status, happened)
+
     def _take_stock(self, state: State, owner: Owner) -> Iterator[Step]:
         """What a takeover learns from the row it claimed and from the ledgers as they are now."""
-        marks, first = state.ledger, self.setting.first
-        if owner.status == COMPENSATING:
-            marks = self._calls.pending(marks.replace(DONE, NOTHING))
-            if first is not None and state.row.by_hand:
-                marks = changed(marks, first, COMPENSATED)
-        elif first is not None:
-            marks = changed(marks, first, DONE)
-        if self.setting.pivot_at_home and self.setting.pivot is not None and owner.status in {COMPLETING, *_FINAL}:
-            marks = changed(marks, self.setting.pivot, DONE)
-        yield "takes stock", owner._replace(marks=marks, phase=""), state
+        records, first, pivot = state.ledger, self.setting.first, self.setting.pivot
+        if first is not None:
+            records = changed(records, first, DONE)
+        if self.setting.pivot_at_home and pivot is not None and owner.status in {COMPLETING, *_FINAL}:
+            records = changed(records, pivot, DONE)
+        by_hand = owner.status == COMPENSATING and state.row.by_hand
+        knows = self.setting.learn(owner, Surveyed, records, by_hand=by_hand)
+        yield "takes stock", self._calls.surveyed(knows, records)._replace(phase=""), state
         if "impatience" in self.setting.powers and owner.status not in _FINAL:
             yield from self._write(state, owner, self._commit(owner, "park", expected=owner.status), None)
 
     def _tell(self, state: State, owner: Owner | None) -> State:
-        """Answer the caller as soon as the owner believes that the saga is decided."""
+        """Answer the callers as soon as the owner takes the end of the saga for certain."""
         if owner is None or owner.phase:
             return state
-        pivot = self.setting.pivot
-        decided = pivot is not None and owner.marks[pivot] == DONE and owner.status not in {COMPENSATING, *_FINAL}
-        if decided or owner.status == "completed":
+        completed, undone = self.setting.certain(owner)
+        if completed:
             return state.flagged(TOLD_COMPLETED)
-        return state.flagged(TOLD_UNDONE) if owner.status == "compensated" else state
+        return state.flagged(TOLD_UNDONE) if undone else state
 
     @staticmethod
     def _commit(owner: Owner, kind: str, step: int = -1, *, expected: str = "", status: str = "") -> Commit:
@@ -281,7 +294,3 @@ class Owners:
 
 
 _FINAL = ("completed", "compensated")
-
-
-def _marked(owner: Owner, step: int, mark: str) -> Owner:
-    return owner._replace(marks=changed(owner.marks, step, mark))

@@ -1,22 +1,43 @@
-"""One saga to be searched: its steps by number, what may befall it, and the mistake that is planted."""
+"""One saga to be searched: its steps by number, what may befall it, and the mistake that is planted.
 
-from collections.abc import Collection
+The owners of the model ask the real `decide`, learn by the real `apply`, and answer by the real `certainty`.
+"""
+
+from collections.abc import Collection, Hashable
+from typing import Any
 
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.certainty import Answer, answer, is_undone_for_certain
 from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     Decision,
     Finish,
-    Known,
     RunSteps,
     UndoSteps,
     Wait,
     decide,
     fused_first,
 )
+from polysaga.sagas.protocol.known import (
+    Begun,
+    Born,
+    Decided,
+    Did,
+    Fact,
+    Failed,
+    Interrupted,
+    Known,
+    Stuck,
+    Surveyed,
+    Undid,
+    Written,
+    apply,
+)
+from polysaga.sagas.protocol.reasons import Reason
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark, Status
-from tests.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, changed
-from tests.unit.shapes import HOME
+from tests.model.states import ACTIVE, BLOCKED, COMPENSATED, DONE, NOTHING, STUCK, Owner, changed
+from tests.unit.shapes import FAILURE, HOME
 
 _MARKS = {
     ACTIVE: Mark.ACTIVE,
@@ -25,6 +46,7 @@ _MARKS = {
     BLOCKED: Mark.BLOCKED,
     STUCK: Mark.STUCK,
 }
+_LETTERS = {mark: letter for letter, mark in _MARKS.items()}
 POWERS = {
     "impatience": "retriable steps and compensations may use up their patience: postponed, parked",
     "cancel": "the owner or a stranger cancels, or a deadline passes",
@@ -69,16 +91,69 @@ class Setting:
         self.undoable = [self.number[name] for name in definition.undoable]
         self.undoes_first = self.first is not None and self.first in self.undoable
         self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
+        self._learned: dict[Hashable, tuple[str, str, bool]] = {}
+        self._certain: dict[tuple[str, str], tuple[bool, bool]] = {}
 
     def next(self, status: str, marks: str, failed: bool) -> tuple[str, Decision]:
         """Ask the real `decide` until it names something that leaves the process; return the marks by then."""
         asked = (status, marks, failed)
         if asked not in self._decisions:
             while isinstance(decision := self._ask(status, marks, failed), RunSteps | UndoSteps):
-                begun = {self.number[name] for name in decision.steps}
-                marks = "".join(ACTIVE if number in begun else mark for number, mark in enumerate(marks))
+                known = apply(self.definition, self._known(status, marks, failed), Begun(decision.steps))
+                marks = self._letters(known)
             self._decisions[asked] = marks, decision
         return self._decisions[asked]
+
+    def learn(self, owner: Owner, kind: type[Fact], *said: Any, by_hand: bool = False) -> Owner:
+        """Return *owner* after the real `apply` of a fact, of which *said* is what the model knows.
+
+        *by_hand*: a person has undone the fused first step.
+        """
+        asked = (owner.status, owner.marks, owner.failed, kind, said, by_hand)
+        if asked not in self._learned:
+            known = self._known(owner.status, owner.marks, owner.failed, by_hand=by_hand)
+            after = apply(self.definition, known, self._fact(kind, *said))
+            self._learned[asked] = after.status.value, self._letters(after), after.failure is not None
+        status, marks, failed = self._learned[asked]
+        return owner._replace(status=status, marks=marks, failed=failed)
+
+    def certain(self, owner: Owner) -> tuple[bool, bool]:
+        """Return whether callers can be told that the saga is completed, and that it is undone for certain."""
+        asked = (owner.status, owner.marks)
+        if asked not in self._certain:
+            known = self._known(owner.status, owner.marks, failed=False)
+            completed = answer(self.definition, known) is Answer.COMPLETED
+            self._certain[asked] = completed, is_undone_for_certain(self.definition, known, journal=HOME)
+        return self._certain[asked]
+
+    def _fact(self, kind: type[Fact], *said: Any) -> Fact:
+        if kind is Did:
+            step, status = said
+            return Did(self.names[step], "null", Status(status) if status else None)
+        if kind is Undid:
+            step, letter, status = said
+            return Undid(self.names[step], _MARKS[letter], Status(status) if status else None)
+        if kind is Failed:
+            (step,) = said
+            return Failed(FAILURE, None if step is None else self.names[step])
+        if kind is Stuck:
+            return Stuck(self.names[said[0]])
+        if kind is Surveyed:
+            named = zip(self.names, said[0], strict=True)
+            return Surveyed({name: LedgerRow(_MARKS[one], None) for name, one in named if one in _MARKS})
+        if kind is Born or kind is Decided:
+            status, steps = said
+            results = {self.names[step]: "null" for step in steps}
+            return kind(status=Status(status), results=results)
+        return Interrupted() if kind is Interrupted else Written(Status(said[0]))
+
+    def _letters(self, known: Known) -> str:
+        return "".join(_LETTERS[known.marks[name]] if name in known.marks else NOTHING for name in self.names)
+
+    def _known(self, status: str, marks: str, failed: bool, *, by_hand: bool = False) -> Known:
+        named = {name: _MARKS[mark] for name, mark in zip(self.names, marks, strict=True) if mark in _MARKS}
+        reason = Reason(undone_by_hand=(self.names[self.first],)) if by_hand and self.first is not None else None
+        return Known(Status(status), named, FAILURE if failed else None, self.alone, reason)
 
     def ends_with(self, marks: str, step: int) -> bool:
         """Tell whether *step*, in the journal's database, is all that is missing."""
@@ -104,6 +179,4 @@ class Setting:
         return decision
 
     def _decide(self, status: str, marks: str, failed: bool) -> Decision:
-        named = {name: _MARKS[mark] for name, mark in zip(self.names, marks, strict=True) if mark in _MARKS}
-        known = Known(Status(status), named, failed=failed, alone=self.alone)
-        return decide(self.definition, known, journal=HOME)
+        return decide(self.definition, self._known(status, marks, failed), journal=HOME)

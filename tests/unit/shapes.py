@@ -1,6 +1,6 @@
 """Sagas in a few words, for tests that look at their shape and never run their steps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,14 @@ from polysaga import SqlDatabase
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.definition.step import AnyStep, Kind
+from polysaga.sagas.protocol.known import Known
+from polysaga.sagas.protocol.outcomes import Failure
+from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.sagas.protocol.verdicts import Verdict
 
 OUTSIDE = "outside"
 HOME = "home"  # the journal's database in all these tests
+FAILURE = Failure(Verdict.FAILED, "pay", RuntimeError("it failed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ def saga_of(steps: Iterable[Planned], *, name: str = "order", version: int = 1) 
         if one.kind == "compensatable":
             step.compensation(_undo)
     return saga
+
+
+def known_as(status: Status, marks: Mapping[str, Mark], failed: bool = False) -> Known:
+    """Return what an owner knows; *failed*: there is a reason to undo the saga."""
+    return Known(status, marks, FAILURE if failed else None)
 
 
 def definition_of(*steps: Planned) -> Definition:

@@ -27,15 +27,15 @@ from polysaga.sagas.protocol.decisions import (
     Decision,
     Finish,
     GoForward,
-    Known,
     Rest,
     RunSteps,
     UndoSteps,
     Wait,
     decide,
 )
+from polysaga.sagas.protocol.known import Known
 from polysaga.sagas.protocol.states import Mark, Status
-from tests.unit.shapes import Planned, definition_of, shapes
+from tests.unit.shapes import Planned, definition_of, known_as, shapes
 
 ELSEWHERE = "elsewhere"  # no step lives in the journal's database: every one has a record of its own
 
@@ -127,7 +127,9 @@ class TwoOwners(RuleBasedStateMachine):
         owner.marks = {step: mark for step, mark in self.records.items() if not (back and mark is Mark.DONE)}
 
     def _step(self, owner: Owner, which: int) -> None:
-        decision = self.decide(self.definition, Known(owner.status, owner.marks, owner.failed), journal=ELSEWHERE)
+        decision = self.decide(
+            self.definition, known_as(owner.status, owner.marks, owner.failed), journal=ELSEWHERE
+        )
         before = dict(owner.marks)
         match decision:
             case RunSteps(steps) | UndoSteps(steps):

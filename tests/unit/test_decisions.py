@@ -16,7 +16,6 @@ from polysaga.sagas.protocol.decisions import (
     Decision,
     Finish,
     GoForward,
-    Known,
     Rest,
     RunSteps,
     UndoSteps,
@@ -24,8 +23,18 @@ from polysaga.sagas.protocol.decisions import (
     decide,
     fused_first,
 )
+from polysaga.sagas.protocol.known import Known
 from polysaga.sagas.protocol.states import TRANSITIONS, Mark, Status
-from tests.unit.shapes import HOME, LEDGER_PIVOT, PLACE_ORDER, SEVERAL_LEAVES, Planned, definition_of, shapes
+from tests.unit.shapes import (
+    HOME,
+    LEDGER_PIVOT,
+    PLACE_ORDER,
+    SEVERAL_LEAVES,
+    Planned,
+    definition_of,
+    known_as,
+    shapes,
+)
 
 ACTIVE, DONE, STUCK = Mark.ACTIVE, Mark.DONE, Mark.STUCK
 BLOCKED, COMPENSATED = Mark.BLOCKED, Mark.COMPENSATED
@@ -158,7 +167,7 @@ EXAMPLES = [
 def test_decide_says(
     shape: tuple[Planned, ...], status: Status, marks: dict[str, Mark], failed: bool, expected: Decision
 ) -> None:
-    assert decide(definition_of(*shape), Known(status, marks, failed), journal=HOME) == expected
+    assert decide(definition_of(*shape), known_as(status, marks, failed), journal=HOME) == expected
 
 
 def test_every_kind_of_decision_has_an_example() -> None:
@@ -239,7 +248,7 @@ class Owner:
                 return Finish(self.journal)
             if self._unlucky(0.05):
                 self._take_stock()
-            decision = decide(self.definition, Known(self.status, self.marks, self.failed), journal=HOME)
+            decision = decide(self.definition, known_as(self.status, self.marks, self.failed), journal=HOME)
             self.trace.append(decision)
             self._carry_out(decision)
             if isinstance(decision, Rest):

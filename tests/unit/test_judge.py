@@ -4,9 +4,9 @@ import pytest
 
 from polysaga.databases import Fault
 from polysaga.errors import Refused, StepMisused
-from polysaga.sagas.protocol.decisions import Verdict, judge
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.states import Mark
+from polysaga.sagas.protocol.verdicts import Verdict, judge
 
 
 class OutOfStock(Refused):

@@ -16,10 +16,10 @@ from polysaga.errors import (
     SagaUndone,
 )
 from polysaga.sagas.definition.definition import Definition, define
-from polysaga.sagas.protocol.decisions import Verdict
 from polysaga.sagas.protocol.outcomes import Failure, cancelled, error_of, overdue
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.verdicts import Verdict
 from polysaga.texts import said
 
 ID = uuid4()

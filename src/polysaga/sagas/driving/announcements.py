@@ -1,19 +1,21 @@
 """What callers of a saga wait for, and what events say of it: each once, as soon as it is certain.
 
-The loop of an execution asks for it after everything that it has done. What is certain follows from the progress
-alone; no step and no write to the journal resolves a caller's wait by itself.
+The execution asks for it after every fact. What is certain follows from what is known alone (`certainty.py`); no
+step and no write to the journal resolves a caller's wait by itself.
 """
 
 import asyncio
 
 from polysaga.errors import Refused, TooLate
-from polysaga.events import SagaDecided, SagaFinished
+from polysaga.events import SagaDecided, SagaFinished, SagaParked
 from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.protocol.certainty import Answer, answer, is_too_late, is_undone_for_certain
 from polysaga.sagas.protocol.interrupts import Stopped
+from polysaga.sagas.protocol.known import Known
 from polysaga.sagas.protocol.outcomes import error_of, first_told
 from polysaga.sagas.protocol.reasons import Reason
-from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.sagas.protocol.states import Status
 
 
 class Announcements:
@@ -32,20 +34,24 @@ class Announcements:
         if not self.started.done():  # a runner that closes may have ended the wait
             self.started.set_result(None)
 
-    def tell(self) -> None:
-        """Resolve each wait whose outcome is certain now, and emit the event about it."""
-        self._tell_outcome()
-        self._tell_compensation()
-        status = self._progress.status
-        if status.final and not self._is_finished:
+    def tell(self, before: Known | None = None) -> None:
+        """Resolve each wait whose outcome is certain now, and emit the event about it.
+
+        *before* is what was known before the last fact, if that has been told.
+        """
+        known = self._progress.known
+        if before is not None and before.status is Status.RUNNING and known.status is Status.COMPENSATING:
+            self._emit_decision(Status.COMPENSATING)
+        if before is not None and before.status is not known.status is Status.NEEDS_ATTENTION:
+            self._emit_parking(known)
+        if not self.decided.done():
+            self._tell_outcome(known)
+        if self._undone is not None and not self._undone.done():
+            self._tell_compensation(known, self._undone)
+        if known.status.final and not self._is_finished:
             self._is_finished = True
             seconds = self._engine.clock.monotonic() - self._began
-            self._emit(SagaFinished, status, seconds)
-
-    def tell_decision(self, status: Status) -> None:
-        """Emit the event that the saga is decided: *status* says in which direction."""
-        reason = self._progress.reason
-        self._emit(SagaDecided, status, None if reason is None else reason.message)
+            self._emit(SagaFinished, known.status, seconds)
 
     def compensation_certain(self) -> "asyncio.Future[None]":
         """Return a wait for the moment at which the pivot can no longer commit.
@@ -63,44 +69,33 @@ class Announcements:
                 future.set_exception(error)
                 future.exception()  # no caller may be waiting; that is not an error
 
-    def _tell_outcome(self) -> None:
+    def _tell_outcome(self, known: Known) -> None:
+        match answer(self._progress.definition, known):
+            case Answer.UNDONE | Answer.PARKED:
+                self.decided.set_exception(self._error())
+                self.decided.exception()  # no caller may be waiting; that is not an error
+            case Answer.COMPLETED:
+                self.decided.set_result(None)
+                self._emit_decision(Status.COMPLETED if known.status.final else Status.COMPLETING)
+
+    def _tell_compensation(self, known: Known, undone: "asyncio.Future[None]") -> None:
         progress = self._progress
-        if self.decided.done():
-            return
-        if progress.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
-            self.decided.set_exception(self._error())
-            self.decided.exception()  # no caller may be waiting; that is not an error
-        elif progress.status is Status.COMPLETED or self._is_decided:
-            self.decided.set_result(None)
-            self.tell_decision(Status.COMPLETED if progress.status.final else Status.COMPLETING)
-
-    @property
-    def _is_decided(self) -> bool:
-        # The journal does not know yet of a pivot that is found committed while the saga is being undone.
-        return self._progress.decision_known and self._progress.status is not Status.COMPENSATING
-
-    def _tell_compensation(self) -> None:
-        undone, progress = self._undone, self._progress
-        if undone is None or undone.done():
-            return
-        if progress.status is Status.NEEDS_ATTENTION:
+        if known.status is Status.NEEDS_ATTENTION:
             undone.set_exception(self._error())
-        elif progress.decision_known or progress.status in {Status.COMPLETING, Status.COMPLETED}:
-            # A pivot in another database decides before the journal says so.
-            status = Status.COMPLETED if progress.status is Status.COMPLETED else Status.COMPLETING
+        elif is_too_late(progress.definition, known):
+            status = Status.COMPLETED if known.status is Status.COMPLETED else Status.COMPLETING
             undone.set_exception(TooLate(progress.saga_id, progress.definition.name, status.value))
-        elif progress.status is Status.COMPENSATED or (
-            progress.status is Status.COMPENSATING and self._pivot_is_blocked
-        ):
+        elif is_undone_for_certain(progress.definition, known, journal=progress.home):
             undone.set_result(None)
 
-    @property
-    def _pivot_is_blocked(self) -> bool:
-        # A pivot in another database can still commit until it is blocked there.
-        progress, pivot = self._progress, self._progress.definition.decision
-        if pivot is None or pivot.database_name == progress.home:
-            return True
-        return progress.marks.get(pivot.name) in {Mark.BLOCKED, Mark.COMPENSATED}
+    def _emit_decision(self, status: Status) -> None:
+        reason = self._progress.known.reason
+        self._emit(SagaDecided, status, None if reason is None else reason.message)
+
+    def _emit_parking(self, known: Known) -> None:
+        parked = None if known.reason is None else known.reason.parked
+        told = "" if parked is None else parked.message
+        self._engine.emit(SagaParked(self._progress.saga_id, self._progress.definition.name, told))
 
     def _emit(self, event: type[SagaDecided] | type[SagaFinished], status: Status, more: object) -> None:
         progress = self._progress
@@ -108,11 +103,11 @@ class Announcements:
 
     def _error(self) -> Exception:
         """Return what callers get for a saga that is undone or parked."""
-        progress, failure = self._progress, self._progress.failure
-        parked = progress.status is Status.NEEDS_ATTENTION
+        progress, known = self._progress, self._progress.known
+        failure, parked = known.failure, known.status is Status.NEEDS_ATTENTION
         if failure is not None and isinstance(failure.error, Refused) and not parked:
-            return first_told(failure.error, progress.saga_id, progress.reason or Reason())
-        error = error_of(progress.definition, progress.saga_id, progress.status, progress.reason)
+            return first_told(failure.error, progress.saga_id, known.reason or Reason())
+        error = error_of(progress.definition, progress.saga_id, known.status, known.reason)
         stopped = failure is None or isinstance(failure.error, Stopped)
         error.__cause__ = None if stopped or failure is None else failure.error
         return error

@@ -1,6 +1,6 @@
 """Trying until it is settled: one step, one compensation or one write to the journal.
 
-After any error the owner looks at the record before it judges the error (`decisions.judge`). The transaction may
+After any error the owner looks at the record before it judges the error (`verdicts.judge`). The transaction may
 have committed although its reply was lost, and a duplicate run fails on the user's own unique key before it meets
 our row. A missing record settles nothing; the next attempt, which writes the same row, settles it.
 """
@@ -16,15 +16,16 @@ from uuid import UUID
 from polysaga.clock import Clock
 from polysaga.databases import Fault
 from polysaga.errors import Refused
-from polysaga.events import Emit, StepDone, StepFailed
+from polysaga.events import Emit, StepCompensated, StepDone, StepFailed
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
-from polysaga.sagas.protocol.decisions import Verdict, judge
 from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
+from polysaga.sagas.protocol.known import Did, Fact, Sighting, Undid
 from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.states import Mark
+from polysaga.sagas.protocol.verdicts import Verdict, judge
 from polysaga.texts import said
 
 T = TypeVar("T")
@@ -41,9 +42,9 @@ _UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 class Once:
     """How to make one attempt, and how to find out afterwards whether it happened."""
 
-    act: Callable[[int], Awaitable[str | None]]  # gets the attempt's number, may name the outcome
+    act: Callable[[int], Awaitable[Fact | None]]  # gets the attempt's number
     fault: Callable[[BaseException], Fault | None]
-    look: Callable[[], Awaitable[Mark | None]] | None = None  # None: only another attempt tells
+    look: Callable[[], Awaitable[Sighting]] | None = None  # None: only another attempt tells
     phase: str = "do"
     retry_any_error: bool = False  # as compensations do, until the retries are used up
     fail_fast: bool = False  # give up at once if the server is unreachable
@@ -58,6 +59,7 @@ class Settled:
     verdict: Mark | Verdict
     error: Exception | None = None
     uncertain: bool = False  # an attempt may have happened and not be visible yet
+    fact: Fact | None = None  # what has happened, if it is done
 
     @property
     def done(self) -> bool:
@@ -65,7 +67,7 @@ class Settled:
         return self.verdict is Mark.DONE
 
 
-_DONE = Settled(Mark.DONE)
+_NOTHING = Sighting(None)
 
 
 class Attempts:
@@ -89,10 +91,10 @@ class Attempts:
                     return Settled(Verdict.UNAVAILABLE, once.gate.full(once.patience or 0.0), uncertain)
             began = self._clock.monotonic()
             self._note_begun(step, once, attempt, began)
-            outcome, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
+            fact, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
             if error is None:
-                self._note_done(step, once, attempt, began, outcome or "done")
-                return _DONE
+                self._note_done(step, once, attempt, began, fact)
+                return Settled(Mark.DONE, fact=fact)
             settled = await self._judged(step, once, attempt, began, error)
             uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
@@ -157,28 +159,33 @@ class Attempts:
         return [*self.history, Attempt(step, phase, attempt, at_ms, _ms(seconds), "done")]
 
     async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
-        row, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
-        verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), row)
+        seen, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
+        seen = seen or _NOTHING
+        verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), seen.mark)
         if verdict is Mark.DONE:
-            self._note_done(step, once, attempt, began, "found")
-            return _DONE
+            self._note_done(step, once, attempt, began, seen.fact, found=True)
+            return Settled(Mark.DONE, fact=seen.fact)
         self._note_failed(step, once, attempt, began, error)
         if once.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
         unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
-        return Settled(verdict, error, unknown and row is None)
+        return Settled(verdict, error, unknown and seen.mark is None)
 
     def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
         at = _ms(began - self._began)
         self._current[step.name] = (once.phase, attempt, at)
 
-    def _note_done(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> None:
-        seconds = self._note(step, once, attempt, began, outcome)
+    def _note_done(
+        self, step: AnyStep, once: Once, attempt: int, began: float, fact: Fact | None, *, found: bool = False
+    ) -> None:
+        null = isinstance(fact, Undid) and fact.mark is Mark.BLOCKED
+        found = found or (once.phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
+        seconds = self._note(step, once, attempt, began, "found" if found else "null" if null else "done")
+        where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
         if once.phase == "do":
-            database = step.database_name
-            self._emit(
-                StepDone(self._saga_id, self._saga, step.name, database, attempt, seconds, outcome == "found")
-            )
+            self._emit(StepDone(*where, seconds, found))
+        elif isinstance(fact, Undid):
+            self._emit(StepCompensated(*where, null))
 
     def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
         fault = once.fault(error)

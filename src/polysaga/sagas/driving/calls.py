@@ -30,13 +30,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.databases import Fault
 from polysaga.errors import DatabaseUnavailable, Refused
-from polysaga.events import StepCompensated
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts, Once, Settled
 from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
-from polysaga.sagas.participants import LedgerRow
 from polysaga.sagas.protocol.interrupts import Fenced, Lost
+from polysaga.sagas.protocol.known import Did, Fact, Sighting, Undid
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 
 T = TypeVar("T")
@@ -69,32 +69,28 @@ class Calls:
         """Block the record of the step, then undo what it did, or may have done."""
         progress, home = self._progress, self._engine.home
 
-        async def act(attempt: int) -> str | None:
+        async def act(attempt: int) -> Fact:
             row = await home.undo(progress.entry(step), None)
             unmade = progress.claim.epoch == 1 and step.name not in self._made
             null = row.state is Mark.BLOCKED and unmade
             if row.state is not Mark.COMPENSATED and not null:
                 await self._undo_call(step, attempt, row)
-            progress.marks[step.name] = Mark.BLOCKED if null else Mark.COMPENSATED
-            self._engine.emit(
-                StepCompensated(progress.saga_id, progress.definition.name, step.name, None, attempt, null)
-            )
-            return "null" if null else None
+            return Undid(step.name, Mark.BLOCKED if null else Mark.COMPENSATED)
 
         once = Once(act, self._fault, phase="undo", retry_any_error=True)
         return await self._attempts.settle(step, once, step.undo_retry)
 
-    def _call_and_record(self, step: AnyStep) -> Callable[[int], Awaitable[None]]:
+    def _call_and_record(self, step: AnyStep) -> Callable[[int], Awaitable[Fact]]:
         progress = self._progress
 
-        async def act(attempt: int) -> None:
+        async def act(attempt: int) -> Fact:
             text = self._made.get(step.name)
             if text is None:
                 await self._confirm_claim()
                 text = await _await_uncancelled(self._call(step, attempt))
             if not await self._engine.journal.record_call(progress.claim, step.name, text):
                 raise Fenced(f"the claim on step '{step.name}' is gone")
-            progress.did(step, text)
+            return Did(step.name, text)
 
         return act
 
@@ -102,7 +98,7 @@ class Calls:
         made_before = step.name in self._made
         self._made.setdefault(step.name, None)
         try:
-            work = self._progress.work(step, attempt)
+            work = self._progress.values.work(step, attempt)
             with self._engine.timeouts.within(step.timeout):
                 text = await work(None)
         except Refused:
@@ -119,12 +115,9 @@ class Calls:
             if row is None or row.claim != progress.claim:
                 raise Lost
 
-    def _look(self, step: AnyStep) -> Callable[[], Awaitable[Mark | None]]:
-        async def look() -> Mark | None:
-            row = await self._row(step)
-            if row is not None and row.state is Mark.DONE:
-                self._progress.learn(step.name, row.result or "null")
-            return None if row is None else row.state
+    def _look(self, step: AnyStep) -> Callable[[], Awaitable[Sighting]]:
+        async def look() -> Sighting:
+            return self._progress.values.seen(step.name, await self._row(step))
 
         return look
 
@@ -147,7 +140,7 @@ class Calls:
         )
 
     async def _undo_call(self, step: AnyStep, attempt: int, row: LedgerRow) -> None:
-        undo = self._progress.undo_work(step, attempt)
+        undo = self._progress.values.undo_work(step, attempt)
         assert undo is not None, "only compensatable steps are undone, and none without a database decides"
         await undo(None, row.result or self._made.get(step.name))
         await self._engine.journal.undo_call(self._progress.claim, step.name, self._progress.not_after)

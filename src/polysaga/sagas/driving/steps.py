@@ -16,7 +16,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.databases.dialects.sending import Seal
 from polysaga.errors import DatabaseUnavailable, OutcomePending, PoolExhausted, TryAgain
-from polysaga.events import StepCompensated
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts, Once, Settled
 from polysaga.sagas.driving.calls import Calls
@@ -25,11 +24,12 @@ from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.sql import SqlParticipant
-from polysaga.sagas.protocol.decisions import Verdict
 from polysaga.sagas.protocol.interrupts import Joined, Lost
-from polysaga.sagas.protocol.outcomes import Failure
+from polysaga.sagas.protocol.known import Born, Did, Fact, Sighting, Undid
+from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import Birth, Row
 from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.sagas.protocol.verdicts import Verdict
 
 
 class Steps:
@@ -39,53 +39,47 @@ class Steps:
         self._engine, self._progress, self._attempts = engine, progress, attempts
         self._calls = Calls(engine, progress, attempts)
 
-    async def start(self) -> Failure | None:
-        """Make the start durable; return the failure of a fused first step that refused or failed.
+    async def start(self) -> Settled:
+        """Make the start durable; return how that ended, a fused first step that refused or failed included.
 
         Raises `Joined` if the saga exists already, `TryAgain` if the journal's database is unreachable or busy.
         """
         progress = self._progress
         if progress.fused is None:
-            await self.insert(Status.RUNNING)
-            return None
+            return await self.insert(Status.RUNNING)
         step = progress.definition.by_name[progress.fused]
         settled = await self._attempts.settle(step, self._first_once(step), step.retry)
-        if isinstance(settled.verdict, Mark):
-            return None
-        assert settled.error is not None
         if settled.verdict is Verdict.UNAVAILABLE:
             raise self._unavailable(settled) from settled.error
-        return Failure(settled.verdict, step.name, settled.error)
+        return settled
 
-    async def insert(self, status: Status) -> None:
+    async def insert(self, status: Status, reason: Reason | None = None) -> Settled:
         """Insert the journal row without a step, in a commit that several sagas share."""
         progress, journal = self._progress, self._engine.journal
-        birth = replace(
-            progress.birth, status=status, error=progress.reason, history=tuple(self._attempts.history)
-        )
+        birth = replace(progress.birth, status=status, error=reason, history=tuple(self._attempts.history))
 
-        async def act(_: int) -> None:
+        async def act(_: int) -> Fact:
             await self._engine.starts.add(birth)
+            return Born(status, reason)
 
-        async def look() -> Mark | None:
+        async def look() -> Sighting:
             row = self._own(await journal.load(progress.saga_id))
             if row is None:
-                return None
-            if row.status is not status:
-                # The reply to a first attempt was lost; it has committed late, so the step happened after all.
-                progress.status, progress.failure, progress.reason = row.status, None, None
-                for step, text in row.results.items():
-                    progress.learn(step, text)
-            return Mark.DONE
+                return Sighting(None)
+            if row.status is status:
+                return Sighting(Mark.DONE, Born(status, reason))
+            # The reply to a first attempt was lost; it has committed late, so the step happened after all.
+            return Sighting(Mark.DONE, Born(row.status, results=progress.values.check(row.results)))
 
         step = progress.definition.steps[0]
         once = Once(act, self._engine.home.fault, look, phase="start", fail_fast=True)
         settled = await self._attempts.settle(step, once, step.retry)
         if not settled.done:
             raise self._unavailable(settled) from settled.error
+        return settled
 
     def run(self, step: AnyStep) -> Awaitable[Settled]:
-        """Do *step*, in whichever database its record is, and mark it as done."""
+        """Do *step*, in whichever database its record is."""
         if step.database is None:
             return self._calls.run(step)
         pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
@@ -93,22 +87,18 @@ class Steps:
         return self._attempts.settle(step, once, step.retry)
 
     async def undo(self, step: AnyStep) -> Settled:
-        """Undo *step*, or block it for ever; a deciding step that is done stays done and is marked so."""
+        """Undo *step*, or block it for ever; a deciding step that is done stays done."""
         if step.database is None:
             return await self._calls.undo(step)
         progress = self._progress
         participant = self._engine.participants[progress.place(step)]
 
-        async def act(attempt: int) -> str | None:
-            work = progress.undo_work(step, attempt)
+        async def act(attempt: int) -> Fact:
+            work = progress.values.undo_work(step, attempt)
             found = await participant.undo(progress.entry(step), work)
             if work is None and found.state is Mark.DONE:
-                progress.learn(step.name, found.result or "null")
-                return "found"
-            null = found.state is Mark.BLOCKED
-            progress.marks[step.name] = Mark.BLOCKED if null else Mark.COMPENSATED
-            self._compensated(step, attempt, null=null)
-            return "null" if null else None
+                return progress.values.did(step.name, found)
+            return Undid(step.name, Mark.BLOCKED if found.state is Mark.BLOCKED else Mark.COMPENSATED)
 
         gate = self._engine.gates[progress.place(step)]
         once = Once(act, participant.fault, phase="undo", retry_any_error=True, gate=gate)
@@ -122,24 +112,22 @@ class Steps:
             lambda _: progress.ending(Status.COMPENSATING, Status.COMPENSATED, self._attempts.with_last(step.name))
         )
 
-        async def act(attempt: int) -> None:
-            undo = progress.undo_work(step, attempt)
+        undone = Undid(step.name, Mark.COMPENSATED, Status.COMPENSATED)
+
+        async def act(attempt: int) -> Fact:
+            undo = progress.values.undo_work(step, attempt)
             assert undo is not None
 
             async def work(session: object) -> str:
-                await undo(session, progress.text(step.name))
+                await undo(session, progress.values.text(step.name))
                 return "null"
 
             await home.transact(work, seal)
-            progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
-            self._compensated(step, attempt, null=False)
+            return undone
 
-        async def look() -> Mark | None:
+        async def look() -> Sighting:
             row = self._still_ours(await self._engine.journal.load(progress.saga_id))
-            if row.status is not Status.COMPENSATED:
-                return None
-            progress.marks[step.name], progress.status = Mark.COMPENSATED, Status.COMPENSATED
-            return Mark.DONE
+            return Sighting(Mark.DONE, undone) if row.status is Status.COMPENSATED else Sighting(None)
 
         once = Once(act, home.fault, look, phase="undo", retry_any_error=True, gate=self._home_gate)
         return await self._attempts.settle(step, once, step.undo_retry)
@@ -152,18 +140,14 @@ class Steps:
             history = self._attempts.with_last(step.name) if status.final else ()
             return progress.birth.as_row(status, {step.name: result}, history)
 
-        async def act(attempt: int) -> None:
-            result = await home.transact(progress.work(step, attempt), self._engine.journal.seal_start(birth))
-            progress.did(step, result)
-            progress.status = status
+        async def act(attempt: int) -> Fact:
+            work = progress.values.work(step, attempt)
+            result = await home.transact(work, self._engine.journal.seal_start(birth))
+            return Did(step.name, result, status)
 
-        async def look() -> Mark | None:
+        async def look() -> Sighting:
             row = self._own(await self._engine.journal.load(progress.saga_id))
-            if row is None:
-                return None
-            progress.learn(step.name, row.results[step.name])
-            progress.status = row.status
-            return Mark.DONE
+            return Sighting(None) if row is None else self._done_in(row, step)
 
         patience = self._engine.settings.start_timeout
         return Once(act, home.fault, look, fail_fast=True, gate=self._home_gate, patience=patience)
@@ -183,17 +167,14 @@ class Steps:
         else:
             seal = journal.seal_decision(progress.claim, lambda result: progress.journaled(**{step.name: result}))
 
-        async def act(attempt: int) -> None:
-            progress.did(step, await home.transact(progress.work(step, attempt), seal))
-            progress.status = status
+        async def act(attempt: int) -> Fact:
+            return Did(step.name, await home.transact(progress.values.work(step, attempt), seal), status)
 
-        async def look() -> Mark | None:
+        async def look() -> Sighting:
             row = self._still_ours(await journal.load(progress.saga_id))
             if row.status not in {Status.COMPLETING, Status.COMPLETED}:
-                return None
-            progress.learn(step.name, row.results[step.name])
-            progress.status = row.status
-            return Mark.DONE
+                return Sighting(None)
+            return self._done_in(row, step)
 
         return Once(act, home.fault, look, gate=self._home_gate)
 
@@ -202,25 +183,22 @@ class Steps:
         participant = self._engine.participants[progress.place(step)]
         last = self._at_home(step) and progress.ends_with(step)
 
-        async def act(attempt: int) -> None:
-            work, entry = progress.work(step, attempt), progress.entry(step)
+        async def act(attempt: int) -> Fact:
+            work, entry = progress.values.work(step, attempt), progress.entry(step)
             if last and isinstance(participant, SqlParticipant):
-                progress.did(step, await participant.transact(work, self._last_seal(participant, entry)))
-                progress.status = Status.COMPLETED
-            else:
-                progress.did(step, await participant.act(entry, work))
+                result = await participant.transact(work, self._last_seal(participant, entry))
+                return Did(step.name, result, Status.COMPLETED)
+            return Did(step.name, await participant.act(entry, work))
 
-        async def look() -> Mark | None:
+        async def look() -> Sighting:
             row = (await participant.look(progress.saga_id, [step.name])).get(step.name)
-            if row is not None and row.state is Mark.DONE:
-                progress.learn(step.name, row.result or "null")
-            return None if row is None else row.state
+            return progress.values.seen(step.name, row)
 
         gate = self._engine.gates[progress.place(step)]
         return Once(act, participant.fault, look, retry_any_error=step.kind == "retriable", gate=gate)
 
     def _last_seal(self, participant: SqlParticipant, entry: Entry) -> Seal:
-        progress, expected = self._progress, self._progress.status
+        progress, expected = self._progress, self._progress.known.status
         done = participant.seal_done(entry)
         finish = self._engine.journal.seal_finish(
             lambda result: progress.ending(expected, Status.COMPLETED, self._attempts.with_last(entry.step))
@@ -248,13 +226,10 @@ class Steps:
             raise Lost
         return row
 
-    def _compensated(self, step: AnyStep, attempt: int, *, null: bool) -> None:
-        progress = self._progress
-        self._engine.emit(
-            StepCompensated(
-                progress.saga_id, progress.definition.name, step.name, step.database_name, attempt, null
-            )
-        )
+    def _done_in(self, row: Row, step: AnyStep) -> Sighting:
+        """Return what the journal row says of *step*, which committed with it."""
+        results = self._progress.values.check({step.name: row.results[step.name]})
+        return Sighting(Mark.DONE, Did(step.name, results[step.name], row.status))
 
     def _unavailable(self, settled: Settled) -> Exception:
         """Return the error for the caller of a saga that could not be started."""

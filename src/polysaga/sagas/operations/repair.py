@@ -26,13 +26,14 @@ from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.claims import PAUSE
-from polysaga.sagas.participants import Entry, LedgerRow, Participant
+from polysaga.sagas.participants import Entry, Participant
 from polysaga.sagas.participants.fence import FENCE
-from polysaga.sagas.protocol.decisions import Verdict, fused_in
+from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.reasons import Reason, Resolution
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction
-from polysaga.sagas.protocol.rows import Claim, Row
+from polysaga.sagas.protocol.rows import Claim, LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.sagas.protocol.verdicts import Verdict
 from polysaga.texts import said
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from uuid import UUID
 from polysaga.databases import Fault, Node
 from polysaga.sagas.participants.outboxes import Outbox
 from polysaga.sagas.protocol.contradictions import Record
-from polysaga.sagas.protocol.states import Mark
+from polysaga.sagas.protocol.rows import LedgerRow
 
 Work: TypeAlias = Callable[[Any], Awaitable[str]]  # runs the user's step; returns its result as JSON
 # Runs the user's compensation on that result; the result is None if it is unknown whether there is one.
@@ -35,14 +35,6 @@ class Entry:
     step: str
     epoch: int
     not_after: datetime  # the fence: past this moment the row is refused
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """One row as it was found."""
-
-    state: Mark
-    result: str | None
 
 
 class Participant(Protocol):

@@ -19,11 +19,12 @@ from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, MongoSession
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
-from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.outboxes import MongoOutbox
 from polysaga.sagas.participants.reading import explained
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ CLIENT_FOUND_ROWS, so the row itself is read; a new one is `blocked`, and nothin
 
 from polysaga.databases.dialects.sending import Send
 from polysaga.sagas.journal.tables import LEDGER
-from polysaga.sagas.participants import Entry, LedgerRow
+from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.sql import SqlParticipant
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 
 

@@ -17,12 +17,13 @@ from polysaga.databases.dialects.sending import Seal, Send, sender
 from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
-from polysaga.sagas.participants import Entry, LedgerRow, UndoWork, Work
+from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
 from polysaga.sagas.participants.outboxes import SqlOutbox
 from polysaga.sagas.participants.reading import read_rows
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 
 

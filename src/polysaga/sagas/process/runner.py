@@ -388,7 +388,7 @@ class LocalRunner:
                     except (Lost, Joined):
                         pass  # another process drives it now
                     else:
-                        return live.progress.output  # decoded anew for each caller
+                        return live.progress.values.output  # decoded anew for each caller
                 pending = OutcomePending(saga_id, definition.name)
                 return await self.while_open(self._follow(definition, saga_id), pending)
             finally:

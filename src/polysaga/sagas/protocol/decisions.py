@@ -5,52 +5,13 @@ the two. `decide` never looks at a clock, a database or a task. The executor cal
 what it returns; a dashboard can call it to show what happens next.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
-from polysaga.errors import Refused, TryAgain
-from polysaga.faults import Fault
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.protocol.interrupts import Fenced
+from polysaga.sagas.protocol.known import SETTLED, Known
 from polysaga.sagas.protocol.states import Mark, Status
-
-
-class Verdict(StrEnum):
-    """What a failed attempt means, or why the saga is undone if no attempt failed."""
-
-    AGAIN = "again"
-    REFUSED = "refused"
-    UNAVAILABLE = "unavailable"  # transient, but the retries are used up
-    FAILED = "failed"  # an unexpected error
-    LATE = "late"  # the ledger says that another owner undid the saga
-    LOST = "lost"  # the claim is no longer ours
-    CANCELLED = "cancelled"  # no attempt failed: the saga was cancelled
-    OVERDUE = "overdue"  # no attempt failed: the saga's deadline has passed
-
-
-_SETTLED = {Mark.BLOCKED, Mark.COMPENSATED}
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Everything `decide` looks at."""
-
-    status: Status
-    marks: Mapping[str, Mark]
-    failed: bool = False  # some step gave a reason to compensate
-    alone: bool = False  # the journal row was inserted in a caller's transaction, without the first step
-
-    @property
-    def undone(self) -> bool:
-        """Return whether another owner has begun to undo, even if a failover lost that decision in the journal."""
-        return not _SETTLED.isdisjoint(self.marks.values())
-
-    @property
-    def active(self) -> bool:
-        """Return whether a step is under way in this process."""
-        return Mark.ACTIVE in self.marks.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +79,8 @@ def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
     """
     if known.status is Status.COMPENSATING:
         return _backward(definition, known, journal)
-    if known.status is Status.RUNNING and not _decided(definition, known) and (known.failed or known.undone):
+    doomed = known.failure is not None or known.undone
+    if known.status is Status.RUNNING and doomed and not known.decided(definition):
         # A branch that goes on would hold the connection that its compensation needs.
         return CancelActive() if known.active else Compensate()
     return _forward(definition, known)
@@ -147,7 +109,7 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
                 return BlockPivot(pivot.name)
             case Mark.STUCK:
                 return Rest()
-    pending = [name for name in definition.undoable if known.marks.get(name) not in _SETTLED]
+    pending = [name for name in definition.undoable if known.marks.get(name) not in SETTLED]
     fused = None if known.alone else fused_first(definition, journal)
     if not pending or pending == [fused]:
         if any(known.marks.get(name) is Mark.STUCK for name in pending):
@@ -165,11 +127,6 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
     return Wait() if known.active else Rest()
 
 
-def _decided(definition: Definition, known: Known) -> bool:
-    pivot = definition.decision
-    return pivot is not None and known.marks.get(pivot.name) is Mark.DONE
-
-
 def fused_first(definition: Definition, journal: str) -> str | None:
     """Return the name of the first step if it commits together with the journal row (is fused), else None."""
     first = definition.steps[0]
@@ -184,22 +141,3 @@ def fused_in(definition: Definition, journal: str, results: Collection[str]) -> 
     """
     first = fused_first(definition, journal)
     return first if first in results else None
-
-
-def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdict | Mark:
-    """Return what a failed attempt means; `Mark.DONE` if the step happened all the same.
-
-    The ledger takes precedence: a duplicate run fails on the user's own unique key, or on stock already sold,
-    before it reaches our row.
-    """
-    if row is Mark.DONE:
-        return Mark.DONE
-    if row is not None:
-        return Verdict.LATE
-    if isinstance(error, Fenced):
-        return Verdict.LOST
-    if isinstance(error, Refused):
-        return Verdict.REFUSED
-    if isinstance(error, TimeoutError | TryAgain) or (fault is not None and fault.transient):
-        return Verdict.AGAIN
-    return Verdict.FAILED

@@ -19,10 +19,10 @@ from polysaga.errors import (
     SagaUndone,
 )
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.protocol.decisions import Verdict
 from polysaga.sagas.protocol.interrupts import Stopped
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.verdicts import Verdict
 from polysaga.texts import said, traced
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from polysaga.sagas.protocol.reasons import Attempt, Reason
-from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.states import Mark, Status
 
 NOBODY = UUID(int=0)  # the owner of a saga that was put aside
 
@@ -81,3 +81,11 @@ class Ending:
     status: Status
     results: Mapping[str, str]
     history: Sequence[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One row as it was found."""
+
+    state: Mark
+    result: str | None

@@ -1,0 +1,48 @@
+"""What is certain about a saga, whatever happens next: then callers can be told, and not before."""
+
+from enum import StrEnum
+
+from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.known import SETTLED, Known
+from polysaga.sagas.protocol.states import Status
+
+
+class Answer(StrEnum):
+    """How a saga ends for its callers."""
+
+    COMPLETED = "completed"
+    UNDONE = "undone"
+    PARKED = "parked"
+
+
+def answer(definition: Definition, known: Known) -> Answer | None:
+    """Return how the saga ends; None while that is open.
+
+    A pivot in another database decides before the journal says so. The journal does not know yet of a pivot that
+    is found committed while the saga is being undone.
+    """
+    match known.status:
+        case Status.NEEDS_ATTENTION:
+            return Answer.PARKED
+        case Status.COMPENSATED:
+            return Answer.UNDONE
+        case Status.COMPLETED:
+            return Answer.COMPLETED
+        case Status.COMPENSATING:
+            return None
+    return Answer.COMPLETED if known.decided(definition) else None
+
+
+def is_too_late(definition: Definition, known: Known) -> bool:
+    """Return whether the saga can no longer be cancelled."""
+    return known.decided(definition) or known.status in {Status.COMPLETING, Status.COMPLETED}
+
+
+def is_undone_for_certain(definition: Definition, known: Known, *, journal: str) -> bool:
+    """Return whether the saga is undone, or is being undone and its pivot can no longer commit."""
+    if known.status is not Status.COMPENSATING:
+        return known.status is Status.COMPENSATED
+    pivot = definition.decision
+    if pivot is None or pivot.database_name == journal:
+        return True
+    return known.marks.get(pivot.name) in SETTLED  # it can commit in its own database until it is blocked there
