@@ -26,7 +26,7 @@ from benchmarks.bursts import Comparison, compare
 from benchmarks.shop import Shop, fill, ours, plain, some_order
 from devservers import MARIADB, POSTGRES, LocalServer, Server
 from devservers.counting import Count, counter
-from orders.serving import spare_the_collector
+from orders.serving import freeze_startup_objects
 
 _ROUNDS = {1: 5, 16: 8}  # by concurrency
 # Of one burst. Ours ends with a wait of some hundredths for the last shared commit, which only bursts have.
@@ -72,7 +72,7 @@ def _databases() -> Iterator[tuple[list[Server], dict[str, str]]]:
 
 async def _compare(urls: dict[str, str]) -> dict[int, Comparison]:
     async with ours(urls) as durable, plain(urls) as simple:
-        spare_the_collector()  # both sides, as `orders serve` does
+        freeze_startup_objects()  # both sides, as `orders serve` does
         return {
             concurrency: await compare(
                 durable, simple, concurrency=concurrency, rounds=rounds, seconds=_SECONDS[concurrency]

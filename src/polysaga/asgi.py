@@ -68,11 +68,11 @@ class BookmarkMiddleware:
         secure = "; Secure" if settings.secure else ""
         rest = f"; Max-Age={_AGE}; Path=/; HttpOnly; SameSite=Lax{secure}"
         news = await scope.news()
-        whole = databases.written(scope) if news else ""
+        whole = databases.encode_bookmark(scope) if news else ""
         if whole:
             headers.append((_HEADER, whole.encode()))
         for name in news:
-            text = databases.written(scope, {name})
+            text = databases.encode_bookmark(scope, {name})
             if text:
                 headers.append((b"set-cookie", f"{settings.cookie}_{name}={text}{rest}".encode()))
         return headers

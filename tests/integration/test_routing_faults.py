@@ -143,7 +143,7 @@ async def test_it_is_read_back_also_outside_of_any_scope(two: Two, postgres_clus
             assert (await db.execute(VALUE)).scalar() == 1
 
 
-async def test_it_is_read_back_though_the_primary_was_asked_after_the_scope_began_and_before_the_commit(
+async def test_a_position_asked_before_the_commit_is_not_reused(
     two: Two, postgres_cluster: PostgresCluster
 ) -> None:
     monitor, began = two.databases.routers["orders"].monitor, Clock().monotonic()

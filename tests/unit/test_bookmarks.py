@@ -19,7 +19,7 @@ from polysaga.config import BookmarkSettings, parse_settings
 from polysaga.databases.positions import Epoch, Gtids, Lsn, Position, parse_gtids
 from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError
-from polysaga.routing.bookmarks import LONGEST, sign, verify, written
+from polysaga.routing.bookmarks import LONGEST, encode, sign, verify
 from polysaga.routing.policy import Limits, clamped, pick
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import NodeState, Seat, Topology
@@ -116,14 +116,14 @@ def read(text: str) -> dict[str, Position]:
 
 @given(bookmarks)
 def test_what_was_written_is_read_back(bookmark: Mapping[str, Position]) -> None:
-    assert read(written(bookmark, KEY)) == bookmark
+    assert read(encode(bookmark, KEY)) == bookmark
 
 
 @pytest.mark.parametrize("count", [70, 80, 200, 2000])
 def test_of_a_position_too_long_to_carry_the_primary_is_asked(count: int) -> None:
     """A MySQL server that has been rebuilt many times has many sources; what is left out would be read stale."""
     long = of_many_servers(count)
-    text = written({"shop": long, "orders": Lsn(7, HERE)}, KEY)
+    text = encode({"shop": long, "orders": Lsn(7, HERE)}, KEY)
     assert len(text) <= LONGEST
     place = read(text)["shop"]
     assert read(text)["orders"] == Lsn(7, HERE)
@@ -133,7 +133,7 @@ def test_of_a_position_too_long_to_carry_the_primary_is_asked(count: int) -> Non
 def test_no_database_is_left_out_however_many_there_are() -> None:
     many: dict[str, Position] = {f"database_{n}": Lsn(n, HERE) for n in range(200)}
     many |= {f"long_{n}": of_many_servers(60) for n in range(4)}
-    text = written(many, KEY)
+    text = encode(many, KEY)
     assert max(map(len, text.split(","))) <= LONGEST
     told = read(text)
     assert told.keys() == many.keys()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polysaga.databases.positions import Epoch, Lsn, parse_gtids, parse_maria_gtid
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.routing.breakers import Breaker
-from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, pick, stalest_allowed
+from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, least_stale, pick
 from polysaga.routing.topology import Seat, Topology, answered, failed, rivals, settled, unknown
 
 LIMITS = Limits(max_lag=2.0, silence=1.0)
@@ -151,9 +151,9 @@ def test_whoever_may_be_stale_gets_the_replica_that_is_the_least_behind() -> Non
         known = answered(known, 0, Sample(NodeRole.PRIMARY, at(place)), moment)
     known = answered(known, 1, Sample(NodeRole.REPLICA, at(95)), 12.0)
     known = answered(known, 2, Sample(NodeRole.REPLICA, at(90)), 12.0)
-    assert stalest_allowed(known) == 1
-    assert stalest_allowed(failed(known, 1, "gone")) == 2
-    assert stalest_allowed(unknown([Seat("0"), Seat("1")])) is None
+    assert least_stale(known) == 1
+    assert least_stale(failed(known, 1, "gone")) == 2
+    assert least_stale(unknown([Seat("0"), Seat("1")])) is None
 
 
 def test_a_bookmark_that_no_server_reached_is_clamped_by_an_answer_younger_than_itself() -> None:

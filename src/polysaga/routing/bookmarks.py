@@ -24,7 +24,7 @@ _SHORT = 120  # characters; a place no longer than this is not shortened
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII).fullmatch
 
 
-def written(bookmark: Mapping[str, Position], secret: bytes) -> str:
+def encode(bookmark: Mapping[str, Position], secret: bytes) -> str:
     """Encode all of *bookmark*: as one text, or several joined by commas if one would be too long.
 
     A place that is too long becomes one that no server reaches. It sends the next reader to the primary: slower,

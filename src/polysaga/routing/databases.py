@@ -16,7 +16,7 @@ from polysaga.databases.registry import Ends, Registry
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
-from polysaga.routing.bookmarks import verify, written
+from polysaga.routing.bookmarks import encode, verify
 from polysaga.routing.guards.constructs import guard
 from polysaga.routing.replica_sets import MongoRoutes
 from polysaga.routing.router import Router
@@ -92,9 +92,9 @@ class Databases(Registry):
         if scope is None or not self.replicated:
             return ""
         await scope.settle()
-        return self.written(scope)
+        return self.encode_bookmark(scope)
 
-    def written(self, scope: Scope, names: Collection[str] | None = None) -> str:
+    def encode_bookmark(self, scope: Scope, names: Collection[str] | None = None) -> str:
         """Encode what *scope* must see; with *names*, of these databases only.
 
         If the position of an acknowledged commit is unknown, the text names a place that no server reaches. The
@@ -107,7 +107,7 @@ class Databases(Registry):
                 must[name] = place.beyond()
         if names is not None:
             must = {name: place for name, place in must.items() if name in names}
-        return written(must, self._secrets()[0]) if must else ""
+        return encode(must, self._secrets()[0]) if must else ""
 
     def check_secret(self) -> None:
         """Raise `ConfigurationError` if bookmarks are needed and cannot be signed."""

@@ -99,7 +99,7 @@ def hopeless(topology: Topology, patience: float, now: float) -> bool:
     )
 
 
-def stalest_allowed(topology: Topology, shut: Collection[int] = ()) -> int | None:
+def least_stale(topology: Topology, shut: Collection[int] = ()) -> int | None:
     """Return the replica that is the least far behind, however far that is; None if none answers."""
     found = [
         index
@@ -129,7 +129,7 @@ def _lag(node: NodeState, now: float) -> float:
 
 def _less_busy(topology: Topology, found: Sequence[int], score: Score, random: Random) -> int:
     """Return the less busy one of two that are drawn at random, by weight."""
-    if topology.even:
+    if topology.equal_weights:
         first = int(random.random() * len(found))
         second = int(random.random() * (len(found) - 1))
         one, other = found[first], found[second + 1 if second >= first else second]

@@ -28,7 +28,7 @@ from polysaga.errors import DatabaseUnavailable, NoPrimary, NoReplica
 from polysaga.events import Emit
 from polysaga.routing.breakers import Breaker
 from polysaga.routing.monitor import Monitor
-from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, pick, stalest_allowed
+from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, least_stale, pick
 from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from polysaga.routing.topology import Seat, Topology
@@ -162,7 +162,7 @@ class Router:
         else:
             reason = f"{self.reads.primary_read_limit} readers are on the primary already"
         if stale:
-            index = stalest_allowed(self.topology, self._shut(left))
+            index = least_stale(self.topology, self._shut(left))
             if index is not None:
                 return Choice(index, RouteReason.STALE)
         raise NoReplica(self.name, reason)

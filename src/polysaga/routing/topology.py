@@ -57,7 +57,7 @@ class Topology:
     epoch: int = 0  # the latest that any primary claimed
     trail: tuple[tuple[float, Position], ...] = ()  # when the primary was asked, and where it stood
     version: int = 0
-    even: bool = True  # all nodes have the same weight
+    equal_weights: bool = True  # all nodes have the same weight
 
     @property
     def primary_state(self) -> NodeState | None:
@@ -76,7 +76,9 @@ class Topology:
 
 def unknown(seats: Sequence[Seat]) -> Topology:
     """Return the topology before any node was asked."""
-    return Topology(tuple(NodeState(seat) for seat in seats), even=len({seat.weight for seat in seats[1:]}) < 2)
+    return Topology(
+        tuple(NodeState(seat) for seat in seats), equal_weights=len({seat.weight for seat in seats[1:]}) < 2
+    )
 
 
 def answered(before: Topology, index: int, sample: Sample, asked_at: float, latency: float = 0.0) -> Topology:
@@ -93,14 +95,14 @@ def answered(before: Topology, index: int, sample: Sample, asked_at: float, late
     )
     nodes = _with(before.nodes, index, state)
     epoch = max(before.epoch, sample.epoch.number) if sample.role is NodeRole.PRIMARY else before.epoch
-    experienced = all(node.failure is not UNASKED for node in before.nodes)
-    primary = _primary(nodes, before.primary if experienced else None, epoch)
+    all_asked = all(node.failure is not UNASKED for node in before.nodes)
+    primary = _primary(nodes, before.primary if all_asked else None, epoch)
     trail = before.trail if primary == before.primary else ()
     if index == primary and sample.position is not None:
         trail = _longer(trail, asked_at, sample.position)
     elif index != primary:
         nodes = _with(nodes, index, replace(state, lag=_lag(trail, sample, asked_at)))
-    return Topology(nodes, primary, epoch, trail, before.version + 1, before.even)
+    return Topology(nodes, primary, epoch, trail, before.version + 1, before.equal_weights)
 
 
 def failed(before: Topology, index: int, reason: str) -> Topology:

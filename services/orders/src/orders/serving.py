@@ -40,7 +40,7 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
                     timeout_graceful_shutdown=math.ceil(app.state.drain),
                 )
             )
-            spare_the_collector()
+            freeze_startup_objects()
             beside = asyncio.create_task(_beside(server, listener, up))
             _stop_on_signals(server)
             try:
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def spare_the_collector() -> None:
+def freeze_startup_objects() -> None:
     """Exclude all loaded objects from garbage collection: they are never garbage; this saves 7 % of an order."""
     gc.collect()
     gc.freeze()

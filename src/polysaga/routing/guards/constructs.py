@@ -25,7 +25,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from polysaga.databases import MongoNode, Node
 from polysaga.errors import WriteOnReader
 from polysaga.loading import load_module
-from polysaga.routing.guards.sql_text import takes_state, verdict
+from polysaga.routing.guards.sql_text import has_side_effects, verdict
 
 _MONGO = "polysaga.routing.guards.mongo"
 _KEPT = 1_000  # verdicts on texts, per engine; a text that comes back after that many others is judged again
@@ -127,7 +127,7 @@ def _by_part(part: Any) -> str | None:
         return "SELECT ... FOR UPDATE or SHARE"
     if isinstance(part, next_value):
         return "nextval()"
-    if isinstance(part, FunctionElement) and takes_state(str(getattr(part, "name", ""))):
+    if isinstance(part, FunctionElement) and has_side_effects(str(getattr(part, "name", ""))):
         return f"{str(part.name).lower()}()"
     free = isinstance(part, TextClause) or (isinstance(part, ColumnClause) and part.is_literal)
     foreign = not type(part).__module__.startswith("sqlalchemy.")  # can compile to anything

@@ -64,7 +64,7 @@ _WRITES = {
 }
 
 
-def takes_state(function: str) -> bool:
+def has_side_effects(function: str) -> bool:
     """Return whether calling *function* writes, or leaves a lock or a setting behind."""
     name = function.lower()
     return name in _FUNCTIONS or name.startswith(_FUNCTION_FAMILIES)
@@ -193,7 +193,7 @@ def _called(tokens: Sequence[Token]) -> str | None:
             name = token.text.lower()
             # Without an argument it only reads, with one it sets.
             sets = name == "last_insert_id" and _word(tokens, at + 2) != ")"
-            if sets or (takes_state(name) and token.token_type is not TokenType.STRING):
+            if sets or (has_side_effects(name) and token.token_type is not TokenType.STRING):
                 return f"{name}()"
     return None
 
