@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from polysaga.cli.saga_tables import STYLES
 from polysaga.sagas.driving.driver import TURNS, Turn
 from polysaga.sagas.protocol.states import TRANSITIONS, Status
 
@@ -36,6 +37,10 @@ def test_the_second_diagram_shows_exactly_the_turns_of_the_driving_task() -> Non
 def test_the_diagram_begins_with_running_and_ends_in_the_final_states() -> None:
     assert {after for before, after in drawn() if before == "[*]"} == {Status.RUNNING}
     assert {before for before, after in drawn() if after == "[*]"} == {one for one in Status if one.final}
+
+
+def test_every_state_has_a_colour_in_the_command_line() -> None:
+    assert set(STYLES) == set(Status)
 
 
 def test_every_state_is_explained_once() -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from polysaga.sagas import Attempt, AuditEntry, Repair, SagaPage, SagaState, SagaSummary, Status
 
-_STYLES = {
+STYLES = {
     Status.RUNNING: "cyan",
     Status.COMPLETING: "cyan",
     Status.COMPENSATING: "yellow",
@@ -33,7 +33,7 @@ def print_page(page: SagaPage, now: datetime, console: Console) -> None:
         line = Text.assemble(
             f"{saga.id}  ",
             f"{saga.name:<{names}}  ",
-            (f"{saga.status:<15}", _STYLES[saga.status]),
+            (f"{saga.status:<15}", STYLES[saga.status]),
             (f"  {ago(now - saga.created_at):>7}", "dim"),
         )
         console.print(line, soft_wrap=True)
@@ -72,7 +72,7 @@ def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
             console.print(head.append("refused", style="bold red"), soft_wrap=True)
             console.print(Padding(Text(repair.problem or ""), (0, 0, 0, 4), expand=False))
         else:
-            arrow = Text.assemble(repair.before.value, " -> ", (repair.after.value, _STYLES[repair.after]))
+            arrow = Text.assemble(repair.before.value, " -> ", (repair.after.value, STYLES[repair.after]))
             console.print(head.append_text(arrow), soft_wrap=True)
 
 
@@ -96,7 +96,7 @@ def _because(saga: SagaSummary) -> str:
 
 
 def _facts(saga: SagaState, now: datetime) -> Iterator[tuple[str, Text]]:
-    status = Text(saga.status.value, style=_STYLES[saga.status])
+    status = Text(saga.status.value, style=STYLES[saga.status])
     if saga.parked_from is not None:
         status.append(f", was {saga.parked_from.value}", style="not bold default")
     yield "status", status
