@@ -24,6 +24,7 @@ from devservers.ports import free_port
 from polysaga import Databases, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, OutcomePending
+from polysaga.sagas.driving.progress import Asked
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
@@ -194,9 +195,10 @@ async def test_a_saga_that_is_claimed_as_the_end_begins_is_handed_back(urls: Url
         handle = await first.sagas.start(first.saga, Order())
         await gate.reached()
         runner = await make_due(leaving, handle.id)
+        asked = Asked.now(runner.engine.clock)
         (row,) = await runner.engine.journal.claim(10)
         # The worker's claim is answered a few turns of the loop after it was asked to end.
-        asyncio.get_running_loop().call_soon(runner.take_over, row)
+        asyncio.get_running_loop().call_soon(runner.take_over, row, asked)
         await within(opened.__aexit__(None, None, None), "the program is closed")
         assert runner.free == runner.engine.settings.max_in_flight, "a saga goes on without its databases"
         (again,) = await first.runner.engine.journal.claim(10)

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import math
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +15,9 @@ from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, S
 from polysaga.sagas import Retry, Status
 from polysaga.sagas.definition.definition import define
 from polysaga.sagas.driving.execution import MOST_EXPIRIES
+from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.journal.journal import Journal
+from polysaga.sagas.process.worker import Worker
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -364,6 +369,56 @@ async def test_a_frozen_owner_that_wakes_up_changes_nothing(urls: Urls) -> None:
         assert await handle.result(30) is not None
         await frozen.recorder.wait_for(ClaimLost)
     assert finished.saga_id == handle.id
+
+
+def freeze_in(program: Program, ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeze *program* for two days between the answer to the journal's *ask* and the next line of code."""
+    engine, behind = program.runner.engine, [timedelta(days=2)]
+    monkeypatch.setattr(engine.clock, "now", lambda: datetime.now(UTC) - behind[0])
+    monkeypatch.setattr(engine.clock, "monotonic", lambda: time.monotonic() - behind[0].total_seconds())
+    asks = getattr(engine.journal, ask)
+
+    async def ask_and_freeze(*asked: Any) -> Any:
+        answer = await asks(*asked)
+        behind[0] = timedelta()
+        return answer
+
+    monkeypatch.setattr(engine.journal, ask, ask_and_freeze)
+
+
+async def test_an_owner_that_is_frozen_for_days_as_it_takes_over_changes_nothing(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the saga may have ended, and its ledger rows may be removed: nothing there refuses a second run."""
+    first, frozen, gate = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
+    first.on("credit_points", gate)
+    async with first.open(lease=3600.0), frozen.open(lease=3600.0):
+        handle = await first.sagas.start(first.saga, Order())
+        await gate.reached()
+        await first.recorder.wait_for(StepDone, lambda done: done.step == "reserve_stock")
+        await make_due(frozen, handle.id)
+        freeze_in(frozen, "claim", monkeypatch)
+        await Worker(frozen.runner).tick()
+        await frozen.recorder.wait_for(ClaimLost)
+        assert await first.effects(handle.id) == {"open_order": 1, "reserve_stock": 1}
+
+
+async def test_an_owner_that_is_frozen_as_it_renews_knows_how_old_its_claim_is(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, gate = Program(urls, PLACE_ORDER), Gate()
+    program.on("credit_points", gate)
+    async with program.open(lease=3600.0):
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        runner = program.runner
+        execution = runner.executions[handle.id]
+        execution.renew(Asked(-math.inf, datetime.now(UTC)))
+        freeze_in(program, "renew", monkeypatch)
+        await Worker(runner).tick()
+        assert execution.progress.not_after < datetime.now(UTC)
+        assert runner.engine.clock.monotonic() - execution.renewed_at > 3600.0
+        gate.open()
 
 
 async def test_a_claim_that_ends_with_its_saga_is_not_taken_for_a_lost_one(urls: Urls) -> None:

@@ -110,7 +110,7 @@ class Calls:
 
     async def _confirm_claim(self) -> None:
         engine, progress = self._engine, self._progress
-        if engine.clock.monotonic() - progress.renewed_at > engine.settings.lease:
+        if engine.clock.monotonic() - progress.asked.monotonic > engine.settings.lease:
             row = await engine.journal.load(progress.saga_id)
             if row is None or row.claim != progress.claim:
                 raise Lost

@@ -22,11 +22,10 @@ from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.announcements import Announcements
 from polysaga.sagas.driving.attempts import Attempts, Settled
 from polysaga.sagas.driving.driver import Driver
-from polysaga.sagas.driving.progress import Progress
+from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.driving.steps import Steps
 from polysaga.sagas.driving.writes import Writes
-from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
@@ -66,12 +65,10 @@ class Execution:
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.engine, self.progress = engine, progress
-        progress.renewed_at = engine.clock.monotonic()
         self.announcements = Announcements(engine, progress)
         name, saga_id = progress.definition.name, progress.saga_id
         self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts)
         self.holds_claim = False  # there is a row, and it names this execution as the owner
-        progress.not_after = engine.clock.now() + FENCE
         self._steps = Steps(engine, progress, self.attempts)
         self._writes = Writes(engine, progress, self.attempts)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,13 +78,12 @@ class Execution:
 
     @property
     def renewed_at(self) -> float:
-        """The clock's reading from before the claim was made or last prolonged."""
-        return self.progress.renewed_at
+        """The monotonic clock's reading from before the claim was made or last prolonged."""
+        return self.progress.asked.monotonic
 
-    def renew(self, at: float) -> None:
-        """Note that the claim was prolonged; *at* is the clock's reading before the statement was sent."""
-        self.progress.renewed_at = at
-        self.progress.not_after = self.engine.clock.now() + FENCE
+    def renew(self, asked: Asked) -> None:
+        """Note that the claim was prolonged by a statement that was sent after *asked*."""
+        self.progress.asked = asked
 
     def stop(self, failure: Failure) -> None:
         """Undo the saga because of *failure*; no effect once it is decided or compensating."""

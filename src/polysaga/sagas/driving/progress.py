@@ -5,34 +5,51 @@ Steps, calls and announcements read it. Only the execution applies facts, and no
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
+from polysaga.clock import Clock
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.values import SagaValues
 from polysaga.sagas.participants import Entry
+from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import fused_first
 from polysaga.sagas.protocol.known import Fact, Known, apply
 from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.rows import Birth, Claim, Ending
 from polysaga.sagas.protocol.states import Mark, Status
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When a claim was asked for, or its renewal: read before the statement is sent.
+
+    A process may be frozen until long after the answer has arrived. A time that it reads then would make a claim
+    valid that ran out meanwhile, and put the fence behind the removal of the ledger's rows.
+    """
+
+    monotonic: float
+    wall: datetime
+
+    @classmethod
+    def now(cls, clock: Clock) -> "Asked":
+        """Return the readings of *clock*."""
+        return cls(clock.monotonic(), clock.now())
 
 
 class Progress:
     """One saga in the hands of its owner: what it is, what is known of it, and the claim on it."""
 
-    def __init__(self, definition: Definition, birth: Birth, *, home: str, limit: int) -> None:
+    def __init__(self, definition: Definition, birth: Birth, asked: Asked, *, home: str, limit: int) -> None:
         self.definition, self.birth = definition, birth
         self.claim: Claim = birth.claim
         self.saga_id: UUID = birth.claim.saga_id
         self.home = home  # the name of the journal's database
         self.known = Known(birth.status, {}, reason=birth.error)
         self.values = SagaValues(definition, birth, limit=limit)
-        self.renewed_at = 0.0  # the clock's reading from before the claim was made or last prolonged
-        self.not_after: datetime = _LONG_AGO  # ledgers refuse this owner's rows from then on
+        self.asked = asked  # before the claim was made, or last prolonged
 
     def learn(self, fact: Fact) -> None:
         """Apply *fact*."""
@@ -75,6 +92,11 @@ class Progress:
     def entry(self, step: AnyStep) -> Entry:
         """Return what the ledger row of *step* says."""
         return Entry(self.saga_id, step.name, self.claim.epoch, self.not_after)
+
+    @property
+    def not_after(self) -> datetime:
+        """Ledgers refuse this owner's rows from then on."""
+        return self.asked.wall + FENCE
 
     def place(self, step: AnyStep) -> str:
         """Return the name of the database that has the record of *step*."""

@@ -55,6 +55,7 @@ class SagaRepair:
         self._results, self._reason = dict(row.results), row.error or Reason()
         self._going = direction(row)
         self._owner = uuid4()
+        self._not_after = engine.clock.now() + FENCE  # before the claim: this process may be frozen at any time
         self._seen: Mapping[str, LedgerRow] = {}  # what the ledgers said when the person decided
         home = engine.journal.node.database
         self._fused = None if definition is None else fused_in(definition, home, row.results)
@@ -268,7 +269,7 @@ class SagaRepair:
         return self._engine.participants[step.database_name or self._engine.journal.node.database]
 
     def _entry(self, step: AnyStep, epoch: int) -> Entry:
-        return Entry(self._row.claim.saga_id, step.name, epoch, self._engine.clock.now() + FENCE)
+        return Entry(self._row.claim.saga_id, step.name, epoch, self._not_after)
 
     def _text(self) -> str:
         """Return the person's result as JSON."""

@@ -31,7 +31,7 @@ from polysaga.sagas.definition.identity import id_from_key, id_from_time
 from polysaga.sagas.definition.payloads import decode, digest, encode, is_same
 from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.execution import Execution
-from polysaga.sagas.driving.progress import Progress
+from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.protocol.interrupts import Joined, Lost
@@ -98,7 +98,7 @@ class LocalRunner:
             raise Busy(0, 0.0)
         if known is not None:
             return await self._join(definition, birth, known)
-        execution = self._execution(definition, birth)
+        execution = self._execution(definition, birth, Asked.now(self.engine.clock))
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.announcements.started)
@@ -108,8 +108,8 @@ class LocalRunner:
         self.engine.emit(SagaStarted(birth.claim.saga_id, definition.name, joined=False))
         return self._handle(definition, birth.claim.saga_id, execution, joined=False)
 
-    def take_over(self, row: Row) -> None:
-        """Drive a saga that the worker has just claimed."""
+    def take_over(self, row: Row, asked: Asked) -> None:
+        """Drive a saga that was claimed by a statement sent after *asked*."""
         if self._drained:
             return  # the process is ending: the claim runs out
         definition = self._definitions[row.fingerprint]
@@ -126,7 +126,7 @@ class LocalRunner:
             row.input_hash,
             row.status,
         )
-        execution = self._execution(definition, birth)
+        execution = self._execution(definition, birth, asked)
         execution.holds_claim = True  # also if it is stopped before it begins
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
         self._own(execution, self._resume(execution, row))
@@ -190,11 +190,11 @@ class LocalRunner:
                 return await self._is_blocked(definition, saga_id)
         if self.closing:
             raise Busy(0, 0.0)
-        reason = cancelled(why).reason()
+        reason, asked = cancelled(why).reason(), Asked.now(self.engine.clock)
         taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
         if taken is not None and not self.closing:
             self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
-            self.take_over(taken)
+            self.take_over(taken, asked)
         return False
 
     async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
@@ -312,9 +312,9 @@ class LocalRunner:
             deadline=saga.deadline,
         )
 
-    def _execution(self, definition: Definition, birth: Birth) -> Execution:
+    def _execution(self, definition: Definition, birth: Birth, asked: Asked) -> Execution:
         home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
-        return Execution(self.engine, Progress(definition, birth, home=home, limit=limit))
+        return Execution(self.engine, Progress(definition, birth, asked, home=home, limit=limit))
 
     async def _wait_for_place(self) -> None:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout

@@ -31,6 +31,7 @@ from uuid import UUID
 
 from polysaga.events import SagaNotKnown, WorkerTicked
 from polysaga.sagas.driving.execution import Execution
+from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.journal.claims import Pick
 from polysaga.sagas.process.loop import repeat
 from polysaga.sagas.process.retention import BATCH, Retention
@@ -84,14 +85,14 @@ class Worker:
 
     async def _renew(self) -> int:
         clock, lease = self._engine.clock, self._engine.settings.lease
-        before, hanging = clock.monotonic(), self._engine.timeouts.hanging()
+        asked, hanging = Asked.now(clock), self._engine.timeouts.hanging()
         if hanging:
             self._runner.let_begin_anew(hanging)
         ageing = [
             execution
             for execution in self._runner.executions.values()
             if execution.holds_claim
-            and before - execution.renewed_at > lease / 3
+            and asked.monotonic - execution.renewed_at > lease / 3
             and not (hanging and execution.hangs(hanging))
         ]
         if not ageing:
@@ -100,7 +101,7 @@ class Worker:
         ours = await self._engine.journal.renew(held)
         for execution in ageing:
             if execution.progress.saga_id in ours:
-                execution.renew(before)
+                execution.renew(asked)
             elif not await self._is_at_rest(execution):
                 self._runner.abandon(execution)
         return len(ours)
@@ -118,9 +119,10 @@ class Worker:
         batch = min(most, self._runner.free, max(room, 1 + most // _AT_LEAST))
         if batch <= 0:
             return 0
+        asked = Asked.now(self._engine.clock)
         rows = await self._engine.journal.claim(batch, pick)
         for row in rows:
-            self._runner.take_over(row)
+            self._runner.take_over(row, asked)
         if len(rows) == batch and room > 0:
             self._runner.due.set()  # there may be more
         elif len(rows) == batch:
