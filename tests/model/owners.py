@@ -18,9 +18,9 @@ from polysaga.sagas.protocol.decisions import (
 )
 from polysaga.sagas.protocol.known import (
     Born,
-    Decided,
     Did,
     Failed,
+    FoundDecided,
     Interrupted,
     Stuck,
     Surveyed,
@@ -200,7 +200,11 @@ class Owners:
         pivot = self.setting.pivot
         if holds(state, owner) and state.row.status in {COMPLETING, "completed"} and pivot is not None:
             steps = tuple(step for step in (self.setting.first, pivot) if step is not None)
-            yield "finds that it has decided", self.setting.learn(owner, Decided, state.row.status, steps), state
+            yield (
+                "finds that it has decided",
+                self.setting.learn(owner, FoundDecided, state.row.status, steps),
+                state,
+            )
             return
         for label, after, moved in self._write(state, owner, commit, undoing):
             yield label, after, moved.flagged(TOLD_UNDONE) if after is undoing and told else moved

@@ -21,10 +21,10 @@ from polysaga.sagas.protocol.decisions import (
 from polysaga.sagas.protocol.known import (
     Begun,
     Born,
-    Decided,
     Did,
     Fact,
     Failed,
+    FoundDecided,
     Interrupted,
     Known,
     Stuck,
@@ -141,7 +141,7 @@ class Setting:
         if kind is Surveyed:
             named = zip(self.names, said[0], strict=True)
             return Surveyed({name: LedgerRow(_MARKS[one], None) for name, one in named if one in _MARKS})
-        if kind is Born or kind is Decided:
+        if kind is Born or kind is FoundDecided:
             status, steps = said
             results = {self.names[step]: "null" for step in steps}
             return kind(status=Status(status), results=results)

@@ -25,7 +25,7 @@ class Announcements:
         self._engine, self._progress = engine, progress
         self._began = engine.clock.monotonic()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._undone: asyncio.Future[None] | None = None  # for `cancel`: the saga is certain to be undone
         self._is_finished = False
 
@@ -37,14 +37,16 @@ class Announcements:
     def tell(self, before: Known | None = None) -> None:
         """Resolve each wait whose outcome is certain now, and emit the event about it.
 
-        *before* is what was known before the last fact, if that has been told.
+        *before* is what was known before the last fact; None after a takeover, whose events the owners before it
+        have emitted.
         """
         known = self._progress.known
         if before is not None and before.status is Status.RUNNING and known.status is Status.COMPENSATING:
             self._emit_decision(Status.COMPENSATING)
-        if before is not None and before.status is not known.status is Status.NEEDS_ATTENTION:
+        parked = known.status is Status.NEEDS_ATTENTION
+        if before is not None and parked and before.status is not Status.NEEDS_ATTENTION:
             self._emit_parking(known)
-        if not self.decided.done():
+        if not self.answered.done():
             self._tell_outcome(known)
         if self._undone is not None and not self._undone.done():
             self._tell_compensation(known, self._undone)
@@ -64,7 +66,7 @@ class Announcements:
 
     def end(self, error: BaseException) -> None:
         """End all waits with *error*: this process cannot answer them."""
-        for future in (self.started, self.decided, self._undone):
+        for future in (self.started, self.answered, self._undone):
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # no caller may be waiting; that is not an error
@@ -72,10 +74,10 @@ class Announcements:
     def _tell_outcome(self, known: Known) -> None:
         match answer(self._progress.definition, known):
             case Answer.UNDONE | Answer.PARKED:
-                self.decided.set_exception(self._error())
-                self.decided.exception()  # no caller may be waiting; that is not an error
+                self.answered.set_exception(self._error())
+                self.answered.exception()  # no caller may be waiting; that is not an error
             case Answer.COMPLETED:
-                self.decided.set_result(None)
+                self.answered.set_result(None)
                 self._emit_decision(Status.COMPLETED if known.status.final else Status.COMPLETING)
 
     def _tell_compensation(self, known: Known, undone: "asyncio.Future[None]") -> None:

@@ -35,7 +35,7 @@ _SILENCE = 15.0  # seconds until a database that does not answer is asked anew
 # Attempts that are kept of a saga, and how many of them are the first: the others are the last. The journal row
 # is written with all of them, and a step may be repeated for weeks.
 _NOTED, _NOTED_FIRST = 200, 50
-_UNSEEN = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
+_MAY_HAVE_COMMITTED = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ class Attempts:
             failed = self._clock.monotonic()
             spent += failed - began
             wait = retry.delay(attempt, spent, random.random())
-            refuse = once.fail_fast and settled.error is not None and once.fault(settled.error) in _OUT_OF_REACH
-            if wait is None or refuse:
+            fault = None if settled.error is None else once.fault(settled.error)
+            if wait is None or (once.fail_fast and fault in _OUT_OF_REACH):
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
             spent += self._clock.monotonic() - failed
@@ -159,17 +159,17 @@ class Attempts:
         return [*self.history, Attempt(step, phase, attempt, at_ms, _ms(seconds), "done")]
 
     async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
-        seen, unseen = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
+        seen, look_failed = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
         seen = seen or _NOTHING
-        verdict = Verdict.AGAIN if unseen is not None else judge(error, once.fault(error), seen.mark)
+        verdict = Verdict.AGAIN if look_failed is not None else judge(error, once.fault(error), seen.mark)
         if verdict is Mark.DONE:
             self._note_done(step, once, attempt, began, seen.fact, found=True)
             return Settled(Mark.DONE, fact=seen.fact)
         self._note_failed(step, once, attempt, began, error)
         if once.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
-        unknown = isinstance(error, TimeoutError) or unseen is not None or once.fault(error) in _UNSEEN
-        return Settled(verdict, error, unknown and seen.mark is None)
+        no_reply = isinstance(error, TimeoutError) or once.fault(error) in _MAY_HAVE_COMMITTED
+        return Settled(verdict, error, seen.mark is None and (no_reply or look_failed is not None))
 
     def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
         at = _ms(began - self._began)

@@ -60,7 +60,7 @@ class Driver:
         return False
 
     def refuse_if_cancelled(self) -> None:
-        """Raise CancelledError if a driver or a step has swallowed it."""
+        """Raise CancelledError if a database driver, or a step, has swallowed it."""
         if self._task is not None and self._task.cancelling():
             raise asyncio.CancelledError
 

@@ -42,7 +42,7 @@ from polysaga.sagas.protocol.decisions import (
 )
 from polysaga.sagas.protocol.interrupts import Lost, OutOfReach
 from polysaga.sagas.protocol.known import (
-    SETTLED,
+    RULED_OUT,
     Begun,
     Claimed,
     Fact,
@@ -127,8 +127,9 @@ class Execution:
         """
         self._driver.take_seat()
         progress = self.progress
-        alone = fused_in(progress.definition, progress.home, row.results) is None
-        progress.learn(Claimed(row.status, row.error, alone))  # callers are told when the ledgers are known, too
+        born_alone = fused_in(progress.definition, progress.home, row.results) is None
+        # Callers are told when the ledgers are known, too.
+        progress.learn(Claimed(row.status, row.error, born_alone))
         self._time_left = row.remaining
         self.attempts.history.extend(row.history)
         try:
@@ -218,10 +219,10 @@ class Execution:
 
     async def _begin_all(self, steps: tuple[str, ...], run: Callable[[AnyStep], Awaitable[None]]) -> None:
         """Begin *steps* side by side; a single step with nothing beside it runs here, without a task."""
-        alone = len(steps) == 1 and not self._tasks
+        single = len(steps) == 1 and not self._tasks
         self._learn(Begun(steps))
         begun = [run(self.progress.definition.by_name[name]) for name in steps]
-        if not alone:
+        if not single:
             self._tasks.update(asyncio.ensure_future(one) for one in begun)
         elif await self._driver.interrupted_in(begun[0]):
             self._learn(Interrupted())
@@ -282,15 +283,15 @@ class Execution:
             self._learn(Begun((step.name,)))
             self._end_undo(step, await self._steps.undo_first(step))
             return
-        self._learn(await self._writes.finish(status, patient=self.announcements.decided.done()))
+        self._learn(await self._writes.finish(status, patient=self.announcements.answered.done()))
 
     async def _rest(self) -> None:
         """Park a saga that can neither go on nor be undone; postpone one whose steps must still happen."""
         known = self.progress.known
         if known.status is Status.COMPENSATING:
             self._learn(await self._writes.park(known.trouble))
-        elif known.undone:
-            step = next(name for name, mark in known.marks.items() if mark in SETTLED)
+        elif known.undoing_elsewhere:
+            step = next(name for name, mark in known.marks.items() if mark in RULED_OUT)
             told = f"it is decided, but step '{step}' is {known.marks[step]}: somebody has begun to resolve it"
             trouble = Reason(step=step, message=f"{told}; resolve it as completed")
             self._learn(await self._writes.park(trouble))

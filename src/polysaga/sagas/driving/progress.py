@@ -59,7 +59,7 @@ class Progress:
     @property
     def fused(self) -> str | None:
         """The name of the first step if it committed with the journal row."""
-        return None if self.known.alone else fused_first(self.definition, self.home)
+        return None if self.known.born_alone else fused_first(self.definition, self.home)
 
     @property
     def decided(self) -> bool:

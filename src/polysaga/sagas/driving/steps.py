@@ -138,7 +138,7 @@ class Steps:
 
         def birth(result: str) -> Birth:
             history = self._attempts.with_last(step.name) if status.final else ()
-            return progress.birth.as_row(status, {step.name: result}, history)
+            return progress.birth.with_first_step(status, {step.name: result}, history)
 
         async def act(attempt: int) -> Fact:
             work = progress.values.work(step, attempt)

@@ -13,7 +13,7 @@ from polysaga.sagas.definition.payloads import decode, encode
 from polysaga.sagas.definition.step import AnyStep, StepContext
 from polysaga.sagas.driving.user_code import awaited
 from polysaga.sagas.participants import UndoWork, Work
-from polysaga.sagas.protocol.known import Born, Decided, Did, Fact, Sighting, Surveyed
+from polysaga.sagas.protocol.known import Born, Did, Fact, FoundDecided, Sighting, Surveyed
 from polysaga.sagas.protocol.rows import Birth, LedgerRow
 from polysaga.sagas.protocol.states import Mark
 
@@ -42,7 +42,7 @@ class SagaValues:
         match fact:
             case Did(step, result, _):
                 self._texts[step] = result
-            case Born(_, _, results) | Decided(_, results):
+            case Born(_, _, results) | FoundDecided(_, results):
                 self._texts.update(results)
             case Surveyed(records):
                 self._texts.update(self.results_in(records))

@@ -14,7 +14,7 @@ from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.protocol.interrupts import Lost
-from polysaga.sagas.protocol.known import Decided, Surveyed, Written
+from polysaga.sagas.protocol.known import FoundDecided, Surveyed, Written
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import NOBODY, LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
@@ -56,7 +56,7 @@ class Writes:
             self._progress.known.status,
         )
 
-    async def compensate(self, reason: Reason) -> Written | Decided:
+    async def compensate(self, reason: Reason) -> Written | FoundDecided:
         """Write the decision to compensate; it comes too late for a pivot that has committed all the same."""
         claim = self._progress.claim
         row = await self._refusal(lambda: self._engine.journal.compensate(claim, reason), Status.COMPENSATING)
@@ -65,7 +65,7 @@ class Writes:
         if row.claim != claim or row.status not in {Status.COMPLETING, Status.COMPLETED}:
             raise Lost
         # The pivot was cancelled, or its reply was lost.
-        return Decided(row.status, self._progress.values.check(row.results))
+        return FoundDecided(row.status, self._progress.values.check(row.results))
 
     async def go_forward(self) -> Written:
         """Write that the saga was decided after all."""

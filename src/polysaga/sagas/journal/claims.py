@@ -1,4 +1,4 @@
-"""How each SQL database hands out overdue sagas; no two processes get the same one.
+"""How each SQL database hands out sagas that are due; no two processes get the same one.
 
 PostgreSQL and MySQL skip the rows that another claimer has locked (`FOR UPDATE SKIP LOCKED`); SQLite has one
 writer at a time. All claims run at READ COMMITTED: at REPEATABLE READ a MySQL claim that finds less than its
@@ -29,7 +29,7 @@ class Pick(Enum):
 
 
 class Claims:
-    """The statements that hand out and take back overdue sagas, for one dialect and one set of definitions."""
+    """The statements that hand out sagas that are due, for one dialect and one set of definitions."""
 
     def __init__(self, dialect: SqlDialect, fingerprints: Collection[str]) -> None:
         self._dialect, self._columns = dialect, columns_of_row(dialect)
@@ -80,7 +80,7 @@ class Claims:
         return list(result.mappings())
 
     async def strangers(self, connection: AsyncConnection, batch: int) -> list[Any]:
-        """Return id, name and version of overdue sagas whose definition this process does not know."""
+        """Return id, name and version of due sagas whose definition this process does not know."""
         result = await connection.exec_driver_sql(self._strangers.sql, self._strangers.bind({"batch": batch}))
         return list(result.mappings())
 
@@ -88,7 +88,7 @@ class Claims:
         if self._dialect.name == "postgresql":
             return (
                 f"WITH due AS MATERIALIZED ({due}) UPDATE {JOURNAL} AS j SET {taken} FROM due "
-                f"WHERE j.id = due.id RETURNING j.{self._columns}"
+                f"WHERE j.id = due.id RETURNING j.{self._columns}"  # only `id` would be ambiguous; it comes first
             )
         return f"UPDATE {JOURNAL} SET {taken} WHERE id IN ({due}) RETURNING {self._columns}"
 

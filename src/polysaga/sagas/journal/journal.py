@@ -1,8 +1,9 @@
-"""Every statement on the journal; a saga's row alone decides which process may drive it.
+"""What owners write to the journal; a saga's row alone decides which process may drive it.
 
-Every update by an owner is conditional on its claim and on the status it expects: an owner that lost its claim
-changes no row. Times come from the database's clock. Starts that are not fused with a first step, and finishes,
-are written in batches, many sagas in one commit (`group_commit.py`).
+Every update that changes a status is conditional on the claim and on the status that the owner expects: an owner
+that lost its claim changes no row. A renewal asks for the owner only. `undo_call`, which writes a ledger row, asks
+for the fence. Times come from the database's clock. Starts that are not fused with a first step, and finishes, are
+written in batches, many sagas in one commit (`group_commit.py`).
 
 A *seal* returns the last writes of a step's transaction, given the step's result. For a step in the journal's own
 database they write the journal row itself; that row is then the record of the step. See `seal_start`,

@@ -1,5 +1,6 @@
-"""The text of every statement on the journal, for one dialect.
+"""The text of the statements of owners on the journal, for one dialect.
 
+Claims are in `claims.py`, what people ask in `queries.py`, what removes old rows in `process/retention.py`.
 Each write names the status it expects; `states.TRANSITIONS` is the table of allowed transitions.
 """
 
@@ -13,14 +14,14 @@ _FINAL = "('completed', 'compensated')"
 
 def statements(dialect: SqlDialect) -> dict[str, Rendered]:
     """Return every statement of the journal by its name, in the placeholders of the driver."""
-    ours = "id = :id AND epoch = :epoch AND owner = :owner AND status"
+    ours = "id = :id AND epoch = :epoch AND owner = :owner AND status"  # followed by the status that is expected
     awake = f"wake_at = {dialect.later(':lease')}"
     rest = f"wake_at = NULL, finished_at = {dialect.clock}"
     columns = (
         "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
         "history, lease, deadline, wake_at, created_at, finished_at"
     )
-    values = ", ".join(f":{name}" for name in columns.split(", ")[:-4])
+    values = ", ".join(f":{name}" for name in columns.split(", ")[:-4])  # the last four come from the clock
     born = (
         f"{dialect.later(':deadline')}, {dialect.later(':lease')}, {dialect.clock}, "
         f"CASE WHEN :final = 1 THEN {dialect.clock} END"
@@ -67,6 +68,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"{update} owner = NULL, wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"
         ),
+        # 1: this owner's own claim, if it is lost, too.
         "progress": (
             f"{update} progress = :progress, expiries = 1 "
             f"WHERE {ours} IN ('running', 'completing', 'compensating')"

@@ -111,7 +111,7 @@ class MongoParticipant:
 
     def _be_in_time(self, entry: Entry) -> None:
         if self._clock.now() >= entry.not_after:
-            raise Fenced(f"the claim on step '{entry.step}' is from another age")
+            raise Fenced(f"the claim behind step '{entry.step}' is older than the fence")
 
     async def _claim_row(self, session: MongoSession, entry: Entry) -> LedgerRow:
         before = await session[LEDGER].find_one_and_update(

@@ -138,7 +138,7 @@ class SqlParticipant:
     async def _locked(self, send: Send, entry: Entry) -> LedgerRow:
         answer = await send(self._lock, self._values(entry))
         if not answer.rows:
-            raise Fenced(f"the claim on step '{entry.step}' is from another age")
+            raise Fenced(f"the claim behind step '{entry.step}' is older than the fence")
         state, result = answer.rows[0]
         return LedgerRow(Mark(state), result)
 

@@ -3,8 +3,8 @@
 In the journal's database the journal row itself is written there, due at once. In another participant's it is a
 row of the outbox, which a drain moves to the journal (`participants/outboxes.py`). Either way no process drives
 the saga before the commit, and afterwards any process does. On SQL databases the session tells this process of
-the commit, and its worker looks at once; all others, and this one for MongoDB, look at their next tick. Such a
-saga begins without its first step, whichever database that is in, for the journal row is born by itself.
+the commit, and its worker looks at once; all others, and this one for MongoDB, look at their next tick. The
+journal row of such a saga is born alone: its first step runs later, like all others, whichever database it is in.
 
 A key is checked where its row is. The caller gets `KeyReused` at once if the journal or this outbox has the key
 with another input. If two databases take one key with different inputs at the same moment, both commit; the

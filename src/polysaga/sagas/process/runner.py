@@ -34,7 +34,7 @@ from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.handle import SagaHandle
-from polysaga.sagas.protocol.interrupts import Joined, Lost
+from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
 from polysaga.sagas.protocol.outcomes import cancelled, error_of
 from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.rows import Birth, Claim, Row
@@ -55,8 +55,9 @@ class LocalRunner:
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
-        self._closing_at: float | None = None  # the clock's reading when the process began to end
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # callers wait no longer
+        # The end, in this order: no more starts; callers wait no longer; nothing is taken over any more.
+        self._closing_at: float | None = None  # the clock's reading then
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drained = False
         self.due = asyncio.Event()  # set when the worker has something to do
         self.wants_room = False  # the worker waits for room for more takeovers
@@ -102,8 +103,8 @@ class LocalRunner:
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.announcements.started)
-        except (Joined, Lost):
-            # Lost: the worker claimed the saga that the key had started before, while this start was on its way.
+        except (Joined, Lost, FollowJournal):
+            # The last two: the worker claimed the saga that the key had started, while this start was on its way.
             return await self._join(definition, birth, None)
         self.engine.emit(SagaStarted(birth.claim.saga_id, definition.name, joined=False))
         return self._handle(definition, birth.claim.saga_id, execution, joined=False)
@@ -134,14 +135,14 @@ class LocalRunner:
     def abandon(self, execution: Execution) -> None:
         """Stop driving a saga whose claim is gone. Callers follow the journal at once: its tasks may hang."""
         self._tasks[execution].cancel()
-        execution.announcements.end(Lost())
+        execution.announcements.end(FollowJournal())
 
     def let_begin_anew(self, hanging: Collection["asyncio.Task[Any]"]) -> None:
         """End the callers' wait for starts that hang, so that they repeat them: without a row no process would."""
         for saga_id, execution in tuple(self.executions.items()):
             if not execution.holds_claim and execution.hangs(hanging):
                 del self.executions[saga_id]
-                execution.announcements.end(Lost())
+                execution.announcements.end(FollowJournal())
 
     def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
         """Return a handle on a saga that was started before."""
@@ -161,7 +162,7 @@ class LocalRunner:
                     continue  # it has ended meanwhile and would not answer
                 try:
                     await live.request_compensation(cancelled(why))
-                except Lost:
+                except (FollowJournal, Lost):
                     pass  # another process drives it now
                 else:
                     return
@@ -349,7 +350,7 @@ class LocalRunner:
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
         # Once there is a row, some process will finish the saga: callers follow the journal.
-        execution.announcements.end(Lost() if error is None or execution.holds_claim else error)
+        execution.announcements.end(FollowJournal() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
         if self.wants_room and self.room > 0:
@@ -361,7 +362,7 @@ class LocalRunner:
         if live is not None:
             await asyncio.wait([live.announcements.started])
             error = live.announcements.started.exception()
-            if isinstance(error, Lost | Joined):
+            if isinstance(error, FollowJournal | Lost | Joined):
                 live = None
             elif error is not None:
                 raise error
@@ -384,8 +385,8 @@ class LocalRunner:
             try:
                 if live is not None:
                     try:
-                        await asyncio.shield(live.announcements.decided)
-                    except (Lost, Joined):
+                        await asyncio.shield(live.announcements.answered)
+                    except (FollowJournal, Lost, Joined):
                         pass  # another process drives it now
                     else:
                         return live.progress.values.output  # decoded anew for each caller

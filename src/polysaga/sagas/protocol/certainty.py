@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.protocol.known import SETTLED, Known
+from polysaga.sagas.protocol.known import RULED_OUT, Known
 from polysaga.sagas.protocol.states import Status
 
 
@@ -18,8 +18,8 @@ class Answer(StrEnum):
 def answer(definition: Definition, known: Known) -> Answer | None:
     """Return how the saga ends; None while that is open.
 
-    A pivot in another database decides before the journal says so. The journal does not know yet of a pivot that
-    is found committed while the saga is being undone.
+    A pivot in another database decides before the journal says so. While the saga is being undone, the answer
+    stays open also if its pivot is found committed: the journal must first say that the saga goes forward.
     """
     match known.status:
         case Status.NEEDS_ATTENTION:
@@ -45,4 +45,4 @@ def is_undone_for_certain(definition: Definition, known: Known, *, journal: str)
     pivot = definition.decision
     if pivot is None or pivot.database_name == journal:
         return True
-    return known.marks.get(pivot.name) in SETTLED  # it can commit in its own database until it is blocked there
+    return known.marks.get(pivot.name) in RULED_OUT  # it can commit in its own database until it is blocked there

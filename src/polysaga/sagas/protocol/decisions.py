@@ -1,7 +1,7 @@
 """The state machine of a saga, as pure functions: what is known goes in, what to do next comes out.
 
 `states.TRANSITIONS` is the only table of states; `docs/explanation/saga-states.md` draws it and a test compares
-the two. `decide` never looks at a clock, a database or a task. The executor calls it after every event and does
+the two. `decide` never looks at a clock, a database or a task. `Execution` calls it after every fact and does
 what it returns; a dashboard can call it to show what happens next.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.protocol.known import SETTLED, Known
+from polysaga.sagas.protocol.known import RULED_OUT, Known
 from polysaga.sagas.protocol.states import Mark, Status
 
 
@@ -79,7 +79,7 @@ def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
     """
     if known.status is Status.COMPENSATING:
         return _backward(definition, known, journal)
-    doomed = known.failure is not None or known.undone
+    doomed = known.failure is not None or known.undoing_elsewhere
     if known.status is Status.RUNNING and doomed and not known.decided(definition):
         # A branch that goes on would hold the connection that its compensation needs.
         return CancelActive() if known.active else Compensate()
@@ -109,8 +109,8 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
                 return BlockPivot(pivot.name)
             case Mark.STUCK:
                 return Rest()
-    pending = [name for name in definition.undoable if known.marks.get(name) not in SETTLED]
-    fused = None if known.alone else fused_first(definition, journal)
+    pending = [name for name in definition.undoable if known.marks.get(name) not in RULED_OUT]
+    fused = None if known.born_alone else fused_first(definition, journal)
     if not pending or pending == [fused]:
         if any(known.marks.get(name) is Mark.STUCK for name in pending):
             return Rest()

@@ -6,7 +6,11 @@ class Fenced(Exception):
 
 
 class Lost(Exception):
-    """The claim is no longer ours; callers that wait must follow the journal."""
+    """The claim is no longer ours."""
+
+
+class FollowJournal(Exception):
+    """This process cannot answer the callers of a saga; the journal will."""
 
 
 class Stopped(Exception):

@@ -1,7 +1,7 @@
 """What the owner of a saga knows of it, and what each fact changes. Pure, like `decide`, which looks at it.
 
 Whatever happens to a saga in its owner's hands is one of the facts below. Steps, calls and writes to the journal
-return facts; the loop of the owner applies them, and no other code changes what is known
+return facts; `Execution` applies them, and no other code changes what is known
 (`tests/architecture/test_flow.py`). The model in `tests/model` searches all interleavings of the same facts.
 """
 
@@ -15,7 +15,7 @@ from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark, Status
 
-SETTLED = frozenset({Mark.BLOCKED, Mark.COMPENSATED})  # such a step is undone, or can never happen
+RULED_OUT = frozenset({Mark.BLOCKED, Mark.COMPENSATED})  # such a step is undone, or can never happen
 _NO_TROUBLE = Reason()
 
 
@@ -26,23 +26,23 @@ class Known:
     status: Status
     marks: Mapping[str, Mark]
     failure: Failure | None = None  # why the saga is to be undone
-    alone: bool = False  # the journal row was inserted in a caller's transaction, without the first step
+    born_alone: bool = False  # the journal row was inserted in a caller's transaction, without the first step
     reason: Reason | None = None  # why it is undone or parked, as the journal keeps it
     trouble: Reason = _NO_TROUBLE  # why it would be parked
 
     @property
-    def undone(self) -> bool:
-        """Return whether another owner has begun to undo, even if a failover lost that decision in the journal."""
-        return not SETTLED.isdisjoint(self.marks.values())
+    def undoing_elsewhere(self) -> bool:
+        """Whether another owner has begun to undo, even if a failover lost that decision in the journal."""
+        return not RULED_OUT.isdisjoint(self.marks.values())
 
     @property
     def active(self) -> bool:
-        """Return whether a step is under way in this process."""
+        """Whether a step is under way in this process."""
         return Mark.ACTIVE in self.marks.values()
 
     @property
     def at_rest(self) -> bool:
-        """Return whether there is nothing to do for an owner."""
+        """Whether there is nothing to do for an owner: the saga has ended, or is parked."""
         return self.status.final or self.status is Status.NEEDS_ATTENTION
 
     def decided(self, definition: Definition) -> bool:
@@ -66,7 +66,7 @@ class Claimed:
 
     status: Status
     reason: Reason | None
-    alone: bool
+    born_alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Undid:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The saga is to be undone. *step* is None if it was cancelled, or if its deadline has passed."""
+    """The saga is to be undone. *step* is what was under way; None if that is no step, or it has no mark."""
 
     failure: Failure
     step: str | None = None
@@ -131,7 +131,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class FoundDecided:
     """The saga cannot be undone any more: its pivot has committed all the same, with *results*."""
 
     status: Status
@@ -139,7 +139,7 @@ class Decided:
 
 
 Fact: TypeAlias = (
-    Born | Claimed | Surveyed | Begun | Did | Undid | Failed | Stuck | Interrupted | Written | Decided
+    Born | Claimed | Surveyed | Begun | Did | Undid | Failed | Stuck | Interrupted | Written | FoundDecided
 )
 
 
@@ -162,11 +162,13 @@ def apply(definition: Definition, known: Known, fact: Fact) -> Known:
             return _marked(known, {step: mark}, status)
         case Failed(failure, step):
             marks = {name: mark for name, mark in known.marks.items() if name != step}
-            return Known(known.status, marks, known.failure or failure, known.alone, known.reason, known.trouble)
+            return Known(
+                known.status, marks, known.failure or failure, known.born_alone, known.reason, known.trouble
+            )
         case Stuck(step, trouble):
             marks = {**known.marks, step: Mark.STUCK}
             trouble = trouble or known.trouble
-            return Known(known.status, marks, known.failure, known.alone, known.reason, trouble)
+            return Known(known.status, marks, known.failure, known.born_alone, known.reason, trouble)
         case Interrupted():
             return _only_done(known)
         case Written(status, reason):
@@ -174,11 +176,11 @@ def apply(definition: Definition, known: Known, fact: Fact) -> Known:
         case Born(status, reason, results):
             if results:  # the first step, which was taken for failed, had committed all the same
                 return _decided(known, status, results)
-            return Known(status, known.marks, known.failure, known.alone, reason)
-        case Decided(status, results):
+            return Known(status, known.marks, known.failure, known.born_alone, reason)
+        case FoundDecided(status, results):
             return _decided(known, status, results)
-        case Claimed(status, reason, alone):
-            return Known(status, {}, None, alone, reason)
+        case Claimed(status, reason, born_alone):
+            return Known(status, {}, None, born_alone, reason)
         case Surveyed(records):
             return _marked(known, _found(definition, known, records))
 
@@ -189,7 +191,7 @@ def _marked(known: Known, marks: Mapping[str, Mark], status: Status | None = Non
         status or known.status,
         {**known.marks, **marks},
         known.failure,
-        known.alone,
+        known.born_alone,
         known.reason,
         known.trouble,
     )
@@ -197,24 +199,24 @@ def _marked(known: Known, marks: Mapping[str, Mark], status: Status | None = Non
 
 def _only_done(known: Known) -> Known:
     marks = {name: mark for name, mark in known.marks.items() if mark is Mark.DONE}
-    return Known(known.status, marks, known.failure, known.alone, known.reason, known.trouble)
+    return Known(known.status, marks, known.failure, known.born_alone, known.reason, known.trouble)
 
 
 def _written(known: Known, status: Status, reason: Reason | None) -> Known:
     match status:
         case Status.COMPENSATING:  # each step that was done must now be undone
-            return Known(status, {}, known.failure, known.alone, reason, known.trouble)
+            return Known(status, {}, known.failure, known.born_alone, reason, known.trouble)
         case Status.RUNNING:  # decided after all: there is nothing to undo
-            return _only_done(Known(status, known.marks, None, known.alone))
+            return _only_done(Known(status, known.marks, None, known.born_alone))
         case Status.NEEDS_ATTENTION:
-            return Known(status, known.marks, known.failure, known.alone, reason, known.trouble)
+            return Known(status, known.marks, known.failure, known.born_alone, reason, known.trouble)
         case _:
             return _marked(known, {}, status)
 
 
 def _decided(known: Known, status: Status, results: Iterable[str]) -> Known:
     marks = {**known.marks, **dict.fromkeys(results, Mark.DONE)}
-    return Known(status, marks, None, known.alone)
+    return Known(status, marks, None, known.born_alone)
 
 
 def _found(definition: Definition, known: Known, records: Mapping[str, LedgerRow]) -> dict[str, Mark]:

@@ -117,7 +117,7 @@ class Attempt:
     attempt: int  # from 1 on, in one process
     at_ms: float  # milliseconds since the process began to drive the saga
     ms: float  # milliseconds that it took
-    outcome: str  # done, found (the step had happened before), or what went wrong
+    outcome: str  # done, found (the step had happened before), null (nothing to undo), or what went wrong
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Attempt":

@@ -54,7 +54,7 @@ class Birth:
     history: Sequence[Attempt] = ()
     deadline: float | None = None  # seconds after the birth
 
-    def as_row(self, status: Status, results: Mapping[str, str], history: Sequence[Attempt]) -> "Birth":
+    def with_first_step(self, status: Status, results: Mapping[str, str], history: Sequence[Attempt]) -> "Birth":
         """Return the birth of a saga whose first step is done."""
         return Birth(  # `dataclasses.replace` takes ten times as long
             self.claim,
