@@ -32,6 +32,9 @@ def written(tree: ast.AST) -> Iterator[str]:
                     yield ast.unparse(one.value)
 
 
+CHANGES = (".update", ".pop", ".popitem", ".clear", ".setdefault", ".__setattr__", ".__setitem__")
+
+
 def called(tree: ast.AST) -> Iterator[str]:
     """Yield the methods that *tree* calls, as they are written."""
     for node in ast.walk(tree):
@@ -44,6 +47,12 @@ def test_a_leaf_changes_nothing_of_what_is_known(leaf: str) -> None:
     tree = ast.parse((DRIVING / leaf).read_text())
     assert [one for one in written(tree) if "progress" in one or "known" in one] == []
     assert [one for one in called(tree) if one.endswith((".learn", ".keep"))] == []
+    assert [one for one in called(tree) if one.endswith(CHANGES) and ("known" in one or "marks" in one)] == []
+    assert "setattr" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_the_leaves_are_found() -> None:
+    assert {"steps.py", "calls.py", "writes.py", "attempts.py", "announcements.py"} <= set(LEAVES)
 
 
 def test_the_execution_learns_and_tells_in_one_place() -> None:

@@ -47,6 +47,7 @@ _MARKS = {
     STUCK: Mark.STUCK,
 }
 _LETTERS = {mark: letter for letter, mark in _MARKS.items()}
+_FORGETS = {Born, FoundDecided, Written}  # the reason, on purpose
 POWERS = {
     "impatience": "retriable steps and compensations may use up their patience: postponed, parked",
     "cancel": "the owner or a stranger cancels, or a deadline passes",
@@ -113,6 +114,7 @@ class Setting:
         if asked not in self._learned:
             known = self._known(owner.status, owner.marks, owner.failed, by_hand=by_hand)
             after = apply(self.definition, known, self._fact(kind, *said))
+            assert (after.born_alone, after.reason) == (known.born_alone, known.reason) or kind in _FORGETS
             self._learned[asked] = after.status.value, self._letters(after), after.failure is not None
         status, marks, failed = self._learned[asked]
         return owner._replace(status=status, marks=marks, failed=failed)

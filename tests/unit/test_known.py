@@ -1,5 +1,7 @@
 """What each fact changes of what is known of a saga, and what is certain then."""
 
+from dataclasses import fields
+
 import pytest
 
 from polysaga.sagas.protocol.certainty import Answer, answer, is_too_late, is_undone_for_certain
@@ -48,68 +50,103 @@ def after(known: Known, *facts: Fact) -> Known:
     return known
 
 
+CASES: list[tuple[Known, Fact, Known]] = [
+    (Known(RUNNING, OPEN), Begun(("charge",)), Known(RUNNING, {**OPEN, "charge": ACTIVE})),
+    (Known(RUNNING, {}), Did("open", "1", RUNNING), Known(RUNNING, OPEN)),
+    (Known(RUNNING, OPEN), Did("charge", "1"), Known(RUNNING, {**OPEN, "charge": DONE})),
+    (Known(RUNNING, OPEN), Did("ship", "1", COMPLETING), Known(COMPLETING, {**OPEN, "ship": DONE})),
+    (Known(COMPENSATING, {}), Undid("charge", BLOCKED), Known(COMPENSATING, {"charge": BLOCKED})),
+    (
+        Known(COMPENSATING, {"charge": BLOCKED}),
+        Undid("open", COMPENSATED, Status.COMPENSATED),
+        Known(Status.COMPENSATED, {"charge": BLOCKED, "open": COMPENSATED}),
+    ),
+    (Known(RUNNING, {**OPEN, "charge": ACTIVE}), Failed(FAILURE, "charge"), Known(RUNNING, OPEN, FAILURE)),
+    (Known(RUNNING, {"open": ACTIVE}), Failed(FAILURE), Known(RUNNING, {"open": ACTIVE}, FAILURE)),
+    (
+        Known(COMPENSATING, {"open": ACTIVE}),
+        Stuck("open", WHY),
+        Known(COMPENSATING, {"open": STUCK}, trouble=WHY),
+    ),
+    (
+        Known(RUNNING, {**OPEN, "charge": ACTIVE, "ship": STUCK}, FAILURE),
+        Interrupted(),
+        Known(RUNNING, OPEN, FAILURE),
+    ),
+    (Known(RUNNING, OPEN, FAILURE), Written(COMPENSATING, WHY), Known(COMPENSATING, {}, FAILURE, reason=WHY)),
+    (
+        Known(COMPENSATING, {"ship": DONE, "open": ACTIVE}, FAILURE, reason=WHY),
+        Written(RUNNING),
+        Known(RUNNING, {"ship": DONE}),
+    ),
+    (Known(COMPLETING, OPEN), Written(Status.COMPLETED), Known(Status.COMPLETED, OPEN)),
+    (
+        Known(COMPENSATING, {"open": STUCK}, FAILURE, reason=WHY),
+        Written(Status.NEEDS_ATTENTION, WHY.parked_from(COMPENSATING, WHY)),
+        Known(
+            Status.NEEDS_ATTENTION,
+            {"open": STUCK},
+            FAILURE,
+            reason=WHY.parked_from(COMPENSATING, WHY),
+        ),
+    ),
+    (Known(RUNNING, {}), Born(RUNNING), Known(RUNNING, {})),
+    (
+        Known(RUNNING, {}, FAILURE),
+        Born(Status.COMPENSATED, WHY),
+        Known(Status.COMPENSATED, {}, FAILURE, reason=WHY),
+    ),
+    (Known(RUNNING, {}, FAILURE), Born(RUNNING, results={"open": "1"}), Known(RUNNING, OPEN)),
+    (
+        Known(RUNNING, OPEN, FAILURE, reason=WHY),
+        FoundDecided(COMPLETING, {"ship": "1"}),
+        Known(COMPLETING, {**OPEN, "ship": DONE}),
+    ),
+    (Known(RUNNING, OPEN), Claimed(COMPENSATING, WHY, True), Known(COMPENSATING, {}, None, True, WHY)),
+]
+
+
 @pytest.mark.parametrize(
-    ("before", "fact", "expected"),
-    [
-        (Known(RUNNING, OPEN), Begun(("charge",)), Known(RUNNING, {**OPEN, "charge": ACTIVE})),
-        (Known(RUNNING, {}), Did("open", "1", RUNNING), Known(RUNNING, OPEN)),
-        (Known(RUNNING, OPEN), Did("charge", "1"), Known(RUNNING, {**OPEN, "charge": DONE})),
-        (Known(RUNNING, OPEN), Did("ship", "1", COMPLETING), Known(COMPLETING, {**OPEN, "ship": DONE})),
-        (Known(COMPENSATING, {}), Undid("charge", BLOCKED), Known(COMPENSATING, {"charge": BLOCKED})),
-        (
-            Known(COMPENSATING, {"charge": BLOCKED}),
-            Undid("open", COMPENSATED, Status.COMPENSATED),
-            Known(Status.COMPENSATED, {"charge": BLOCKED, "open": COMPENSATED}),
-        ),
-        (Known(RUNNING, {**OPEN, "charge": ACTIVE}), Failed(FAILURE, "charge"), Known(RUNNING, OPEN, FAILURE)),
-        (Known(RUNNING, {"open": ACTIVE}), Failed(FAILURE), Known(RUNNING, {"open": ACTIVE}, FAILURE)),
-        (
-            Known(COMPENSATING, {"open": ACTIVE}),
-            Stuck("open", WHY),
-            Known(COMPENSATING, {"open": STUCK}, trouble=WHY),
-        ),
-        (
-            Known(RUNNING, {**OPEN, "charge": ACTIVE, "ship": STUCK}, FAILURE),
-            Interrupted(),
-            Known(RUNNING, OPEN, FAILURE),
-        ),
-        (Known(RUNNING, OPEN, FAILURE), Written(COMPENSATING, WHY), Known(COMPENSATING, {}, FAILURE, reason=WHY)),
-        (
-            Known(COMPENSATING, {"ship": DONE, "open": ACTIVE}, FAILURE, reason=WHY),
-            Written(RUNNING),
-            Known(RUNNING, {"ship": DONE}),
-        ),
-        (Known(COMPLETING, OPEN), Written(Status.COMPLETED), Known(Status.COMPLETED, OPEN)),
-        (
-            Known(COMPENSATING, {"open": STUCK}, FAILURE, reason=WHY),
-            Written(Status.NEEDS_ATTENTION, WHY.parked_from(COMPENSATING, WHY)),
-            Known(
-                Status.NEEDS_ATTENTION,
-                {"open": STUCK},
-                FAILURE,
-                reason=WHY.parked_from(COMPENSATING, WHY),
-            ),
-        ),
-        (Known(RUNNING, {}), Born(RUNNING), Known(RUNNING, {})),
-        (
-            Known(RUNNING, {}, FAILURE),
-            Born(Status.COMPENSATED, WHY),
-            Known(Status.COMPENSATED, {}, FAILURE, reason=WHY),
-        ),
-        (Known(RUNNING, {}, FAILURE), Born(RUNNING, results={"open": "1"}), Known(RUNNING, OPEN)),
-        (
-            Known(RUNNING, OPEN, FAILURE, reason=WHY),
-            FoundDecided(COMPLETING, {"ship": "1"}),
-            Known(COMPLETING, {**OPEN, "ship": DONE}),
-        ),
-        (Known(RUNNING, OPEN), Claimed(COMPENSATING, WHY, True), Known(COMPENSATING, {}, None, True, WHY)),
-    ],
-    ids=lambda one: None if isinstance(one, Known) else type(one).__name__,
+    ("before", "fact", "expected"), CASES, ids=lambda one: None if isinstance(one, Known) else type(one).__name__
 )
 def test_a_fact_changes_this_and_nothing_else(before: Known, fact: Fact, expected: Known) -> None:
     marks = dict(before.marks)
     assert apply(ORDER, before, fact) == expected
     assert before.marks == marks, "what was known before is left as it was"
+
+
+# What else a fact may change, beside the status and the marks.
+FORGETS: dict[type[Fact], set[str]] = {
+    Born: {"failure", "reason", "trouble"},
+    Claimed: {"failure", "born_alone", "reason", "trouble"},
+    FoundDecided: {"failure", "reason", "trouble"},
+    Stuck: {"trouble"},
+    Written: {"failure", "reason", "trouble"},
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "fact"),
+    [(before, fact) for before, fact, _ in CASES],
+    ids=lambda one: None if isinstance(one, Known) else type(one).__name__,
+)
+def test_a_fact_forgets_nothing_of_what_was_known(before: Known, fact: Fact) -> None:
+    full = Known(before.status, before.marks, FAILURE, True, WHY, Reason(message="it is stuck"))
+    found = apply(ORDER, full, fact)
+    for name in {field.name for field in fields(Known)} - {"status", "marks"} - FORGETS.get(type(fact), set()):
+        assert getattr(found, name) == getattr(full, name), name
+
+
+@pytest.mark.parametrize("status", [COMPENSATING, Status.COMPLETED, Status.NEEDS_ATTENTION])
+def test_a_write_forgets_the_failure_only_if_the_saga_goes_forward(status: Status) -> None:
+    full = Known(RUNNING, OPEN, FAILURE, True, WHY, Reason(message="it is stuck"))
+    found = after(full, Written(status, WHY))
+    assert (found.failure, found.born_alone, found.reason, found.trouble) == (FAILURE, True, WHY, full.trouble)
+
+
+def test_a_step_stuck_without_trouble_leaves_the_trouble_of_another() -> None:
+    full = Known(COMPENSATING, {}, trouble=WHY)
+    assert after(full, Stuck("open")).trouble is WHY
 
 
 def test_the_first_failure_stays_the_reason() -> None:
