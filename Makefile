@@ -35,7 +35,7 @@ check: setup ## lint, format, types, and which module may import which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
-	$(RUN) mypy --strict devservers
+	$(RUN) mypy --strict devservers benchmarks
 	$(RUN) lint-imports
 
 .PHONY: format

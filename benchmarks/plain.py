@@ -53,4 +53,5 @@ class PlainCoordinator:
         return undo
 
     def _engine(self, step: AnyStep) -> AsyncEngine:
+        assert step.database is not None, "no call in these sagas"
         return self._engines[step.database.name]

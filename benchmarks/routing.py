@@ -22,7 +22,7 @@ from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
 from polysaga.databases.positions import Epoch, Lsn, parse
-from polysaga.databases.samples import Role, Sample
+from polysaga.databases.samples import NodeRole, Sample
 from polysaga.routing.policy import Limits, pick
 from polysaga.routing.topology import Seat, answered, unknown
 
@@ -37,7 +37,7 @@ def pick_us(clock: Clock) -> float:
     topology = unknown([Seat(name) for name in ("primary", "one", "two", "three")])
     place, epoch = 0x16_B374_D848, Epoch("7391884411223344556", 3)
     for index in range(4):
-        role = Role.PRIMARY if index == 0 else Role.REPLICA
+        role = NodeRole.PRIMARY if index == 0 else NodeRole.REPLICA
         topology = answered(topology, index, Sample(role, Lsn(place, epoch)), 1.0)
     required = parse(Lsn(place - 5, epoch).text)
     limits, random = Limits(2.0, 1.0), Random(1)

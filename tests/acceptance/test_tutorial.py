@@ -74,7 +74,7 @@ def test_a_parked_saga_is_found_understood_and_repaired_with_four_commands(
     shown = terminal.run(understand, ID=saga_id)
     assert "needs_attention, was compensating" in shown
     assert re.search("undone for +hand_over: the last lantern is gone", shown)
-    assert "nobody: it waits for a person" in shown
+    assert "no process: it waits for a person" in shown
     assert re.search(r"take_points +undo +\d+ .* LookupError", shown)
 
     assert "1 would be changed" in terminal.run(many)

@@ -94,7 +94,7 @@ def test_one_saga_is_shown_with_its_attempts(shop: Project) -> None:
     assert "status needs_attention, was running" in said
     assert "why credit: no account" in said
     assert "key key-1" in said
-    assert "driven by nobody: it waits for a person" in said
+    assert "driven by no process: it waits for a person" in said
     assert "credit do 2 5.0 ms 1.2 s KeyError" in said
     data = call(shop, "show", str(PARKED))
     assert (data["input"], data["parked_from"], data["audit"]) == (7, "running", [])

@@ -72,14 +72,14 @@ def test_people_see_each_saga_with_what_is_wrong_in_it(shop: Project) -> None:
 
 
 def test_a_start_that_is_parked_in_an_outbox_is_told_with_the_remedy(shop: Project) -> None:
-    row = (str(UNKNOWN), "buy", "{", "nobody can read this start", "2026-01-01")
+    row = (str(UNKNOWN), "buy", "{", "this start cannot be read", "2026-01-01")
     sql = "INSERT INTO polysaga_outbox (id, name, birth, error, created_at) VALUES (?, ?, ?, ?, ?)"
     _execute(shop.directory / "points.sqlite", sql, row)
     ended = shop.polysaga("verify", "shop:everything")
     assert ended.code == 1
     said = " ".join(ended.out.split())
     assert f"{UNKNOWN} buy (not started) parked-start points it was committed, but cannot start: " in said
-    assert "nobody can read this start; once that is seen to, delete this row of polysaga_outbox" in said
+    assert "this start cannot be read; once that is seen to, delete this row of polysaga_outbox" in said
 
 
 def test_machines_get_one_object(shop: Project) -> None:

@@ -52,8 +52,8 @@ async def test_sagas_taken_over_take_no_places_while_their_database_is_away(
 ) -> None:
     """In an outage of minutes they would use up `max_in_flight`, and nothing could be started any more."""
     monkeypatch.setattr("polysaga.sagas.driving.attempts._SILENCE", 0.3)
-    monkeypatch.setattr("polysaga.sagas.driving.execution._PATIENCE", 0.1)
-    monkeypatch.setattr("polysaga.sagas.driving.execution.PAUSE", 0.0)
+    monkeypatch.setattr("polysaga.sagas.driving.writes._PATIENCE", 0.1)
+    monkeypatch.setattr("polysaga.sagas.driving.writes.PAUSE", 0.0)
     first, second, held = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
     first.on("credit_points", held)
     async with second.open(lease=3600.0), first.open(lease=3600.0):

@@ -303,7 +303,7 @@ MISTAKES = [
     (output_of_a_last_call, r"an output but a last step without a database; declare a pivot"),
     (
         compensation_of_a_call_that_expects_to_be_told,
-        r"compensation of step 'charge' must take `done: Placed \| None`; None says that nobody knows",
+        r"compensation of step 'charge' must take `done: Placed \| None`; None says that it is unknown",
     ),
     (
         compensation_of_a_call_that_asks_for_a_session,

@@ -243,7 +243,7 @@ class Given:
         (Tree, "read as 'userId'"),
         (Hidden, "'token' is required and not written; give it a default"),
         (Given, "'secret' is required and not written"),
-        (Stream, r"used up by whoever reads it first; use list\[...\]"),
+        (Stream, r"the first reader of an Iterable uses it up; use list\[...\]"),
         (Soon, "in the future is refused when it is read later"),
     ],
 )

@@ -122,13 +122,13 @@ def _facts(saga: SagaState, now: datetime) -> Iterator[tuple[str, Text]]:
 
 def _driver(saga: SagaState, now: datetime) -> str:
     if saga.status is Status.NEEDS_ATTENTION:
-        return "nobody: it waits for a person"
-    waits = saga.wake_at is not None and saga.wake_at > now
-    when = f"in {ago(saga.wake_at - now)}" if waits and saga.wake_at is not None else "now, by whoever ticks first"
+        return "no process: it waits for a person"
+    left = None if saga.wake_at is None or saga.wake_at <= now else ago(saga.wake_at - now)
+    when = "now, by the first worker that looks" if left is None else f"in {left}"
     if saga.owner is None:
-        return f"nobody; tried again {when}"
+        return f"no process; tried again {when}"
     claim = f"owner {saga.owner}, claim number {saga.epoch}"
-    return f"{claim}, for {when.removeprefix('in ')}" if waits else f"nobody; {claim} ran out, taken over {when}"
+    return f"no process; {claim} ran out, taken over {when}" if left is None else f"{claim}, for {left}"
 
 
 def _moment(moment: datetime, now: datetime) -> Text:

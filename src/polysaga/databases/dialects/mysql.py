@@ -127,7 +127,7 @@ def _position(told: str) -> Position | None:
 
 
 _NO_GTIDS = Finding(
-    "it keeps no GTIDs, so nobody can tell which replica has what a client wrote",
+    "it keeps no GTIDs, so it is unknown which replica has what a client wrote",
     "start it with log_bin (MariaDB, MySQL) and gtid_mode = ON (MySQL)",
 )
 

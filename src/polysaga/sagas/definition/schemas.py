@@ -104,7 +104,7 @@ def _unreadable(schema: Mapping[str, Any], config: Mapping[str, Any] | None = No
     if schema["type"] in _OWN_WAYS or _has_serializer(schema):
         return  # the user's own code encodes or decodes it; only that code knows the format
     if schema["type"] == "generator":
-        yield "an Iterable is used up by whoever reads it first; use list[...]"
+        yield "the first reader of an Iterable uses it up; use list[...]"
     if schema.get("now_op") == "future":
         yield "a date that must be in the future is refused when it is read later; check it before the saga starts"
     config = schema.get("config") or config or {}

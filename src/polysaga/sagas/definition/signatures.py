@@ -48,7 +48,7 @@ def check_unknown(undo: Callable[..., Any], what: str) -> None:
     kind = without_extras(hint(undo, done, what))
     if kind not in {Any, object, type(None)} and type(None) not in typing.get_args(kind):
         raise DefinitionError(
-            f"{what} must take `{done}: {named(kind)} | None`; None says that nobody knows whether the call "
+            f"{what} must take `{done}: {named(kind)} | None`; None says that it is unknown whether the call "
             "happened"
         )
 

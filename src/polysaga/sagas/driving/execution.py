@@ -292,7 +292,7 @@ class Execution:
             self._learn(await self._writes.park(known.trouble))
         elif known.undoing_elsewhere:
             step = next(name for name, mark in known.marks.items() if mark in RULED_OUT)
-            told = f"it is decided, but step '{step}' is {known.marks[step]}: somebody has begun to resolve it"
+            told = f"it is decided, but step '{step}' is {known.marks[step]}: a person has begun to resolve it"
             trouble = Reason(step=step, message=f"{told}; resolve it as completed")
             self._learn(await self._writes.park(trouble))
         else:

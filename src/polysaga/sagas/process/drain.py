@@ -56,7 +56,7 @@ class Drain:
             try:
                 births.append((birth_of(waiting), fence - timedelta(seconds=waiting.age)))
             except (ValueError, TypeError, KeyError) as error:
-                bad[waiting.saga_id] = f"nobody can read this start: {said(error)}"
+                bad[waiting.saga_id] = f"this start cannot be read: {said(error)}"
         bad |= await self._enlist(births)
         for waiting in page:
             if waiting.saga_id in bad:

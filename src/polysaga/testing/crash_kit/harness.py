@@ -301,7 +301,7 @@ class _Performance:
             return
         error = client.exception() or SagaCancelled(self._saga_id, self._definition.name, "accepted")
         self._told.append(Told(error=error))
-        self.scene.tell(f"who cancelled is told {error!r}")
+        self.scene.tell(f"the caller of cancel gets {error!r}")
 
     def _note_answer(self, answers: list[Told], who: str, client: "asyncio.Task[Any]") -> None:
         if client.cancelled():
@@ -309,7 +309,7 @@ class _Performance:
         error = client.exception()
         told = Told(error=error) if error is not None else Told(output=client.result())
         answers.append(told)
-        self.scene.tell(f"{who} is told {'the output' if error is None else repr(error)}")
+        self.scene.tell(f"{who} gets {'the output' if error is None else repr(error)}")
 
     async def _let_time_pass(self, row: Row) -> None:
         self.scene.heal()
