@@ -56,8 +56,8 @@ STOPS = {
 
 async def at_rest(program: Program) -> None:
     async with asyncio.timeout(30):
-        while program.runner._tasks:
-            await asyncio.gather(*program.runner._tasks.values(), return_exceptions=True)
+        while program.runner.tasks:
+            await asyncio.gather(*program.runner.tasks, return_exceptions=True)
 
 
 async def nothing_left(program: Program, saga_id: UUID) -> None:

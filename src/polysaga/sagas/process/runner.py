@@ -6,7 +6,7 @@ same answer from the process that finishes the saga.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -15,35 +15,29 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.errors import (
     Busy,
-    DatabaseUnavailable,
     KeyReused,
     OutcomePending,
     PolysagaError,
-    TooLate,
     TryAgain,
-    UnknownSaga,
-    UnknownVersion,
 )
-from polysaga.events import SagaClaimed, SagaDecided, SagaStarted, WorkerFailed
+from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
 from polysaga.limits import GRACE, ended, leave_cancelled_behind, limited
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import id_from_key, id_from_time
-from polysaga.sagas.definition.payloads import decode, digest, encode, is_same
-from polysaga.sagas.driving.attempts import Attempts
+from polysaga.sagas.definition.payloads import digest, encode, is_same
 from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.process.closing import Closing
+from polysaga.sagas.process.following import LOOK_AGAIN, Following
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
-from polysaga.sagas.protocol.outcomes import cancelled, error_of
+from polysaga.sagas.protocol.outcomes import cancelled
 from polysaga.sagas.protocol.reasons import Attempt
 from polysaga.sagas.protocol.rows import Birth, Claim, Row
-from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
 
 T = TypeVar("T")
-
-_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
 
 
 class LocalRunner:
@@ -55,10 +49,8 @@ class LocalRunner:
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()
-        # The end, in this order: no more starts; callers wait no longer; nothing is taken over any more.
-        self._closing_at: float | None = None  # the clock's reading then
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._drained = False
+        self._closing = Closing(engine.clock, engine.settings.drain)
+        self._following = Following(engine, definitions, self._closing, self.take_over)
         self.due = asyncio.Event()  # set when the worker has something to do
         self.wants_room = False  # the worker waits for room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
@@ -95,7 +87,7 @@ class LocalRunner:
         if known is None and self.free <= 0:
             await self._wait_for_place()
             known = self.executions.get(birth.claim.saga_id)
-        if self.closing:
+        if self._closing.begun:
             raise Busy(0, 0.0)
         if known is not None:
             return await self._join(definition, birth, known)
@@ -111,7 +103,7 @@ class LocalRunner:
 
     def take_over(self, row: Row, asked: Asked) -> None:
         """Drive a saga that was claimed by a statement sent after *asked*."""
-        if self._drained:
+        if self._closing.drained:
             return  # the process is ending: the claim runs out
         definition = self._definitions[row.fingerprint]
         saga_id = row.claim.saga_id
@@ -150,11 +142,11 @@ class LocalRunner:
 
     async def cancel(self, saga_id: UUID, why: str) -> None:
         """Undo a saga, whichever process drives it; return once that is certain. Raises `Busy` at the end."""
-        await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+        await self._closing.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
 
     async def _cancel(self, saga_id: UUID, why: str) -> None:
-        owner, pause = uuid4(), _LOOK_AGAIN[0]
-        while not self._time_is_up:
+        owner, (pause, longest) = uuid4(), LOOK_AGAIN
+        while not self._closing.is_over:
             live = self.executions.get(saga_id)
             if live is not None:
                 await asyncio.wait([live.announcements.started])
@@ -166,48 +158,11 @@ class LocalRunner:
                     pass  # another process drives it now
                 else:
                     return
-            if await self._cancel_elsewhere(saga_id, owner, why):
+            if await self._following.cancel(saga_id, owner, why):
                 return
             await self.engine.clock.sleep(pause)
-            pause = min(pause * 2, _LOOK_AGAIN[1])
+            pause = min(pause * 2, longest)
         raise Busy(0, 0.0)
-
-    async def _cancel_elsewhere(self, saga_id: UUID, owner: UUID, why: str) -> bool:
-        """Return whether a saga that another process drives is certain to be undone; claim it if it is running."""
-        row = await self.load(saga_id)
-        if row is None:
-            raise UnknownSaga(saga_id)
-        definition = self._definitions.get(row.fingerprint)
-        if definition is None:
-            raise UnknownVersion(saga_id, row.name)
-        match row.status:
-            case Status.COMPLETING | Status.COMPLETED:
-                raise TooLate(saga_id, row.name, row.status.value)
-            case Status.NEEDS_ATTENTION:
-                raise error_of(definition, saga_id, row.status, row.error)
-            case Status.COMPENSATED:
-                return True
-            case Status.COMPENSATING:
-                return await self._is_blocked(definition, saga_id)
-        if self.closing:
-            raise Busy(0, 0.0)
-        reason, asked = cancelled(why).reason(), Asked.now(self.engine.clock)
-        taken = await self._patiently(lambda: self.engine.journal.cancel(saga_id, owner, reason))
-        if taken is not None and not self.closing:
-            self.engine.emit(SagaDecided(saga_id, row.name, taken.status.value, why))
-            self.take_over(taken, asked)
-        return False
-
-    async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
-        """Return whether the pivot of a saga that is being undone can no longer commit."""
-        pivot = definition.decision
-        if pivot is None or pivot.database_name in {None, self.engine.journal.node.database}:
-            return True
-        engine, participant = self.engine, self.engine.participants[pivot.database_name]
-        attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.timeouts)
-        found = await attempts.persist(lambda: participant.look(saga_id, [pivot.name]), participant.fault)
-        row = found.get(pivot.name)
-        return row is not None and row.state is not Mark.DONE
 
     def history(self, saga_id: UUID) -> tuple[Attempt, ...] | None:
         """Return the attempts of a saga that this process drives now; None if it does not."""
@@ -216,39 +171,17 @@ class LocalRunner:
 
     @property
     def closing(self) -> bool:
-        return self._closing_at is not None
-
-    @property
-    def _time_is_up(self) -> bool:
-        return self._over.done()
+        """Whether the process starts nothing more."""
+        return self._closing.begun
 
     async def while_open(self, work: Awaitable[T], otherwise: Exception) -> T:
-        """Return the result of *work* for a caller; raise *otherwise* when the process ends its callers' wait.
-
-        Neither a silent database nor a driver that swallows a cancellation holds the caller then.
-        """
-        task = asyncio.ensure_future(work)
-        first: set[asyncio.Future[Any]] = {task, self._over}
-        try:
-            if self._time_is_up:
-                await asyncio.wait({task}, timeout=GRACE)  # the result may be there already
-            else:
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await ended({task}, GRACE)
-            raise
-        if not task.done():
-            await ended({task}, GRACE)
-        if not task.done() or task.cancelled():
-            raise otherwise
-        return task.result()
+        """Return the result of *work* for a caller; raise *otherwise* when the process ends its callers' wait."""
+        return await self._closing.while_open(work, otherwise)
 
     def wind_down(self) -> None:
         """Start nothing more; end the wait of all callers when `sagas.drain` is over."""
-        if not self.closing:
-            self._closing_at = self.engine.clock.monotonic()
-            self._freed.set()
-            asyncio.get_running_loop().call_later(self.engine.settings.drain, self._end_all_waiting)
+        self._closing.begin(self._end_all_waiting)
+        self._freed.set()
 
     async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
         """End *rounds*, which bring in sagas, and let the sagas in flight end until `sagas.drain` is over.
@@ -256,13 +189,11 @@ class LocalRunner:
         Then stop them and hand back their claims. Takes at most three seconds more.
         """
         self.wind_down()
-        assert self._closing_at is not None
-        left = self._closing_at + self.engine.settings.drain - self.engine.clock.monotonic()
         resting = asyncio.ensure_future(ended(rounds, GRACE))
         if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=max(left, 0.0))
+            await asyncio.wait(self._tasks.values(), timeout=self._closing.left)
         await resting
-        self._drained = True
+        self._closing.drained = True
         unfinished = dict(self._tasks)  # including sagas that the rounds have just claimed
         self._end_all_waiting()
         stuck = await ended(unfinished.values(), GRACE)
@@ -289,8 +220,7 @@ class LocalRunner:
 
     def _end_all_waiting(self) -> None:
         """End the wait of all callers; they ask again, later or elsewhere, and their sagas go on."""
-        if not self._over.done():
-            self._over.set_result(None)
+        self._closing.end_waiting()
         for execution in self._tasks:
             progress = execution.progress
             execution.announcements.end(OutcomePending(progress.saga_id, progress.definition.name))
@@ -321,7 +251,7 @@ class LocalRunner:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
         try:
             async with asyncio.timeout(patience):
-                while self.free <= 0 and not self.closing:
+                while self.free <= 0 and not self._closing.begun:
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:
@@ -391,7 +321,7 @@ class LocalRunner:
                     else:
                         return live.progress.values.output  # decoded anew for each caller
                 pending = OutcomePending(saga_id, definition.name)
-                return await self.while_open(self._follow(definition, saga_id), pending)
+                return await self.while_open(self._following.outcome(definition, saga_id), pending)
             finally:
                 _include_in_bookmark(definition)
 
@@ -401,38 +331,9 @@ class LocalRunner:
         _include_in_bookmark(definition)
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
-    async def _follow(self, definition: Definition, saga_id: UUID) -> Any:
-        """Wait for the outcome of a saga that another process drives."""
-        pause, longest = _LOOK_AGAIN
-        while True:
-            row = await self.load(saga_id)
-            if row is None:
-                raise UnknownSaga(saga_id)
-            if row.fingerprint != definition.fingerprint:
-                raise UnknownVersion(saga_id, row.name)
-            if row.status in {Status.COMPLETED, Status.COMPLETING}:
-                return _output(definition, row)
-            if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
-                raise error_of(definition, saga_id, row.status, row.error)
-            if self._time_is_up:
-                raise OutcomePending(saga_id, definition.name)
-            await self.engine.clock.sleep(pause)
-            pause = min(pause * 2, longest)
-
     async def load(self, saga_id: UUID) -> Row | None:
         """Return the journal row; only the caller's time-out ends the wait for a database that is down."""
-        return await self._patiently(lambda: self.engine.journal.load(saga_id))
-
-    async def _patiently(self, ask: Callable[[], Awaitable[Row | None]]) -> Row | None:
-        """Ask the journal; only the caller's time-out ends the wait for a database that is down."""
-        while True:
-            try:
-                return await ask()
-            except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
-                fault = self.engine.home.fault(error)
-                if fault is None or not fault.transient or self._time_is_up:
-                    raise
-            await self.engine.clock.sleep(_LOOK_AGAIN[1])
+        return await self._following.load(saga_id)
 
 
 def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
@@ -449,10 +350,3 @@ def _include_in_bookmark(definition: Definition) -> None:
     """Make later reads of the caller's scope see what the saga has written so far."""
     for database in definition.databases:
         database.wrote()
-
-
-def _output(definition: Definition, row: Row) -> Any:
-    decision = definition.decision
-    if decision is None:
-        return None
-    return decode(decision.result, row.results[decision.name], what=f"the output of saga '{row.name}'")
