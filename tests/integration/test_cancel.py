@@ -328,7 +328,7 @@ async def test_a_step_may_cancel_its_own_saga(urls: Urls, step: str) -> None:
 async def test_a_pivot_that_commits_while_it_is_cancelled_has_the_last_word(urls: Urls) -> None:
     """The cancellation meets the pivot when its transaction is committed and only the reply is missing."""
     async with Program(urls, PLACE_ORDER).open(lease=60.0) as program:
-        home, committed = program.runner.engine.home, asyncio.Event()
+        home, committed = program.runner.engine.home_participant, asyncio.Event()
         transact = home.transact
 
         async def commit_and_be_silent(work: Any, seal: Any) -> str:

@@ -21,7 +21,7 @@ from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.lending import commit, lend
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol import decisions
-from polysaga.sagas.protocol.decisions import Decision, Finish
+from polysaga.sagas.protocol.decisions import Finish, Move
 from polysaga.sagas.protocol.decisions import RunSteps as RunSteps
 from polysaga.sagas.protocol.known import Known
 from polysaga.sagas.protocol.rows import LedgerRow, Row
@@ -110,8 +110,8 @@ def test_an_epoch_that_is_not_checked_is_found(tmp_path: Path, monkeypatch: pyte
 def test_a_saga_that_finishes_before_its_last_step_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hasty(definition: Definition, known: Known, *, journal: str) -> Decision:
-        decision = decisions.decide(definition, known, journal=journal)
+    def hasty(definition: Definition, known: Known, *, home: str) -> Move:
+        decision = decisions.decide(definition, known, home=home)
         if isinstance(decision, RunSteps) and decision.steps == ("record_event",):
             return Finish(Status.COMPLETED)
         return decision

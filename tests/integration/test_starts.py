@@ -33,7 +33,7 @@ async def test_a_first_attempt_that_commits_after_the_refusal_of_the_second_is_w
     """Its reply was lost, the look found nothing yet, and the second was refused: by the first's own effect."""
     async with Program(urls, PLACE_ORDER).open() as program:
         engine = program.runner.engine
-        transact, add = engine.home.transact, engine.starts.add
+        transact, add = engine.home_participant.transact, engine.starts.add
         held: list[Any] = []
 
         async def send_and_lose(work: Any, seal: Any) -> Any:
@@ -48,7 +48,7 @@ async def test_a_first_attempt_that_commits_after_the_refusal_of_the_second_is_w
             await transact(*held[0])
             return await add(birth, **more)
 
-        engine.home.transact, engine.starts.add = send_and_lose, land_first
+        engine.home_participant.transact, engine.starts.add = send_and_lose, land_first
         handle = await program.sagas.start(program.saga, Order())
 
         assert (await handle.result(30)).step == "confirm_order"
@@ -64,7 +64,7 @@ async def test_a_start_whose_commit_may_have_arrived_is_told_as_uncertain(urls: 
         async def be_silent(work: Any, seal: Any) -> Any:
             raise TimeoutError
 
-        program.runner.engine.home.transact = be_silent
+        program.runner.engine.home_participant.transact = be_silent
         with pytest.raises(OutcomePending) as pending:
             await program.sagas.start(program.saga, Order())
         assert pending.value.saga == "place-order"
@@ -79,7 +79,7 @@ async def test_a_start_that_certainly_failed_is_told_so_to_all_who_joined_it(url
             await reached(fail, "the test lets it fail")
             raise DatabaseUnavailable("orders", "there", "it is down")
 
-        program.runner.engine.home.transact = be_down
+        program.runner.engine.home_participant.transact = be_down
         starts = [asyncio.ensure_future(program.sagas.start(program.saga, Order(), key="k-1")) for _ in range(3)]
         await reached(arrived, "the start has arrived")
         fail.set()

@@ -10,9 +10,9 @@ from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
-    Decision,
     Finish,
     GoForward,
+    Move,
     Rest,
     Wait,
 )
@@ -93,7 +93,7 @@ class Owners:
             if "cancel" in self.setting.powers and owner.status == RUNNING and not owner.failed and undecided:
                 yield "is told to cancel", self.setting.learn(owner._replace(marks=marks), Failed, None), state
 
-    def _carry_out(self, state: State, owner: Owner, decision: Decision) -> Iterator[Step]:
+    def _carry_out(self, state: State, owner: Owner, decision: Move) -> Iterator[Step]:
         match decision:
             case Wait():
                 attempt = self._undo if owner.status == COMPENSATING else self._attempt

@@ -10,8 +10,8 @@ from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.protocol.certainty import Answer, answer, is_undone_for_certain
 from polysaga.sagas.protocol.decisions import (
     BlockPivot,
-    Decision,
     Finish,
+    Move,
     RunSteps,
     UndoSteps,
     Wait,
@@ -91,11 +91,11 @@ class Setting:
         self.decided = self._decided()
         self.undoable = [self.number[name] for name in definition.undoable]
         self.undoes_first = self.first is not None and self.first in self.undoable
-        self._decisions: dict[tuple[str, str, bool], tuple[str, Decision]] = {}
+        self._decisions: dict[tuple[str, str, bool], tuple[str, Move]] = {}
         self._learned: dict[Hashable, tuple[str, str, bool]] = {}
         self._certain: dict[tuple[str, str], tuple[bool, bool]] = {}
 
-    def next(self, status: str, marks: str, failed: bool) -> tuple[str, Decision]:
+    def next(self, status: str, marks: str, failed: bool) -> tuple[str, Move]:
         """Ask the real `decide` until it names something that leaves the process; return the marks by then."""
         asked = (status, marks, failed)
         if asked not in self._decisions:
@@ -125,7 +125,7 @@ class Setting:
         if asked not in self._certain:
             known = self._known(owner.status, owner.marks, failed=False)
             completed = answer(self.definition, known) is Answer.COMPLETED
-            self._certain[asked] = completed, is_undone_for_certain(self.definition, known, journal=HOME)
+            self._certain[asked] = completed, is_undone_for_certain(self.definition, known, home=HOME)
         return self._certain[asked]
 
     def _fact(self, kind: type[Fact], *said: Any) -> Fact:
@@ -167,7 +167,7 @@ class Setting:
         behind = self.pivot is not None and self.definition.following[self.names[self.pivot]]
         return "completing" if behind else "completed"
 
-    def _ask(self, status: str, marks: str, failed: bool) -> Decision:
+    def _ask(self, status: str, marks: str, failed: bool) -> Move:
         decision = self._decide(status, marks, failed)
         if self.planted == "pivot blocked last" and isinstance(decision, BlockPivot):
             others = self._decide(status, changed(marks, self.number[decision.step], BLOCKED), failed)
@@ -180,5 +180,5 @@ class Setting:
             return UndoSteps((self.names[pending[0]],))
         return decision
 
-    def _decide(self, status: str, marks: str, failed: bool) -> Decision:
-        return decide(self.definition, self._known(status, marks, failed), journal=HOME)
+    def _decide(self, status: str, marks: str, failed: bool) -> Move:
+        return decide(self.definition, self._known(status, marks, failed), home=HOME)

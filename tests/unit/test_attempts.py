@@ -6,7 +6,7 @@ from uuid import uuid4
 from polysaga import Retry, Saga, SqlDatabase, StepContext
 from polysaga.databases import Fault
 from polysaga.sagas.definition.step import AnyStep
-from polysaga.sagas.driving.attempts import Attempts, Once
+from polysaga.sagas.driving.attempts import AttemptPlan, Attempts
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.testing.clock import HandClock
@@ -58,8 +58,8 @@ async def test_of_a_step_that_fails_for_weeks_the_first_and_the_last_attempts_ar
         tried = attempt
         raise ConnectionResetError
 
-    once = Once(fail, lambda _: Fault.UNREACHABLE)
-    settled = await attempts.settle(step, once, Retry(within=3600.0, first=2.0))
+    plan = AttemptPlan(fail, lambda _: Fault.UNREACHABLE)
+    settled = await attempts.settle(step, plan, Retry(within=3600.0, first=2.0))
 
     assert not settled.done
     assert tried > 1000
@@ -87,8 +87,8 @@ async def test_time_in_the_queue_before_a_database_is_none_of_the_time_for_repea
             await asyncio.sleep(0)  # it waits now, and goes in before the next attempt
             raise ConnectionResetError
 
-    once = Once(fail_twice, lambda _: Fault.DEADLOCK, gate=gate)
-    settled = await within(attempts.settle(step, once, Retry(within=20.0)), "the step is settled")
+    plan = AttemptPlan(fail_twice, lambda _: Fault.DEADLOCK, gate=gate)
+    settled = await within(attempts.settle(step, plan, Retry(within=20.0)), "the step is settled")
 
     assert (settled.done, tries) == (True, 3)
     await within(asyncio.gather(*queued), "those in the queue have been inside")

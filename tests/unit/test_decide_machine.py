@@ -24,9 +24,9 @@ from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
-    Decision,
     Finish,
     GoForward,
+    Move,
     Rest,
     RunSteps,
     UndoSteps,
@@ -90,7 +90,7 @@ class TwoOwners(RuleBasedStateMachine):
     @precondition(lambda self: self.journal.final or self.claims >= 6)
     @rule()
     def rest(self) -> None:
-        assert decide(self.definition, Known(Status.RUNNING, {}), journal=ELSEWHERE) != Rest()
+        assert decide(self.definition, Known(Status.RUNNING, {}), home=ELSEWHERE) != Rest()
 
     @invariant()
     def nothing_stands_without_what_it_follows(self) -> None:
@@ -127,9 +127,7 @@ class TwoOwners(RuleBasedStateMachine):
         owner.marks = {step: mark for step, mark in self.records.items() if not (back and mark is Mark.DONE)}
 
     def _step(self, owner: Owner, which: int) -> None:
-        decision = self.decide(
-            self.definition, known_as(owner.status, owner.marks, owner.failed), journal=ELSEWHERE
-        )
+        decision = self.decide(self.definition, known_as(owner.status, owner.marks, owner.failed), home=ELSEWHERE)
         before = dict(owner.marks)
         match decision:
             case RunSteps(steps) | UndoSteps(steps):
@@ -193,32 +191,30 @@ TestTwoOwners = TwoOwners.TestCase
 TestTwoOwners.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def no_block(definition: Definition, known: Known, *, journal: str) -> Decision:
+def no_block(definition: Definition, known: Known, *, home: str) -> Move:
     """Compensate without blocking the pivot first."""
-    decision = decide(definition, known, journal=journal)
+    decision = decide(definition, known, home=home)
     if isinstance(decision, BlockPivot):
-        return decide(
-            definition, replace(known, marks={**known.marks, decision.step: Mark.BLOCKED}), journal=journal
-        )
+        return decide(definition, replace(known, marks={**known.marks, decision.step: Mark.BLOCKED}), home=home)
     return decision
 
 
-def no_order(definition: Definition, known: Known, *, journal: str) -> Decision:
+def no_order(definition: Definition, known: Known, *, home: str) -> Move:
     """Undo everything at once."""
-    decision = decide(definition, known, journal=journal)
+    decision = decide(definition, known, home=home)
     if isinstance(decision, UndoSteps):
         return UndoSteps(tuple(name for name in definition.undoable if name not in known.marks))
     return decision
 
 
-def no_patience(definition: Definition, known: Known, *, journal: str) -> Decision:
+def no_patience(definition: Definition, known: Known, *, home: str) -> Move:
     """Finish while the last steps are still under way."""
-    decision = decide(definition, known, journal=journal)
+    decision = decide(definition, known, home=home)
     return Finish(Status.COMPLETED) if isinstance(decision, Wait) and known.status is Status.RUNNING else decision
 
 
 @pytest.mark.parametrize("mistake", [no_block, no_order, no_patience])
-def test_the_machine_finds_a_mistake_in_decide(mistake: Callable[..., Decision]) -> None:
+def test_the_machine_finds_a_mistake_in_decide(mistake: Callable[..., Move]) -> None:
     class Mistaken(TwoOwners):
         decide = staticmethod(mistake)
 

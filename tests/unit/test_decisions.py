@@ -13,9 +13,9 @@ from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
-    Decision,
     Finish,
     GoForward,
+    Move,
     Rest,
     RunSteps,
     UndoSteps,
@@ -165,28 +165,26 @@ EXAMPLES = [
     ids=[name for _, name, *_ in EXAMPLES],
 )
 def test_decide_says(
-    shape: tuple[Planned, ...], status: Status, marks: dict[str, Mark], failed: bool, expected: Decision
+    shape: tuple[Planned, ...], status: Status, marks: dict[str, Mark], failed: bool, expected: Move
 ) -> None:
-    assert decide(definition_of(*shape), known_as(status, marks, failed), journal=HOME) == expected
+    assert decide(definition_of(*shape), known_as(status, marks, failed), home=HOME) == expected
 
 
 def test_every_kind_of_decision_has_an_example() -> None:
     shown = {type(expected) for *_, expected in EXAMPLES}
-    assert shown == set(Decision.__args__)
+    assert shown == set(Move.__args__)
 
 
 def test_a_pivot_at_home_is_not_blocked_because_its_commit_asks_the_journal() -> None:
     definition = definition_of(*PLACE_ORDER)
-    assert decide(definition, Known(COMPENSATING, {}), journal=HOME) == UndoSteps(
-        ("reserve_stock", "credit_points")
-    )
-    assert decide(definition, Known(COMPENSATING, {}), journal="elsewhere") == BlockPivot("confirm_order")
+    assert decide(definition, Known(COMPENSATING, {}), home=HOME) == UndoSteps(("reserve_stock", "credit_points"))
+    assert decide(definition, Known(COMPENSATING, {}), home="elsewhere") == BlockPivot("confirm_order")
 
 
 def test_a_saga_whose_only_undoable_step_is_fused_ends_at_once() -> None:
     definition = definition_of(Planned("open"), Planned("ship", "inventory"))
     marks = {"ship": BLOCKED}
-    assert decide(definition, Known(COMPENSATING, marks), journal=HOME) == Finish(Status.COMPENSATED)
+    assert decide(definition, Known(COMPENSATING, marks), home=HOME) == Finish(Status.COMPENSATED)
 
 
 @pytest.mark.parametrize("journal", [HOME, "inventory", "points"])
@@ -228,7 +226,7 @@ class Owner:
     effects: set[str] = field(default_factory=set)
     journal: Status = RUNNING
     moves: list[tuple[Status, Status]] = field(default_factory=list)
-    trace: list[Decision] = field(default_factory=list)
+    trace: list[Move] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fused = fused_first(self.definition, HOME)
@@ -241,21 +239,21 @@ class Owner:
                 self._move(COMPLETING if self.definition.following[self.fused] else Status.COMPLETED)
         self._take_stock()
 
-    def drive(self) -> Decision:
+    def drive(self) -> Move:
         """Return the decision with which the saga came to rest."""
         for _ in range(400):
             if self.journal.final:
                 return Finish(self.journal)
             if self._unlucky(0.05):
                 self._take_stock()
-            decision = decide(self.definition, known_as(self.status, self.marks, self.failed), journal=HOME)
+            decision = decide(self.definition, known_as(self.status, self.marks, self.failed), home=HOME)
             self.trace.append(decision)
             self._carry_out(decision)
             if isinstance(decision, Rest):
                 return decision
         raise AssertionError(f"no end: {self.trace[-10:]}")
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _carry_out(self, decision: Move) -> None:
         match decision:
             case RunSteps(steps) | UndoSteps(steps):
                 assert steps
@@ -288,7 +286,7 @@ class Owner:
             case Rest():
                 assert STUCK in self.marks.values()
 
-    def _check(self, decision: Decision) -> None:
+    def _check(self, decision: Move) -> None:
         definition = self.definition
         match decision:
             case RunSteps(steps):
@@ -447,7 +445,7 @@ def test_the_random_failures_reach_both_ends_and_the_rest(shape: tuple[Planned, 
     assert ends == {Finish(Status.COMPLETED), Finish(Status.COMPENSATED), Rest()}
 
 
-def _begun(trace: list[Decision]) -> Iterator[str]:
+def _begun(trace: list[Move]) -> Iterator[str]:
     for decision in trace:
         if isinstance(decision, RunSteps):
             yield from decision.steps

@@ -200,11 +200,11 @@ def test_callers_are_told_what_cannot_change_any_more(
 ) -> None:
     assert answer(ORDER, known) is expected
     assert is_too_late(ORDER, known) is late
-    assert is_undone_for_certain(ORDER, known, journal=HOME) is undone
+    assert is_undone_for_certain(ORDER, known, home=HOME) is undone
 
 
 def test_a_pivot_beside_the_journal_cannot_commit_once_the_journal_says_so() -> None:
     at_home = definition_of(Planned("open"), Planned("pay", HOME, kind="pivot"))
-    assert is_undone_for_certain(at_home, Known(COMPENSATING, {}), journal=HOME)
+    assert is_undone_for_certain(at_home, Known(COMPENSATING, {}), home=HOME)
     without = definition_of(Planned("reserve", "inventory", ()), Planned("credit", "points", ()))
-    assert is_undone_for_certain(without, Known(COMPENSATING, {}), journal=HOME)
+    assert is_undone_for_certain(without, Known(COMPENSATING, {}), home=HOME)

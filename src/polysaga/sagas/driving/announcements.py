@@ -87,7 +87,7 @@ class Announcements:
         elif is_too_late(progress.definition, known):
             status = Status.COMPLETED if known.status is Status.COMPLETED else Status.COMPLETING
             undone.set_exception(TooLate(progress.saga_id, progress.definition.name, status.value))
-        elif is_undone_for_certain(progress.definition, known, journal=progress.home):
+        elif is_undone_for_certain(progress.definition, known, home=progress.home):
             undone.set_result(None)
 
     def _emit_decision(self, status: Status) -> None:

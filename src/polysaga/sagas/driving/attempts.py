@@ -39,7 +39,7 @@ _MAY_HAVE_COMMITTED = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class AttemptPlan:
     """How to make one attempt, and how to find out afterwards whether it happened."""
 
     act: Callable[[int], Awaitable[Fact | None]]  # gets the attempt's number
@@ -80,22 +80,22 @@ class Attempts:
         self.history: list[Attempt] = []
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
 
-    async def settle(self, step: AnyStep, once: Once, retry: Retry) -> Settled:
+    async def settle(self, step: AnyStep, plan: AttemptPlan, retry: Retry) -> Settled:
         """Retry until it is done, or until the error or *retry* ends it; `Lost` and `Joined` pass through."""
         spent, uncertain = 0.0, False  # seconds, without the wait at the gate: a queue is no reason to give up
         for attempt in itertools.count(1):
-            if once.gate is not None:
+            if plan.gate is not None:
                 try:
-                    await once.gate.enter(once.patience)
+                    await plan.gate.enter(plan.patience)
                 except TimeoutError:
-                    return Settled(Verdict.UNAVAILABLE, once.gate.full(once.patience or 0.0), uncertain)
+                    return Settled(Verdict.UNAVAILABLE, plan.gate.full(plan.patience or 0.0), uncertain)
             began = self._clock.monotonic()
-            self._note_begun(step, once, attempt, began)
-            fact, error = await self._through(once.gate, once.act(attempt), step.timeout, once.fault)
+            self._note_begun(step, plan, attempt, began)
+            fact, error = await self._through(plan.gate, plan.act(attempt), step.timeout, plan.fault)
             if error is None:
-                self._note_done(step, once, attempt, began, fact)
+                self._note_done(step, plan, attempt, began, fact)
                 return Settled(Mark.DONE, fact=fact)
-            settled = await self._judged(step, once, attempt, began, error)
+            settled = await self._judged(step, plan, attempt, began, error)
             uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
                 return settled
@@ -104,8 +104,8 @@ class Attempts:
             failed = self._clock.monotonic()
             spent += failed - began
             wait = retry.delay(attempt, spent, random.random())
-            fault = None if settled.error is None else once.fault(settled.error)
-            if wait is None or (once.fail_fast and fault in _OUT_OF_REACH):
+            fault = None if settled.error is None else plan.fault(settled.error)
+            if wait is None or (plan.fail_fast and fault in _OUT_OF_REACH):
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
             await self._clock.sleep(wait)
             spent += self._clock.monotonic() - failed
@@ -158,46 +158,55 @@ class Attempts:
         seconds = now - self._began - at_ms / 1000
         return [*self.history, Attempt(step, phase, attempt, at_ms, _ms(seconds), "done")]
 
-    async def _judged(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> Settled:
-        seen, look_failed = (None, None) if once.look is None else await self._caught(once.look(), step.timeout)
+    async def _judged(
+        self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception
+    ) -> Settled:
+        seen, look_failed = (None, None) if plan.look is None else await self._caught(plan.look(), step.timeout)
         seen = seen or _NOTHING
-        verdict = Verdict.AGAIN if look_failed is not None else judge(error, once.fault(error), seen.mark)
+        verdict = Verdict.AGAIN if look_failed is not None else judge(error, plan.fault(error), seen.mark)
         if verdict is Mark.DONE:
-            self._note_done(step, once, attempt, began, seen.fact, found=True)
+            self._note_done(step, plan, attempt, began, seen.fact, found=True)
             return Settled(Mark.DONE, fact=seen.fact)
-        self._note_failed(step, once, attempt, began, error)
-        if once.retry_any_error and verdict is not Verdict.LOST:
+        self._note_failed(step, plan, attempt, began, error)
+        if plan.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
-        no_reply = isinstance(error, TimeoutError) or once.fault(error) in _MAY_HAVE_COMMITTED
+        no_reply = isinstance(error, TimeoutError) or plan.fault(error) in _MAY_HAVE_COMMITTED
         return Settled(verdict, error, seen.mark is None and (no_reply or look_failed is not None))
 
-    def _note_begun(self, step: AnyStep, once: Once, attempt: int, began: float) -> None:
+    def _note_begun(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float) -> None:
         at = _ms(began - self._began)
-        self._current[step.name] = (once.phase, attempt, at)
+        self._current[step.name] = (plan.phase, attempt, at)
 
     def _note_done(
-        self, step: AnyStep, once: Once, attempt: int, began: float, fact: Fact | None, *, found: bool = False
+        self,
+        step: AnyStep,
+        plan: AttemptPlan,
+        attempt: int,
+        began: float,
+        fact: Fact | None,
+        *,
+        found: bool = False,
     ) -> None:
         null = isinstance(fact, Undid) and fact.mark is Mark.BLOCKED
-        found = found or (once.phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
-        seconds = self._note(step, once, attempt, began, "found" if found else "null" if null else "done")
+        found = found or (plan.phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
+        seconds = self._note(step, plan, attempt, began, "found" if found else "null" if null else "done")
         where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
-        if once.phase == "do":
+        if plan.phase == "do":
             self._emit(StepDone(*where, seconds, found))
         elif isinstance(fact, Undid):
             self._emit(StepCompensated(*where, null))
 
-    def _note_failed(self, step: AnyStep, once: Once, attempt: int, began: float, error: Exception) -> None:
-        fault = once.fault(error)
-        self._note(step, once, attempt, began, type(error).__name__ if fault is None else fault.value)
+    def _note_failed(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception) -> None:
+        fault = plan.fault(error)
+        self._note(step, plan, attempt, began, type(error).__name__ if fault is None else fault.value)
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
-        phase = "undo" if once.phase == "undo" else "do"  # a start does the first step
+        phase = "undo" if plan.phase == "undo" else "do"  # a start does the first step
         where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
         self._emit(StepFailed(*where, kind, said(error), phase))
 
-    def _note(self, step: AnyStep, once: Once, attempt: int, began: float, outcome: str) -> float:
+    def _note(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, outcome: str) -> float:
         seconds = self._clock.monotonic() - began
-        if once.phase != "start":
+        if plan.phase != "start":
             phase, number, at_ms = self._current[step.name]
             self.history.append(Attempt(step.name, phase, number, at_ms, _ms(seconds), outcome))
             if len(self.history) > _NOTED:

@@ -31,7 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from polysaga.databases import Fault
 from polysaga.errors import DatabaseUnavailable, Refused
 from polysaga.sagas.definition.step import AnyStep
-from polysaga.sagas.driving.attempts import Attempts, Once, Settled
+from polysaga.sagas.driving.attempts import AttemptPlan, Attempts, Settled
 from polysaga.sagas.driving.progress import Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.protocol.interrupts import Fenced, Lost
@@ -53,11 +53,11 @@ class Calls:
 
     async def run(self, step: AnyStep) -> Settled:
         """Call and record; undo the call if another owner is undoing the saga."""
-        once = Once(
+        plan = AttemptPlan(
             self._call_and_record(step), self._fault, self._look(step), retry_any_error=step.kind == "retriable"
         )
         try:
-            settled = await self._attempts.settle(step, once, step.retry)
+            settled = await self._attempts.settle(step, plan, step.retry)
         except (Lost, asyncio.CancelledError):
             await self._undo_unrecorded_call(step)
             raise
@@ -67,7 +67,7 @@ class Calls:
 
     async def undo(self, step: AnyStep) -> Settled:
         """Block the record of the step, then undo what it did, or may have done."""
-        progress, home = self._progress, self._engine.home
+        progress, home = self._progress, self._engine.home_participant
 
         async def act(attempt: int) -> Fact:
             row = await home.undo(progress.entry(step), None)
@@ -77,8 +77,8 @@ class Calls:
                 await self._undo_call(step, attempt, row)
             return Undid(step.name, Mark.BLOCKED if null else Mark.COMPENSATED)
 
-        once = Once(act, self._fault, phase="undo", retry_any_error=True)
-        return await self._attempts.settle(step, once, step.undo_retry)
+        plan = AttemptPlan(act, self._fault, phase="undo", retry_any_error=True)
+        return await self._attempts.settle(step, plan, step.undo_retry)
 
     def _call_and_record(self, step: AnyStep) -> Callable[[int], Awaitable[Fact]]:
         progress = self._progress
@@ -136,7 +136,7 @@ class Calls:
             await self._undo_call(step, attempt, row)
 
         await self._attempts.settle(
-            step, Once(act, self._fault, phase="undo", retry_any_error=True), step.undo_retry
+            step, AttemptPlan(act, self._fault, phase="undo", retry_any_error=True), step.undo_retry
         )
 
     async def _undo_call(self, step: AnyStep, attempt: int, row: LedgerRow) -> None:
@@ -146,10 +146,10 @@ class Calls:
         await self._engine.journal.undo_call(self._progress.claim, step.name, self._progress.not_after)
 
     async def _row(self, step: AnyStep) -> LedgerRow | None:
-        return (await self._engine.home.look(self._progress.saga_id, [step.name])).get(step.name)
+        return (await self._engine.home_participant.look(self._progress.saga_id, [step.name])).get(step.name)
 
     def _fault(self, error: BaseException) -> Fault | None:
-        fault = self._engine.home.fault(error)
+        fault = self._engine.home_participant.fault(error)
         return Fault.UNREACHABLE if fault is None and isinstance(error, OSError) else fault
 
 

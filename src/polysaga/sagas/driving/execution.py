@@ -30,9 +30,9 @@ from polysaga.sagas.protocol.decisions import (
     BlockPivot,
     CancelActive,
     Compensate,
-    Decision,
     Finish,
     GoForward,
+    Move,
     Rest,
     RunSteps,
     UndoSteps,
@@ -165,7 +165,7 @@ class Execution:
         try:
             while not progress.known.at_rest:
                 self._driver.refuse_if_cancelled()
-                decision = decide(progress.definition, progress.known, journal=progress.home)
+                decision = decide(progress.definition, progress.known, home=progress.home)
                 await self._carry_out(decision)
                 if isinstance(decision, Rest):
                     return
@@ -179,7 +179,7 @@ class Execution:
                 self._alarm.cancel()
             await self._cancel_active()
 
-    async def _carry_out(self, decision: Decision) -> None:
+    async def _carry_out(self, decision: Move) -> None:
         match decision:
             case RunSteps(steps):
                 await self._begin_all(steps, self._run)

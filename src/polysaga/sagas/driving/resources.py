@@ -38,7 +38,7 @@ class Engine:
     """The journal, the participants and the batches that an execution works with."""
 
     journal: Journal
-    home: SqlParticipant  # the journal's own database
+    home_participant: SqlParticipant  # the journal's own database
     participants: Mapping[str, Participant]
     starts: GroupCommit[Birth, None]
     finishes: GroupCommit[Ending, bool]
@@ -103,7 +103,7 @@ async def check_tables(engine: Engine) -> None:
     try:
         await engine.journal.load(UUID(int=0))
     except DBAPIError as error:
-        if engine.home.fault(error) is Fault.SCHEMA_MISSING:
+        if engine.home_participant.fault(error) is Fault.SCHEMA_MISSING:
             raise SchemaMissing(engine.journal.node.database, "journal") from error
         raise
     for participant in engine.participants.values():

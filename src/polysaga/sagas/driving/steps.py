@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from polysaga.databases.dialects.sending import Seal
 from polysaga.errors import DatabaseUnavailable, OutcomePending, PoolExhausted, TryAgain
 from polysaga.sagas.definition.step import AnyStep
-from polysaga.sagas.driving.attempts import Attempts, Once, Settled
+from polysaga.sagas.driving.attempts import AttemptPlan, Attempts, Settled
 from polysaga.sagas.driving.calls import Calls
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.progress import Progress
@@ -48,7 +48,7 @@ class Steps:
         if progress.fused is None:
             return await self.insert(Status.RUNNING)
         step = progress.definition.by_name[progress.fused]
-        settled = await self._attempts.settle(step, self._first_once(step), step.retry)
+        settled = await self._attempts.settle(step, self._first_plan(step), step.retry)
         if settled.verdict is Verdict.UNAVAILABLE:
             raise self._unavailable(settled) from settled.error
         return settled
@@ -72,8 +72,8 @@ class Steps:
             return Sighting(Mark.DONE, Born(row.status, results=progress.values.check(row.results)))
 
         step = progress.definition.steps[0]
-        once = Once(act, self._engine.home.fault, look, phase="start", fail_fast=True)
-        settled = await self._attempts.settle(step, once, step.retry)
+        plan = AttemptPlan(act, self._engine.home_participant.fault, look, phase="start", fail_fast=True)
+        settled = await self._attempts.settle(step, plan, step.retry)
         if not settled.done:
             raise self._unavailable(settled) from settled.error
         return settled
@@ -83,8 +83,8 @@ class Steps:
         if step.database is None:
             return self._calls.run(step)
         pivot_at_home = step is self._progress.definition.decision and self._at_home(step)
-        once = self._pivot_once(step) if pivot_at_home else self._ledger_once(step)
-        return self._attempts.settle(step, once, step.retry)
+        plan = self._pivot_plan(step) if pivot_at_home else self._ledger_plan(step)
+        return self._attempts.settle(step, plan, step.retry)
 
     async def undo(self, step: AnyStep) -> Settled:
         """Undo *step*, or block it for ever; a deciding step that is done stays done."""
@@ -101,12 +101,12 @@ class Steps:
             return Undid(step.name, Mark.BLOCKED if found.state is Mark.BLOCKED else Mark.COMPENSATED)
 
         gate = self._engine.gates[progress.place(step)]
-        once = Once(act, participant.fault, phase="undo", retry_any_error=True, gate=gate)
-        return await self._attempts.settle(step, once, step.undo_retry)
+        plan = AttemptPlan(act, participant.fault, phase="undo", retry_any_error=True, gate=gate)
+        return await self._attempts.settle(step, plan, step.undo_retry)
 
     async def undo_first(self, step: AnyStep) -> Settled:
         """Undo the step that was born with the journal row, in one commit with the final status."""
-        progress, home = self._progress, self._engine.home
+        progress, home = self._progress, self._engine.home_participant
 
         seal = self._engine.journal.seal_finish(
             lambda _: progress.ending(Status.COMPENSATING, Status.COMPENSATED, self._attempts.with_last(step.name))
@@ -129,11 +129,11 @@ class Steps:
             row = self._still_ours(await self._engine.journal.load(progress.saga_id))
             return Sighting(Mark.DONE, undone) if row.status is Status.COMPENSATED else Sighting(None)
 
-        once = Once(act, home.fault, look, phase="undo", retry_any_error=True, gate=self._home_gate)
-        return await self._attempts.settle(step, once, step.undo_retry)
+        plan = AttemptPlan(act, home.fault, look, phase="undo", retry_any_error=True, gate=self._home_gate)
+        return await self._attempts.settle(step, plan, step.undo_retry)
 
-    def _first_once(self, step: AnyStep) -> Once:
-        progress, home = self._progress, self._engine.home
+    def _first_plan(self, step: AnyStep) -> AttemptPlan:
+        progress, home = self._progress, self._engine.home_participant
         status = self._status_after(step) if step is progress.definition.decision else Status.RUNNING
 
         def birth(result: str) -> Birth:
@@ -150,10 +150,10 @@ class Steps:
             return Sighting(None) if row is None else self._done_in(row, step)
 
         patience = self._engine.settings.start_timeout
-        return Once(act, home.fault, look, fail_fast=True, gate=self._home_gate, patience=patience)
+        return AttemptPlan(act, home.fault, look, fail_fast=True, gate=self._home_gate, patience=patience)
 
-    def _pivot_once(self, step: AnyStep) -> Once:
-        progress, home, journal = self._progress, self._engine.home, self._engine.journal
+    def _pivot_plan(self, step: AnyStep) -> AttemptPlan:
+        progress, home, journal = self._progress, self._engine.home_participant, self._engine.journal
         status = self._status_after(step)
         if status.final:
             seal = journal.seal_finish(
@@ -176,9 +176,9 @@ class Steps:
                 return Sighting(None)
             return self._done_in(row, step)
 
-        return Once(act, home.fault, look, gate=self._home_gate)
+        return AttemptPlan(act, home.fault, look, gate=self._home_gate)
 
-    def _ledger_once(self, step: AnyStep) -> Once:
+    def _ledger_plan(self, step: AnyStep) -> AttemptPlan:
         progress = self._progress
         participant = self._engine.participants[progress.place(step)]
         last = self._at_home(step) and progress.ends_with(step)
@@ -195,7 +195,7 @@ class Steps:
             return progress.values.seen(step.name, row)
 
         gate = self._engine.gates[progress.place(step)]
-        return Once(act, participant.fault, look, retry_any_error=step.kind == "retriable", gate=gate)
+        return AttemptPlan(act, participant.fault, look, retry_any_error=step.kind == "retriable", gate=gate)
 
     def _last_seal(self, participant: SqlParticipant, entry: Entry) -> Seal:
         progress, expected = self._progress, self._progress.known.status
@@ -244,7 +244,7 @@ class Steps:
             one = self._engine.journal.node.dialect.single_writer
             size = 1 if one else settings.size + settings.max_overflow
             return PoolExhausted(self._progress.home, size, settings.acquire_timeout)
-        fault = self._engine.home.fault(error)
+        fault = self._engine.home_participant.fault(error)
         if fault is None or not fault.transient:
             return error
         return DatabaseUnavailable(self._progress.home, self._engine.journal.node.name, fault.value)

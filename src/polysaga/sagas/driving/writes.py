@@ -100,11 +100,11 @@ class Writes:
 
     async def _refusal(self, write: Callable[[], Awaitable[bool]], status: Status) -> Row | None:
         """Write to the journal, retry until it answers; return the row if that no longer allows the write."""
-        if await self._attempts.persist(write, self._engine.home.fault):
+        if await self._attempts.persist(write, self._engine.home_participant.fault):
             return None
         claim = self._progress.claim
         load = partial(self._engine.journal.load, claim.saga_id)
-        row = await self._attempts.persist(load, self._engine.home.fault)
+        row = await self._attempts.persist(load, self._engine.home_participant.fault)
         if row is None:
             raise Lost
         # A write whose reply was lost looks refused when it is repeated. It may have put the saga aside.

@@ -75,7 +75,7 @@ class Drain:
         try:
             stand = await self._engine.journal.enlist_all(births)
         except DBAPIError as error:
-            fault = self._engine.home.fault(error)
+            fault = self._engine.home_participant.fault(error)
             if fault is not None and fault.transient:
                 raise
             if len(births) == 1:

@@ -138,7 +138,7 @@ class Enlisting:
         try:
             return await self._engine.journal.load(saga_id)
         except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
-            fault = self._engine.home.fault(error)
+            fault = self._engine.home_participant.fault(error)
             if fault is None or not fault.transient:
                 raise
             return None

@@ -97,7 +97,7 @@ class Following:
             try:
                 return await ask()
             except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
-                fault = self._engine.home.fault(error)
+                fault = self._engine.home_participant.fault(error)
                 if fault is None or not fault.transient or self._closing.is_over:
                     raise
             await self._engine.clock.sleep(LOOK_AGAIN[1])

@@ -83,14 +83,14 @@ class LocalRunner:
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
         birth = self.birth(definition, value, key)
-        known = self.executions.get(birth.claim.saga_id)
-        if known is None and self.free <= 0:
+        live = self.executions.get(birth.claim.saga_id)
+        if live is None and self.free <= 0:
             await self._wait_for_place()
-            known = self.executions.get(birth.claim.saga_id)
+            live = self.executions.get(birth.claim.saga_id)
         if self._closing.begun:
             raise Busy(0, 0.0)
-        if known is not None:
-            return await self._join(definition, birth, known)
+        if live is not None:
+            return await self._join(definition, birth, live)
         execution = self._execution(definition, birth, Asked.now(self.engine.clock))
         self._own(execution, self._begin(execution))
         try:

@@ -38,11 +38,11 @@ def is_too_late(definition: Definition, known: Known) -> bool:
     return known.decided(definition) or known.status in {Status.COMPLETING, Status.COMPLETED}
 
 
-def is_undone_for_certain(definition: Definition, known: Known, *, journal: str) -> bool:
+def is_undone_for_certain(definition: Definition, known: Known, *, home: str) -> bool:
     """Return whether the saga is undone, or is being undone and its pivot can no longer commit."""
     if known.status is not Status.COMPENSATING:
         return known.status is Status.COMPENSATED
     pivot = definition.decision
-    if pivot is None or pivot.database_name == journal:
+    if pivot is None or pivot.database_name == home:
         return True
     return known.marks.get(pivot.name) in RULED_OUT  # it can commit in its own database until it is blocked there

@@ -67,18 +67,16 @@ class Rest:
     """This process can do nothing more now: a step that must happen, or must be undone, is stuck."""
 
 
-Decision: TypeAlias = (
-    RunSteps | UndoSteps | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
-)
+Move: TypeAlias = RunSteps | UndoSteps | BlockPivot | CancelActive | Compensate | GoForward | Finish | Wait | Rest
 
 
-def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
-    """Return what to do next. *journal* names the database of the journal.
+def decide(definition: Definition, known: Known, *, home: str) -> Move:
+    """Return what to do next. *home* names the database of the journal.
 
     Carrying out a decision changes what is known, so repeated calls end in `Finish` or `Rest`.
     """
     if known.status is Status.COMPENSATING:
-        return _backward(definition, known, journal)
+        return _backward(definition, known, home)
     doomed = known.failure is not None or known.undoing_elsewhere
     if known.status is Status.RUNNING and doomed and not known.decided(definition):
         # A branch that goes on would hold the connection that its compensation needs.
@@ -86,7 +84,7 @@ def decide(definition: Definition, known: Known, *, journal: str) -> Decision:
     return _forward(definition, known)
 
 
-def _forward(definition: Definition, known: Known) -> Decision:
+def _forward(definition: Definition, known: Known) -> Move:
     done = {name for name, mark in known.marks.items() if mark is Mark.DONE}
     ready = tuple(
         [name for name, before in definition.before.items() if name not in known.marks and before <= done]
@@ -98,9 +96,9 @@ def _forward(definition: Definition, known: Known) -> Decision:
     return Finish(Status.COMPLETED) if len(done) == len(definition.steps) else Rest()
 
 
-def _backward(definition: Definition, known: Known, journal: str) -> Decision:
+def _backward(definition: Definition, known: Known, home: str) -> Move:
     pivot = definition.decision
-    if pivot is not None and pivot.database_name != journal:
+    if pivot is not None and pivot.database_name != home:
         # The pivot comes first: it must not commit late, after its predecessors are undone.
         match known.marks.get(pivot.name):
             case Mark.DONE:
@@ -110,7 +108,7 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
             case Mark.STUCK:
                 return Rest()
     pending = [name for name in definition.undoable if known.marks.get(name) not in RULED_OUT]
-    fused = None if known.born_alone else fused_first(definition, journal)
+    fused = None if known.born_alone else fused_first(definition, home)
     if not pending or pending == [fused]:
         if any(known.marks.get(name) is Mark.STUCK for name in pending):
             return Rest()
@@ -127,17 +125,17 @@ def _backward(definition: Definition, known: Known, journal: str) -> Decision:
     return Wait() if known.active else Rest()
 
 
-def fused_first(definition: Definition, journal: str) -> str | None:
+def fused_first(definition: Definition, home: str) -> str | None:
     """Return the name of the first step if it commits together with the journal row (is fused), else None."""
     first = definition.steps[0]
-    return first.name if first.database_name == journal else None
+    return first.name if first.database_name == home else None
 
 
-def fused_in(definition: Definition, journal: str, results: Collection[str]) -> str | None:
+def fused_in(definition: Definition, home: str, results: Collection[str]) -> str | None:
     """Return the name of the fused first step of a row that has *results*, if there is one.
 
     A row inserted in a caller's transaction (`Sagas.start(tx=...)`) has no fused step; its first step is recorded
     like all others.
     """
-    first = fused_first(definition, journal)
+    first = fused_first(definition, home)
     return first if first in results else None
