@@ -142,7 +142,7 @@ class LocalRunner:
 
     async def cancel(self, saga_id: UUID, why: str) -> None:
         """Undo a saga, whichever process drives it; return once that is certain. Raises `Busy` at the end."""
-        await self._closing.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+        await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
 
     async def _cancel(self, saga_id: UUID, why: str) -> None:
         owner, (pause, longest) = uuid4(), LOOK_AGAIN
