@@ -234,7 +234,7 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"file is not a database.*correct databases.orders.url"):
         async with Databases(SqlDatabase("orders")).open(settings_of(file)):
             pass
-    assert not workers()
+    await until(lambda: not workers(), "SQLite's thread has ended", patience=10.0)
 
 
 async def two_tasks_at_once(_: Shop | None, db: Any) -> None:

@@ -123,8 +123,13 @@ class SQLite(SqlDialect):
         return {**arguments, "isolation_level": "AUTOCOMMIT"}
 
     def configure(self, connection: Any, *, read_only: bool) -> None:
-        connection.isolation_level = None
-        connection.run_async(lambda driver: _configure(driver, read_only=read_only))
+        try:
+            connection.isolation_level = None
+            connection.run_async(lambda driver: _configure(driver, read_only=read_only))
+        except BaseException:
+            # Waits for the connection's thread: it reports to the event loop, which may end with this error.
+            connection.terminate()
+            raise
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "invalidate")
