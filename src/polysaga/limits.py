@@ -20,15 +20,25 @@ async def limited(work: Awaitable[T], seconds: float, *, grace: float = GRACE) -
     Raises `TimeoutError` then. What *work* returns or raises within the grace still counts.
     """
     task = asyncio.ensure_future(work)
+    return await result_after(asyncio.wait({task}, timeout=seconds), task, TimeoutError(), grace=grace)
+
+
+async def result_after(
+    wait: Awaitable[object], task: "asyncio.Future[T]", otherwise: Exception, *, grace: float = GRACE
+) -> T:
+    """Return the result of *task* after *wait*; cancel what has not ended by then, and raise *otherwise*.
+
+    A task that has not ended *grace* seconds later is abandoned. If this call is cancelled, so is the task.
+    """
     try:
-        await asyncio.wait({task}, timeout=seconds)
+        await wait
     except asyncio.CancelledError:
         await ended({task}, grace)
         raise
     if not task.done():
         await ended({task}, grace)
     if not task.done() or task.cancelled():
-        raise TimeoutError
+        raise otherwise
     return task.result()
 
 

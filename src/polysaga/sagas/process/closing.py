@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from polysaga.clock import Clock
-from polysaga.limits import GRACE, ended
+from polysaga.limits import GRACE, result_after
 
 T = TypeVar("T")
 
@@ -31,9 +31,9 @@ class Closing:
 
     @property
     def left(self) -> float:
-        """Seconds until callers wait no longer."""
-        began = self._clock.monotonic() if self._began_at is None else self._began_at
-        return max(began + self._drain - self._clock.monotonic(), 0.0)
+        """Seconds until callers wait no longer, once the end has begun."""
+        assert self._began_at is not None
+        return max(self._began_at + self._drain - self._clock.monotonic(), 0.0)
 
     def begin(self, end_waiting: Callable[[], None]) -> None:
         """Start nothing more, and call *end_waiting* when the drain is over; harmless when repeated."""
@@ -52,17 +52,10 @@ class Closing:
         Neither a silent database nor a driver that swallows a cancellation holds the caller then.
         """
         task = asyncio.ensure_future(work)
-        first: set[asyncio.Future[Any]] = {task, self._over}
-        try:
-            if self.is_over:
-                await asyncio.wait({task}, timeout=GRACE)  # the result may be there already
-            else:
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await ended({task}, GRACE)
-            raise
-        if not task.done():
-            await ended({task}, GRACE)
-        if not task.done() or task.cancelled():
-            raise otherwise
-        return task.result()
+        wait: Awaitable[object]
+        if self.is_over:
+            wait = asyncio.wait({task}, timeout=GRACE)  # the result may be there already
+        else:
+            first: set[asyncio.Future[Any]] = {task, self._over}
+            wait = asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        return await result_after(wait, task, otherwise)

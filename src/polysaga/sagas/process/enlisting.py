@@ -31,6 +31,7 @@ from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.outboxes import Outbox, birth_of, waiting_of
 from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.process.loop import pauses
 from polysaga.sagas.process.runner import LocalRunner, check_same
 from polysaga.sagas.protocol.rows import Birth, Row
 
@@ -39,7 +40,6 @@ Transaction: TypeAlias = AsyncSession | MongoSession
 _OPEN = "its transaction is not committed yet; commit it first"
 _GONE = "its transaction was rolled back"
 _FATES = "polysaga.fates"
-_LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks for a start that is on its way: first, at most
 
 
 @dataclass(slots=True)
@@ -110,8 +110,8 @@ class Enlisting:
         self, definition: Definition, birth: Birth, fate: Fate | None, tx: Transaction, outbox: Outbox | None
     ) -> None:
         """Return when the journal has the saga; raise if it will not."""
-        saga_id, (pause, longest) = birth.claim.saga_id, _LOOK_AGAIN
-        while True:
+        saga_id = birth.claim.saga_id
+        for pause in pauses():
             if fate is not None and fate.open:
                 raise NotStarted(saga_id, birth.name, _OPEN)
             live = self._runner.executions.get(saga_id)
@@ -131,7 +131,6 @@ class Enlisting:
             assert outbox is not None
             outbox.news.set()
             await self._engine.clock.sleep(pause)
-            pause = min(pause * 2, longest)
 
     async def _known(self, saga_id: UUID) -> Row | None:
         """Return the journal row, if the journal can be asked now; the drain asks it in any case."""

@@ -15,11 +15,11 @@ from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.closing import Closing
+from polysaga.sagas.process.loop import LONGEST_PAUSE, pauses
 from polysaga.sagas.protocol.outcomes import cancelled, error_of
 from polysaga.sagas.protocol.rows import Row
 from polysaga.sagas.protocol.states import Mark, Status
 
-LOOK_AGAIN = (0.02, 0.5)  # seconds between two looks at a saga that another process drives: first, at most
 TakeOver = Callable[[Row, Asked], None]
 
 
@@ -38,8 +38,7 @@ class Following:
 
     async def outcome(self, definition: Definition, saga_id: UUID) -> Any:
         """Wait for the outcome of a saga: return its output, or raise its error."""
-        pause, longest = LOOK_AGAIN
-        while True:
+        for pause in pauses():
             row = await self.load(saga_id)
             if row is None:
                 raise UnknownSaga(saga_id)
@@ -52,7 +51,7 @@ class Following:
             if self._closing.is_over:
                 raise OutcomePending(saga_id, definition.name)
             await self._engine.clock.sleep(pause)
-            pause = min(pause * 2, longest)
+        raise AssertionError("unreachable")
 
     async def cancel(self, saga_id: UUID, owner: UUID, why: str) -> bool:
         """Return whether a saga is certain to be undone; if it is running, claim it as *owner*, and ask again."""
@@ -100,7 +99,7 @@ class Following:
                 fault = self._engine.home_participant.fault(error)
                 if fault is None or not fault.transient or self._closing.is_over:
                     raise
-            await self._engine.clock.sleep(LOOK_AGAIN[1])
+            await self._engine.clock.sleep(LONGEST_PAUSE)
 
 
 def _output(definition: Definition, row: Row) -> Any:

@@ -1,12 +1,26 @@
-"""Repeats work for ever: after the pauses that the work asks for, and at once when there is news."""
+"""Repeats work for ever: after the pauses that the work asks for, and at once when there is news.
+
+`pauses` are those between two looks at what another process, or a commit under way, is about to change.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from polysaga.events import WorkerFailed
 from polysaga.limits import limited
 from polysaga.sagas.driving.resources import Engine
 from polysaga.texts import said
+
+LONGEST_PAUSE = 0.5  # seconds
+_FIRST_PAUSE = 0.02
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait before each next look: few at first, so that a quick answer is seen at once."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 async def repeat(

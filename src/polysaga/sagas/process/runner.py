@@ -29,8 +29,9 @@ from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.closing import Closing
-from polysaga.sagas.process.following import LOOK_AGAIN, Following
+from polysaga.sagas.process.following import Following
 from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.process.loop import pauses
 from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
 from polysaga.sagas.protocol.outcomes import cancelled
 from polysaga.sagas.protocol.reasons import Attempt
@@ -145,7 +146,7 @@ class LocalRunner:
         await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
 
     async def _cancel(self, saga_id: UUID, why: str) -> None:
-        owner, (pause, longest) = uuid4(), LOOK_AGAIN
+        owner, between = uuid4(), pauses()
         while not self._closing.is_over:
             live = self.executions.get(saga_id)
             if live is not None:
@@ -160,8 +161,7 @@ class LocalRunner:
                     return
             if await self._following.cancel(saga_id, owner, why):
                 return
-            await self.engine.clock.sleep(pause)
-            pause = min(pause * 2, longest)
+            await self.engine.clock.sleep(next(between))
         raise Busy(0, 0.0)
 
     def history(self, saga_id: UUID) -> tuple[Attempt, ...] | None:
