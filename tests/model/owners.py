@@ -91,7 +91,7 @@ class Owners:
             yield from self._carry_out(state, owner._replace(marks=marks), decision)
             undecided = self.setting.pivot is None or marks[self.setting.pivot] != DONE
             if "cancel" in self.setting.powers and owner.status == RUNNING and not owner.failed and undecided:
-                yield "is told to cancel", self.setting.learn(owner._replace(marks=marks), Failed, None), state
+                yield "gets a cancel", self.setting.learn(owner._replace(marks=marks), Failed, None), state
 
     def _carry_out(self, state: State, owner: Owner, decision: Move) -> Iterator[Step]:
         match decision:

@@ -41,11 +41,11 @@ class Announcements:
         have emitted.
         """
         known = self._progress.known
-        if before is not None and before.status is Status.RUNNING and known.status is Status.COMPENSATING:
-            self._emit_decision(Status.COMPENSATING)
-        parked = known.status is Status.NEEDS_ATTENTION
-        if before is not None and parked and before.status is not Status.NEEDS_ATTENTION:
-            self._emit_parking(known)
+        if before is not None and before.status is not known.status:
+            if known.status is Status.COMPENSATING:
+                self._emit_decision(Status.COMPENSATING)
+            elif known.status is Status.NEEDS_ATTENTION:
+                self._emit_parking(known)
         if not self.answered.done():
             self._tell_outcome(known)
         if self._undone is not None and not self._undone.done():

@@ -87,8 +87,8 @@ class Execution:
 
     def stop(self, failure: Failure) -> None:
         """Undo the saga because of *failure*; no effect once it is decided or compensating."""
-        known = self.progress.known
-        if known.status is not Status.RUNNING or self.progress.decided or known.failure is not None:
+        known, definition = self.progress.known, self.progress.definition
+        if known.status is not Status.RUNNING or known.decided(definition) or known.failure is not None:
             return
         self._learn(Failed(failure))
         self._driver.interrupt()
@@ -165,9 +165,9 @@ class Execution:
         try:
             while not progress.known.at_rest:
                 self._driver.refuse_if_cancelled()
-                decision = decide(progress.definition, progress.known, home=progress.home)
-                await self._carry_out(decision)
-                if isinstance(decision, Rest):
+                move = decide(progress.definition, progress.known, home=progress.home)
+                await self._carry_out(move)
+                if isinstance(move, Rest):
                     return
         except OutOfReach:
             await self._writes.put_aside()
@@ -177,10 +177,10 @@ class Execution:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
-            await self._cancel_active()
+            await self._cancel_tasks()
 
-    async def _carry_out(self, decision: Move) -> None:
-        match decision:
+    async def _carry_out(self, move: Move) -> None:
+        match move:
             case RunSteps(steps):
                 await self._begin_all(steps, self._run)
             case UndoSteps(steps):
@@ -239,13 +239,16 @@ class Execution:
             task.result()
 
     async def _cancel_active(self) -> None:
+        await self._cancel_tasks()
+        self._learn(Interrupted())
+
+    async def _cancel_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             # Their errors no longer matter; asyncio would log errors that are never retrieved.
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = set()
-        self._learn(Interrupted())
 
     async def _run(self, step: AnyStep) -> None:
         settled = await self._steps.run(step)

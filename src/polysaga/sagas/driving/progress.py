@@ -62,11 +62,6 @@ class Progress:
         return None if self.known.born_alone else fused_first(self.definition, self.home)
 
     @property
-    def decided(self) -> bool:
-        """Whether the deciding step is known to be done."""
-        return self.known.decided(self.definition)
-
-    @property
     def undoes_fused(self) -> bool:
         """Whether the final status must undo the fused first step; a person may have undone it by hand."""
         fused = self.fused
