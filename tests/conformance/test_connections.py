@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
-from polysaga.databases.sql_node import LENT_AT
+from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
@@ -27,7 +27,7 @@ def lies_idle_for(node: SqlNode, seconds: float) -> None:
 
         @event.listens_for(engine.sync_engine, "checkin")
         def rewind(_: Any, record: Any) -> None:
-            record.info[LENT_AT] = Clock().monotonic() - seconds
+            record.info[ANSWERED_AT] = Clock().monotonic() - seconds
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["writer", "reader"])
@@ -96,6 +96,24 @@ async def test_a_connection_that_lives_is_kept_and_not_asked_while_it_is_in_use(
         async with AsyncSession(node.writer) as session:
             threads.add(await backend(server_shop, session))
     assert (len(threads), len(asked)) == (1, 2)
+
+
+async def test_a_connection_that_has_just_committed_is_trusted_however_long_the_step_took(
+    server_shop: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    participant = server_shop.participant(connections=1)
+    asked = []
+
+    async def slow(session: AsyncSession) -> str:
+        result = await selling(server_shop, item)(session)
+        (await session.connection()).sync_connection.info[ANSWERED_AT] -= 60.0  # type: ignore[union-attr]
+        return result
+
+    for _ in range(2):
+        await participant.act(entry(), slow)
+        dialect = participant.node.writer.sync_engine.dialect
+        monkeypatch.setattr(dialect, "do_ping", lambda _: asked.append(1) or True)
+    assert asked == []
 
 
 async def test_a_connection_cut_a_moment_ago_costs_one_error_and_no_more(server_shop: SqlShop) -> None:

@@ -28,7 +28,7 @@ from polysaga import load_settings
 from polysaga.clock import Clock
 from polysaga.config import PoolSettings, parse_settings
 from polysaga.databases import SqlDatabase
-from polysaga.databases.sql_node import LENT_AT
+from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.errors import ConfigurationError, WriteOnReader
 from polysaga.testing import simulated_lag
 from tests.fixtures.servers import PostgresCluster
@@ -417,7 +417,7 @@ def idle_for_a_minute(database: SqlDatabase) -> None:
 
         @event.listens_for(engine.sync_engine, "checkin")
         def rewind(_: Any, record: Any) -> None:
-            record.info[LENT_AT] = Clock().monotonic() - 60
+            record.info[ANSWERED_AT] = Clock().monotonic() - 60
 
 
 CODES = ["spring", "summer", "spring", "autumn"]

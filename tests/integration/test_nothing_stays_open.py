@@ -45,11 +45,12 @@ def held() -> set[str]:
     return found
 
 
-async def test_sagas_and_their_databases(urls: Urls) -> None:
+@pytest.mark.parametrize("customers", [1, 30], ids=["one", "more than a pool keeps"])
+async def test_sagas_and_their_databases(urls: Urls, customers: int) -> None:
     before = held()
     program = Program(urls, PLACE_ORDER)
     async with program.open():
-        await program.sagas.run(program.saga, Order())
+        await asyncio.gather(*(program.sagas.run(program.saga, Order()) for _ in range(customers)))
         during = held() - before
         assert len(during) >= len(urls), "the test sees nothing"
     await until(lambda: not (held() - before), f"all of {during} is closed")

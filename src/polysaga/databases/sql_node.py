@@ -1,8 +1,8 @@
 """Nodes: one server each, with its pool. The only place where engines are made.
 
 If a server, proxy or failover cut an idle connection, the pool finds and replaces it at checkout. There is no ping
-per checkout: only a connection that was not lent for `_TRUSTED` seconds is pinged first. So under load there is no
-ping at all (HikariCP's bypass window does the same).
+per checkout: only a connection that has not answered for `_TRUSTED` seconds is pinged first. So under load none is
+(HikariCP's bypass window does the same).
 
 A node of a database with replicas is *watched*. `cut` breaks its connections in use when it falls silent or loses
 its role; `retire` replaces its idle ones before they are lent again. The node that stands for the primary follows
@@ -29,6 +29,7 @@ from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
+from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.samples import Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
@@ -37,8 +38,7 @@ from polysaga.limits import limited
 
 # The option of every engine, and so of every connection: its database, and whether it only reads.
 BOUND_TO = "polysaga_bound_to"
-LENT_AT = "polysaga_lent_at"  # in a pooled connection's info: when it was lent last, by the monotonic clock
-_TRUSTED = 1.0  # seconds after a checkout in which a connection is lent again without a ping
+_TRUSTED = 1.0  # seconds after its last answer in which a connection is lent again without a ping
 
 
 Judge: TypeAlias = Callable[[Sample], str | None]  # why to refuse a connection to a server with this sample
@@ -336,18 +336,19 @@ class SqlNode:
     def _ask_the_idle(self, engine: AsyncEngine) -> None:
         clock = Clock()
         dialect = engine.sync_engine.dialect
+        errors: tuple[type[Exception], ...] = (OSError, *driver_errors(dialect))
 
         @event.listens_for(engine.sync_engine, "checkout")
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
             now, info = clock.monotonic(), record.info
-            lent_at, info[LENT_AT] = info.get(LENT_AT, now), now
+            answered_at, info[ANSWERED_AT] = info.get(ANSWERED_AT, now), now
             if info["generation"] != self._generation:
                 raise DisconnectionError  # cut while it lay idle
-            if now - lent_at < _TRUSTED:
+            if now - answered_at < _TRUSTED:
                 return
             try:
                 alive = dialect.do_ping(connection)
-            except (OSError, dialect.loaded_dbapi.Error):
+            except errors:
                 alive = False
             if not alive:
                 raise DisconnectionError  # the pool replaces the connection and asks again

@@ -5,6 +5,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.mysql_options import asyncmy_options
-from polysaga.databases.dialects.sending import Rendered, StatementResult
+from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
 from polysaga.databases.dialects.sql import COMMITTED, SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Position, parse_gtids, parse_maria_gtid
@@ -24,6 +25,9 @@ from polysaga.faults import Fault
 from polysaga.limits import limited
 
 _AN_OPTION_FORBIDS_IT = 1290
+_SYNTAX = 1064
+_SIGNALLED = 1644
+_FENCED_STATE = "45P01"  # of a class for conditions of users
 _FAULTS = {
     1213: Fault.DEADLOCK,
     1020: Fault.SERIALIZATION,
@@ -119,6 +123,13 @@ _SAMPLE = Rendered(
 )
 
 
+@lru_cache
+def _block(statements: tuple[str, ...]) -> str:
+    """Return the statement of MariaDB that runs *statements*, each of which must change one row, and commits."""
+    fenced = f"IF ROW_COUNT() <> 1 THEN SIGNAL SQLSTATE '{_FENCED_STATE}'; END IF; "
+    return f"BEGIN NOT ATOMIC {''.join(f'{sql}; {fenced}' for sql in statements)}COMMIT; END"
+
+
 def _position(told: str) -> Position | None:
     kind, text = told[:2], told[2:]
     if not text:
@@ -170,6 +181,9 @@ class MySQL(SqlDialect):
     statement_clock = "utc_timestamp(6)"
     returns_rows = False
     rolls_back_on_return = False  # `prepare` does it where it is needed
+
+    def __init__(self) -> None:
+        self._blocks = True  # MariaDB's servers run blocks of statements
 
     def later(self, seconds: str) -> str:
         return f"utc_timestamp(6) + INTERVAL cast({seconds} * 1000000 AS SIGNED) MICROSECOND"
@@ -314,6 +328,33 @@ class MySQL(SqlDialect):
             return StatementResult(rows, cursor.rowcount)
         finally:
             await cursor.close()
+
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
+        """Send *writes* and COMMIT to MariaDB as one block, which saves a round trip for each of them.
+
+        A block is one statement: a step needs no flag of the connection that would let it send several. The block
+        ends at its first error, before COMMIT, and signals an error itself if a write does not change one row.
+        """
+        if not self.seals_with_commit(driver):
+            return await super().seal(driver, writes)
+        values = [value for write in writes for value in write.statement.bind(write.values)]
+        cursor = driver.cursor()
+        try:
+            await cursor.execute(_block(tuple([write.statement.sql for write in writes])), values)
+        except Exception as error:
+            code = error.args[0] if error.args else None
+            if code == _SIGNALLED:
+                return Sealed.FENCED
+            if code != _SYNTAX:
+                raise
+            self._blocks = False  # a proxy that gives itself out for MariaDB
+            return await super().seal(driver, writes)
+        finally:
+            await cursor.close()
+        return Sealed.COMMITTED
+
+    def seals_with_commit(self, driver: Any) -> bool:
+        return self._blocks and "MariaDB" in driver.get_server_info()
 
     def moment(self, value: datetime) -> Any:
         return value.astimezone(UTC).replace(tzinfo=None)

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -16,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
+from polysaga.databases.dialects.asyncpg_connection import connection_class
 from polysaga.databases.dialects.postgres_packets import checked
-from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
+from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
@@ -249,13 +249,13 @@ class Postgres(SqlDialect):
         ((position, timeline, system),) = (await self.send(driver, _CAPTURE, {})).rows
         return parse_lsn(position, Epoch(str(system), int(timeline, 16)))
 
-    async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
-        """Send *writes* as every dialect does; return False also if a fence in a statement divides by zero."""
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
+        """Send *writes* as every dialect does; a fence in a statement that divides by zero is fenced, too."""
         try:
             return await super().seal(driver, writes)
         except Exception as error:
             if _divided_by_zero(error):
-                return False
+                return Sealed.FENCED
             raise
 
     def said(self, error: BaseException) -> str | None:
@@ -307,21 +307,6 @@ def _told_of_value(error: BaseException) -> Sequence[str]:
     return (f"{found[0]} ({why})",) if isinstance(why, TypeError | AttributeError) else (found[0],)
 
 
-@functools.cache
-def _sealing(connection: Any) -> type:
-    """Return a subclass of *connection* that tolerates a COMMIT already sent with the statement before it."""
-
-    class SealingConnection(connection):  # type: ignore[misc]
-        def execute(self, query: str, *arguments: Any, timeout: float | None = None) -> Awaitable[str]:
-            """Send *query*; skip a COMMIT if no transaction is open any more."""
-            if query == "COMMIT;" and not self.is_in_transaction():
-                return _committed()  # SQLAlchemy's and asyncpg's book-keeping after `PostgresAsyncpg.seal`
-            execution: Awaitable[str] = super().execute(query, *arguments, timeout=timeout)
-            return execution
-
-    return SealingConnection
-
-
 class PostgresAsyncpg(Postgres):
     """asyncpg: about 30 % less client time per statement."""
 
@@ -330,6 +315,11 @@ class PostgresAsyncpg(Postgres):
     def options(self, url: URL) -> dict[str, Any]:
         return postgres_options.asyncpg_options(url)
 
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        super().prepare(engine, read_only=read_only)
+        # SQLAlchemy's question opens a transaction, for poolers between the client and the server.
+        engine.sync_engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
+
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         theirs = self.options(url)
         named = {"application_name": "polysaga", **theirs.get("server_settings", {})}
@@ -337,7 +327,7 @@ class PostgresAsyncpg(Postgres):
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 **theirs,
-                "connection_class": _sealing(load_module("asyncpg").Connection),
+                "connection_class": connection_class(load_module("asyncpg")),
                 "server_settings": {**named, **self._limits(settings)},
                 "timeout": settings.pool.connect_timeout,
             },
@@ -378,7 +368,7 @@ class PostgresAsyncpg(Postgres):
         status: str = await driver.execute(statement.sql, *statement.bind(values))
         return StatementResult((), int(status.rpartition(" ")[2]))
 
-    async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
         """Send *writes* and COMMIT as one packet, which saves a round trip.
 
         The server stops at the first statement that fails, before COMMIT. A packet of several statements has
@@ -388,9 +378,16 @@ class PostgresAsyncpg(Postgres):
             await driver.execute("; ".join([*map(checked, writes), "COMMIT"]))
         except Exception as error:
             if _divided_by_zero(error):
-                return False
+                return Sealed.FENCED
             raise
+        return Sealed.COMMITTED
+
+    def seals_with_commit(self, driver: Any) -> bool:
         return True
+
+    def forget_transaction(self, adapted: Any) -> None:
+        # Neither SQLAlchemy's adapter nor asyncpg has another way to be told.
+        adapted._transaction = adapted.driver_connection._top_xact = None  # noqa: SLF001
 
     def begun(self, driver: Any) -> bool:
         # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
@@ -517,8 +514,10 @@ def _is_stale(error: BaseException) -> bool:
     return told or place == "RevalidateCachedQuery" or type(error).__name__ in _STALE
 
 
-async def _committed() -> str:
-    return "COMMIT"
+def _ping(adapted: Any) -> bool:
+    """Return True if the server answers; one packet each way."""
+    adapted.run_async(lambda driver: driver.execute("SELECT 1"))
+    return True
 
 
 def _divided_by_zero(error: Exception) -> bool:

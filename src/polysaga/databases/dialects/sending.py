@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -26,6 +27,14 @@ class StatementResult:
 
     rows: Sequence[Sequence[Any]]
     count: int
+
+
+class Sealed(Enum):
+    """How the last statements of a transaction went."""
+
+    FENCED = "one of them did not change exactly one row: roll back"
+    WRITTEN = "COMMIT is left"
+    COMMITTED = "COMMIT went along with them"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
-from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
+from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
 from polysaga.databases.inspection import Facts
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import Sample
 from polysaga.errors import DatabaseUnavailable
 from polysaga.faults import Fault
 
+# In a pooled connection's info: when it was lent last, or when a transaction on it ended since, by the clock.
+ANSWERED_AT = "polysaga.answered_at"
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
@@ -202,16 +204,22 @@ class SqlDialect:
         """Run *statement* on the driver's own connection, inside the transaction that is open there."""
         raise NotImplementedError
 
-    async def seal(self, driver: Any, writes: Sequence[Write]) -> bool:
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
         """Send the last statements of the transaction that is open on the driver's own connection.
 
-        Return False if one of them did not change exactly one row; the caller then rolls back. A dialect may send
-        COMMIT along with them; the COMMIT that SQLAlchemy sends afterwards must then find nothing to do.
+        A dialect may send COMMIT along with them, if that saves a round trip.
         """
         for write in writes:
             if (await self.send(driver, write.statement, write.values)).count != 1:
-                return False
-        return True
+                return Sealed.FENCED
+        return Sealed.WRITTEN
+
+    def seals_with_commit(self, driver: Any) -> bool:
+        """Return whether `seal` will send COMMIT along."""
+        return False
+
+    def forget_transaction(self, adapted: Any) -> None:
+        """Let SQLAlchemy's *adapted* connection, and its driver, take note that `seal` has sent COMMIT."""
 
     def begun(self, driver: Any) -> bool:
         """Return whether a statement sent to *driver* now would run inside the session's transaction."""

@@ -5,8 +5,8 @@ transaction, outside a savepoint, dooms it even if the code swallows the error. 
 would roll back silently, let the code go on and commit only the second half of the step. Statements that commit
 implicitly on MySQL and MariaDB are refused before they are sent.
 
-Our last statement and COMMIT go to the driver directly, in one switch to the session's greenlet. This is the main
-reason why a saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
+Our last statement and COMMIT go to the driver directly, past the session's greenlet. This is the main reason why a
+saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
 """
 
 import asyncio
@@ -20,9 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 
+from polysaga.clock import Clock
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
-from polysaga.databases.dialects.sql import COMMITTED
+from polysaga.databases.dialects.sending import Sealed
+from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
@@ -30,6 +32,7 @@ from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.texts import said
 
 _LOAN = "polysaga.loan"
+_SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the last statement
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _NO_SUCH = 1305  # savepoint, function or procedure
 
@@ -62,30 +65,38 @@ class lend:  # noqa: N801 - reads as a verb where it is used
                 raise
 
 
-def seal_and_commit(session: Session, node: SqlNode, writes: Sequence[Write]) -> None:
-    """Write what is pending, then *writes*, then commit; runs in the session's greenlet.
+async def seal_and_commit(session: AsyncSession, node: SqlNode, writes: Sequence[Write]) -> None:
+    """Write what is pending, then *writes*, then commit.
 
     Raises `Fenced` if one of the writes does not change exactly one row.
     """
-    session.flush()
-    loan: _Loan = session.loan  # type: ignore[attr-defined]
-    adapted = loan.verify(node, session)
+    lent: Any = session.sync_session
+    loan: _Loan = lent.loan
+    adapted = loan.settled(node, lent)
+    if adapted is None:
+        adapted = await session.run_sync(check_whole, node)
     try:
-        sealed = adapted.run_async(lambda driver: node.dialect.seal(driver, writes))
+        sealed = await node.dialect.seal(adapted.driver_connection, writes)
     except asyncio.CancelledError:
-        # The server may still be executing: the connection must not be reused. SQLAlchemy does the same.
-        session.connection().invalidate()
+        # The server may still be executing: the connection must not be reused.
+        await session.run_sync(lambda _: loan.drop())
         raise
-    if not sealed:
+    if sealed is Sealed.FENCED:
         raise Fenced("a write that ends a step changed no row")
-    commit(session)
+    if sealed is Sealed.COMMITTED:
+        node.dialect.forget_transaction(adapted)
+        loan.note_commit()
+    await session.run_sync(commit)  # a pool that overflowed closes the connection, and that is sent
 
 
-def check_whole(session: Session, node: SqlNode) -> None:
-    """Write what is pending and raise if the transaction is not whole; runs in the session's greenlet."""
+def check_whole(session: Session, node: SqlNode) -> Any:
+    """Write what is pending; return the adapted driver connection, or raise if the transaction is not whole.
+
+    Runs in the session's greenlet.
+    """
     session.flush()
     loan: _Loan = session.loan  # type: ignore[attr-defined]
-    loan.verify(node, session)
+    return loan.verify(node, session)
 
 
 def commit(session: Session) -> None:
@@ -142,11 +153,31 @@ class _Loan:
         self._info.pop(_LOAN, None)
         if committed:
             self._info[COMMITTED] = True
+            self._info[ANSWERED_AT] = Clock.monotonic()
+
+    def note_commit(self) -> None:
+        """Let the connection skip the COMMIT of its session: the server has committed already."""
+        self._info[_SEALED] = True
 
     def drop(self) -> None:
         """Take the connection out of the pool: the server ends its open transaction."""
         if self.connection is not None and not self.connection.closed and not self.connection.invalidated:
             self.connection.invalidate()
+
+    def settled(self, node: SqlNode, session: Session) -> Any:
+        """Return the adapted driver connection if `check_whole` would have nothing to do; else None."""
+        connection = self.connection
+        if (
+            connection is None
+            or self.doom is not None
+            or not session._is_clean()  # noqa: SLF001 - what `flush` itself asks first
+            or session.in_nested_transaction()
+            or session.dispatch.before_commit
+            or connection.get_transaction() is not self._transaction
+        ):
+            return None
+        adapted: Any = connection.connection.dbapi_connection
+        return adapted if node.dialect.begun(adapted.driver_connection) else None
 
     def verify(self, node: SqlNode, session: Session) -> Any:
         """Return the adapted driver connection; raise unless the transaction is the one that was begun, whole."""
@@ -228,7 +259,8 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
         # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
-    do_commit(lent)
+    if not lent.info.pop(_SEALED, False):
+        do_commit(lent)
 
 
 def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:

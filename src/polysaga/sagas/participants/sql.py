@@ -68,7 +68,7 @@ class SqlParticipant:
         async with lend(self.node) as session:
             with nullcontext() if self._file is None else holding(self._file):
                 result = await work(session)
-            await session.run_sync(seal_and_commit, self.node, seal(result))
+            await seal_and_commit(session, self.node, seal(result))
         return result
 
     def seal_done(self, entry: Entry) -> Seal:

@@ -10,13 +10,14 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial, wraps
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import event
 from sqlalchemy.util.concurrency import await_
 
 from polysaga.databases import Fault, MongoNode, SqlNode
+from polysaga.databases.dialects.sending import Sealed
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -182,8 +183,6 @@ def _write(
 class _SqlTap:
     """One owner's connections to one SQL database."""
 
-    _sends_commit: ClassVar[set[type]] = set()  # dialects seen to send COMMIT with the seal
-
     def __init__(self, node: SqlNode, owner: Owner) -> None:
         self._owner, self._dialect = owner, node.dialect
         self._sealed: set[int] = set()  # connections whose COMMIT went out with the seal
@@ -223,22 +222,16 @@ class _SqlTap:
             await_(self._owner.scene.reach(self._owner, Stage.BETWEEN, name))
         sent.append(statement)
 
-    async def _report_seal(self, connection: Any, writes: Any) -> bool:
-        if type(self._dialect) not in self._sends_commit:
-            sealed = await self._seal(connection, writes)
-            # If the adapter begins and ends transactions by itself, it shows afterwards whether COMMIT was sent.
-            if sealed and not self._dialect.begun(connection):
-                self._sends_commit.add(type(self._dialect))
-                self._note_seal(connection)
-                self._owner.scene.committed(self._owner, WORK.get() or "?", RAN.get() or ())
-            return sealed
+    async def _report_seal(self, connection: Any, writes: Any) -> Sealed:
+        if not self._dialect.seals_with_commit(connection):
+            return await self._seal(connection, writes)
         happens = await self._before(connection)
         try:
             sealed = await self._seal(connection, writes)
         except asyncio.CancelledError:
             self._owner.scene.uncertain(self._owner, RAN.get() or ())
             raise
-        if sealed:
+        if sealed is Sealed.COMMITTED:
             self._note_seal(connection)
             await self._committed(connection, unanswered=happens)
         return sealed
