@@ -3,15 +3,21 @@
 import hashlib
 import json
 from collections.abc import Collection
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from types import NoneType
 from typing import Any, TypeVar
+from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from polysaga.errors import PayloadError, PayloadUnreadable
 from polysaga.texts import said
 
 T = TypeVar("T")
+_IMMUTABLE = {NoneType, bool, int, float, str, bytes, Decimal, UUID, datetime, date, time, timedelta}
 
 
 def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> str:
@@ -40,6 +46,19 @@ def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:
         return adapter.validate_json(text)
     except Exception as error:  # border: a validator is the user's code and may raise anything
         raise PayloadUnreadable(f"{what} in the journal does not fit its type any more: {said(error)}") from error
+
+
+def is_immutable(value: Any) -> bool:
+    """Return whether no code can change *value*, as far as its types can prevent that, nor what it holds."""
+    kind = type(value)
+    if kind in _IMMUTABLE or isinstance(value, Enum):
+        return True
+    if kind in {tuple, frozenset}:
+        return all(map(is_immutable, value))
+    if isinstance(value, BaseModel):
+        held = value.__pydantic_extra__ is None and value.__pydantic_private__ is None
+        return held and value.model_config.get("frozen", False) and all(map(is_immutable, vars(value).values()))
+    return False
 
 
 def as_json(value: Any) -> str:

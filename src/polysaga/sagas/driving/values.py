@@ -1,15 +1,15 @@
 """The input and the results of one saga in this process, as JSON.
 
-They are decoded anew for each reader. So every attempt of a step sees what a takeover would see, whatever JSON
-makes of a value, and whatever other code does to the object that it got
-(`test_a_takeover_sees_what_the_first_run_saw`). Decoding takes microseconds.
+They are decoded anew for each reader, unless they are immutable. So every attempt of a step sees what a takeover
+would see, whatever JSON makes of a value, and whatever other code does to the object that it got
+(`test_a_takeover_sees_what_the_first_run_saw`).
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.definition.payloads import decode, encode
+from polysaga.sagas.definition.payloads import decode, encode, is_immutable
 from polysaga.sagas.definition.step import AnyStep, StepContext
 from polysaga.sagas.driving.user_code import awaited
 from polysaga.sagas.participants import UndoWork, Work
@@ -25,17 +25,18 @@ class SagaValues:
         self._definition, self._input, self._limit = definition, birth.input, limit
         self._saga_id = birth.claim.saga_id
         self._texts: dict[str, str] = {}
+        self._immutable: dict[tuple[str | None, str], Any] = {}  # by step, None for the input, and text
 
     @property
     def input(self) -> Any:
         """What the saga was started with; raises `PayloadUnreadable` if it does not fit its type any more."""
-        return decode(self._definition.saga.input, self._input, what=f"the input of saga {self._saga_id}")
+        return self._read(None, self._input)
 
     @property
     def output(self) -> Any:
         """What the deciding step returned; None if several last steps decide together."""
         decision = self._definition.decision
-        return None if decision is None else self._decoded(decision.name, self._texts[decision.name])
+        return None if decision is None else self._read(decision.name, self._texts[decision.name])
 
     def keep(self, fact: Fact) -> None:
         """Keep the results that *fact* brings."""
@@ -59,7 +60,7 @@ class SagaValues:
     def check(self, results: Mapping[str, str]) -> Mapping[str, str]:
         """Return *results*, found in a database; raise `PayloadUnreadable` if one cannot be decoded."""
         for step, text in results.items():
-            self._decoded(step, text)
+            self._read(step, text)
         return results
 
     def seen(self, step: str, record: LedgerRow | None) -> Sighting:
@@ -71,7 +72,7 @@ class SagaValues:
     def did(self, step: str, record: LedgerRow) -> Did:
         """Return what *record* says of *step*, which is done."""
         text = record.result or "null"
-        self._decoded(step, text)
+        self._read(step, text)
         return Did(step, text)
 
     def text(self, step: str) -> str:
@@ -100,7 +101,7 @@ class SagaValues:
         context = self._context(step, attempt)
 
         async def work(session: Any, result: str | None) -> None:
-            done = None if result is None else self._decoded(step.name, result)
+            done = None if result is None else self._read(step.name, result)
             await awaited(undo(session, self.input, done, context))
 
         return work
@@ -108,10 +109,20 @@ class SagaValues:
     def _context(self, step: AnyStep, attempt: int) -> StepContext:
         earlier = self._definition.ancestors[step.name]
         known = {name: text for name, text in self._texts.items() if name in earlier}
-        return StepContext(self._saga_id, step.name, attempt, _Results(known, self._decoded))
+        return StepContext(self._saga_id, step.name, attempt, _Results(known, self._read))
 
-    def _decoded(self, step: str, text: str) -> Any:
-        return decode(self._definition.by_name[step].result, text, what=f"the result of step '{step}'")
+    def _read(self, step: str | None, text: str) -> Any:
+        """Return the value of *text*: one object for all readers if it is immutable."""
+        found = self._immutable.get((step, text), self)
+        if found is not self:
+            return found
+        if step is None:
+            value = decode(self._definition.saga.input, text, what=f"the input of saga {self._saga_id}")
+        else:
+            value = decode(self._definition.by_name[step].result, text, what=f"the result of step '{step}'")
+        if is_immutable(value):
+            self._immutable[step, text] = value
+        return value
 
 
 class _Results(Mapping[str, Any]):

@@ -39,6 +39,7 @@ from polysaga.sagas.protocol.rows import Birth, Claim, Row
 from polysaga.texts import said
 
 T = TypeVar("T")
+_UNCOMPARED = "-"  # the hash of an input that no other start can meet; '' would be NULL in some SQL modes
 
 
 class LocalRunner:
@@ -230,7 +231,8 @@ class LocalRunner:
         saga, limit = definition.saga, self.engine.settings.payload_limit
         text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
         saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
-        hashed = digest(saga.input, value, saga.key_fields)
+        # Only sagas with a key are compared.
+        hashed = _UNCOMPARED if key is None else digest(saga.input, value, saga.key_fields)
         claim = Claim(saga_id, 1, uuid4())
         return Birth(
             claim,
