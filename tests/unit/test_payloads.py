@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FutureDatetime,
+    PrivateAttr,
     RootModel,
     SecretStr,
     TypeAdapter,
@@ -31,7 +33,7 @@ from pydantic.alias_generators import to_camel
 
 from polysaga.errors import DefinitionError, PayloadError, PayloadUnreadable
 from polysaga.sagas import Saga
-from polysaga.sagas.definition.payloads import decode, encode, fingerprint
+from polysaga.sagas.definition.payloads import decode, encode, fingerprint, is_immutable
 
 LIMIT = 1000
 
@@ -324,3 +326,60 @@ def test_key_fields_are_named_as_they_are_written() -> None:
     for missing in ("userId", "note", "doubled"):
         with pytest.raises(DefinitionError, match=f"no field '{missing}' for key_fields; known: user_id"):
             Saga("pay", input=Two, key_fields=[missing])
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    held: Any
+
+
+class Open(Frozen):
+    model_config = ConfigDict(extra="allow")
+
+
+class Private(Frozen):
+    _seen: list[int] = PrivateAttr(default_factory=list)
+
+
+class Mutable(BaseModel):
+    held: Any
+
+
+class Text(str):
+    """A text that takes attributes."""
+
+
+PLAIN = [
+    None,
+    True,
+    1,
+    1.5,
+    "text",
+    b"bytes",
+    Decimal(1),
+    UUID(int=1),
+    datetime.now(UTC),
+    timedelta(1),
+    Colour.RED,
+]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_a_plain_value_is_immutable_alone_and_held_by_what_is(value: Any) -> None:
+    for one in (value, (value, (value,)), frozenset({value}), Frozen(held=value), Frozen(held=Frozen(held=value))):
+        assert is_immutable(one)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], {}, set(), Mutable(held=1), Private(held=1), Open(held=1, more=[]), Text("text"), object()],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_can_be_changed_is_not_immutable_wherever_it_is(value: Any) -> None:
+    for one in (value, (value,), Frozen(held=value), Frozen(held=(Frozen(held=value),))):
+        assert not is_immutable(one)
