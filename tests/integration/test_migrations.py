@@ -25,7 +25,7 @@ from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program,
 
 pytestmark = LEAVES_BEHIND
 
-FIRST = "0001"
+JOURNAL_NOW, LEDGER_NOW = "0002", "0001"
 DRIVERS = {"asyncmy", "asyncpg", "psycopg", "aiosqlite"}
 
 
@@ -48,7 +48,10 @@ async def test_a_fresh_database_is_behind_until_it_is_migrated_once(sql_url: str
         again = await migrate(sagas, emit=events.append)
         left = await pending(sagas)
 
-    assert behind == [Migration("shop", "journal", None, FIRST), Migration("shop", "ledger", None, FIRST)]
+    assert behind == [
+        Migration("shop", "journal", None, JOURNAL_NOW),
+        Migration("shop", "ledger", None, LEDGER_NOW),
+    ]
     assert made == behind == events
     assert (again, left) == ([], [])
 
@@ -181,7 +184,7 @@ async def test_on_mongo_the_ledger_is_a_collection(sql_url: str, mongo_database:
         left = await pending(sagas)
 
     assert made == behind
-    assert behind[-1] == Migration("stock", "ledger", None, FIRST)
+    assert behind[-1] == Migration("stock", "ledger", None, LEDGER_NOW)
     assert {LEDGER, OUTBOX} <= set(names)
     assert left == []
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.config import masked
 from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
@@ -90,10 +91,20 @@ async def _migrate(node: Node, history: History) -> Migration:
         async with locked(node) as connection:
             migration = _at(node, history, await connection.run_sync(history.current))
             if migration.needed:
+                if migration.current is not None and node.dialect.name == "postgresql":
+                    await _prepare(node, history, connection)
                 await connection.run_sync(history.upgrade)
             return migration
     except (DBAPIError, PoolTimeout) as error:
         raise _explained(node, history, error) from error
+
+
+async def _prepare(node: SqlNode, history: History, locking: AsyncConnection) -> None:
+    """Do what runs outside of a transaction, beside the transaction of *locking*, which has the lock meanwhile."""
+    # It may be idle for long. A SET also ends the snapshot of the SELECT before it, which a build would wait for.
+    await locking.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+    async with node.single.connect() as connection:
+        await connection.run_sync(history.prepare)
 
 
 async def _compare(node: Node, history: History) -> Migration:

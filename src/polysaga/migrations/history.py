@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, text
 
 JOURNAL = "journal"
@@ -33,6 +33,14 @@ class History:
     def current(self, connection: Connection) -> str | None:
         """Return the revision the database is at; None if it has none of this line."""
         return self._context(connection).get_current_revision()
+
+    def prepare(self, connection: Connection) -> None:
+        """Do what missing revisions do beforehand; *connection* must commit each statement."""
+        context = self._context(connection)
+        operations = Operations(context)
+        for script in self._missing(context.get_current_heads()):
+            if hasattr(script.module, "prepare"):
+                script.module.prepare(operations)
 
     def upgrade(self, connection: Connection) -> None:
         """Run every missing revision, in order, in the open transaction of *connection*."""
@@ -57,9 +65,12 @@ class History:
         return context
 
     def _lacking(self, heads: tuple[str, ...], _: MigrationContext) -> Iterable[RevisionStep]:
-        newest_first = list(self._script.iterate_revisions("head", heads, implicit_base=True))
         revisions = self._script.revision_map
-        return [MigrationStep.upgrade_from_script(revisions, script) for script in reversed(newest_first)]
+        return [MigrationStep.upgrade_from_script(revisions, script) for script in self._missing(heads)]
+
+    def _missing(self, heads: tuple[str, ...]) -> list[Script]:
+        """Return the revisions that the database lacks, the oldest first."""
+        return [*self._script.iterate_revisions("head", heads, implicit_base=True)][::-1]
 
 
 @contextmanager

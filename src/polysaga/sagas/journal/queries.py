@@ -144,7 +144,7 @@ class Catalogue:
             "error": Reason.decoded(row["error"]),
             "epoch": row["epoch"],
             "owner": None if row["owner"] is None else dialect.key_from(row["owner"]),
-            "wake_at": moment("wake_at"),
+            "wake_at": None if row["status"] == Status.NEEDS_ATTENTION else moment("wake_at"),
             "deadline": moment("deadline"),
             "expiries": row["expiries"],
             "created_at": moment("created_at"),

@@ -7,7 +7,7 @@ Each write names the status it expects; `states.TRANSITIONS` is the table of all
 from collections.abc import Mapping
 
 from polysaga.databases.dialects import Rendered, SqlDialect
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, NEVER
 
 _FINAL = "('completed', 'compensated')"
 
@@ -61,8 +61,8 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
         ),
         "park": (
-            f"{update} status = 'needs_attention', owner = NULL, error = :error, history = :history "
-            f"WHERE {ours} = :expected"
+            f"{update} status = 'needs_attention', owner = NULL, wake_at = {NEVER}, error = :error, "
+            f"history = :history WHERE {ours} = :expected"
         ),
         "postpone": (
             f"{update} owner = NULL, wake_at = {dialect.later(':seconds')}, history = :history, expiries = 0 "

@@ -26,6 +26,11 @@ AUDIT = "polysaga_audit"
 LEDGER = "polysaga_ledger"
 OUTBOX = "polysaga_outbox"
 
+# `wake_at` of a parked saga, as SQL: the end of the index that claims read, so that they need not read past it.
+# Comparisons take the year before: PostgreSQL reads such a literal in the time zone of the session.
+NEVER = "'9999-01-01T00:00:00.000'"
+BEFORE_NEVER = "'9998-01-01T00:00:00.000'"
+
 KEY = (
     String(36)
     .with_variant(postgresql.UUID(as_uuid=True), "postgresql")
@@ -89,6 +94,18 @@ Index(
 )
 # By age, for people and for retention.
 Index("polysaga_journal_age", journal.c.created_at, journal.c.id)
+# For people who look for what went wrong: what is undone or parked has a reason in `error`. On PostgreSQL no index
+# mentions `status`, not even in its condition: so an update that changes only the status stays in its page (HOT).
+Index(
+    "polysaga_journal_trouble",
+    journal.c.created_at,
+    journal.c.id,
+    postgresql_where=journal.c.error.is_not(None),
+    sqlite_where=journal.c.error.is_not(None),
+).ddl_if(dialect=("postgresql", "sqlite"))  # type: ignore[arg-type]  # its type lacks the tuples that it takes
+Index("polysaga_journal_status", journal.c.status, journal.c.created_at, journal.c.id).ddl_if(
+    dialect=("mysql", "mariadb")  # type: ignore[arg-type]
+)
 
 # What people did to sagas; written in the same transaction, kept when the saga is removed.
 audit = Table(
@@ -107,6 +124,7 @@ audit = Table(
     mariadb_charset="utf8mb4",
 )
 Index("polysaga_audit_saga", audit.c.saga_id)
+Index("polysaga_audit_time", audit.c.recorded_at, audit.c.id)
 
 ledger = Table(
     LEDGER,

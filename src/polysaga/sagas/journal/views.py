@@ -45,7 +45,7 @@ class SagaSummary:
     error: Reason | None  # why it is undone or parked
     epoch: int
     owner: UUID | None  # new with every claim; None: put aside, no process drives it until it wakes
-    wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest for good
+    wake_at: datetime | None  # when its claim runs out or it is tried again; None: at rest, or parked
     deadline: datetime | None
     expiries: int  # claims lost in a row without any progress
     created_at: datetime
