@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, update
@@ -15,7 +16,7 @@ from polysaga.sagas.journal.claims import PAUSE, Pick
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import journal as table
 from polysaga.sagas.protocol.reasons import Reason
-from polysaga.sagas.protocol.rows import Birth, Row
+from polysaga.sagas.protocol.rows import NOBODY, Birth, Row
 from polysaga.sagas.protocol.states import Status
 from tests.conformance.shops import SqlShop
 from tests.conformance.test_journal import LEASE, birth, ending, journal_of, put
@@ -50,6 +51,21 @@ async def test_a_claim_takes_what_is_overdue_under_a_new_owner_and_the_next_epoc
     assert await journal.claim(10) == [], "it is not due again before its lease is over"
     assert await journal.finish([ending(late.claim)]) == set(), "the former owner has lost it"
     assert await journal.finish([ending(taken.claim)]) == {late.claim.saga_id}
+
+
+async def test_a_claim_of_what_is_just_due_looks_two_leases_back(empty_journal: SqlShop) -> None:
+    now, journal = datetime.now(UTC), journal_of(empty_journal, lease=600.0)
+    ages = {"ahead": -600.0, "just": 300.0, "lately": 1000.0, "long ago": 1500.0}
+    births = {name: birth() for name in ages}
+    await journal.insert(list(births.values()))
+    for name, age in ages.items():
+        moment = journal.node.dialect.moment(now - timedelta(seconds=age))
+        await put(empty_journal, births[name].claim, wake_at=moment)
+
+    just, rest = await journal.claim(10, Pick.JUST_DUE), await journal.claim(10)
+
+    assert _ids(just) == {births[name].claim.saga_id for name in ("just", "lately")}
+    assert _ids(rest) == {births["long ago"].claim.saga_id}
 
 
 async def test_each_claim_has_an_owner_of_its_own(empty_journal: SqlShop) -> None:
@@ -92,6 +108,24 @@ async def test_parked_and_finished_sagas_are_never_handed_out(empty_journal: Sql
 
     assert await journal.claim(10) == []
     assert await journal.strangers(10) == []
+
+
+async def test_a_parked_saga_stands_behind_all_that_claims_look_at(empty_journal: SqlShop) -> None:
+    """Thousands of parked sagas must not be read past by every claim of every process."""
+    journal, born, asked = journal_of(empty_journal), birth(), uuid4()
+    await journal.insert([born])
+
+    assert await journal.park(born.claim, Status.RUNNING, Reason(), [])
+    parked = await _wake_at(empty_journal, born)
+    claim = replace(born.claim, owner=NOBODY)
+    assert await journal.take_for_person(claim, Status.NEEDS_ATTENTION, asked)
+    taken = await _wake_at(empty_journal, born)
+
+    assert parked.year == taken.year == 9999
+    mine = replace(born.claim, epoch=born.claim.epoch + 1, owner=asked)
+    audit = {"id": uuid4(), "actor": "eve", "action": "retry", "why": "repaired", "details": "{}"}
+    assert await journal.repair(mine, Status.NEEDS_ATTENTION, Status.RUNNING, results={}, error=None, audit=audit)
+    assert _ids(await journal.claim(10)) == {born.claim.saga_id}, "a repaired one is due"
 
 
 async def test_unknown_definitions_are_left_for_others_and_shown(empty_journal: SqlShop) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases.dialects import SqlDialect
 from polysaga.sagas.journal.statements import columns_of_row
-from polysaga.sagas.journal.tables import JOURNAL
+from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL
 from polysaga.sagas.protocol.outcomes import overdue
 
 PAUSE = 30.0  # seconds until a saga that was put aside is due again
@@ -24,7 +24,8 @@ class Pick(Enum):
     """Which sagas are handed out."""
 
     DUE = "their claim has run out, or they were put aside until now"
-    LATE = "their deadline has passed a lease ago and their owner has not undone them"
+    JUST_DUE = "the same, but at most two leases ago"
+    LATE = "their claim holds, but their deadline has passed a lease ago and their owner has not undone them"
     CLOCK_SET_BACK = "wake_at is further ahead than any lease or pause can put it"
 
 
@@ -40,12 +41,15 @@ class Claims:
             f"FROM {JOURNAL} WHERE {{}} AND status <> 'needs_attention' AND fingerprint {{}} ({known}) "
             "ORDER BY wake_at LIMIT :batch"
         )
-        # The last two read all sagas that are not at rest, so `take` reads without locks first.
+        # The last two read all sagas that wake later, so `take` reads without locks first. Parked ones never wake.
+        later = f"wake_at > {now} AND wake_at < {BEFORE_NEVER}"
         conditions = {
             Pick.DUE: f"wake_at <= {now}",
-            Pick.LATE: f"wake_at IS NOT NULL AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
+            # Reads past nothing that an old snapshot keeps in the index: an entry of each saga finished since.
+            Pick.JUST_DUE: f"wake_at > {dialect.ago(':window')} AND wake_at <= {now}",
+            Pick.LATE: f"{later} AND status = 'running' AND deadline <= {dialect.ago(':lease')}",
             Pick.CLOCK_SET_BACK: (
-                f"wake_at IS NOT NULL AND {dialect.seconds_until('wake_at')} > "
+                f"{later} AND {dialect.seconds_until('wake_at')} > "
                 f"CASE WHEN owner IS NULL THEN {2 * PAUSE} ELSE 2 * lease END"
             ),
         }
@@ -61,7 +65,7 @@ class Claims:
 
     async def take(self, connection: AsyncConnection, values: dict[str, Any], pick: Pick = Pick.DUE) -> list[Any]:
         """Claim at most `:batch` sagas for `:owner` and return their rows, inside one transaction."""
-        if pick is not Pick.DUE:
+        if pick in {Pick.LATE, Pick.CLOCK_SET_BACK}:
             glance = self._glance[pick]
             if (await connection.exec_driver_sql(glance.sql, glance.bind(values))).first() is None:
                 return []

@@ -230,7 +230,12 @@ class Journal:
 
     async def claim(self, batch: int, pick: Pick = Pick.DUE) -> list[Row]:
         """Take over at most *batch* sagas under a new owner and the next epoch."""
-        values = {"owner": self._dialect.key(uuid4()), "lease": self.lease, "batch": batch}
+        values = {
+            "owner": self._dialect.key(uuid4()),
+            "lease": self.lease,
+            "window": 2 * self.lease,
+            "batch": batch,
+        }
         async with self.node.writer.begin() as connection:
             return [self._row(found) for found in await self._claims.take(connection, values, pick)]
 

@@ -24,17 +24,24 @@ def pauses() -> Iterator[float]:
 
 
 async def repeat(
-    engine: Engine, work: Callable[[], Awaitable[float]], *, patience: float, news: asyncio.Event | None = None
+    engine: Engine,
+    work: Callable[[], Awaitable[float]],
+    *,
+    patience: float,
+    news: asyncio.Event | None = None,
+    hear: Callable[[], None] = lambda: None,
 ) -> None:
     """Do *work* until cancelled, each round for at most *patience* seconds; it returns the seconds to the next.
 
-    The next round begins at once when *news* is set. A round that fails or hangs is announced; the next one
-    follows after a quarter of *patience*.
+    The next round begins at once when *news* is set, with a call of *hear*. A round that fails or hangs is
+    announced; the next one follows after a quarter of *patience*.
     """
     heard, task = news or asyncio.Event(), asyncio.current_task()
     # A driver can swallow a cancellation, and the next round would not receive it again.
     while task is None or not task.cancelling():
-        heard.clear()
+        if heard.is_set():
+            heard.clear()
+            hear()
         pause, began = patience / 4, engine.clock.monotonic()
         try:
             pause = await limited(work(), patience)

@@ -5,6 +5,13 @@ the lease in `wake_at` runs out, by the database's clock. Each tick renews, in o
 third of a lease old, and claims overdue sagas in one bounded batch. A claim is trusted from before the renewing
 statement was sent, so a slow reply shortens the trust and never stretches it.
 
+A tick looks only for sagas that have become due in the last two leases: it reads little, whatever stands in the
+index before them. It misses no saga that is visible when it becomes due, because this process ticks four times per
+lease; other processes may have other leases. The worker looks for all overdue sagas at the start, once a minute,
+when it hears of work, after a full batch, and if its last look is more than a lease ago: the process was frozen,
+the journal was down, or there was no room. The minute's look finds a start whose transaction committed long after
+its insert, and sagas that became due while the database's clock jumped.
+
 The worker does not renew the claim of a saga whose step hangs although it was cancelled again and again. The claim
 runs out, and another process or this one begins the step anew; the ledger refuses a late first run. A start that
 hangs has no claim yet: its caller gets `OutcomePending` and may repeat it under its key.
@@ -27,6 +34,7 @@ or pause that ends twice as far ahead as any can counts as overdue.
 import asyncio
 import random
 from dataclasses import replace
+from math import inf
 from uuid import UUID
 
 from polysaga.events import SagaNotKnown, WorkerTicked
@@ -51,6 +59,7 @@ class Worker:
     def __init__(self, runner: LocalRunner) -> None:
         self._engine, self._runner = runner.engine, runner
         self._rarely_at = 0.0
+        self._looked_at = -inf  # by the monotonic clock: before the last look that left no saga overdue
         self._retention = Retention(runner.engine, runner.names)
         self._strangers: set[UUID] = set()
 
@@ -58,7 +67,8 @@ class Worker:
         """Tick until cancelled, and remove old sagas beside it; the next round follows also after a failure."""
         engine = self._engine
         async with asyncio.TaskGroup() as rounds:
-            rounds.create_task(repeat(engine, self._tick, patience=engine.settings.lease, news=self._runner.due))
+            lease, due = engine.settings.lease, self._runner.due
+            rounds.create_task(repeat(engine, self._tick, patience=lease, news=due, hear=self._hear))
             # Not in the first tick of every new process.
             await engine.clock.sleep(_RARELY * random.random())
             rounds.create_task(repeat(engine, self._remove_old, patience=_REMOVAL))
@@ -73,15 +83,20 @@ class Worker:
     async def tick(self) -> None:
         """Do one round: renew, claim, look for sagas without a definition here."""
         renewed = await self._renew()
-        claimed = await self._claim(Pick.DUE)
+        now = self._engine.clock.monotonic()
+        rarely = now >= self._rarely_at
+        lately = now - self._looked_at <= self._engine.settings.lease
+        claimed = await self._claim(Pick.JUST_DUE if lately and not rarely else Pick.DUE)
         if self._runner.has_deadlines:
             claimed += await self._claim(Pick.LATE)
-        now = self._engine.clock.monotonic()
-        if now >= self._rarely_at:
+        if rarely:
             self._rarely_at = now + _RARELY
             claimed += await self._claim(Pick.CLOCK_SET_BACK)
             await self._report_strangers()
         self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
+
+    def _hear(self) -> None:
+        self._looked_at = -inf
 
     async def _renew(self) -> int:
         clock, lease = self._engine.clock, self._engine.settings.lease
@@ -121,6 +136,8 @@ class Worker:
             return 0
         asked = Asked.now(self._engine.clock)
         rows = await self._engine.journal.claim(batch, pick)
+        if pick in {Pick.DUE, Pick.JUST_DUE}:
+            self._looked_at = asked.monotonic if len(rows) < batch else -inf
         for row in rows:
             self._runner.take_over(row, asked)
         if len(rows) == batch and room > 0:

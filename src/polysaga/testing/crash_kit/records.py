@@ -80,7 +80,7 @@ class Observer:
 
     async def end_lease(self, saga_id: UUID) -> None:
         """Make the saga's lease, or its pause, end now."""
-        await self._change(self._wake, saga_id, seconds=_LONG_AGO)
+        await self._change(self._wake, saga_id, seconds=0.0)
 
     async def pass_deadline(self, saga_id: UUID) -> None:
         """Make the deadline have passed by more than a lease; no effect if the saga has none any more."""
