@@ -14,8 +14,9 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from polysaga.databases import Fault
-from polysaga.databases.dialects.sending import Seal
+from polysaga.databases.dialects.sending import Seal, sender
 from polysaga.sagas.journal.journal import Journal
+from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.journal.tables import journal as table
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.reasons import Attempt, Reason
@@ -450,3 +451,37 @@ async def test_a_database_with_another_collation_keeps_a_journal_too(empty_journ
 
     assert await journal.finish([ending(born.claim)]) == {born.claim.saga_id}
     assert await empty_journal.count(text("SELECT count(*) FROM polysaga_journal WHERE status = 'completed'")) == 1
+
+
+async def test_on_postgres_a_decision_changes_no_index(empty_journal: SqlShop) -> None:
+    """Its row stays in its page (HOT): no index mentions the status, and the decision leaves `wake_at` alone."""
+    journal, born = journal_of(empty_journal), birth()
+    if journal.node.dialect.name != "postgresql":
+        pytest.skip("a matter of PostgreSQL's storage")
+    await journal.insert([born])
+    (write,) = journal.seal_decision(born.claim, lambda result: {"book": result})('"seat 5"')
+    count = text(f"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = '{JOURNAL}'")
+
+    async with journal.node.writer.begin() as connection:
+        assert (await sender(connection)(write.statement, write.values)).count == 1
+        assert tuple((await connection.execute(count)).one()) == (1, 1)
+
+
+async def test_a_decision_does_not_prolong_the_claim(empty_journal: SqlShop) -> None:
+    """Only the worker's renewal does, which also tells the owner how old its claim is."""
+    journal, longer, born = journal_of(empty_journal), journal_of(empty_journal, lease=7200.0), birth()
+    await journal.insert([born])
+    before = (await row(empty_journal, born.claim))["wake_at"]
+
+    (write,) = longer.seal_decision(born.claim, lambda result: {"book": result})('"seat 5"')
+    async with longer.node.writer.begin() as connection:
+        await sender(connection)(write.statement, write.values)
+    decided = (await row(empty_journal, born.claim))["wake_at"]
+    other = birth()
+    await journal.insert([other])
+    begun = (await row(empty_journal, other.claim))["wake_at"]
+    assert await longer.compensate(other.claim, Reason(kind="refused"))
+    assert await longer.go_forward(other.claim)
+
+    assert decided == before
+    assert (await row(empty_journal, other.claim))["wake_at"] == begun

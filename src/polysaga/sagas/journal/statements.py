@@ -40,8 +40,10 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
         "input": f"SELECT input FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
-        "decide": f"{update} status = 'completing', {awake}, results = :results WHERE {ours} = 'running'",
-        "compensate": f"{update} status = 'compensating', error = :error, {awake} WHERE {ours} = 'running'",
+        # These and `go_forward` do not prolong the claim; the worker's ticks do. `wake_at` is in an index, and on
+        # PostgreSQL an update stays in its page (HOT) only if it changes no column of an index.
+        "decide": f"{update} status = 'completing', results = :results WHERE {ours} = 'running'",
+        "compensate": f"{update} status = 'compensating', error = :error WHERE {ours} = 'running'",
         # id and epoch are selected from the journal, so they have its column types.
         "record_call": (
             f"INSERT INTO {LEDGER} (saga_id, step, state, epoch, result, recorded_at) "
@@ -54,9 +56,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"AND {dialect.clock} < :not_after"
         ),
         # The saga is decided, so the deadline no longer applies.
-        "go_forward": (
-            f"{update} status = 'running', error = NULL, deadline = NULL, {awake} WHERE {ours} = 'compensating'"
-        ),
+        "go_forward": f"{update} status = 'running', error = NULL, deadline = NULL WHERE {ours} = 'compensating'",
         "finish": (
             f"{update} status = :status, {rest}, results = :results, history = :history WHERE {ours} = :expected"
         ),
