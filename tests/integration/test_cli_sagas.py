@@ -87,6 +87,27 @@ def test_people_see_a_line_for_each_saga_and_below_it_why(shop: Project) -> None
     assert (none.code, none.out) == (0, "No such saga.\n")
 
 
+def test_a_search_that_ends_early_says_how_far_it_came_and_how_to_go_on(shop: Project) -> None:
+    many = range(10, 10_012)
+    with sqlite3.connect(shop.directory / "orders.sqlite") as connection:
+        connection.executemany(
+            "INSERT INTO polysaga_journal (id, name, version, fingerprint, input, input_hash, status, epoch, "
+            "results, created_at, finished_at) VALUES (?, 'bulk', 1, '', '1', '', 'completed', 1, '{}', ?, ?)",
+            [(str(UUID(int=one)), *["2026-02-01T00:00:00.000"] * 2) for one in many],
+        )
+    connection.close()
+
+    shown = shop.polysaga("sagas", "list", "shop:everything", "--name", "buy")
+    first = call(shop, "list", "--name", "buy")
+    last = call(shop, "list", "--name", "buy", "--after", first["next"])
+
+    cursor = f"2026-02-01T00:00:00+00:00~{UUID(int=12)}"
+    assert shown.out == f"No such saga back to 2026-02-01 00:00:00 UTC; search on: --after '{cursor}'\n"
+    assert first == {"sagas": [], "next": cursor, "searched_to": "2026-02-01T00:00:00Z"}
+    assert [UUID(saga["id"]).int for saga in last["sagas"]] == [3, 2, 1]
+    assert (last["next"], last["searched_to"]) == (None, None)
+
+
 def test_one_saga_is_shown_with_its_attempts(shop: Project) -> None:
     shown = shop.polysaga("sagas", "show", "shop:everything", str(PARKED))
     said = [" ".join(line.split()) for line in shown.out.splitlines()]

@@ -21,6 +21,7 @@ from polysaga.errors import (
 )
 from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepFailed
 from polysaga.sagas import Parking, Reason, SagaFilter, SagaState
+from polysaga.sagas.journal import queries
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -465,12 +466,15 @@ async def test_a_database_that_is_down_leaves_the_saga_parked_for_the_same_repai
         assert (await finished(program, saga_id)).status is Status.COMPENSATED
 
 
-async def test_many_are_repaired_by_a_filter_and_each_tells_its_own_problem(urls: Urls) -> None:
+async def test_many_are_repaired_by_a_filter_and_each_tells_its_own_problem(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with stuck_going_back(urls).open() as program:
         sagas = program.sagas
         ids = {await parked(program) for _ in range(3)}
         first = min(ids)
         await sagas.resolve(first, "compensated", **ME)
+        monkeypatch.setattr(queries, "_LOOK", 1)  # a search that ends early is no reason to repair fewer
         both = SagaFilter(status=[Status.NEEDS_ATTENTION, Status.COMPENSATED])
 
         told = await sagas.resolve(both, "compensated", limit=10, **ME)

@@ -70,7 +70,7 @@ async def test_operators_see_what_there_is_page_by_page(shop: Client, ours: dict
     assert [saga["id"] for saga in first["sagas"] + rest["sagas"]] == ids[::-1]
     assert (first["sagas"][0]["name"], first["sagas"][0]["status"]) == ("place-order", "completed")
     none = await shop.get("/sagas", params={"status": "needs_attention"}, headers=ours)
-    assert none.json() == {"sagas": [], "next": None}
+    assert none.json() == {"sagas": [], "next": None, "searched_to": None}
 
 
 async def test_a_parked_saga_goes_on_and_the_audit_trail_names_the_operator(

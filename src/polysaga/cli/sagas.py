@@ -54,13 +54,18 @@ def list_sagas(
     wanted = saga_filter(status, name, key, error, older_than, unknown=unknown)
     page = run_on(target, lambda program: program.find(wanted, limit=limit, after=after))
     if as_json:
-        print_json({"sagas": [_summary(saga) for saga in page.sagas], "next": page.next})
+        listed = [_summary(saga) for saga in page.sagas]
+        print_json({"sagas": listed, "next": page.next, "searched_to": page.searched_to})
+        return
+    if page.sagas:
+        print_page(page, Clock().now(), console())
+    if page.searched_to is not None:
+        so_far = "Searched back to" if page.sagas else "No such saga back to"
+        typer.echo(f"{so_far} {page.searched_to:%Y-%m-%d %H:%M:%S} UTC; search on: --after '{page.next}'")
+    elif page.next is not None:
+        typer.echo(f"There are more: --after '{page.next}'")
     elif not page.sagas:
         typer.echo("No such saga.")
-    else:
-        print_page(page, Clock().now(), console())
-    if page.next is not None and not as_json:
-        typer.echo(f"There are more: --after '{page.next}'")
 
 
 def show(target: Target, saga_id: SagaId, as_json: Json = False) -> None:

@@ -188,10 +188,14 @@ class SagaItem(BaseModel):
 
 
 class SagaItems(BaseModel):
-    """Sagas, the newest first; *next* is the `after` of the page behind this one."""
+    """Sagas, the newest first; *next* is the `after` of the page behind this one.
+
+    If *searched_to* is not null, the search has come so far, and *next* goes on from there.
+    """
 
     sagas: list[SagaItem]
     next: str | None
+    searched_to: datetime | None
 
 
 class SagaDetails(SagaItem):
@@ -241,7 +245,8 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
         """Return one page, the newest first."""
         wanted = SagaFilter(status=tuple(status or ()), name=name, key=key, error=error, older_than=older_than)
         page = await sagas.find(wanted, limit=limit, after=after)
-        return SagaItems(sagas=[SagaItem.model_validate(saga.as_dict()) for saga in page.sagas], next=page.next)
+        items = [SagaItem.model_validate(saga.as_dict()) for saga in page.sagas]
+        return SagaItems(sagas=items, next=page.next, searched_to=page.searched_to)
 
     if details:
 

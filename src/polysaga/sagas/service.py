@@ -198,6 +198,8 @@ class Sagas:
     ) -> SagaPage:
         """Return at most *limit* sagas, the newest first, after *after*: the `next` of the previous page.
 
+        One call reads at most 10,000 rows of finished sagas. A search for rare ones, by name, reason, `known` or
+        several statuses at once, may need more: `SagaPage.searched_to` then says how far it has come.
         Sagas of programs and versions that this process does not know are included, marked as not `known`.
         """
         return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)

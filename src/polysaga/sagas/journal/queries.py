@@ -2,7 +2,12 @@
 
 A page is found by its key, (created_at, id), newest first, so the thousandth costs what the first one does
 (`polysaga_journal_age`). Sagas that are not at rest are found through the index on `wake_at`, however many
-finished sagas there are. A search for rare finished sagas scans from the newest on.
+finished sagas there are. What went wrong has an index of its own: on PostgreSQL and SQLite all rows with a reason
+in `error`, on MySQL and MariaDB each status.
+
+A search for what no index has, such as a name, reads the newest `_LOOK` rows behind its cursor, in the index that
+serves it best. If they do not fill the page, the page says how far back the search has come, and its cursor goes
+on from there. So no page costs more than that, and only the last page has no cursor.
 """
 
 import json
@@ -10,6 +15,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import SqlNode
 from polysaga.errors import PayloadError
@@ -21,6 +28,8 @@ from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
+_WITH_REASON = frozenset({Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION})  # in `error`
+_LOOK = 10_000  # rows that one search reads at most
 _SUMMARY = (
     "id, name, version, fingerprint, saga_key, status, error, epoch, owner, wake_at, deadline, expiries, "
     "created_at, finished_at"
@@ -41,20 +50,45 @@ class Catalogue:
             raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
         if wanted.name is not None and not writable(wanted.name):
             raise PayloadError("a name must be text that can be written as UTF-8, without NUL")
-        dialect = self._node.dialect
         values: dict[str, Any] = {"limit": limit + 1}
-        conditions = [*self._conditions(wanted, values), *self._behind(after, values)]
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        # Few sagas are not at rest: the coalesce keeps their sort off the age index, which holds all sagas.
-        age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
-        statement = dialect.render(
-            f"SELECT {_SUMMARY} FROM {JOURNAL}{where} ORDER BY {age} DESC, id DESC LIMIT :limit"
-        )
+        among = [*self._source(wanted), *self._behind(wanted, after, values)]
+        conditions = self._conditions(wanted, values)
         async with self._node.writer.connect() as connection:
+            end = None
+            if conditions and not (_awake(wanted) or wanted.key is not None):
+                end = await self._end_of_look(connection, among, values)
+            if end is not None:
+                values |= {"end_at": end[0], "end_id": end[1]}
+                among += ["created_at >= :end_at", "(created_at > :end_at OR id >= :end_id)"]
+            # Few sagas are not at rest: the coalesce keeps their sort off the age index, which holds all sagas.
+            age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
+            statement = self._node.dialect.render(
+                f"SELECT {_SUMMARY} FROM {JOURNAL}{_where([*among, *conditions])} "
+                f"ORDER BY {age} DESC, id DESC LIMIT :limit"
+            )
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             found = [SagaSummary(**self._summary(dict(row))) for row in result.mappings()]
-        more = len(found) > limit
-        return SagaPage(tuple(found[:limit]), _cursor(found[limit - 1]) if more else None)
+        if len(found) > limit:
+            last = found[limit - 1]
+            return SagaPage(tuple(found[:limit]), _cursor(last.created_at, last.id))
+        if end is None:
+            return SagaPage(tuple(found), None)
+        searched_to, last_id = self._node.dialect.moment_from(end[0]), self._node.dialect.key_from(end[1])
+        return SagaPage(tuple(found), _cursor(searched_to, last_id), searched_to)
+
+    async def _end_of_look(
+        self, connection: AsyncConnection, among: Collection[str], values: Mapping[str, Any]
+    ) -> tuple[Any, Any] | None:
+        """Return created_at and id of the last row that a search may read; None if no row follows it."""
+        statement = self._node.dialect.render(
+            f"SELECT created_at, id FROM {JOURNAL}{_where(among)} "
+            f"ORDER BY created_at DESC, id DESC LIMIT 2 OFFSET {_LOOK - 1}"
+        )
+        found = (await connection.exec_driver_sql(statement.sql, statement.bind(values))).all()
+        if len(found) < 2:
+            return None
+        (created_at, saga_id), _ = map(tuple, found)
+        return created_at, saga_id
 
     async def get(self, saga_id: UUID) -> SagaState | None:
         """Return everything about one saga, with what people did to it."""
@@ -89,11 +123,9 @@ class Catalogue:
 
     def _conditions(self, wanted: SagaFilter, values: dict[str, Any]) -> list[str]:
         dialect, conditions = self._node.dialect, []
-        if wanted.statuses:
+        if wanted.statuses and not self._is_indexed(wanted):
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
-            if _awake(wanted):
-                conditions.append("wake_at IS NOT NULL")  # selects the index on wake_at
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
             ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
@@ -107,18 +139,33 @@ class Catalogue:
             # Encoded as in the column, which holds JSON.
             text = json.dumps(wanted.error)[1:-1].lower()
             values["error"] = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
-            conditions.append("lower(error) LIKE :error ESCAPE '!'")
-        if wanted.older_than is not None:
-            values["age"] = wanted.older_than
-            conditions.append(f"created_at <= {dialect.ago(':age')}")
+            conditions.append("error IS NOT NULL AND lower(error) LIKE :error ESCAPE '!'")
         if wanted.known is not None:
             known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
             conditions.append(f"fingerprint {'IN' if wanted.known else 'NOT IN'} ({known})")
         return conditions
 
-    def _behind(self, after: str | None, values: dict[str, Any]) -> list[str]:
+    def _source(self, wanted: SagaFilter) -> list[str]:
+        """Return the condition of the index that holds all wanted sagas, and the fewest others."""
+        if _awake(wanted):
+            return ["wake_at IS NOT NULL"]
+        if self._is_indexed(wanted):
+            return [f"status = '{wanted.statuses[0].value}'"]
+        all_have_reasons = bool(wanted.statuses) and _WITH_REASON.issuperset(wanted.statuses)
+        served = self._node.dialect.name != "mysql" and (all_have_reasons or wanted.error is not None)
+        return ["error IS NOT NULL"] if served else []
+
+    def _is_indexed(self, wanted: SagaFilter) -> bool:
+        """Return whether an index holds exactly the sagas with the status wanted."""
+        return self._node.dialect.name == "mysql" and len(set(wanted.statuses)) == 1 and not _awake(wanted)
+
+    def _behind(self, wanted: SagaFilter, after: str | None, values: dict[str, Any]) -> list[str]:
+        older = []
+        if wanted.older_than is not None:
+            values["age"] = wanted.older_than
+            older.append(f"created_at <= {self._node.dialect.ago(':age')}")
         if after is None:
-            return []
+            return older
         try:
             at, _, saga_id = after.partition("~")
             values["at"] = self._node.dialect.moment(datetime.fromisoformat(at))
@@ -126,7 +173,7 @@ class Catalogue:
         except ValueError:
             raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
         # Not (created_at, id) < (...): MySQL would not use the index for it.
-        return ["created_at <= :at", "(created_at < :at OR id < :id)"]
+        return [*older, "created_at <= :at", "(created_at < :at OR id < :id)"]
 
     def _summary(self, row: Mapping[str, Any]) -> dict[str, Any]:
         dialect = self._node.dialect
@@ -161,5 +208,9 @@ def _awake(wanted: SagaFilter) -> bool:
     return bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
 
 
-def _cursor(saga: SagaSummary) -> str:
-    return f"{saga.created_at.isoformat()}~{saga.id}"
+def _where(conditions: Collection[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _cursor(created_at: datetime, saga_id: UUID) -> str:
+    return f"{created_at.isoformat()}~{saga_id}"

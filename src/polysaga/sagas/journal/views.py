@@ -102,7 +102,13 @@ class SagaState(SagaSummary):
 
 @dataclass(frozen=True, slots=True)
 class SagaPage:
-    """Sagas, the newest first; *next* is the `after` of the following page, None on the last one."""
+    """Sagas, the newest first; *next* is the `after` of the following page, None on the last one.
+
+    If a search has read its share of the journal before the page was full, *searched_to* is when the oldest saga
+    that it has read was started. Older ones may match too, and *next* goes on behind it; the page may be empty.
+    Otherwise *searched_to* is None.
+    """
 
     sagas: tuple[SagaSummary, ...]
     next: str | None
+    searched_to: datetime | None = None

@@ -32,7 +32,7 @@ from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.queries import Catalogue, writable
-from polysaga.sagas.journal.views import SagaFilter
+from polysaga.sagas.journal.views import SagaFilter, SagaSummary
 from polysaga.sagas.operations.repair import SagaRepair
 from polysaga.sagas.protocol.repair_rules import RepairOrder, status_after
 from polysaga.sagas.protocol.rows import Row
@@ -75,9 +75,8 @@ class Repairs:
             target = as_id(target)
             return (await self._repair(target, order, dry_run=dry_run),)
         wanted = target if target.statuses else replace(target, status=Status.NEEDS_ATTENTION)
-        page = await self.catalogue.find(wanted, limit=limit, after=None)
         repairs = []
-        for saga in page.sagas:
+        for saga in await self._find(wanted, limit):
             try:
                 repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
             except PolysagaError as error:
@@ -92,6 +91,14 @@ class Repairs:
                 )
                 repairs.append(refused)
         return tuple(repairs)
+
+    async def _find(self, wanted: SagaFilter, limit: int) -> list[SagaSummary]:
+        page = await self.catalogue.find(wanted, limit=limit, after=None)
+        found = [*page.sagas]
+        while page.next is not None and len(found) < limit:  # the search has not come to the end
+            page = await self.catalogue.find(wanted, limit=limit - len(found), after=page.next)
+            found += page.sagas
+        return found
 
     async def _repair(self, saga_id: UUID, order: RepairOrder, *, dry_run: bool) -> Repair:
         for _ in range(_TRIES):
