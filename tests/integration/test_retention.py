@@ -1,11 +1,12 @@
 """Removing old sagas: only what is at rest for long, ledgers first, and never what a reused key has just begun."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -18,7 +19,7 @@ from polysaga.sagas.journal.tables import JOURNAL, LEDGER, OUTBOX
 from polysaga.sagas.participants.outboxes import Outbox, Waiting
 from polysaga.sagas.process import worker
 from polysaga.sagas.process.drain import Drain
-from polysaga.sagas.process.retention import Retention
+from polysaga.sagas.process.retention import Retention, a_share
 from polysaga.sagas.process.worker import Worker
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
@@ -152,6 +153,34 @@ async def test_a_batch_is_bounded_and_the_oldest_come_first(urls: Urls) -> None:
             await age(program, one, MONTH + number)
         assert await retention_of(program).sweep(batch=2) == 2
         assert [saga.id for saga in (await program.sagas.find()).sagas] == [ids[0]]
+
+
+async def test_removers_of_the_same_sagas_get_along(urls: Urls) -> None:
+    first, second = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with first.open(), second.open():
+        ids = [await complete(first) for _ in range(6)]
+        for one in ids:
+            await age(first, one)
+
+        await asyncio.gather(
+            *(retention_of(one).remove(some) for one in (first, second) for some in (ids, ids[::-1], ids[:3]))
+        )
+
+        assert [await rows(first, one) for one in ids] == [0] * 6
+        assert (await first.sagas.find()).sagas == ()
+
+
+def test_each_remover_takes_a_share_of_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [uuid4() for _ in range(50)]
+    shares = []
+    for number in range(5):
+        monkeypatch.setattr(random, "randrange", lambda stop, number=number: number % stop)
+        shares.append(a_share(ids, 10))
+
+    assert sorted(one for share in shares for one in share) == sorted(ids), "each saga is in one of them"
+    assert all(share == [one for one in ids if one in share] for share in shares), "the oldest first"
+    assert a_share(ids[:19], 10) == ids[:10], "nothing is shared if little is left"
+    assert a_share([], 10) == []
 
 
 async def test_a_removal_cut_short_after_the_ledgers_is_finished_by_the_next(urls: Urls) -> None:

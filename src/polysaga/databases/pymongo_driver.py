@@ -3,7 +3,7 @@
 from typing import Any
 
 from bson.timestamp import Timestamp
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, DeleteMany, ReadPreference, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -15,6 +15,7 @@ __all__ = [
     "PRIMARY",
     "SECONDARIES",
     "AsyncMongoClient",
+    "DeleteMany",
     "DuplicateKeyError",
     "OperationFailure",
     "PyMongoError",

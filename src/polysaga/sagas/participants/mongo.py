@@ -96,11 +96,11 @@ class MongoParticipant:
         return Record(UUID(saga_id), self.node.database, step, Mark(document["state"]), document["result"])
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
-        for saga_id in saga_ids:
-            # `_id` is "<saga>:<step>", and ";" follows ":".
-            its = {"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"}
-            old = {"$lt": self._clock.now() - older}
-            await self.node.documents[LEDGER].delete_many({"_id": its, "recorded_at": old})
+        old = {"$lt": self._clock.now() - older}
+        # `_id` is "<saga>:<step>", and ";" follows ":".
+        ranges = [{"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"} for saga_id in sorted(saga_ids)]
+        deletes = [self.node.driver.DeleteMany({"_id": its, "recorded_at": old}) for its in ranges]
+        await self.node.documents[LEDGER].bulk_write(deletes, ordered=False)
 
     async def check(self) -> None:
         if not {LEDGER, OUTBOX} <= set(await self.node.documents.list_collection_names()):

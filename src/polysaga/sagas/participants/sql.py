@@ -21,6 +21,7 @@ from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
 from polysaga.sagas.participants.outboxes import SqlOutbox
 from polysaga.sagas.participants.reading import read_rows
+from polysaga.sagas.participants.removal import Removal
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.rows import LedgerRow
@@ -47,9 +48,7 @@ class SqlParticipant:
         )
         self._outbox = render(f"SELECT birth, error FROM {OUTBOX} WHERE id = :saga_id")
         self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
-        self._remove = render(
-            f"DELETE FROM {LEDGER} WHERE saga_id = :saga_id AND recorded_at < {dialect.ago(':age')}"
-        )
+        self._removal = Removal(dialect, LEDGER, ("saga_id", "step"), f"recorded_at < {dialect.ago(':age')}")
         self._page = render(
             f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
             "ORDER BY saga_id, step LIMIT :most"
@@ -106,10 +105,8 @@ class SqlParticipant:
         ]
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
-        key, age = self.node.dialect.key, older.total_seconds()
-        rows = [self._remove.bind({"saga_id": key(saga_id), "age": age}) for saga_id in saga_ids]
         async with self.node.writer.begin() as connection:
-            await connection.exec_driver_sql(self._remove.sql, rows)
+            await self._removal.run(connection, saga_ids, {"age": older.total_seconds()})
 
     async def check(self) -> None:
         values = {"saga_id": self.node.dialect.key(UUID(int=0))}

@@ -9,19 +9,27 @@ Any number of workers may remove at once. While one of them is slow, another may
 be used for a new saga with the same id. So only rows older than the fence are removed; the new saga has none
 (`test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone`).
 
+Workers do not agree on who removes what, because nothing may be locked while ledgers in other databases are
+cleared. Each takes a random share of the oldest sagas, so that two workers seldom take the same ones. If they do,
+the second one waits for the first, statement by statement, and finds nothing left.
+
 Sagas whose name this process does not know stay, and so does the audit trail, which is short and is about people.
 Sagas of a known name and an old version are removed from the ledgers that the program has now.
 """
 
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from polysaga.events import SagasRemoved
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.participants.fence import FENCE
+from polysaga.sagas.participants.removal import Removal
 
-BATCH = 200  # sagas per transaction
+BATCH = 200  # sagas per transaction, about
+_SHARES = 16  # batches among which each worker chooses
+_AT_LEAST = 2  # batches below which there is nothing to share
 
 
 class Retention:
@@ -37,28 +45,38 @@ class Retention:
             f"SELECT id FROM {JOURNAL} WHERE created_at <= {dialect.ago(':age')} AND {old} AND name IN ({known}) "
             "ORDER BY created_at, id LIMIT :batch"
         )
-        self._remove = dialect.render(f"DELETE FROM {JOURNAL} WHERE id = :id AND {old}")
+        self._removal = Removal(dialect, JOURNAL, ("id",), old)
 
     async def sweep(self, batch: int = BATCH) -> int:
-        """Remove at most *batch* sagas that came to rest `sagas.retention` ago; return how many there were."""
-        found = await self.expired(batch)
+        """Remove about *batch* sagas that came to rest `sagas.retention` ago; return how many there were."""
+        found = a_share(await self.expired(_SHARES * batch), batch)
         if found:
             await self.remove(found)
             self._engine.emit(SagasRemoved(len(found)))
         return len(found)
 
     async def expired(self, batch: int) -> list[UUID]:
-        """Return the ids of the oldest sagas that may be removed."""
+        """Return the ids of the oldest sagas that may be removed, the oldest first."""
         values = {"age": self._engine.settings.retention, "batch": batch}
         async with self._node.writer.connect() as connection:
             result = await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))
-            return sorted(self._node.dialect.key_from(key) for key in result.scalars())
+            return [self._node.dialect.key_from(key) for key in result.scalars()]
 
     async def remove(self, saga_ids: Collection[UUID]) -> None:
         """Remove sagas; after a crash in between, the next removal finds them again."""
         for participant in self._engine.participants.values():
             await participant.remove(saga_ids, FENCE)
-        key, age = self._node.dialect.key, self._engine.settings.retention
         async with self._node.writer.begin() as connection:
-            rows = [self._remove.bind({"id": key(one), "age": age}) for one in saga_ids]
-            await connection.exec_driver_sql(self._remove.sql, rows)
+            await self._removal.run(connection, saga_ids, {"age": self._engine.settings.retention})
+
+
+def a_share(oldest: Sequence[UUID], batch: int) -> Sequence[UUID]:
+    """Return a random share of *oldest*, of about *batch* ids; of fewer than two batches, the first *batch*.
+
+    The last digits of an id are random in both kinds of ids, so shares of the same size do not overlap.
+    """
+    shares = len(oldest) // batch
+    if shares < _AT_LEAST:
+        return oldest[:batch]
+    share = random.randrange(shares)
+    return [saga_id for saga_id in oldest if saga_id.int % shares == share]

@@ -48,7 +48,6 @@ from polysaga.sagas.protocol.rows import NOBODY
 
 _TICKS_PER_LEASE = 4
 _AT_LEAST = 10  # one saga of so many in a batch is taken over although the databases are busy
-_BETWEEN_BATCHES = 0.5  # seconds between two batches of old sagas that are removed
 _RARELY = 60.0  # seconds between two looks for unknown definitions and a clock that was put back
 _REMOVAL = 60.0  # seconds that the removal of one batch may take
 
@@ -78,7 +77,7 @@ class Worker:
         return self._engine.settings.lease / _TICKS_PER_LEASE
 
     async def _remove_old(self) -> float:
-        return _BETWEEN_BATCHES if await self._retention.sweep() == BATCH else _RARELY
+        return 0.0 if await self._retention.sweep() >= BATCH / 2 else _RARELY
 
     async def tick(self) -> None:
         """Do one round: renew, claim, look for sagas without a definition here."""
