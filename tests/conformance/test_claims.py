@@ -240,9 +240,11 @@ async def test_the_zone_of_a_session_changes_nothing(empty_journal: SqlShop, zon
     if journal.node.dialect.name not in statement:
         pytest.skip("no zones")
 
-    @event.listens_for(journal.node.writer.sync_engine, "begin")
     def move(connection: Any) -> None:
         connection.exec_driver_sql(statement[journal.node.dialect.name])
+
+    for engine in (journal.node.writer, journal.node.reserved):
+        event.listen(engine.sync_engine, "begin", move)
 
     (late,) = await overdue(empty_journal, 1)
     fresh = birth()

@@ -23,18 +23,18 @@ from tests.fixtures.waiting import stubborn, until
 
 def lies_idle_for(node: SqlNode, seconds: float) -> None:
     """Make every connection of *node* look as if it had been given back that long ago."""
-    for engine in (node.writer, node.reader):
+    for engine in (node.writer, node.reader, node.reserved):
 
         @event.listens_for(engine.sync_engine, "checkin")
         def rewind(_: Any, record: Any) -> None:
             record.info[ANSWERED_AT] = Clock().monotonic() - seconds
 
 
-@pytest.mark.parametrize("reads", [False, True], ids=["writer", "reader"])
-async def test_a_connection_cut_while_idle_is_replaced_without_an_error(server_shop: SqlShop, reads: bool) -> None:
+@pytest.mark.parametrize("pool", ["writer", "reader", "reserved"])
+async def test_a_connection_cut_while_idle_is_replaced_without_an_error(server_shop: SqlShop, pool: str) -> None:
     node = server_shop.node(connections=1)
     lies_idle_for(node, 60.0)
-    engine = node.reader if reads else node.writer
+    engine = getattr(node, pool)
     async with AsyncSession(engine) as session:
         first = await backend(server_shop, session)
 

@@ -20,7 +20,7 @@ from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.journal.tables import journal as table
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.reasons import Attempt, Reason
-from polysaga.sagas.protocol.rows import Birth, Claim, Ending, LedgerRow
+from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, LedgerRow
 from polysaga.sagas.protocol.states import Mark, Status
 from tests.conformance.shops import PARTICIPANTS, SqlShop
 from tests.conformance.test_participant import NASTY, entry, row_of, selling
@@ -420,11 +420,39 @@ async def test_a_finish_waits_for_whoever_is_taking_the_saga_over_and_then_chang
     assert found.status is Status.RUNNING
 
 
+async def test_a_look_at_many_sagas_shows_how_far_each_is(empty_journal: SqlShop) -> None:
+    journal, gone = journal_of(empty_journal), uuid4()
+    running, ended, undone, aside = births = [birth(results={"book": '"seat 4"'}) for _ in range(4)]
+    await journal.insert(births)
+    await journal.finish([ending(ended.claim)])
+    await journal.compensate(undone.claim, Reason(step="book", message=NASTY))
+    await journal.postpone(aside.claim, 60.0, [])
+
+    found = await journal.standings([*(one.claim.saga_id for one in births), gone])
+
+    assert set(found) == {one.claim.saga_id for one in births}
+    states = [found[one.claim.saga_id] for one in births]
+    assert [one.status.value for one in states] == ["running", "completed", "compensating", "running"]
+    assert [one.claim for one in states] == [
+        running.claim,
+        ended.claim,
+        undone.claim,
+        replace(aside.claim, owner=NOBODY),
+    ]
+    assert [one.results for one in states] == [{}, {"book": '"seat 5"'}, {}, {}]
+    assert states[2].error == Reason(step="book", message=NASTY)
+    assert {(one.name, one.fingerprint) for one in states} == {("trip", KNOWN)}
+
+
+async def test_a_look_at_no_saga_finds_none(empty_journal: SqlShop) -> None:
+    assert await journal_of(empty_journal).standings([]) == {}
+
+
 @asynccontextmanager
 async def counted(journal: Journal) -> AsyncIterator[dict[str, int]]:
     """Count what the journal's engine sends."""
     counts = {"statements": 0, "commits": 0}
-    engine = journal.node.writer.sync_engine
+    engines = {engine.sync_engine for engine in (journal.node.writer, journal.node.reserved)}
 
     def statement(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
         counts["statements"] += not sql.startswith("BEGIN")
@@ -432,11 +460,13 @@ async def counted(journal: Journal) -> AsyncIterator[dict[str, int]]:
     def commit(_: Any) -> None:
         counts["commits"] += 1
 
-    event.listen(engine, "before_cursor_execute", statement)
-    event.listen(engine, "commit", commit)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", statement)
+        event.listen(engine, "commit", commit)
     yield counts
-    event.remove(engine, "before_cursor_execute", statement)
-    event.remove(engine, "commit", commit)
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", statement)
+        event.remove(engine, "commit", commit)
 
 
 async def test_a_database_with_another_collation_keeps_a_journal_too(empty_journal: SqlShop) -> None:
@@ -445,10 +475,14 @@ async def test_a_database_with_another_collation_keeps_a_journal_too(empty_journ
     journal, born = journal_of(empty_journal), birth()
     await journal.insert([born])
 
-    @event.listens_for(journal.node.writer.sync_engine, "begin")
     def other(connection: Any) -> None:
         connection.exec_driver_sql("SET collation_connection = 'utf8mb4_unicode_520_ci'")
 
+    for engine in (journal.node.writer, journal.node.reserved):
+        event.listen(engine.sync_engine, "begin", other)
+
+    assert await journal.renew([(born.claim, [BOOKED])]) == {born.claim.saga_id}
+    assert set(await journal.standings([born.claim.saga_id])) == {born.claim.saga_id}
     assert await journal.finish([ending(born.claim)]) == {born.claim.saga_id}
     assert await empty_journal.count(text("SELECT count(*) FROM polysaga_journal WHERE status = 'completed'")) == 1
 

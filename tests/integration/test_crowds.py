@@ -4,8 +4,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
+from sqlalchemy import text
+
 from polysaga import StepContext
-from polysaga.events import SagaClaimed, SagaFinished, StepFailed, WorkerTicked
+from polysaga.events import ClaimLost, SagaClaimed, SagaFinished, StepFailed, WorkerFailed, WorkerTicked
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
 from tests.fixtures.setups import urls as urls
@@ -35,6 +38,31 @@ async def test_more_sagas_than_connections_wait_their_turn(urls: Urls) -> None:
         await until(lambda: len(program.recorder.of(SagaFinished)) == MANY, "all are at rest")
         assert not program.recorder.of(StepFailed)
         assert most <= 4, "one of the five connections is left to others"
+
+
+async def test_claims_are_renewed_while_requests_hold_every_connection(urls: Urls) -> None:
+    program, stopped = Program(urls, PLACE_ORDER), Gate()
+    if urls["orders"].startswith("sqlite"):
+        pytest.skip("a file has one writer")
+    program.pool = {"size": 1, "max_overflow": 1, "acquire_timeout": 30}
+    program.on("reserve_stock", stopped)
+    async with program.open(lease=2.0):
+        handle = await program.sagas.start(program.saga, Order())
+        await stopped.reached()
+        async with program.handles["orders"].writer() as one, program.handles["orders"].writer() as other:
+            for session in (one, other):
+                await session.execute(text("SELECT 1"))
+            seen = len(program.recorder.events)
+
+            def renewed() -> int:
+                later = program.recorder.events[seen:]
+                return sum(event.renewed for event in later if isinstance(event, WorkerTicked))
+
+            await until(lambda: renewed() >= 3, "the claim is renewed again and again")
+        assert not program.recorder.of(WorkerFailed)
+        assert not program.recorder.of(ClaimLost)
+        stopped.open()
+        await handle.result()
 
 
 async def test_a_takeover_of_many_takes_no_more_than_the_pools_can_carry(urls: Urls) -> None:

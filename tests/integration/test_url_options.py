@@ -193,7 +193,7 @@ async def test_a_node_that_follows_another_connects_as_the_url_of_that_one_says(
     )
     for followed in (first, second):
         first.follow(followed)
-        for engine, read_only in ((first.reader, "on"), (first.writer, "off")):
+        for engine, read_only in ((first.reader, "on"), (first.writer, "off"), (first.reserved, "off")):
             async with engine.connect() as connection:
                 found = tuple((await connection.exec_driver_sql(question)).one())
             name = TENANTS[followed is second]

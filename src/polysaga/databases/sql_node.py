@@ -15,7 +15,7 @@ import importlib.util
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import ExceptionContext, event, make_url
 from sqlalchemy.engine import URL
@@ -42,10 +42,14 @@ _TRUSTED = 1.0  # seconds after its last answer in which a connection is lent ag
 
 
 Judge: TypeAlias = Callable[[Sample], str | None]  # why to refuse a connection to a server with this sample
+Pool: TypeAlias = Literal["writer", "reader", "reserved"]
 
 
 class SqlNode:
-    """One SQL server of a database: a pool that writes, a pool that reads, made on first use."""
+    """One SQL server of a database: a pool that writes, a pool that reads, made on first use.
+
+    A node that keeps a journal also has a reserved connection.
+    """
 
     def __init__(self, database: str, role: str, url: str, settings: DatabaseSettings) -> None:
         self.database, self.role, self.settings = database, role, settings
@@ -58,7 +62,7 @@ class SqlNode:
             raise unusable(database, role, error) from None
         self.admit: Callable[[], Judge] | None = None  # called before the server of a new connection is sampled
         self.watched = False
-        self._engines: dict[bool, AsyncEngine] = {}
+        self._engines: dict[Pool, AsyncEngine] = {}
         self._single: AsyncEngine | None = None
         self._on_reader: Callable[[AsyncEngine], None] | None = None
         self._snapshots: AsyncEngine | None = None
@@ -79,7 +83,7 @@ class SqlNode:
     @property
     def writer(self) -> AsyncEngine:
         """The engine for transactions that may write."""
-        return self._engines.get(False) or self._engine(read_only=False)
+        return self._engines.get("writer") or self._engine("writer")
 
     @property
     def single(self) -> AsyncEngine:
@@ -93,13 +97,24 @@ class SqlNode:
     @property
     def reader(self) -> AsyncEngine:
         """The engine for plain reads: autocommit, and the server itself refuses writes."""
-        return self._engines.get(True) or self._engine(read_only=True)
+        return self._engines.get("reader") or self._engine("reader")
+
+    @property
+    def reserved(self) -> AsyncEngine:
+        """One connection that writes and is not part of the pools, so that it never waits behind their users.
+
+        For short transactions, one after the other; those of one statement are as on `single`. The only writer of
+        a file has no other beside it: there this is `writer`.
+        """
+        if self.dialect.single_writer:
+            return self.writer
+        return self._engines.get("reserved") or self._engine("reserved")
 
     def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
         """Call *prepare* once with the engine for plain reads: when it is made, or at once if it exists."""
         self._on_reader = prepare
-        if True in self._engines:
-            prepare(self._engines[True])
+        if "reader" in self._engines:
+            prepare(self._engines["reader"])
 
     @property
     def snapshots(self) -> AsyncEngine:
@@ -155,32 +170,38 @@ class SqlNode:
             self.dialect.discard(adapted.driver_connection)
 
     async def close(self) -> None:
-        """Close every connection of both pools."""
+        """Close every connection."""
         for engine in self._engines.values():
             await engine.dispose()
         self._engines.clear()
         self._single = self._snapshots = None
 
-    def _engine(self, *, read_only: bool) -> AsyncEngine:
-        if read_only not in self._engines:
-            self._engines[read_only] = self._create(read_only=read_only)
-        return self._engines[read_only]
+    def _engine(self, pool: Pool) -> AsyncEngine:
+        if pool not in self._engines:
+            self._engines[pool] = self._create(pool)
+        return self._engines[pool]
 
     def _arguments(self, url: URL, *, read_only: bool) -> dict[str, Any]:
         arguments = self.dialect.engine_arguments(url, self.settings)
         return self.dialect.reader_arguments(arguments) if read_only else arguments
 
-    def _create(self, *, read_only: bool) -> AsyncEngine:
+    def _create(self, pool: Pool) -> AsyncEngine:
+        read_only = pool == "reader"
         arguments = self._arguments(self.url, read_only=read_only)
-        pool = self.settings.pool
+        if pool == "reserved" and self.dialect.free_autocommit:
+            arguments["isolation_level"] = "AUTOCOMMIT"
+        settings = self.settings.pool
         one = self.dialect.single_writer and not read_only
+        size, more = (1, 0) if one else (settings.size, settings.max_overflow)
+        if pool == "reserved":
+            size, more = 1, 1  # one more while a transaction that was given up still holds the first
         try:
             engine = create_async_engine(
                 self.dialect.address(self.url),
-                pool_size=1 if one else pool.size,
-                max_overflow=0 if one else pool.max_overflow,
-                pool_timeout=pool.acquire_timeout,
-                pool_recycle=pool.recycle,
+                pool_size=size,
+                max_overflow=more,
+                pool_timeout=settings.acquire_timeout,
+                pool_recycle=settings.recycle,
                 pool_use_lifo=not one,
                 execution_options={BOUND_TO: (self.database, read_only)},
                 hide_parameters=True,  # errors end up in logs and in the journal; values must not

@@ -8,23 +8,31 @@ written in batches, many sagas in one commit (`group_commit.py`).
 A *seal* returns the last writes of a step's transaction, given the step's result. For a step in the journal's own
 database they write the journal row itself; that row is then the record of the step. See `seal_start`,
 `seal_decision` and `seal_finish`.
+
+Claims, renewals and what else keeps claims go through the node's reserved connection. They never wait behind the
+sagas they keep alive, nor behind the program's own sessions.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from polysaga.databases import SqlNode
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
-from polysaga.databases.dialects.sending import Seal, Send, Transaction
+from polysaga.databases.dialects.sending import Seal, Send, Transaction, sender
+from polysaga.databases.dialects.sql import COMMITTED
+from polysaga.errors import DatabaseUnavailable
 from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.claims import Claims, Pick
 from polysaga.sagas.journal.group_commit import MOST_BYTES
 from polysaga.sagas.journal.statements import statements
 from polysaga.sagas.protocol.reasons import Attempt, Reason, decoded_attempts
-from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row
+from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row, Standing
 from polysaga.sagas.protocol.states import Status
 
 # Approximate bytes of a row without its payload, and of one attempt in a history.
@@ -116,7 +124,8 @@ class Journal:
                 for ending in sorted(endings, key=lambda ending: ending.claim.saga_id)
             ]
         )
-        return await self._change_many("finish_many", rows, [ending.claim for ending in endings])
+        async with Transaction(self.node.single) as send:
+            return await self._change_many(send, "finish_many", rows, [ending.claim for ending in endings])
 
     async def renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
         """Renew all claims, each with its history so far; return the ids still ours.
@@ -139,12 +148,14 @@ class Journal:
                 for claim, history in sorted(held, key=lambda one: one[0].saga_id)
             ]
         )
-        return await self._change_many("renew_many", rows, [claim for claim, _ in held])
+        async with self._reserved() as connection:
+            return await self._change_many(sender(connection), "renew_many", rows, [claim for claim, _ in held])
 
     async def hand_back(self, claims: Sequence[Claim]) -> None:
         """Make all claimed sagas due at once: the next worker to tick claims them."""
         rows = json.dumps([{"saga_id": str(claim.saga_id), "owner": str(claim.owner)} for claim in claims])
-        await self._change_many("hand_back_many", rows, claims)
+        async with self._reserved() as connection:
+            await self._change_many(sender(connection), "hand_back_many", rows, claims)
 
     async def compensate(self, claim: Claim, error: Reason) -> bool:
         """Write the decision to compensate; False if the claim, or the status running, is gone."""
@@ -221,12 +232,23 @@ class Journal:
     async def load(self, saga_id: UUID) -> Row | None:
         """Return the row of *saga_id*, from the primary."""
         statement = self._sql["load"]
-        async with self.node.writer.connect() as connection:
+        async with self.node.single.connect() as connection:
             result = await connection.exec_driver_sql(
                 statement.sql, statement.bind({"id": self._dialect.key(saga_id)})
             )
             found = result.mappings().first()
         return None if found is None else self._row(dict(found))
+
+    async def standings(self, saga_ids: Iterable[UUID], *, reserved: bool = False) -> dict[UUID, Standing]:
+        """Return how far sagas are, from the primary, in one look; those without a row are left out.
+
+        *reserved*: look through the reserved connection.
+        """
+        rows = json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])
+        async with self._reserved() if reserved else self.node.single.connect() as connection:
+            found = (await sender(connection)(self._sql["standings"], {"rows": rows})).rows
+        standings = map(self._standing, found)
+        return {standing.claim.saga_id: standing for standing in standings}
 
     async def claim(self, batch: int, pick: Pick = Pick.DUE) -> list[Row]:
         """Take over at most *batch* sagas under a new owner and the next epoch."""
@@ -236,12 +258,12 @@ class Journal:
             "window": 2 * self.lease,
             "batch": batch,
         }
-        async with self.node.writer.begin() as connection:
+        async with self._reserved() as connection:
             return [self._row(found) for found in await self._claims.take(connection, values, pick)]
 
     async def strangers(self, batch: int) -> list[tuple[UUID, str, int]]:
         """Return id, name and version of overdue sagas whose definition this process does not know."""
-        async with self.node.writer.connect() as connection:
+        async with self._reserved() as connection:
             found = await self._claims.strangers(connection, batch)
         return [(self._dialect.key_from(row["id"]), row["name"], row["version"]) for row in found]
 
@@ -257,16 +279,30 @@ class Journal:
             answer = await send(self._sql[statement], {**self._claim_values(claim), **values})
             return answer.count == 1
 
-    async def _change_many(self, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
-        async with Transaction(self.node.single) as send:
-            answer = await send(self._sql[statement], {"rows": rows, "lease": self.lease})
-            if self._dialect.returns_rows:
-                return {self._dialect.key_from(row[0]) for row in answer.rows}
-            if answer.count == len(claims):
-                return {claim.saga_id for claim in claims}
-            # The count shows that some claims are gone, but not which.
-            answer = await send(self._sql[f"{statement}_found"], {"rows": rows})
+    @asynccontextmanager
+    async def _reserved(self) -> AsyncIterator[AsyncConnection]:
+        """Lend the reserved connection for one transaction; one of the pool if the server has no place for it."""
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self.node.reserved.connect())
+            except DatabaseUnavailable as error:
+                cause = error.__cause__
+                if cause is None or self._dialect.fault(cause) is not Fault.TOO_MANY_CONNECTIONS:
+                    raise
+                connection = await stack.enter_async_context(self.node.writer.connect())
+            async with connection.begin():
+                yield connection
+            connection.info[COMMITTED] = True
+
+    async def _change_many(self, send: Send, statement: str, rows: str, claims: Sequence[Claim]) -> set[UUID]:
+        answer = await send(self._sql[statement], {"rows": rows, "lease": self.lease})
+        if self._dialect.returns_rows:
             return {self._dialect.key_from(row[0]) for row in answer.rows}
+        if answer.count == len(claims):
+            return {claim.saga_id for claim in claims}
+        # The count shows that some claims are gone, but not which.
+        answer = await send(self._sql[f"{statement}_found"], {"rows": rows})
+        return {self._dialect.key_from(row[0]) for row in answer.rows}
 
     def _claim_values(self, claim: Claim) -> dict[str, Any]:
         key = self._dialect.key
@@ -297,10 +333,8 @@ class Journal:
         }
 
     def _row(self, found: Mapping[str, Any]) -> Row:
-        key_from = self._dialect.key_from
-        owner = NOBODY if found["owner"] is None else key_from(found["owner"])
         return Row(
-            claim=Claim(key_from(found["id"]), found["epoch"], owner),
+            claim=self._claim(found["id"], found["epoch"], found["owner"]),
             name=found["name"],
             fingerprint=found["fingerprint"],
             status=Status(found["status"]),
@@ -313,6 +347,21 @@ class Journal:
             progress=found["progress"],
             remaining=found["remaining"],
         )
+
+    def _standing(self, found: Sequence[Any]) -> Standing:
+        key, epoch, owner, name, fingerprint, status, results, error = found
+        return Standing(
+            claim=self._claim(key, epoch, owner),
+            name=name,
+            fingerprint=fingerprint,
+            status=Status(status),
+            results={} if results is None else json.loads(results),
+            error=Reason.decoded(error),
+        )
+
+    def _claim(self, key: Any, epoch: int, owner: Any) -> Claim:
+        key_from = self._dialect.key_from
+        return Claim(key_from(key), epoch, NOBODY if owner is None else key_from(owner))
 
 
 def size_of_birth(birth: Birth) -> int:

@@ -160,4 +160,17 @@ def _batch_texts(dialect: SqlDialect) -> dict[str, str]:
         "finish_many_found": found(told, f"{same} AND j.epoch = given.epoch AND j.status = given.status"),
         "renew_many_found": found({**claimed, "history": "text"}, live),
         "hand_back_many_found": found(claimed, live),
+        "standings": _standings(dialect),
     }
+
+
+def _standings(dialect: SqlDialect) -> str:
+    """Return the statement that looks at many sagas; results can be large, so only a decided saga has them."""
+    results = "CASE WHEN j.status IN ('completing', 'completed') THEN j.results END AS results"
+    columns = f"j.id, j.epoch, j.owner, j.name, j.fingerprint, j.status, {results}, j.error"
+    # The plan begins with the few ids, as in the statements that change many rows.
+    begin, table = "SELECT", f"JOIN {JOURNAL} AS j"
+    if not dialect.returns_rows:
+        begin, table = "SELECT STRAIGHT_JOIN", f"JOIN {JOURNAL} AS j FORCE INDEX (PRIMARY)"
+    given = dialect.rows_of({"saga_id": "uuid"})
+    return f"{begin} {columns} FROM {given} {table} ON j.id = {dialect.key_of('given.saga_id')}"

@@ -3,7 +3,8 @@
 The journal row alone says which process may drive a saga. The process that starts or claims a saga holds it until
 the lease in `wake_at` runs out, by the database's clock. Each tick renews, in one statement, the claims that are a
 third of a lease old, and claims overdue sagas in one bounded batch. A claim is trusted from before the renewing
-statement was sent, so a slow reply shortens the trust and never stretches it.
+statement was sent, so a slow reply shortens the trust and never stretches it. A tick has a connection of its own
+(`SqlNode.reserved`): the sagas and the program's sessions may use up the pool, and their claims are still renewed.
 
 A tick looks only for sagas that have become due in the last two leases: it reads little, whatever stands in the
 index before them. It misses no saga that is visible when it becomes due, because this process ticks four times per
@@ -33,6 +34,7 @@ or pause that ends twice as far ahead as any can counts as overdue.
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from uuid import UUID
@@ -113,19 +115,27 @@ class Worker:
             return 0
         held = [(execution.progress.claim, execution.attempts.history) for execution in ageing]
         ours = await self._engine.journal.renew(held)
+        refused = []
         for execution in ageing:
             if execution.progress.saga_id in ours:
                 execution.renew(asked)
-            elif not await self._is_at_rest(execution):
-                self._runner.abandon(execution)
+            else:
+                refused.append(execution)
+        if refused:
+            await self._abandon_lost(refused)
         return len(ours)
 
-    async def _is_at_rest(self, execution: Execution) -> bool:
-        """Return whether a claim was not renewed because its saga has come to rest, not because it is lost."""
-        saga_id, claim = execution.progress.saga_id, execution.progress.claim
-        row = await self._engine.journal.load(saga_id)
-        gone = self._runner.executions.get(saga_id) is not execution
-        return gone or (row is not None and row.claim in {claim, replace(claim, owner=NOBODY)})
+    async def _abandon_lost(self, refused: Sequence[Execution]) -> None:
+        """Abandon the sagas among *refused* whose claim is lost; the others have come to rest."""
+        ids = [execution.progress.saga_id for execution in refused]
+        found = await self._engine.journal.standings(ids, reserved=True)
+        for execution in refused:
+            saga_id, claim = execution.progress.saga_id, execution.progress.claim
+            ended = self._runner.executions.get(saga_id) is not execution
+            standing = found.get(saga_id)
+            at_rest = standing is not None and standing.claim in {claim, replace(claim, owner=NOBODY)}
+            if not ended and not at_rest:
+                self._runner.abandon(execution)
 
     async def _claim(self, pick: Pick) -> int:
         most, room = self._engine.settings.claim_batch, self._runner.room

@@ -38,6 +38,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a saga is: what another process needs to know of its row."""
+
+    claim: Claim
+    name: str
+    fingerprint: str
+    status: Status
+    results: Mapping[str, str]  # as in `Row`; empty until the saga is decided
+    error: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
 class Birth:
     """The contents of a new row."""
 

@@ -32,7 +32,7 @@ from polysaga.testing.crash_kit.driver_errors import (
 from polysaga.testing.crash_kit.owners import OWNER, Owner
 from polysaga.testing.crash_kit.run_context import RAN, SENT, WORK
 
-_READS = {"load", "strangers"}
+_READS = {"load", "standings", "strangers"}
 _CLAIMS = {"claim", "cancel"}
 _CONDITIONAL = {"compensate", "go_forward", "park", "postpone", "note_progress", "finish", "renew"}
 _WRITES = [
@@ -187,8 +187,9 @@ class _SqlTap:
         self._owner, self._dialect = owner, node.dialect
         self._sealed: set[int] = set()  # connections whose COMMIT went out with the seal
         engine = node.writer.sync_engine
-        event.listen(engine, "checkout", self._lend)
-        event.listen(engine, "checkin", self._take_back)
+        for lending in {engine, node.reserved.sync_engine}:
+            event.listen(lending, "checkout", self._lend)
+            event.listen(lending, "checkin", self._take_back)
         self._seal, self._do_commit = node.dialect.seal, engine.dialect.do_commit
         for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
             event.listen(engine, execution, self._report_statement)
