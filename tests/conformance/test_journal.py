@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from polysaga.databases import Fault
 from polysaga.databases.dialects.sending import Seal, sender
+from polysaga.sagas.journal.group_commit import GroupCommit
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.journal.tables import journal as table
@@ -131,6 +132,91 @@ async def test_a_birth_that_exists_fails_its_whole_batch(empty_journal: SqlShop)
     found = await journal.load(one.claim.saga_id)
     assert found is not None
     assert found.claim == one.claim
+
+
+TIMES = ("wake_at", "deadline", "created_at", "finished_at")
+UNLIKE = {  # births that differ in what is written, or in how
+    "plain": {},
+    "with a deadline": {"deadline": 0.25},
+    "with a long deadline": {"deadline": 1e7 / 3},
+    "final": {"status": Status.COMPENSATED, "error": Reason(step="book", message=NASTY[1]), "history": [BOOKED]},
+    "with a first step": {"results": {"book": json.dumps(NASTY, ensure_ascii=False)}, "history": [BOOKED, BOOKED]},
+    **{f"with the key {number}": {"key": key[:200]} for number, key in enumerate([*NASTY, "", "it's", "null"])},
+    **{
+        f"with the input {number}": {"input": json.dumps(text, ensure_ascii=number % 2 == 0)}
+        for number, text in enumerate(NASTY)
+    },
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+async def test_a_row_is_the_same_whether_it_is_inserted_alone_or_not(empty_journal: SqlShop, what: str) -> None:
+    journal, plain = journal_of(empty_journal), birth()
+    alone, beside = (replace(birth(), **UNLIKE[what]) for _ in range(2))
+    refused = None
+    try:
+        await journal.insert([alone])
+    except DBAPIError as error:  # PostgreSQL stores no NUL character
+        refused = journal.node.dialect.fault(error), type(error)
+
+    if refused is not None:
+        with pytest.raises(refused[1]) as raised:
+            await journal.insert([plain, beside])
+        assert journal.node.dialect.fault(raised.value) is refused[0]
+        assert await journal.load(plain.claim.saga_id) is None
+        return
+    await journal.insert([plain, beside])
+
+    one, other = await row(empty_journal, alone.claim), await row(empty_journal, beside.claim)
+    assert [other.pop("id"), other.pop("owner")] == [
+        journal.node.dialect.key(one) for one in (beside.claim.saga_id, beside.claim.owner)
+    ]
+    del one["id"], one["owner"]
+    seconds = {name: await _seconds_after_birth(empty_journal, name) for name in TIMES}
+    for name in TIMES:
+        del one[name], other[name]
+        found = [seconds[name][each.claim.saga_id] for each in (alone, beside)]
+        assert found == pytest.approx(found[:1] * 2, abs=0.1), name
+    assert one == other
+    assert (await journal.load(plain.claim.saga_id)) is not None
+
+
+async def _seconds_after_birth(shop: SqlShop, name: str) -> dict[UUID, float | None]:
+    dialect = shop.node().dialect
+    sql = f"SELECT id, {dialect.seconds_until(name)} - {dialect.seconds_until('created_at')} FROM polysaga_journal"
+    async with shop.observer.connect() as connection:
+        found = (await connection.exec_driver_sql(sql)).all()
+    return {dialect.key_from(key): None if seconds is None else float(seconds) for key, seconds in found}
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+async def test_any_number_of_births_is_one_statement(empty_journal: SqlShop, count: int) -> None:
+    journal = journal_of(empty_journal)
+    births = [replace(birth(deadline=60.0), key=f"order {number}") for number in range(count)]
+    await journal.load(births[0].claim.saga_id)  # connected
+
+    async with counted(journal) as counts:
+        await journal.insert(births)
+
+    assert counts == {"statements": 1, "commits": 1}
+    assert set(await journal.standings([one.claim.saga_id for one in births])) == {
+        one.claim.saga_id for one in births
+    }
+
+
+async def test_a_birth_that_cannot_be_written_leaves_the_others_theirs(empty_journal: SqlShop) -> None:
+    journal, births = journal_of(empty_journal), [birth(), replace(birth(), key="half of a pair \ud800"), birth()]
+
+    async def insert(some: Sequence[Birth]) -> Sequence[None]:
+        await journal.insert(some)
+        return [None] * len(some)
+
+    starts = GroupCommit(insert)
+    outcomes = await asyncio.gather(*map(starts.add, births), return_exceptions=True)
+
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
+    found = await journal.standings([one.claim.saga_id for one in births])
+    assert set(found) == {births[0].claim.saga_id, births[2].claim.saga_id}
 
 
 @pytest.mark.parametrize("change", CHANGES)

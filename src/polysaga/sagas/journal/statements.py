@@ -95,9 +95,28 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
             f"INSERT INTO {AUDIT} (id, saga_id, recorded_at, actor, action, why, details) "
             f"VALUES (:id, :saga_id, {dialect.clock}, :actor, :action, :why, :details)"
         ),
+        "insert_many": _insert_many(dialect, columns),
         **_batch_texts(dialect),
     }
     return {name: dialect.render(text) for name, text in texts.items()}
+
+
+def _insert_many(dialect: SqlDialect, columns: str) -> str:
+    """Return the statement that does for many rows what `insert` does for one; they share a lease."""
+    kinds = {"id": "uuid", "version": "bigint", "epoch": "bigint", "owner": "uuid", "final": "bigint"}
+    stored = columns.split(", ")[:-5]
+    # A deadline comes as text, of which every dialect makes a number.
+    given = {name: kinds.get(name, "text") for name in (*stored, "deadline", "final")}
+    values = [dialect.key_of(f"given.{name}") if given[name] == "uuid" else f"given.{name}" for name in stored]
+    lease = ":lease" if dialect.name == "mysql" else "cast(:lease AS double precision)"
+    values += [
+        f"CASE WHEN given.final = 0 THEN {lease} END",
+        dialect.later("given.deadline"),
+        f"CASE WHEN given.final = 0 THEN {dialect.later(':lease')} END",
+        dialect.clock,
+        f"CASE WHEN given.final = 1 THEN {dialect.clock} END",
+    ]
+    return f"INSERT INTO {JOURNAL} ({columns}) SELECT {', '.join(values)} FROM {dialect.rows_of(given)}"
 
 
 def columns_of_row(dialect: SqlDialect) -> str:
