@@ -1,6 +1,7 @@
 """Sagas that another process drives: followed through the journal, and cancelled by claiming them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +16,10 @@ from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.closing import Closing
+from polysaga.sagas.process.looks import SharedLooks
 from polysaga.sagas.process.loop import LONGEST_PAUSE, pauses
 from polysaga.sagas.protocol.outcomes import cancelled, error_of
-from polysaga.sagas.protocol.rows import Row
+from polysaga.sagas.protocol.rows import Row, Standing
 from polysaga.sagas.protocol.states import Mark, Status
 
 TakeOver = Callable[[Row, Asked], None]
@@ -31,6 +33,7 @@ class Following:
     ) -> None:
         self._engine, self._definitions, self._closing = engine, definitions, closing  # by fingerprint
         self._take_over = take_over
+        self._looks = SharedLooks(engine, self._passes)
 
     async def load(self, saga_id: UUID) -> Row | None:
         """Return the journal row; only the caller's time-out ends the wait for a database that is down."""
@@ -38,8 +41,8 @@ class Following:
 
     async def outcome(self, definition: Definition, saga_id: UUID) -> Any:
         """Wait for the outcome of a saga: return its output, or raise its error."""
-        for pause in pauses():
-            row = await self.load(saga_id)
+        for pause in chain((0.0,), pauses()):
+            row = await self._looks.after(pause, saga_id)
             if row is None:
                 raise UnknownSaga(saga_id)
             if row.fingerprint != definition.fingerprint:
@@ -50,7 +53,6 @@ class Following:
                 raise error_of(definition, saga_id, row.status, row.error)
             if self._closing.is_over:
                 raise OutcomePending(saga_id, definition.name)
-            await self._engine.clock.sleep(pause)
         raise AssertionError("unreachable")
 
     async def cancel(self, saga_id: UUID, owner: UUID, why: str) -> bool:
@@ -96,13 +98,19 @@ class Following:
             try:
                 return await ask()
             except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
-                fault = self._engine.home_participant.fault(error)
-                if fault is None or not fault.transient or self._closing.is_over:
+                if not self._passes(error):
                     raise
             await self._engine.clock.sleep(LONGEST_PAUSE)
 
+    def _passes(self, error: BaseException) -> bool:
+        """Return whether to ask the journal again after *error*."""
+        if self._closing.is_over:
+            return False
+        fault = self._engine.home_participant.fault(error)
+        return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
 
-def _output(definition: Definition, row: Row) -> Any:
+
+def _output(definition: Definition, row: Standing) -> Any:
     decision = definition.decision
     if decision is None:
         return None

@@ -48,14 +48,15 @@ async def repeat(
         except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
             late = isinstance(error, TimeoutError) and engine.clock.monotonic() - began >= patience
             engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else said(error)))
-        await _pause(engine, pause, heard)
+        await rest(engine, pause, heard)
 
 
-async def _pause(engine: Engine, seconds: float, news: asyncio.Event) -> None:
-    rest, wake = asyncio.ensure_future(engine.clock.sleep(seconds)), asyncio.ensure_future(news.wait())
+async def rest(engine: Engine, seconds: float, news: asyncio.Event) -> None:
+    """Return after *seconds*, or when *news* is set."""
+    sleep, wake = asyncio.ensure_future(engine.clock.sleep(seconds)), asyncio.ensure_future(news.wait())
     try:
-        await asyncio.wait({rest, wake}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({sleep, wake}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        rest.cancel()
+        sleep.cancel()
         wake.cancel()
-        await asyncio.gather(rest, wake, return_exceptions=True)
+        await asyncio.gather(sleep, wake, return_exceptions=True)
