@@ -100,12 +100,12 @@ class SqlOutbox:
         return self._waiting(row)
 
     async def page(self, most: int) -> Sequence[Waiting]:
-        async with self.node.writer.connect() as connection:
+        async with self.node.single.connect() as connection:
             rows = (await sender(connection)(self._page, {"most": most})).rows
         return [self._waiting(row) for row in rows]
 
     async def find(self, saga_id: UUID) -> Waiting | None:
-        async with self.node.writer.connect() as connection:
+        async with self.node.single.connect() as connection:
             rows = (await sender(connection)(self._find, {"id": self.node.dialect.key(saga_id)})).rows
         return self._waiting(rows[0]) if rows else None
 
