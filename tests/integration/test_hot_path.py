@@ -6,6 +6,7 @@ On asyncpg and on MariaDB the last writes of a step and COMMIT are one packet (`
 
 import asyncio
 import random
+from asyncio.selector_events import _SelectorSocketTransport
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -120,6 +121,24 @@ async def test_place_order_costs_its_own_commits_and_one_more(
         assert counters.postgres() == Count(statements=10 * (4 * 4 + 1), commits=10 * (4 + 1))
         # The step's own statement; a block with ours and COMMIT.
         assert counters.mariadb() == Count(statements=10 * 2, commits=10)
+
+
+async def test_place_order_costs_two_packets_for_each_step_and_one_more(
+    servers: tuple[LocalServer, LocalServer], urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets: list[bytes] = []
+    write = _SelectorSocketTransport.write
+
+    def count(transport: _SelectorSocketTransport, data: Any) -> None:
+        packets.append(bytes(data))
+        write(transport, data)
+
+    monkeypatch.setattr(_SelectorSocketTransport, "write", count)  # both drivers write to it
+    async with counted(servers, urls, PLACE_ORDER) as (program, _):
+        packets.clear()
+        await run(program, 10)
+        # Plain sessions send 15 for the same steps: BEGIN, the statement, COMMIT, and a ROLLBACK on MariaDB.
+        assert len(packets) == 10 * (5 * 2 + 1)
 
 
 async def test_a_step_without_a_database_costs_one_commit(
