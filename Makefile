@@ -79,11 +79,15 @@ demo-servers: setup-servers ## the order service on PostgreSQL and MariaDB with 
 crash-kit: setup-servers ## crash the order service's sagas everywhere, on SQLite and on the servers; minutes
 	$(RUN) python -m tests.crash_kit
 
+.PHONY: setup-bench
+setup-bench: ## the servers, and the programs that the benchmarks compare with: DBOS, Restate
+	@scripts/setup bench
+
 .PHONY: bench
 bench: bench-quick bench-routing ## all measurements, one after the other
 
 .PHONY: bench-quick
-bench-quick: setup-servers ## a few minutes of measurements against the plain way of doing it
+bench-quick: setup-bench ## under two minutes against plain sessions and DBOS; the last line is JSON
 	$(RUN) python -m benchmarks.quick
 
 .PHONY: bench-routing

@@ -4,37 +4,56 @@ It is not durable: a process that dies between two commits leaves half an order 
 what it saves, and the measure of what durability may cost.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
-
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from polysaga.sagas import Saga, StepContext
 from polysaga.sagas.definition.definition import define
 from polysaga.sagas.definition.step import AnyStep
 
-Compensation = Callable[[], Awaitable[None]]
+Compensation: TypeAlias = Callable[[], Awaitable[None]]
+# Lends a session, and commits at the end of the block, as `async_sessionmaker.begin` does.
+Transaction: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class PlainCoordinator:
-    """Runs the steps of a saga one after the other, each in an `AsyncSession` of its own."""
+    """Runs the steps of a saga, each in a session of its own.
 
-    def __init__(self, saga: Saga[Any, Any], engines: dict[str, AsyncEngine]) -> None:
+    They run one after the other, or *side_by_side*: those that do not need each other at the same time.
+    """
+
+    def __init__(
+        self, saga: Saga[Any, Any], transactions: Mapping[str, Transaction], *, side_by_side: bool = False
+    ) -> None:
         self._definition = define(saga)
-        self._engines = engines
+        self._transactions = transactions
+        steps = self._definition.steps
+        self._rounds = _levels(steps) if side_by_side else [[step] for step in steps]
 
     async def run(self, value: Any) -> Any:
         """Return what the last step before the retriable ones returned; undo everything if a step fails."""
         saga_id, results, compensations = uuid4(), dict[str, Any](), list[Compensation]()
+
+        async def take(step: AnyStep) -> None:
+            context = StepContext(saga_id, step.name, 1, results)
+            async with self._transaction(step) as session:
+                result = await step.action(session, value, context)
+            results[step.name] = result
+            if step.undo is not None:
+                compensations.append(self._compensation(step, saga_id, value, results))
+
         try:
-            for step in self._definition.steps:
-                context = StepContext(saga_id, step.name, 1, results)
-                async with AsyncSession(self._engine(step), expire_on_commit=False) as session:
-                    results[step.name] = await step.action(session, value, context)
-                    await session.commit()
-                if step.undo is not None:
-                    compensations.append(self._compensation(step, saga_id, value, results))
+            for steps in self._rounds:
+                if len(steps) == 1:
+                    await take(steps[0])
+                    continue
+                # All of them end before one that failed is looked at: a step under way could not be undone.
+                for failure in await asyncio.gather(*map(take, steps), return_exceptions=True):
+                    if failure is not None:
+                        raise failure
         except Exception:
             for compensation in reversed(compensations):
                 await compensation()
@@ -46,12 +65,22 @@ class PlainCoordinator:
         async def undo() -> None:
             assert step.undo is not None
             context = StepContext(saga_id, step.name, 1, results)
-            async with AsyncSession(self._engine(step), expire_on_commit=False) as session:
+            async with self._transaction(step) as session:
                 await step.undo(session, value, results[step.name], context)
-                await session.commit()
 
         return undo
 
-    def _engine(self, step: AnyStep) -> AsyncEngine:
+    def _transaction(self, step: AnyStep) -> AbstractAsyncContextManager[Any]:
         assert step.database is not None, "no call in these sagas"
-        return self._engines[step.database.name]
+        return self._transactions[step.database.name]()
+
+
+def _levels(steps: tuple[AnyStep, ...]) -> list[list[AnyStep]]:
+    """Return *steps* in rounds: each round needs only those before it."""
+    levels: list[list[AnyStep]] = []
+    done: set[str] = set()
+    while len(done) < len(steps):
+        ready = [s for s in steps if s.name not in done and all(before.name in done for before in s.after)]
+        levels.append(ready)
+        done.update(step.name for step in ready)
+    return levels

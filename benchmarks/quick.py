@@ -1,134 +1,104 @@
-"""`make bench-quick`: what durability costs, against the plain way of doing the same.
+"""`make bench-quick`: what durability costs, against the plain way of doing the same, and against DBOS.
 
 Places the orders of `services/orders` over two PostgreSQL databases and one MariaDB database, on servers that
-sync every commit to disk, by a durable saga and by the plain coordinator in turns. Takes under a minute once the
-servers run. The last line of the output is one JSON object:
+sync every commit to disk, by a durable saga and by the plain coordinator in turns. Takes under two minutes. The
+last line of the output is one JSON object:
 
-    plain_throughput, plain_p50          ours / plain at concurrency 16 (_c1: at concurrency 1)
-    plain_cpu                            the same for the client's own processor time per order
-    commits_per_saga                     ours, as the servers count them, one order after the other
-    statements_per_saga                  the same for statements, transaction control included
-    plain_commits_per_saga, plain_statements_per_saga
+    plain_throughput, plain_p50, plain_cpu    ours / plain at concurrency 16; `_cpu` is the client's time per order
+    ..._c1, ..._c64                           the same at these concurrencies
+    commits_per_saga, statements_per_saga     ours, as the servers count them, one order after the other
+    packets_per_saga                          packets with data that the client sends, as the kernel counts them
+    plain_commits_per_saga, ...               the same three for plain
+    dbos_throughput                           ours / DBOS at concurrency 16, three steps that do nothing
+    dbos_datasource_throughput                the same for three steps that insert a row
 
-`POLYSAGA_TEST_POSTGRES_URL` and `POLYSAGA_TEST_MYSQL_URL` name servers to use; what they are sent is not counted.
+`POLYSAGA_TEST_POSTGRES_URL` and `POLYSAGA_TEST_MARIADB_URL` name servers to use; what they are sent is not
+counted. Without DBOS (`scripts/setup bench`) its two figures are missing.
 """
 
 import asyncio
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from pathlib import Path
-from uuid import uuid4
+from collections.abc import Mapping
 
-from benchmarks.bursts import Comparison, compare
-from benchmarks.shop import Shop, fill, ours, plain, some_order
-from devservers import MARIADB, POSTGRES, LocalServer, Server
-from devservers.counting import Count, counter
-from orders.serving import freeze_startup_objects
+from benchmarks import peers, shop
+from benchmarks.bursts import Turns, take_turns
+from benchmarks.comparing import started
+from benchmarks.parts import tell
+from benchmarks.peers import INSERTS, NO_OP
+from benchmarks.process import Process
+from benchmarks.servers import running
 
-_ROUNDS = {1: 5, 16: 8}  # by concurrency
+_ROUNDS = {1: 5, 16: 6, 64: 3}  # by concurrency
 # Of one burst. Ours ends with a wait of some hundredths for the last shared commit, which only bursts have.
-_SECONDS = {1: 1.0, 16: 2.0}
-_COUNTED = 50  # orders whose statements are counted
+_SECONDS = {1: 1.0, 16: 1.5, 64: 1.5}
+_PEER_ROUNDS, _PEER_SECONDS = 3, 1.0
 
 
 def main() -> None:
     """Run everything and print it."""
-    with _databases() as (servers, urls):
-        for server in servers:
-            print(f"{server.name_and_version} ({server.origin})")
-        asyncio.run(fill(urls))
-        compared = asyncio.run(_compare(urls))
-        _print_table(compared)
-        figures = _figures(compared)
-        local = [server for server in servers if isinstance(server, LocalServer)]
-        if len(local) == len(servers):  # others do not tell what they were sent
-            figures |= _per_saga("", asyncio.run(_counted(local, urls, ours(urls))))
-            figures |= _per_saga("plain_", asyncio.run(_counted(local, urls, plain(urls))))
+    figures = _against_plain() | _against_dbos()
     print(json.dumps(figures))
 
 
-@contextmanager
-def _databases() -> Iterator[tuple[list[Server], dict[str, str]]]:
-    """Run both servers and give the URLs of three empty databases, which are dropped afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="polysaga-bench-"))
-    directory.chmod(0o711)  # servers under another account must get in, too
-    run = uuid4().hex[:8]
-    try:
-        with POSTGRES.server(directory / "postgres") as postgres, MARIADB.server(directory / "mysql") as mariadb:
-            places = {"orders": postgres, "inventory": postgres, "points": mariadb}
-            names = {handle: f"bench_{handle}_{run}" for handle in places}
-            try:
-                for handle, server in places.items():
-                    server.create_database(names[handle])
-                yield [postgres, mariadb], {handle: places[handle].url(names[handle]) for handle in places}
-            finally:
-                for handle, server in places.items():
-                    server.drop_database(names[handle])
-    finally:
-        shutil.rmtree(directory)
-
-
-async def _compare(urls: dict[str, str]) -> dict[int, Comparison]:
-    async with ours(urls) as durable, plain(urls) as simple:
-        freeze_startup_objects()  # both sides, as `orders serve` does
-        return {
-            concurrency: await compare(
-                durable, simple, concurrency=concurrency, rounds=rounds, seconds=_SECONDS[concurrency]
-            )
-            for concurrency, rounds in _ROUNDS.items()
-        }
-
-
-async def _counted(
-    servers: list[LocalServer], urls: dict[str, str], shop: AbstractAsyncContextManager[Shop]
-) -> Count:
-    """Return what one order after the other sends to the servers, all of them together."""
-    on = [
-        [url.rpartition("/")[2].partition("?")[0] for url in urls.values() if url.startswith(server.url(""))]
-        for server in servers
-    ]
-    counters = [counter(server, *names) for server, names in zip(servers, on, strict=True)]
-    async with AsyncExitStack() as stack:
-        open_shop = await stack.enter_async_context(shop)
-        await open_shop.order(some_order())  # connects, prepares statements
-        await open_shop.rest()
-        for one in counters:
-            one.reset()
-        for _ in range(_COUNTED):
-            await open_shop.order(some_order())
-            await open_shop.rest()
-        return sum((one.count() for one in counters), Count(0, 0))
-
-
-def _figures(compared: dict[int, Comparison]) -> dict[str, float]:
-    figures = {}
-    for concurrency, suffix in ((16, ""), (1, "_c1")):
-        ratio = compared[concurrency].ratio
-        figures[f"plain_throughput{suffix}"] = round(ratio.throughput, 3)
-        figures[f"plain_p50{suffix}"] = round(ratio.p50, 3)
-        figures[f"plain_cpu{suffix}"] = round(ratio.cpu, 3)
+def _against_plain() -> dict[str, float]:
+    with running(shop.ON_SQL) as databases:
+        for version in databases.versions:
+            tell(version)
+        asyncio.run(shop.fill(databases.urls))
+        recipes = {side: shop.recipe(side, databases.urls) for side in ("plain", "ours")}
+        sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
+        figures: dict[str, float] = {}
+        with started(sides):
+            for concurrency, rounds in _ROUNDS.items():
+                turns = take_turns(sides, concurrency=concurrency, rounds=rounds, seconds=_SECONDS[concurrency])
+                show(turns, [("ours", "plain")])
+                figures |= _ratios(turns)
+        for prefix, side in (("", "ours"), ("plain_", "plain")):
+            counts = databases.counted(recipes[side])
+            figures |= {f"{prefix}{name}_per_saga": round(value, 2) for name, value in counts.items()}
     return figures
 
 
-def _per_saga(prefix: str, count: Count) -> dict[str, float]:
-    return {
-        f"{prefix}commits_per_saga": round(count.commits / _COUNTED, 2),
-        f"{prefix}statements_per_saga": round(count.statements / _COUNTED, 2),
-    }
+def _against_dbos() -> dict[str, float]:
+    with running(peers.PLACES) as databases:
+        recipes = peers.recipes(databases)
+        if not peers.has_dbos():
+            return {}
+        asyncio.run(peers.fill(databases))
+        sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
+        with started(sides):
+            turns = take_turns(sides, concurrency=16, rounds=_PEER_ROUNDS, seconds=_PEER_SECONDS)
+        pairs = {
+            "dbos_throughput": (f"ours {NO_OP}", f"dbos {NO_OP}"),
+            "dbos_datasource_throughput": (f"ours {INSERTS}", f"dbos {INSERTS}"),
+        }
+        show(turns, list(pairs.values()))
+        return {name: round(turns.ratios(*pair)["throughput"].median, 3) for name, pair in pairs.items()}
 
 
-def _print_table(compared: dict[int, Comparison]) -> None:
-    print(f"\n{'concurrency':>11}  {'':10}  {'orders/s':>9}  {'p50 ms':>7}  {'client CPU ms':>13}")
-    for concurrency, found in compared.items():
-        for name, row in (("plain", found.plain), ("ours", found.ours)):
-            figures = f"{row.throughput:9.0f}  {row.p50 * 1000:7.1f}  {row.cpu * 1000:13.2f}"
-            print(f"{concurrency:>11}  {name:10}  {figures}")
-        ratio = found.ratio
-        print(f"{'':>11}  {'ours/plain':10}  {ratio.throughput:9.2f}  {ratio.p50:7.2f}  {ratio.cpu:13.2f}")
-    print()
+def _ratios(turns: Turns) -> dict[str, float]:
+    ratio = turns.ratios("ours", "plain")
+    suffix = "" if turns.concurrency == 16 else f"_c{turns.concurrency}"
+    names = {"plain_throughput": "throughput", "plain_p50": "p50_ms", "plain_cpu": "client_cpu_ms"}
+    return {f"{name}{suffix}": round(ratio[figure].median, 3) for name, figure in names.items()}
+
+
+def show(turns: Turns, pairs: list[tuple[str, str]]) -> None:
+    """Print the medians of every side, and the ratios of *pairs*."""
+    sides = list(dict.fromkeys(name for name, _ in turns.bursts))
+    print(f"\nconcurrency {turns.concurrency:<14} {'/s':>8} {'p50 ms':>8} {'p99 ms':>8}  CPU ms: client, servers")
+    for side in sides:
+        _show_row(side, {name: spread.median for name, spread in turns.figures(side).items()}, 1)
+    for one, other in pairs:
+        ratios = {name: spread.median for name, spread in turns.ratios(one, other).items()}
+        _show_row(f"{one} / {other}", ratios, 2)
+
+
+def _show_row(name: str, row: Mapping[str, float], places: int) -> None:
+    columns = ("throughput", "p50_ms", "p99_ms", "client_cpu_ms", "server_cpu_ms")
+    # The servers' time is unknown if others run them.
+    cells = [f"{row[column]:8.{places}f}" if column in row else f"{'?':>8}" for column in columns]
+    print(f"{name:26} {' '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

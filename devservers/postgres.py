@@ -55,7 +55,7 @@ class PostgresServer(LocalServer):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",  # its path could grow too long for a socket
-            "max_connections": "300",
+            "max_connections": "600",
             "fsync": "on",
             "full_page_writes": "on",
             "synchronous_commit": "on",
