@@ -8,6 +8,7 @@ PORT ?= 8000
 DATA ?= data
 REPLICAS ?=
 SECONDS ?= 300
+SHORT ?=
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
@@ -84,7 +85,12 @@ setup-bench: ## the servers, and the programs that the benchmarks compare with: 
 	@scripts/setup bench
 
 .PHONY: bench
-bench: bench-quick bench-routing ## all measurements, one after the other
+bench: setup-bench ## all measurements side by side into data/bench/*.json, 45 minutes (SHORT=--short: try it)
+	$(RUN) python -m benchmarks $(SHORT)
+
+.PHONY: bench-page
+bench-page: setup-bench ## make docs/explanation/performance.md and its plots anew from a result (RESULT=data/bench/...)
+	$(RUN) python -m benchmarks.page $(RESULT)
 
 .PHONY: bench-quick
 bench-quick: setup-bench ## under two minutes against plain sessions and DBOS; the last line is JSON

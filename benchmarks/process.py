@@ -19,6 +19,11 @@ _ENDING = 30.0  # seconds for the process to close everything
 ROOT = Path(__file__).parents[1]
 
 
+def places_in_environment(places: Places) -> dict[str, str]:
+    """Return the variable in which programs other than sides find the URLs of their databases."""
+    return {"PLACES": json.dumps(dict(places))}
+
+
 class SideFailed(Exception):
     """The process of a side ended or hung; its words are on standard error."""
 

@@ -47,7 +47,7 @@ class Databases:
         on the databases of PostgreSQL log what new connections send: count after everything that is timed.
         """
         names: dict[LocalServer, list[str]] = {}
-        for name in recipe.places.keys() & self.servers.keys():
+        for name in (name for name, url in self.urls.items() if url in recipe.places.values()):
             server = self.servers[name]
             if not isinstance(server, LocalServer):
                 return {}
