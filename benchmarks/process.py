@@ -25,7 +25,19 @@ def places_in_environment(places: Places) -> dict[str, str]:
 
 
 class SideFailed(Exception):
-    """The process of a side ended or hung; its words are on standard error."""
+    """A process ended or hung; its words are on standard error."""
+
+
+def answer(process: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
+    """Return the next line of JSON that *process* prints; raise `SideFailed` if it ends or hangs."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], _PATIENCE)
+    line = process.stdout.readline() if ready else ""
+    if not line:
+        raise SideFailed(f"{name} {'ended' if ready else f'did not answer within {_PATIENCE:.0f} seconds'}")
+    told = json.loads(line)
+    assert isinstance(told, dict)
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +138,4 @@ class Process:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        stdout = self._process.stdout
-        assert stdout is not None
-        ready, _, _ = select.select([stdout], [], [], _PATIENCE)
-        line = stdout.readline() if ready else ""
-        if not line:
-            how = "ended" if ready else f"did not answer within {_PATIENCE:.0f} seconds"
-            raise SideFailed(f"the side '{self._recipe.kind}' of {self._recipe.module} {how}")
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        return answer
+        return answer(self._process, f"{self._recipe.module} {self._recipe.kind}")

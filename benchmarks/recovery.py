@@ -6,7 +6,6 @@ were claimed more than once, effects that are missing, and effects that happened
 """
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks import recovery_saga
 from benchmarks.parts import Scale, alone, tell
-from benchmarks.process import ROOT, places_in_environment
+from benchmarks.process import ROOT, answer, places_in_environment
 from benchmarks.servers import running
 from benchmarks.side import Places
 from devservers import MARIADB, POSTGRES
@@ -38,7 +37,7 @@ def measure(scale: Scale) -> dict[str, Any]:
         tell(f"  bringing {count} sagas into flight")
         first = _program(databases.urls, "begin", str(count))
         try:
-            _line(first)
+            answer(first, "recovery_saga begin")
         finally:
             first.kill()
             first.wait(_PATIENCE)
@@ -46,7 +45,7 @@ def measure(scale: Scale) -> dict[str, Any]:
         fresh = [_program(databases.urls, "take-over") for _ in range(2)]
         try:
             for program in fresh:
-                _line(program)
+                answer(program, "recovery_saga take-over")
             up = time.monotonic() - killed
             half, whole = (_until_at_rest(databases.urls["app"], wanted, killed) for wanted in (count // 2, count))
             told = [_ended(program) for program in fresh]
@@ -80,20 +79,10 @@ def _program(urls: Places, *words: str) -> "subprocess.Popen[str]":
     )
 
 
-def _line(program: "subprocess.Popen[str]") -> dict[str, Any]:
-    assert program.stdout is not None
-    line = program.stdout.readline()
-    if not line:
-        raise RuntimeError("a program of the recovery ended; its words are on standard error")
-    told = json.loads(line)
-    assert isinstance(told, dict)
-    return told
-
-
 def _ended(program: "subprocess.Popen[str]") -> dict[str, Any]:
     assert program.stdin is not None
     program.stdin.close()
-    told = _line(program)
+    told = answer(program, "recovery_saga take-over")
     program.wait(_PATIENCE)
     return told
 

@@ -168,6 +168,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "peers": ("peers", peers),
     "peers-counts": ("peers", counts),
     "mongo": ("mongo", sides),
+    "mongo-counts": ("mongo", counts),
     "recovery": ("recovery", recovery),
     "growth": ("growth", growth),
     "routing": ("routing", routing),
