@@ -26,7 +26,7 @@ from benchmarks.comparing import started
 from benchmarks.parts import tell
 from benchmarks.peers import INSERTS, NO_OP
 from benchmarks.process import Process
-from benchmarks.servers import running
+from benchmarks.servers import Databases, running
 
 _ROUNDS = {1: 5, 16: 6, 64: 3}  # by concurrency
 # Of one burst. Ours ends with a wait of some hundredths for the last shared commit, which only bursts have.
@@ -36,44 +36,43 @@ _PEER_ROUNDS, _PEER_SECONDS = 3, 1.0
 
 def main() -> None:
     """Run everything and print it."""
-    figures = _against_plain() | _against_dbos()
+    with running(shop.ON_SQL | peers.PLACES) as databases:
+        for version in databases.versions:
+            tell(version)
+        figures = _against_plain(databases) | _against_dbos(databases)
+        for prefix, side in (("", "ours"), ("plain_", "plain")):
+            counts = databases.counted(shop.recipe(side, databases.some(*shop.ON_SQL)))
+            figures |= {f"{prefix}{name}_per_saga": round(value, 2) for name, value in counts.items()}
     print(json.dumps(figures))
 
 
-def _against_plain() -> dict[str, float]:
-    with running(shop.ON_SQL) as databases:
-        for version in databases.versions:
-            tell(version)
-        asyncio.run(shop.fill(databases.urls))
-        recipes = {side: shop.recipe(side, databases.urls) for side in ("plain", "ours")}
-        sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
-        figures: dict[str, float] = {}
-        with started(sides):
-            for concurrency, rounds in _ROUNDS.items():
-                turns = take_turns(sides, concurrency=concurrency, rounds=rounds, seconds=_SECONDS[concurrency])
-                show(turns, [("ours", "plain")])
-                figures |= _ratios(turns)
-        for prefix, side in (("", "ours"), ("plain_", "plain")):
-            counts = databases.counted(recipes[side])
-            figures |= {f"{prefix}{name}_per_saga": round(value, 2) for name, value in counts.items()}
+def _against_plain(databases: Databases) -> dict[str, float]:
+    urls = databases.some(*shop.ON_SQL)
+    asyncio.run(shop.fill(urls))
+    sides = {side: Process(shop.recipe(side, urls), databases.pids) for side in ("plain", "ours")}
+    figures: dict[str, float] = {}
+    with started(sides):
+        for concurrency, rounds in _ROUNDS.items():
+            turns = take_turns(sides, concurrency=concurrency, rounds=rounds, seconds=_SECONDS[concurrency])
+            show(turns, [("ours", "plain")])
+            figures |= _ratios(turns)
     return figures
 
 
-def _against_dbos() -> dict[str, float]:
-    with running(peers.PLACES) as databases:
-        recipes = peers.recipes(databases)
-        if not peers.has_dbos():
-            return {}
-        asyncio.run(peers.fill(databases))
-        sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
-        with started(sides):
-            turns = take_turns(sides, concurrency=16, rounds=_PEER_ROUNDS, seconds=_PEER_SECONDS)
-        pairs = {
-            "dbos_throughput": (f"ours {NO_OP}", f"dbos {NO_OP}"),
-            "dbos_datasource_throughput": (f"ours {INSERTS}", f"dbos {INSERTS}"),
-        }
-        show(turns, list(pairs.values()))
-        return {name: round(turns.ratios(*pair)["throughput"].median, 3) for name, pair in pairs.items()}
+def _against_dbos(databases: Databases) -> dict[str, float]:
+    recipes = peers.recipes(databases)
+    if not peers.has_dbos():
+        return {}
+    asyncio.run(peers.fill(databases))
+    sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
+    with started(sides):
+        turns = take_turns(sides, concurrency=16, rounds=_PEER_ROUNDS, seconds=_PEER_SECONDS)
+    pairs = {
+        "dbos_throughput": (f"ours {NO_OP}", f"dbos {NO_OP}"),
+        "dbos_datasource_throughput": (f"ours {INSERTS}", f"dbos {INSERTS}"),
+    }
+    show(turns, list(pairs.values()))
+    return {name: round(turns.ratios(*pair)["throughput"].median, 3) for name, pair in pairs.items()}
 
 
 def _ratios(turns: Turns) -> dict[str, float]:
