@@ -171,7 +171,8 @@ async def test_callers_of_a_silent_journal_have_an_answer_when_the_time_is_up(
         runner = leaving.runner
         follow = runner.handle(leaving.definition, handle.id)
         with monkeypatch.context() as frozen:
-            frozen.setattr(runner.engine.journal, "load", lambda _: stubborn(woken))
+            for look in ("load", "standings"):
+                frozen.setattr(runner.engine.journal, look, lambda _: stubborn(woken))
             callers = [
                 asyncio.create_task(follow.result()),
                 asyncio.create_task(follow.cancel()),

@@ -96,16 +96,16 @@ async def test_who_follows_a_saga_waits_for_a_journal_that_is_out_of_reach(urls:
         await owner.sagas.start(owner.saga, Order(), key="k-1")
         joined = await follower.sagas.start(follower.saga, Order(), key="k-1")
         journal = follower.runner.engine.journal
-        load, failed = journal.load, asyncio.Event()
+        look, failed = journal.standings, asyncio.Event()
 
-        async def fail_first(saga_id: Any) -> Any:
+        async def fail_first(saga_ids: Any) -> Any:
             if failed.is_set():
-                return await load(saga_id)
+                return await look(saga_ids)
             failed.set()
             gate.open()
             raise DatabaseUnavailable("orders", "there", "it is down")
 
-        journal.load = fail_first
+        journal.standings = fail_first
         assert (await joined.result(30)).step == "confirm_order"
         assert failed.is_set()
 
