@@ -1,6 +1,9 @@
 """More sagas than the pools have connections: they wait their turn, and nothing fails for that."""
 
 import asyncio
+import json
+import signal
+import sys
 from collections import Counter
 from typing import Any
 
@@ -10,6 +13,7 @@ from sqlalchemy import text
 from polysaga import StepContext
 from polysaga.events import ClaimLost, SagaClaimed, SagaFinished, StepFailed, WorkerFailed, WorkerTicked
 from tests.fixtures.left_behind import LEAVES_BEHIND
+from tests.fixtures.processes import begin, next_line
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import pause, until, within
@@ -82,3 +86,36 @@ async def test_a_takeover_of_many_takes_no_more_than_the_pools_can_carry(urls: U
         assert {event.saga_id for event in next_.recorder.of(SagaClaimed)} == {handle.id for handle in handles}
         for handle in handles:
             assert await next_.effects(handle.id) == Counter(step for step, *_ in PLACE_ORDER)
+
+
+async def test_processes_that_take_over_together_share_and_lose_no_claim(urls: Urls) -> None:
+    dying, stopped = Program(urls, PLACE_ORDER), Gate()
+    dying.on("reserve_stock", stopped)
+    command = [sys.executable, "-m", "tests.integration.claiming_worker", json.dumps(dict(urls))]
+    workers = [begin(command) for _ in range(3)]
+    try:
+        for worker in workers:
+            assert (await asyncio.to_thread(next_line, worker, "it is ready")).strip() == "ready"
+        async with dying.open(lease=3600.0, start_timeout=60.0):
+            handles = [await dying.sagas.start(dying.saga, Order()) for _ in range(MANY)]
+            await stopped.reached()
+        # What this process handed back is due for all three at once.
+        async with dying._connected():
+
+            async def all_at_rest() -> bool:
+                states = [await dying.sagas.get(handle.id) for handle in handles]
+                return all(state.status == "completed" for state in states)
+
+            await until(all_at_rest, "all sagas are completed", patience=90)
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        said = [await asyncio.to_thread(next_line, worker, "it tells what it did") for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate(timeout=30)
+
+    counts = [json.loads(line) for line in said]
+    assert [(count["lost"], count["failed"]) for count in counts] == [(0, 0)] * 3, counts
+    assert sum(count["claimed"] for count in counts) == MANY, "each saga is claimed once"
+    assert all(count["claimed"] >= MANY // 10 for count in counts), counts

@@ -50,11 +50,12 @@ class LocalRunner:
         self.executions: dict[UUID, Execution] = {}
         self._definitions = definitions  # by fingerprint
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
+        self._arriving: set[Execution] = set()  # taken over, and their steps have not come to a gate yet
         self._freed = asyncio.Event()
         self._closing = Closing(engine.clock, engine.settings.drain)
         self._following = Following(engine, definitions, self._closing, self.take_over)
         self.due = asyncio.Event()  # set when the worker has something to do
-        self.wants_room = False  # the worker waits for room for more takeovers
+        self._wants_room = False  # the worker waits for room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
 
     @property
@@ -80,7 +81,16 @@ class LocalRunner:
     @property
     def room(self) -> int:
         """How many more sagas this process may take over now: at most what their databases can carry."""
-        return min(self.free, *(gate.room for gate in self.engine.gates.values()))
+        gates = self.engine.gates.values()
+        return min(self.free, min(gate.room for gate in gates) - len(self._arriving))
+
+    def claim_more(self) -> None:
+        """Let the worker claim again once half of the room is free, or now if it is."""
+        gates = self.engine.gates.values()
+        half = min(max(self.engine.settings.max_in_flight // 2, 1), *(gate.limit for gate in gates))
+        self._wants_room = self.room < half
+        if not self._wants_room:
+            self.due.set()
 
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
@@ -124,6 +134,7 @@ class LocalRunner:
         execution = self._execution(definition, birth, asked)
         execution.holds_claim = True  # also if it is stopped before it begins
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
+        self._arriving.add(execution)
         self._own(execution, self._resume(execution, row))
 
     def abandon(self, execution: Execution) -> None:
@@ -264,7 +275,9 @@ class LocalRunner:
         await execution.drive()
 
     async def _resume(self, execution: Execution, row: Row) -> None:
-        if await execution.resume(row):
+        goes_on = await execution.resume(row)
+        self._arriving.discard(execution)
+        if goes_on:
             await execution.drive()
 
     def _own(self, execution: Execution, work: Any) -> None:
@@ -275,6 +288,7 @@ class LocalRunner:
 
     def _ended(self, execution: Execution, task: "asyncio.Task[None]") -> None:
         del self._tasks[execution]
+        self._arriving.discard(execution)
         saga_id = execution.progress.saga_id
         if self.executions.get(saga_id) is execution:
             del self.executions[saga_id]
@@ -285,9 +299,8 @@ class LocalRunner:
         execution.announcements.end(FollowJournal() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
-        if self.wants_room and self.room > 0:
-            self.wants_room = False
-            self.due.set()
+        if self._wants_room:
+            self.claim_more()
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id

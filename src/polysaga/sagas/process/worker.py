@@ -17,8 +17,9 @@ The worker does not renew the claim of a saga whose step hangs although it was c
 runs out, and another process or this one begins the step anew; the ledger refuses a late first run. A start that
 hangs has no claim yet: its caller gets `OutcomePending` and may repeat it under its key.
 
-The worker claims no more overdue sagas than the databases can carry (`driving/gates.py`): hundreds of sagas at
-once would only wait for each other, and for the next owner.
+The worker claims no more overdue sagas than the databases can carry (`driving/gates.py`), and claims again when
+half of that is done. Hundreds of sagas at once would only wait for each other, and for the next owner. So other
+processes get their share.
 
 A process that was frozen finds its claims gone at the next tick and stops; the ledger refuses what it had on the
 way to a database (`test_a_frozen_owner_that_wakes_up_changes_nothing`). On SIGTERM the process hands its claims
@@ -59,7 +60,7 @@ class Worker:
 
     def __init__(self, runner: LocalRunner) -> None:
         self._engine, self._runner = runner.engine, runner
-        self._rarely_at = 0.0
+        self._rarely_at = self._at_least_at = 0.0
         self._looked_at = -inf  # by the monotonic clock: before the last look that left no saga overdue
         self._retention = Retention(runner.engine, runner.names)
         self._strangers: set[UUID] = set()
@@ -87,12 +88,13 @@ class Worker:
         now = self._engine.clock.monotonic()
         rarely = now >= self._rarely_at
         lately = now - self._looked_at <= self._engine.settings.lease
-        claimed = await self._claim(Pick.JUST_DUE if lately and not rarely else Pick.DUE)
+        few = self._few(now)
+        claimed = await self._claim(Pick.JUST_DUE if lately and not rarely else Pick.DUE, few)
         if self._runner.has_deadlines:
-            claimed += await self._claim(Pick.LATE)
+            claimed += await self._claim(Pick.LATE, few)
         if rarely:
             self._rarely_at = now + _RARELY
-            claimed += await self._claim(Pick.CLOCK_SET_BACK)
+            claimed += await self._claim(Pick.CLOCK_SET_BACK, few)
             await self._report_strangers()
         self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
 
@@ -137,23 +139,28 @@ class Worker:
             if not ended and not at_rest:
                 self._runner.abandon(execution)
 
-    async def _claim(self, pick: Pick) -> int:
-        most, room = self._engine.settings.claim_batch, self._runner.room
-        # A few in any case: one busy database must not hold up the sagas of the others.
-        batch = min(most, self._runner.free, max(room, 1 + most // _AT_LEAST))
-        if batch <= 0:
-            return 0
+    async def _claim(self, pick: Pick, at_least: int) -> int:
+        most, room = min(self._engine.settings.claim_batch, self._runner.free), self._runner.room
+        batch = max(min(most, max(room, at_least)), 0)
         asked = Asked.now(self._engine.clock)
-        rows = await self._engine.journal.claim(batch, pick)
+        rows = await self._engine.journal.claim(batch, pick) if batch else []
         if pick in {Pick.DUE, Pick.JUST_DUE}:
             self._looked_at = asked.monotonic if len(rows) < batch else -inf
         for row in rows:
             self._runner.take_over(row, asked)
-        if len(rows) == batch and room > 0:
-            self._runner.due.set()  # there may be more
-        elif len(rows) == batch:
-            self._runner.wants_room = True  # there may be more
+        if len(rows) == batch:
+            self._runner.claim_more()  # there may be more
         return len(rows)
+
+    def _few(self, now: float) -> int:
+        """Return how many sagas to claim in any case: one busy database must not hold up the sagas of the others.
+
+        None if news has brought the tick forward: it may do so many times a second.
+        """
+        if now < self._at_least_at:
+            return 0
+        self._at_least_at = now + self._engine.settings.lease / _TICKS_PER_LEASE / 2
+        return 1 + self._engine.settings.claim_batch // _AT_LEAST
 
     async def _report_strangers(self) -> None:
         for saga_id, name, version in await self._engine.journal.strangers(batch=100):
