@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterator
 
 from polysaga.events import WorkerFailed
@@ -13,6 +14,7 @@ from polysaga.texts import said
 
 LONGEST_PAUSE = 0.5  # seconds
 _FIRST_PAUSE = 0.02
+_JITTER = 0.1  # of a pause
 
 
 def pauses() -> Iterator[float]:
@@ -34,7 +36,8 @@ async def repeat(
     """Do *work* until cancelled, each round for at most *patience* seconds; it returns the seconds to the next.
 
     The next round begins at once when *news* is set, with a call of *hear*. A round that fails or hangs is
-    announced; the next one follows after a quarter of *patience*.
+    announced; the next one follows after a quarter of *patience*. Pauses vary by a tenth, so that processes that
+    start together drift apart.
     """
     heard, task = news or asyncio.Event(), asyncio.current_task()
     # A driver can swallow a cancellation, and the next round would not receive it again.
@@ -48,7 +51,7 @@ async def repeat(
         except Exception as error:  # noqa: BLE001 - border: one failed round must not end recovery
             late = isinstance(error, TimeoutError) and engine.clock.monotonic() - began >= patience
             engine.emit(WorkerFailed(f"it did not end within {patience:g} s" if late else said(error)))
-        await rest(engine, pause, heard)
+        await rest(engine, pause * random.uniform(1 - _JITTER, 1 + _JITTER), heard)
 
 
 async def rest(engine: Engine, seconds: float, news: asyncio.Event) -> None:
