@@ -10,9 +10,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
+from polysaga.databases.dialects.mysql import MySQL
 from polysaga.errors import StepMisused
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
+from tests.conformance.kinds import MYSQL
 from tests.conformance.shops import SqlShop
 from tests.conformance.test_participant import entry, row_of, selling
 
@@ -96,7 +98,7 @@ async def test_a_statement_that_commits_nothing_is_let_through(
     await participant.act(step, work)
 
     assert await mariadb.sold(item) == 1
-    assert await row_of(participant, step) == LedgerRow(Mark.DONE, "null")
+    assert await row_of(participant, step) == LedgerRow(Mark.DONE, '"sold"')
 
 
 async def test_a_commit_inside_a_procedure_is_noticed_before_the_row_is_written(
@@ -137,7 +139,7 @@ async def test_a_procedure_that_ends_nothing_is_part_of_the_step(mariadb: SqlSho
 
     assert counts == [1, 2]
     assert await mariadb.sold(item) == 2
-    assert await row_of(participant, step) == LedgerRow(Mark.DONE, "null")
+    assert await row_of(participant, step) == LedgerRow(Mark.DONE, '"sold"')
 
 
 async def test_creating_tables_through_metadata_is_refused(mariadb: SqlShop, item: str) -> None:
@@ -211,6 +213,26 @@ async def test_a_swallowed_lock_timeout_does_not_commit_half_a_step(mariadb: Sql
     assert participant.fault(raised.value) is Fault.LOCK_TIMEOUT
     assert await mariadb.sold(item) == 0
     assert await row_of(participant, step) is None
+
+
+@pytest.mark.parametrize("server_shop", [MYSQL], indirect=True, ids=str)
+async def test_a_server_that_runs_no_blocks_gets_statements_one_by_one(
+    server_shop: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a proxy that gives itself out for MariaDB in front of MySQL.
+    participant = server_shop.participant()
+    dialect = participant.node.dialect
+    assert isinstance(dialect, MySQL)
+    monkeypatch.setattr(MySQL, "seals_with_commit", lambda self, _: self._blocks)
+    assert dialect.seals_with_commit(None)
+
+    for _ in range(2):
+        one = entry()
+        await participant.act(one, selling(server_shop, item))
+        assert (await row_of(participant, one)) == LedgerRow(Mark.DONE, '"sold"')
+
+    assert not dialect.seals_with_commit(None)
+    assert await server_shop.sold(item) == 2
 
 
 class _Rival:

@@ -354,19 +354,8 @@ class Text(str):
     """A text that takes attributes."""
 
 
-PLAIN = [
-    None,
-    True,
-    1,
-    1.5,
-    "text",
-    b"bytes",
-    Decimal(1),
-    UUID(int=1),
-    datetime.now(UTC),
-    timedelta(1),
-    Colour.RED,
-]
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PLAIN = [None, True, 1, 1.5, "text", b"bytes", Decimal(1), UUID(int=1), MOMENT, timedelta(1), Colour.RED]
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)

@@ -345,10 +345,10 @@ class MySQL(SqlDialect):
             code = error.args[0] if error.args else None
             if code == _SIGNALLED:
                 return Sealed.FENCED
-            if code != _SYNTAX:
-                raise
-            self._blocks = False  # a proxy that gives itself out for MariaDB
-            return await super().seal(driver, writes)
+            if code == _SYNTAX:
+                self._blocks = False  # a proxy that gives itself out for MariaDB
+                return await super().seal(driver, writes)
+            raise
         finally:
             await cursor.close()
         return Sealed.COMMITTED
