@@ -170,6 +170,34 @@ async def test_removers_of_the_same_sagas_get_along(urls: Urls) -> None:
         assert (await first.sagas.find()).sagas == ()
 
 
+async def test_a_remover_that_comes_too_late_leaves_the_oldest_to_others(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with first.open(), second.open():
+        ids = [await complete(first) for _ in range(5)]
+        for number, one in enumerate(ids):
+            await age(first, one, MONTH - number)
+        slow, share = retention_of(second), ids[-1].int % 4
+        expired = slow.expired
+
+        async def look_and_sleep(batch: int) -> Any:
+            found = await expired(batch)
+            assert await retention_of(first).sweep(batch=1) == 1
+            return found
+
+        with monkeypatch.context() as asleep:
+            asleep.setattr(slow, "expired", look_and_sleep)
+            await slow.sweep(batch=1)
+        assert second.recorder.of(SagasRemoved) == [], "it came too late"
+
+        monkeypatch.setattr(random, "randrange", lambda stop: share if stop == 4 else 0)
+        await slow.sweep(batch=1)
+
+        left = {saga.id for saga in (await first.sagas.find()).sagas}
+        assert left == {one for one in ids[1:] if one.int % 4 != share}, "the newest went with its share"
+
+
 def test_each_remover_takes_a_share_of_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [uuid4() for _ in range(50)]
     shares = []

@@ -48,7 +48,7 @@ class SqlParticipant:
         )
         self._outbox = render(f"SELECT birth, error FROM {OUTBOX} WHERE id = :saga_id")
         self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
-        self._removal = Removal(dialect, LEDGER, ("saga_id", "step"), f"recorded_at < {dialect.ago(':age')}")
+        self._removal = Removal(dialect, LEDGER, "saga_id", f"recorded_at < {dialect.ago(':age')}")
         self._page = render(
             f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
             "ORDER BY saga_id, step LIMIT :most"

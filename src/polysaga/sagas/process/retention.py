@@ -10,8 +10,9 @@ be used for a new saga with the same id. So only rows older than the fence are r
 (`test_a_slow_remover_leaves_the_saga_that_took_the_same_key_alone`).
 
 Workers do not agree on who removes what, because nothing may be locked while ledgers in other databases are
-cleared. Each takes a random share of the oldest sagas, so that two workers seldom take the same ones. If they do,
-the second one waits for the first, statement by statement, and finds nothing left.
+cleared. A worker takes the oldest sagas. If another one has taken the same, the slower waits statement by
+statement, and finds less to remove than it took. For a while from then on it takes a random share of many more, so
+that two workers seldom take the same.
 
 Sagas whose name this process does not know stay, and so does the audit trail, which is short and is about people.
 Sagas of a known name and an old version are removed from the ledgers that the program has now.
@@ -29,6 +30,7 @@ from polysaga.sagas.participants.removal import Removal
 
 BATCH = 200  # sagas per transaction, about
 _SHARES = 16  # batches among which each worker chooses
+_SHARING = 50  # batches for which a worker shares once it has met another one
 _AT_LEAST = 2  # batches below which there is nothing to share
 
 
@@ -37,6 +39,7 @@ class Retention:
 
     def __init__(self, engine: Engine, names: Collection[str]) -> None:
         self._engine, self._node = engine, engine.journal.node
+        self._sharing = 0  # batches for which this worker leaves most of the oldest sagas to others
         dialect = self._node.dialect
         known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
         old = f"wake_at IS NULL AND finished_at <= {dialect.ago(':age')}"
@@ -45,29 +48,34 @@ class Retention:
             f"SELECT id FROM {JOURNAL} WHERE created_at <= {dialect.ago(':age')} AND {old} AND name IN ({known}) "
             "ORDER BY created_at, id LIMIT :batch"
         )
-        self._removal = Removal(dialect, JOURNAL, ("id",), old)
+        self._removal = Removal(dialect, JOURNAL, "id", old)
 
     async def sweep(self, batch: int = BATCH) -> int:
-        """Remove about *batch* sagas that came to rest `sagas.retention` ago; return how many there were."""
-        found = a_share(await self.expired(_SHARES * batch), batch)
+        """Remove about *batch* sagas that came to rest `sagas.retention` ago; return how many it took."""
+        sharing = self._sharing > 0
+        found = await self.expired(_SHARES * batch if sharing else batch)
+        if sharing:
+            found = a_share(found, batch)
         if found:
-            await self.remove(found)
-            self._engine.emit(SagasRemoved(len(found)))
+            removed = await self.remove(found)
+            self._sharing = _SHARING if removed < len(found) else max(0, self._sharing - 1)
+            if removed:
+                self._engine.emit(SagasRemoved(removed))
         return len(found)
 
-    async def expired(self, batch: int) -> list[UUID]:
+    async def expired(self, batch: int) -> Sequence[UUID]:
         """Return the ids of the oldest sagas that may be removed, the oldest first."""
         values = {"age": self._engine.settings.retention, "batch": batch}
         async with self._node.writer.connect() as connection:
             result = await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))
             return [self._node.dialect.key_from(key) for key in result.scalars()]
 
-    async def remove(self, saga_ids: Collection[UUID]) -> None:
-        """Remove sagas; after a crash in between, the next removal finds them again."""
+    async def remove(self, saga_ids: Collection[UUID]) -> int:
+        """Remove sagas, and return how many were there; after a crash in between, the next removal finds them."""
         for participant in self._engine.participants.values():
             await participant.remove(saga_ids, FENCE)
         async with self._node.writer.begin() as connection:
-            await self._removal.run(connection, saga_ids, {"age": self._engine.settings.retention})
+            return await self._removal.run(connection, saga_ids, {"age": self._engine.settings.retention})
 
 
 def a_share(oldest: Sequence[UUID], batch: int) -> Sequence[UUID]:
