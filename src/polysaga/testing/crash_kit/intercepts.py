@@ -202,6 +202,7 @@ class _SqlTap:
         self._owner.connections[id(record)] = adapted.driver_connection
         self._owner.loans[id(record)] = proxy
         self._owner.cut_off.discard(id(adapted.driver_connection))  # ids are reused
+        self._sealed.discard(id(adapted.driver_connection))  # after a seal, SQLAlchemy's COMMIT may not come here
         self._owner.endings[id(record)] = partial(self._end, adapted.driver_connection)
 
     def _take_back(self, adapted: Any, record: Any) -> None:
