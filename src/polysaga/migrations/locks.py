@@ -60,7 +60,7 @@ async def locked(node: SqlNode) -> AsyncIterator[AsyncConnection]:
 
 async def _took_advisory_lock(node: SqlNode, connection: AsyncConnection) -> bool:
     # One lock per schema: tenants that share a database do not wait for each other.
-    take = text("SELECT pg_try_advisory_xact_lock(hashtextextended(current_schema(), :key))")
+    take = text("SELECT pg_try_advisory_xact_lock(hashtextextended(coalesce(current_schema(), ''), :key))")
     if not await connection.scalar(take, {"key": _KEY}):
         return False
     # Short: while a DDL statement waits for a table, all later statements on it queue behind.
