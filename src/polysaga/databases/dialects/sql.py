@@ -29,6 +29,7 @@ from polysaga.faults import Fault
 # In a pooled connection's info: when it was lent last, or when a transaction on it ended since, by the clock.
 ANSWERED_AT = "polysaga.answered_at"
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
+SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the last statement
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")

@@ -89,7 +89,7 @@ class Journal:
                     await send(self._sql["insert"], self._birth_values(birth))
         else:
             # In one order, so that two processes with the same keys do not deadlock.
-            rows = as_json([_given(birth) for birth in sorted(births, key=lambda birth: birth.claim.saga_id)])
+            rows = as_json([self._given(birth) for birth in sorted(births, key=lambda birth: birth.claim.saga_id)])
             async with Transaction(self.node.single) as send:
                 await send(self._sql["insert_many"], {"rows": rows, "lease": self.lease})
 
@@ -342,6 +342,17 @@ class Journal:
             "history": as_json(birth.history) if birth.history else None,
         }
 
+    def _given(self, birth: Birth) -> dict[str, Any]:
+        """Return *birth* as a row of `insert_many`; what is None is left out, which is NULL in every dialect."""
+        values = {
+            **self._birth_values(birth),
+            "id": str(birth.claim.saga_id),
+            "owner": str(birth.claim.owner),
+            "deadline": None if birth.deadline is None else repr(birth.deadline),
+        }
+        del values["lease"]  # all rows share one
+        return {name: value for name, value in values.items() if value is not None}
+
     def _row(self, found: Mapping[str, Any]) -> Row:
         return Row(
             claim=self._claim(found["id"], found["epoch"], found["owner"]),
@@ -372,28 +383,6 @@ class Journal:
     def _claim(self, key: Any, epoch: int, owner: Any) -> Claim:
         key_from = self._dialect.key_from
         return Claim(key_from(key), epoch, NOBODY if owner is None else key_from(owner))
-
-
-def _given(birth: Birth) -> dict[str, Any]:
-    """Return *birth* as a row of `insert_many`; what is None is left out, which is NULL in every dialect."""
-    facts = {
-        "id": str(birth.claim.saga_id),
-        "name": birth.name,
-        "version": birth.version,
-        "fingerprint": birth.fingerprint,
-        "saga_key": birth.key,
-        "input": birth.input,
-        "input_hash": birth.input_hash,
-        "status": str(birth.status),
-        "epoch": birth.claim.epoch,
-        "owner": str(birth.claim.owner),
-        "results": as_json(birth.results),
-        "error": None if birth.error is None else birth.error.encoded(),
-        "history": as_json(birth.history) if birth.history else None,
-        "deadline": None if birth.deadline is None else repr(birth.deadline),
-        "final": int(birth.status.final),
-    }
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def size_of_birth(birth: Birth) -> int:

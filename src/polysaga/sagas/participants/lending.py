@@ -24,7 +24,7 @@ from polysaga.clock import Clock
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED
+from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, SEALED
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
@@ -32,7 +32,6 @@ from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.texts import said
 
 _LOAN = "polysaga.loan"
-_SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the last statement
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _NO_SUCH = 1305  # savepoint, function or procedure
 
@@ -157,7 +156,7 @@ class _Loan:
 
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
-        self._info[_SEALED] = True
+        self._info[SEALED] = True
 
     def drop(self) -> None:
         """Take the connection out of the pool: the server ends its open transaction."""
@@ -259,7 +258,7 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
         # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
-    if not lent.info.pop(_SEALED, False):
+    if not lent.info.pop(SEALED, False):
         do_commit(lent)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.util.concurrency import await_
 
 from polysaga.databases import Fault, MongoNode, SqlNode
 from polysaga.databases.dialects.sending import Sealed
+from polysaga.databases.dialects.sql import SEALED
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -185,7 +186,6 @@ class _SqlTap:
 
     def __init__(self, node: SqlNode, owner: Owner) -> None:
         self._owner, self._dialect = owner, node.dialect
-        self._sealed: set[int] = set()  # connections whose COMMIT went out with the seal
         engine = node.writer.sync_engine
         for lending in {engine, node.reserved.sync_engine}:
             event.listen(lending, "checkout", self._lend)
@@ -202,7 +202,6 @@ class _SqlTap:
         self._owner.connections[id(record)] = adapted.driver_connection
         self._owner.loans[id(record)] = proxy
         self._owner.cut_off.discard(id(adapted.driver_connection))  # ids are reused
-        self._sealed.discard(id(adapted.driver_connection))  # after a seal, SQLAlchemy's COMMIT may not come here
         self._owner.endings[id(record)] = partial(self._end, adapted.driver_connection)
 
     def _take_back(self, adapted: Any, record: Any) -> None:
@@ -234,18 +233,12 @@ class _SqlTap:
             self._owner.scene.uncertain(self._owner, RAN.get() or ())
             raise
         if sealed is Sealed.COMMITTED:
-            self._note_seal(connection)
             await self._committed(connection, unanswered=happens)
         return sealed
 
-    def _note_seal(self, connection: Any) -> None:
-        self._sealed.add(id(connection))
-
     def _report_commit(self, proxy: Any) -> None:
         connection, name = proxy.dbapi_connection.driver_connection, WORK.get()
-        sealed = id(connection) in self._sealed
-        self._sealed.discard(id(connection))
-        if name is None or name.startswith(_JOURNAL) or sealed:
+        if name is None or name.startswith(_JOURNAL) or SEALED in proxy.info:
             self._do_commit(proxy)
             return
         happens = await_(self._before(connection))
