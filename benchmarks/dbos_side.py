@@ -5,8 +5,8 @@ which records the step in the same transaction. It has more connections than the
 side, and it logs warnings only. Everything else is DBOS' default.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig
 from sqlalchemy import insert
@@ -43,12 +43,8 @@ async def without_rows(urls: Places) -> AsyncIterator[Side]:
     async def once() -> None:
         await no_op(1)
 
-    DBOS(config=_config(urls))
-    DBOS.launch()
-    try:
+    with _launched(urls):
         yield Side(once)
-    finally:
-        DBOS.destroy()
 
 
 @asynccontextmanager
@@ -73,10 +69,16 @@ async def with_rows(urls: Places) -> AsyncIterator[Side]:
     async def once() -> None:
         await inserts(1)
 
+    with _launched(urls):
+        yield Side(once)
+
+
+@contextmanager
+def _launched(urls: Places) -> Iterator[None]:
     DBOS(config=_config(urls))
     DBOS.launch()
     try:
-        yield Side(once)
+        yield
     finally:
         DBOS.destroy()
 

@@ -18,7 +18,7 @@ import httpx2
 from benchmarks import shop
 from benchmarks.comparing import timed
 from benchmarks.parts import Scale, alone
-from benchmarks.process import ROOT, Process, Recipe, places_in_environment
+from benchmarks.process import ROOT, Process, Recipe, places_in_environment, wait_or_kill
 from benchmarks.servers import running
 from benchmarks.side import Places
 from devservers.accounts import launched
@@ -67,11 +67,7 @@ def _service(command: list[str], url: str, places: Places) -> Iterator[int]:
         yield process.pid
     finally:
         process.terminate()
-        try:
-            process.wait(_ENDING)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(_ENDING)
+        wait_or_kill(process, _ENDING)
 
 
 def _until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:

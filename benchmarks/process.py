@@ -24,6 +24,15 @@ def places_in_environment(places: Places) -> dict[str, str]:
     return {"PLACES": json.dumps(dict(places))}
 
 
+def wait_or_kill(process: "subprocess.Popen[Any]", seconds: float) -> None:
+    """Wait for *process*, which was asked to end; kill it if it has not ended after *seconds*."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(seconds)
+
+
 class SideFailed(Exception):
     """A process ended or hung; its words are on standard error."""
 

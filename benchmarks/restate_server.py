@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx2
 
+from benchmarks.process import wait_or_kill
 from devservers.accounts import launched
 from devservers.ports import free_port
 
@@ -83,11 +84,7 @@ def running(directory: Path) -> Iterator[Restate]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            try:
-                process.wait(_ENDING)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(_ENDING)
+            wait_or_kill(process, _ENDING)
 
 
 def _register(admin: str, service: str, processes: list[subprocess.Popen[bytes]], directory: Path) -> None:
