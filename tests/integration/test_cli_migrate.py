@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.projects import Project
 
 ALL = [
-    {"database": "orders", "line": "journal", "from": None, "to": "0002"},
+    {"database": "orders", "line": "journal", "from": None, "to": "0003"},
     {"database": "orders", "line": "ledger", "from": None, "to": "0001"},
     {"database": "points", "line": "ledger", "from": None, "to": "0001"},
 ]

@@ -13,7 +13,7 @@ from polysaga import Sagas
 from polysaga.databases import SqlNode
 from polysaga.errors import DatabaseUnavailable
 from polysaga.migrations import migrate
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, PULSE
 from tests.fixtures.servers import DatabaseFactory
 from tests.fixtures.waiting import until, within
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program
@@ -55,7 +55,7 @@ async def test_its_indexes_are_made_and_parked_sagas_put_out_of_the_way(sql_url:
 
         made = await migrate(sagas)
 
-        assert [(one.line, one.current, one.head) for one in made] == [("journal", "0001", "0002")]
+        assert [(one.line, one.current, one.head) for one in made] == [("journal", "0001", "0003")]
         assert await missing(node) == []
         assert (await wakes_at(node, parked)).startswith("9999-01-01")
         assert (await wakes_at(node, running)).startswith("2026-01-01")
@@ -146,6 +146,9 @@ async def made_by_0_1(sagas: Sagas, without: list[str] | None = None) -> None:
             if without is None or table in without:
                 on_table = f" ON {table}" if node.dialect.name == "mysql" else ""
                 await connection.execute(text(f"DROP INDEX {index}{on_table}"))
+        if without is None:
+            await connection.execute(text(f"DROP TABLE {PULSE}"))
+            await connection.execute(text(f"ALTER TABLE {JOURNAL} DROP COLUMN trace"))
         await connection.execute(text(f"UPDATE {JOURNAL}_version SET version_num = '0001'"))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import SqlNode
 from polysaga.migrations import migrate
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, metadata
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, PULSE, metadata
 from tests.fixtures.servers import DatabaseFactory
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program
 
@@ -113,7 +113,7 @@ async def test_a_migration_that_a_crash_cut_short_is_finished_by_the_next(sql_ur
         made = await migrate(sagas)
 
         assert [(one.line, one.current, one.head) for one in made] == [
-            ("journal", None, "0002"),
+            ("journal", None, "0003"),
             ("ledger", None, "0001"),
         ]
         async with node.reader.connect() as connection:
@@ -163,7 +163,7 @@ _WORDS = {
 async def _description(node: SqlNode) -> list[list[str]]:
     words = _WORDS[node.dialect.name]
     async with node.reader.connect() as connection:
-        tables = (JOURNAL, AUDIT, LEDGER)
+        tables = (JOURNAL, AUDIT, PULSE, LEDGER)
         rows = [row for table in tables for row in await connection.execute(text(words.format(table)))]
     return [[_plain(str(value)) for value in row] for row in rows]
 

@@ -25,7 +25,7 @@ from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program,
 
 pytestmark = LEAVES_BEHIND
 
-JOURNAL_NOW, LEDGER_NOW = "0002", "0001"
+JOURNAL_NOW, LEDGER_NOW = "0003", "0001"
 DRIVERS = {"asyncmy", "asyncpg", "psycopg", "aiosqlite"}
 
 

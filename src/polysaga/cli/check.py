@@ -27,10 +27,10 @@ from polysaga.databases.registry import unmatched
 from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError, PolysagaError
 from polysaga.sagas import Sagas
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
-_ALSO_OURS = (AUDIT, f"{JOURNAL}_version", f"{LEDGER}_version")
+_ALSO_OURS = (AUDIT, PULSE, f"{JOURNAL}_version", f"{LEDGER}_version")
 _APART = 1.0  # seconds; a larger difference between two clocks is a finding
 _NO_SECRET = Finding(
     "it has replicas, so clients carry signed bookmarks, and there is no key to sign with",

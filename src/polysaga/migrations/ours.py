@@ -8,9 +8,9 @@ works if the metadata was reflected from the database and so contains our tables
 from collections.abc import Mapping
 from typing import Any
 
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
 
-TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, f"{JOURNAL}_version", f"{LEDGER}_version"})
+TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, PULSE, f"{JOURNAL}_version", f"{LEDGER}_version"})
 
 
 def include_name(name: str | None, type_: str, parent_names: Mapping[str, Any]) -> bool:

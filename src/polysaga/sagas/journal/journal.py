@@ -340,6 +340,7 @@ class Journal:
             "results": as_json(birth.results),
             "error": None if birth.error is None else birth.error.encoded(),
             "history": as_json(birth.history) if birth.history else None,
+            "trace": birth.trace,
         }
 
     def _given(self, birth: Birth) -> dict[str, Any]:
@@ -367,6 +368,8 @@ class Journal:
             expiries=found["expiries"],
             progress=found["progress"],
             remaining=found["remaining"],
+            age=-float(found["youth"]),
+            trace=found["trace"],
         )
 
     def _standing(self, found: Sequence[Any]) -> Standing:

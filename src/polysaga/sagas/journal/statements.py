@@ -19,7 +19,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
     rest = f"wake_at = NULL, finished_at = {dialect.clock}"
     columns = (
         "id, name, version, fingerprint, saga_key, input, input_hash, status, epoch, owner, results, error, "
-        "history, lease, deadline, wake_at, created_at, finished_at"
+        "history, trace, lease, deadline, wake_at, created_at, finished_at"
     )
     values = ", ".join(f":{name}" for name in columns.split(", ")[:-4])  # the last four come from the clock
     born = (
@@ -120,10 +120,11 @@ def _insert_many(dialect: SqlDialect, columns: str) -> str:
 
 
 def columns_of_row(dialect: SqlDialect) -> str:
-    """Return the columns that `Journal` makes a `Row` of; `remaining` is in seconds by the database's clock."""
+    """Return the columns that `Journal` makes a `Row` of; `remaining` and `youth` are in seconds by its clock."""
     return (
         "id, status, epoch, owner, name, fingerprint, input, input_hash, results, error, history, expiries, "
-        f"progress, {dialect.seconds_until('deadline')} AS remaining"
+        f"progress, trace, {dialect.seconds_until('deadline')} AS remaining, "
+        f"{dialect.seconds_until('created_at')} AS youth"
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables we own: a journal with its audit trail; a ledger and an outbox in every participating SQL database.
+"""The tables we own: a journal with its audit trail and what its processes say of their work; a ledger and an outbox in every participating SQL database.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
 and MariaDB, text on SQLite. Step names have a binary collation: `ascii_bin` and the rule for names in
@@ -25,6 +25,7 @@ JOURNAL = "polysaga_journal"
 AUDIT = "polysaga_audit"
 LEDGER = "polysaga_ledger"
 OUTBOX = "polysaga_outbox"
+PULSE = "polysaga_pulse"
 
 # `wake_at` of a parked saga, as SQL: the end of the index that claims read, so that they need not read past it.
 # Comparisons take the year before: PostgreSQL reads such a literal in the time zone of the session.
@@ -75,6 +76,7 @@ journal = Table(
     Column("history", PAYLOAD),
     Column("created_at", MOMENT, nullable=False),
     Column("finished_at", MOMENT),
+    Column("trace", String(64)),  # the saga's W3C trace context, `traceparent`; NULL: it is not traced
     # No saga can be stranded: one that is not at rest has a time at which a worker looks at it.
     CheckConstraint("(status IN ('completed', 'compensated')) = (wake_at IS NULL)", name="polysaga_journal_wakes"),
     CheckConstraint(
@@ -125,6 +127,21 @@ audit = Table(
 )
 Index("polysaga_audit_saga", audit.c.saga_id)
 Index("polysaga_audit_time", audit.c.recorded_at, audit.c.id)
+
+# What each process did in each minute, for charts; kept for two hours (`process/pulse.py`).
+pulse = Table(
+    PULSE,
+    metadata,
+    Column("process", KEY, primary_key=True),
+    Column("minute", LONG, primary_key=True, autoincrement=False),  # since 1970, by the clock of the process
+    Column("seen_at", MOMENT, nullable=False),
+    Column("facts", PAYLOAD, nullable=False),  # JSON
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+)
+Index("polysaga_pulse_seen", pulse.c.seen_at)
 
 ledger = Table(
     LEDGER,

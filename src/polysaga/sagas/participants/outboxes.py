@@ -183,6 +183,8 @@ def waiting_of(birth: Birth) -> Waiting:
     facts = dataclasses.asdict(birth)
     for name in ("claim", "status", "results", "error", "history"):
         del facts[name]  # the same in every birth
+    if birth.trace is None:
+        del facts["trace"]  # earlier versions do not know it
     return Waiting(birth.claim.saga_id, birth.name, json.dumps(facts))
 
 

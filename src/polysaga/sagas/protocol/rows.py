@@ -35,6 +35,8 @@ class Row:
     expiries: int = 0
     progress: int = 0
     remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
+    age: float = 0.0  # seconds since the start, by the same clock
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Birth:
     error: Reason | None = None
     history: Sequence[Attempt] = ()
     deadline: float | None = None  # seconds after the birth
+    trace: str | None = None  # the saga's trace context
 
     def with_first_step(self, status: Status, results: Mapping[str, str], history: Sequence[Attempt]) -> "Birth":
         """Return the birth of a saga whose first step is done."""
@@ -81,6 +84,7 @@ class Birth:
             self.error,
             history,
             self.deadline,
+            self.trace,
         )
 
 
