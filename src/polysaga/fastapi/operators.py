@@ -36,7 +36,7 @@ from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
-from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, Status
+from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, Status, Tenure
 
 # For the OpenAPI document only; *authorize* inspects the request itself.
 _TOKEN = HTTPBearer(
@@ -185,6 +185,7 @@ class SagaItem(BaseModel):
     wake_at: datetime | None
     deadline: datetime | None
     finished_at: datetime | None
+    parked_at: datetime | None
 
 
 class SagaItems(BaseModel):
@@ -205,6 +206,7 @@ class SagaDetails(SagaItem):
     error: dict[str, Any] | None
     results: dict[str, str]
     history: list[Attempt]
+    owners: list[Tenure]
     audit: list[dict[str, Any]]
 
 

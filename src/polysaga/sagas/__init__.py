@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from polysaga.sagas.operations.verification import Verification
     from polysaga.sagas.process.handle import SagaHandle
     from polysaga.sagas.protocol.contradictions import Contradiction, ContradictionKind
-    from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Resolution
+    from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Resolution, Tenure
     from polysaga.sagas.protocol.states import Status
     from polysaga.sagas.semantic_locks import SemanticLock
     from polysaga.sagas.service import Sagas
@@ -39,6 +39,7 @@ __all__ = [
     "Status",
     "Step",
     "StepContext",
+    "Tenure",
     "Verification",
 ]
 
@@ -53,7 +54,7 @@ __getattr__, __dir__ = _facade(
         "polysaga.sagas.operations.verification": ["Verification"],
         "polysaga.sagas.process.handle": ["SagaHandle"],
         "polysaga.sagas.protocol.contradictions": ["Contradiction", "ContradictionKind"],
-        "polysaga.sagas.protocol.reasons": ["Attempt", "Parking", "Reason", "Resolution"],
+        "polysaga.sagas.protocol.reasons": ["Attempt", "Parking", "Reason", "Resolution", "Tenure"],
         "polysaga.sagas.protocol.states": ["Status"],
         "polysaga.sagas.semantic_locks": ["SemanticLock"],
         "polysaga.sagas.service": ["Sagas"],

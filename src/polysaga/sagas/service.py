@@ -29,6 +29,7 @@ from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.process.worker import Worker
+from polysaga.sagas.protocol.reasons import attempts_in, tenures_in
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder
 from polysaga.sagas.protocol.states import Status
 
@@ -159,7 +160,7 @@ class Sagas:
             raise UnknownSaga(saga_id)
         live = None if self._runner is None else self._runner.history(saga_id)
         if live is not None:
-            found = replace(found, driven_here=True, history=live)
+            found = replace(found, driven_here=True, history=attempts_in(live), owners=tenures_in(live))
         for handle in self.participants:
             handle.wrote()  # the caller's later replica reads must include what the saga wrote
         return found

@@ -8,7 +8,7 @@ our row. A missing record settles nothing; the next attempt, which writes the sa
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 from uuid import UUID
@@ -23,7 +23,7 @@ from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
 from polysaga.sagas.protocol.known import Did, Fact, Sighting, Undid
-from polysaga.sagas.protocol.reasons import Attempt
+from polysaga.sagas.protocol.reasons import Attempt, HistoryEntry, Tenure
 from polysaga.sagas.protocol.states import Mark
 from polysaga.sagas.protocol.verdicts import Verdict, judge
 from polysaga.texts import said
@@ -35,6 +35,7 @@ _SILENCE = 15.0  # seconds until a database that does not answer is asked anew
 # Attempts that are kept of a saga, and how many of them are the first: the others are the last. The journal row
 # is written with all of them, and a step may be repeated for weeks.
 _NOTED, _NOTED_FIRST = 200, 50
+_SAID = 300  # characters of what a failed attempt said
 _MAY_HAVE_COMMITTED = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
@@ -76,9 +77,14 @@ class Attempts:
     def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, timeouts: Timeouts) -> None:
         self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
         self._timeouts = timeouts
-        self._began = clock.monotonic()
-        self.history: list[Attempt] = []
+        self._began = clock.monotonic()  # when the saga was started
+        self.history: list[HistoryEntry] = []
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
+
+    def begin(self, epoch: int, process: str, before: Sequence[HistoryEntry] = (), age: float = 0.0) -> None:
+        """Begin the history of *process* as the owner, *age* seconds after the start and behind *before*."""
+        self._began -= age
+        self.history += [*before, Tenure(epoch, _ms(age), process)]
 
     async def settle(self, step: AnyStep, plan: AttemptPlan, retry: Retry) -> Settled:
         """Retry until it is done, or until the error or *retry* ends it; `Lost` and `Joined` pass through."""
@@ -151,7 +157,7 @@ class Attempts:
         except TimeoutError as error:
             raise OutOfReach from error
 
-    def with_last(self, step: str) -> list[Attempt]:
+    def with_last(self, step: str) -> list[HistoryEntry]:
         """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
         now = self._clock.monotonic()
         phase, attempt, at_ms = self._current[step]
@@ -197,18 +203,27 @@ class Attempts:
             self._emit(StepCompensated(*where, null))
 
     def _note_failed(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception) -> None:
-        fault = plan.fault(error)
-        self._note(step, plan, attempt, began, type(error).__name__ if fault is None else fault.value)
+        fault, told = plan.fault(error), said(error)
+        outcome = type(error).__name__ if fault is None else fault.value
+        self._note(step, plan, attempt, began, outcome, told[:_SAID])
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
         phase = "undo" if plan.phase == "undo" else "do"  # a start does the first step
         where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
-        self._emit(StepFailed(*where, kind, said(error), phase))
+        self._emit(StepFailed(*where, kind, told, phase))
 
-    def _note(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, outcome: str) -> float:
+    def _note(
+        self,
+        step: AnyStep,
+        plan: AttemptPlan,
+        attempt: int,
+        began: float,
+        outcome: str,
+        told: str | None = None,
+    ) -> float:
         seconds = self._clock.monotonic() - began
         if plan.phase != "start":
             phase, number, at_ms = self._current[step.name]
-            self.history.append(Attempt(step.name, phase, number, at_ms, _ms(seconds), outcome))
+            self.history.append(Attempt(step.name, phase, number, at_ms, _ms(seconds), outcome, told))
             if len(self.history) > _NOTED:
                 del self.history[_NOTED_FIRST]
         return seconds

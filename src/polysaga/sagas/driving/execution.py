@@ -111,6 +111,7 @@ class Execution:
         first step leaves a final row.
         """
         self._driver.take_seat()
+        self.attempts.begin(self.progress.claim.epoch, self.engine.process)
         settled = await self._steps.start()
         if not settled.done:
             failure = _failure(settled, self.progress.definition.steps[0])
@@ -131,7 +132,7 @@ class Execution:
         # Callers are told when the ledgers are known, too.
         progress.learn(Claimed(row.status, row.error, born_alone))
         self._time_left = row.remaining
-        self.attempts.history.extend(row.history)
+        self.attempts.begin(row.claim.epoch, self.engine.process, row.history, row.age)
         try:
             _ = progress.values.input  # raises now, before any step meets it
             surveyed = await self._writes.take_stock(row.results)

@@ -17,7 +17,7 @@ from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import fused_first
 from polysaga.sagas.protocol.known import Fact, Known, apply
-from polysaga.sagas.protocol.reasons import Attempt
+from polysaga.sagas.protocol.reasons import HistoryEntry
 from polysaga.sagas.protocol.rows import Birth, Claim, Ending
 from polysaga.sagas.protocol.states import Mark, Status
 
@@ -80,7 +80,7 @@ class Progress:
         names = frozenset({self.fused, decision.name if decision else None})
         return {**self.values.texts_of(names), **more}
 
-    def ending(self, expected: Status, status: Status, history: Sequence[Attempt], **results: str) -> Ending:
+    def ending(self, expected: Status, status: Status, history: Sequence[HistoryEntry], **results: str) -> Ending:
         """Return the finishing write from *expected* to *status*."""
         return Ending(self.claim, expected, status, self.journaled(**results), history)
 

@@ -1,5 +1,7 @@
 """What all executions of a process share."""
 
+import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -47,6 +49,7 @@ class Engine:
     emit: Emit
     timeouts: Timeouts
     gates: Mapping[str, Gate]  # to the participants' databases
+    process: str  # the name of this process among those that share the journal
 
 
 def assemble(
@@ -86,7 +89,14 @@ def assemble(
     starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)
     gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
-    return Engine(journal, home, participants, starts, finishes, settings, clock, emit, Timeouts(), gates)
+    return Engine(
+        journal, home, participants, starts, finishes, settings, clock, emit, Timeouts(), gates, process_name()
+    )
+
+
+def process_name() -> str:
+    """Return host and process id, such as web-1:4121."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def journal_node(node: Node) -> SqlNode:

@@ -137,7 +137,7 @@ class Steps:
         status = self._status_after(step) if step is progress.definition.decision else Status.RUNNING
 
         def birth(result: str) -> Birth:
-            history = self._attempts.with_last(step.name) if status.final else ()
+            history = self._attempts.with_last(step.name) if status.final else self._attempts.history
             return progress.birth.with_first_step(status, {step.name: result}, history)
 
         async def act(attempt: int) -> Fact:

@@ -87,7 +87,7 @@ class Writes:
         """Ask for a person; the journal keeps why the saga is undone beside why it is parked."""
         progress, journal, history = self._progress, self._engine.journal, self._attempts.history
         known = progress.known
-        reason = (known.reason or Reason()).parked_from(known.status, trouble)
+        reason = (known.reason or Reason()).parked_from(known.status, trouble, self._engine.clock.now())
         await self._write(
             lambda: journal.park(progress.claim, known.status, reason, history), Status.NEEDS_ATTENTION
         )

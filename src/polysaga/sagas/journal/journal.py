@@ -31,7 +31,7 @@ from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.claims import Claims, Pick
 from polysaga.sagas.journal.group_commit import MOST_BYTES
 from polysaga.sagas.journal.statements import statements
-from polysaga.sagas.protocol.reasons import Attempt, Reason, decoded_attempts
+from polysaga.sagas.protocol.reasons import HistoryEntry, Reason, decoded_history, encoded_history
 from polysaga.sagas.protocol.rows import NOBODY, Birth, Claim, Ending, Row, Standing
 from polysaga.sagas.protocol.states import Status
 
@@ -71,7 +71,7 @@ class Journal:
                 "expected": str(end.expected),
                 "status": str(end.status),
                 "results": as_json(end.results),
-                "history": as_json(end.history),
+                "history": encoded_history(end.history),
             }
             return [Write(self._sql["finish"], values)]
 
@@ -129,7 +129,7 @@ class Journal:
                     "expected": str(ending.expected),
                     "status": str(ending.status),
                     "results": as_json(ending.results),
-                    "history": as_json(ending.history),
+                    "history": encoded_history(ending.history),
                 }
                 for ending in sorted(endings, key=lambda ending: ending.claim.saga_id)
             ]
@@ -137,7 +137,7 @@ class Journal:
         async with Transaction(self.node.single) as send:
             return await self._change_many(send, "finish_many", rows, [ending.claim for ending in endings])
 
-    async def renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
+    async def renew(self, held: Sequence[tuple[Claim, Sequence[HistoryEntry]]]) -> set[UUID]:
         """Renew all claims, each with its history so far; return the ids still ours.
 
         One statement is enough, or a few if the histories are long.
@@ -147,13 +147,13 @@ class Journal:
             ours |= await self._renew(some)
         return ours
 
-    async def _renew(self, held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> set[UUID]:
+    async def _renew(self, held: Sequence[tuple[Claim, Sequence[HistoryEntry]]]) -> set[UUID]:
         rows = json.dumps(
             [
                 {
                     "saga_id": str(claim.saga_id),
                     "owner": str(claim.owner),
-                    "history": as_json(list(history)),
+                    "history": encoded_history(list(history)),
                 }
                 for claim, history in sorted(held, key=lambda one: one[0].saga_id)
             ]
@@ -183,14 +183,14 @@ class Journal:
         """Revoke the decision to compensate: the pivot had committed before it could be blocked."""
         return await self._change("go_forward", claim)
 
-    async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[Attempt]) -> bool:
+    async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[HistoryEntry]) -> bool:
         """Park the saga: stop retrying until a person repairs it."""
-        told = {"error": error.encoded(), "history": as_json(list(history))}
+        told = {"error": error.encoded(), "history": encoded_history(list(history))}
         return await self._change("park", claim, expected=expected.value, **told)
 
-    async def postpone(self, claim: Claim, seconds: float, history: Sequence[Attempt]) -> bool:
+    async def postpone(self, claim: Claim, seconds: float, history: Sequence[HistoryEntry]) -> bool:
         """Give up the claim; the saga is due again after *seconds*."""
-        return await self._change("postpone", claim, seconds=seconds, history=as_json(list(history)))
+        return await self._change("postpone", claim, seconds=seconds, history=encoded_history(list(history)))
 
     async def note_progress(self, claim: Claim, rows: int) -> bool:
         """Store how many ledger rows a takeover found, and restart the count of expiries."""
@@ -339,7 +339,7 @@ class Journal:
             "deadline": birth.deadline,
             "results": as_json(birth.results),
             "error": None if birth.error is None else birth.error.encoded(),
-            "history": as_json(birth.history) if birth.history else None,
+            "history": encoded_history(birth.history) if birth.history else None,
             "trace": birth.trace,
         }
 
@@ -364,7 +364,7 @@ class Journal:
             input_hash=found["input_hash"],
             results=json.loads(found["results"]),
             error=Reason.decoded(found["error"]),
-            history=decoded_attempts(found["history"]),
+            history=decoded_history(found["history"]),
             expiries=found["expiries"],
             progress=found["progress"],
             remaining=found["remaining"],
@@ -398,11 +398,13 @@ def size_of_ending(ending: Ending) -> int:
     return sum(map(len, ending.results.values())) + _size_of_history(ending.history)
 
 
-def _size_of_history(history: Sequence[Attempt]) -> int:
+def _size_of_history(history: Sequence[HistoryEntry]) -> int:
     return _ROW + _ENTRY * len(history)
 
 
-def _parts(held: Sequence[tuple[Claim, Sequence[Attempt]]]) -> Iterator[Sequence[tuple[Claim, Sequence[Attempt]]]]:
+def _parts(
+    held: Sequence[tuple[Claim, Sequence[HistoryEntry]]],
+) -> Iterator[Sequence[tuple[Claim, Sequence[HistoryEntry]]]]:
     """Yield *held* in parts small enough for one statement."""
     begin = size = 0
     for index, (_, history) in enumerate(held):

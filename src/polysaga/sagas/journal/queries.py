@@ -23,7 +23,7 @@ from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
-from polysaga.sagas.protocol.reasons import Reason, decoded_attempts
+from polysaga.sagas.protocol.reasons import Reason, attempts_in, decoded_history, tenures_in
 from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
@@ -103,12 +103,14 @@ class Catalogue:
             if row is None:
                 return None
             audit = (await connection.exec_driver_sql(done.sql, done.bind(values))).all()
+        history = decoded_history(row["history"])
         return SagaState(
             **self._summary(dict(row)),
             driven_here=False,
             input=row["input"],
             results=json.loads(row["results"]),
-            history=tuple(decoded_attempts(row["history"])),
+            history=attempts_in(history),
+            owners=tenures_in(history),
             audit=tuple(
                 AuditEntry(
                     at=self._node.dialect.moment_from(line.recorded_at),

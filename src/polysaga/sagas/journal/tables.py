@@ -1,4 +1,4 @@
-"""The tables we own: a journal with its audit trail and what its processes say of their work; a ledger and an outbox in every participating SQL database.
+"""The tables we own: the journal with its audit trail and pulse; a ledger and an outbox in every SQL participant.
 
 `migrations/` creates them; a test compares the two. Keys are native UUIDs on PostgreSQL, BINARY(16) on MySQL
 and MariaDB, text on SQLite. Step names have a binary collation: `ascii_bin` and the rule for names in

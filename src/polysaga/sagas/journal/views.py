@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason
+from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Tenure
 from polysaga.sagas.protocol.states import Status
 
 
@@ -68,10 +68,16 @@ class SagaSummary:
         """The status of a parked saga before it was parked; it shows the direction."""
         return None if self.error is None or self.error.parked is None else self.error.parked.status
 
+    @property
+    def parked_at(self) -> datetime | None:
+        """Since when a parked saga is parked; None if an earlier version parked it."""
+        return None if self.error is None or self.error.parked is None else self.error.parked.at
+
     def as_dict(self) -> dict[str, Any]:
         """Return all facts by name, the reason as the journal keeps it: what the command line and HTTP print."""
         error = None if self.error is None else self.error.to_json()
-        return {**asdict(self), "error": error, "reason": self.reason, "step": self.step}
+        told = {"error": error, "reason": self.reason, "step": self.step, "parked_at": self.parked_at}
+        return {**asdict(self), **told}
 
     @property
     def _told(self) -> Reason | Parking | None:
@@ -90,6 +96,18 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which acts to find; None does not filter."""
+
+    by: str | None = None
+    action: str | None = None
+    saga_id: UUID | None = None
+    batch: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaState(SagaSummary):
     """One saga as the journal, or this process if it drives it, knows it now."""
 
@@ -97,6 +115,7 @@ class SagaState(SagaSummary):
     input: str  # as JSON
     results: Mapping[str, str]  # as JSON, by step: of the steps whose record is the journal
     history: tuple[Attempt, ...]  # its attempts; if more than 200, the first 50 and the last 150
+    owners: tuple[Tenure, ...]  # who drove it; of a saga that is started now, as soon as its history is written
     audit: tuple[AuditEntry, ...]
 
 

@@ -34,7 +34,7 @@ from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.loop import pauses
 from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
 from polysaga.sagas.protocol.outcomes import cancelled
-from polysaga.sagas.protocol.reasons import Attempt
+from polysaga.sagas.protocol.reasons import HistoryEntry
 from polysaga.sagas.protocol.rows import Birth, Claim, Row
 from polysaga.texts import said
 
@@ -176,8 +176,8 @@ class LocalRunner:
             await self.engine.clock.sleep(next(between))
         raise Busy(0, 0.0)
 
-    def history(self, saga_id: UUID) -> tuple[Attempt, ...] | None:
-        """Return the attempts of a saga that this process drives now; None if it does not."""
+    def history(self, saga_id: UUID) -> tuple[HistoryEntry, ...] | None:
+        """Return owners and attempts of a saga that this process drives now; None if it does not."""
         live = self.executions.get(saga_id)
         return None if live is None else tuple(live.attempts.history)
 

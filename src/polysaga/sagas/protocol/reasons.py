@@ -1,12 +1,16 @@
-"""Why a saga is undone or parked, and which attempts its steps made: what the journal's row shows to people.
+"""Why a saga is undone or parked, who drove it and which attempts its steps made: what people see of its row.
 
-The journal keeps a `Reason` as JSON in `error`, and the attempts in `history`.
+The journal keeps a `Reason` as JSON in `error`, and owners and attempts in `history`, in the order in which they
+began and ended.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from pydantic_core import to_json
 
 from polysaga.sagas.protocol.states import Status
 
@@ -38,18 +42,22 @@ class _Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking(_Cause):
-    """Why a saga is parked, and the status it had before. *kind* is None if nothing was tried."""
+    """Why and since when a saga is parked, and the status it had before. *kind* is None if nothing was tried."""
 
     status: Status
+    at: datetime | None = None  # by the clock of the process that parked it; None: an earlier version did
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores."""
-        return {**_Cause.to_json(self), "from": self.status.value}
+        data = {**_Cause.to_json(self), "from": self.status.value}
+        return data if self.at is None else {**data, "at": self.at.isoformat()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Parking":
         """Decode what `to_json` wrote."""
-        return cls(status=Status(data["from"]), **_cause_in(data))
+        at = data.get("at")
+        parked_at = None if at is None else datetime.fromisoformat(at)
+        return cls(status=Status(data["from"]), at=parked_at, **_cause_in(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +79,9 @@ class Reason(_Cause):
     resolved: Resolution | None = None
     undone_by_hand: tuple[str, ...] = ()  # steps whose record is the journal's row
 
-    def parked_from(self, status: Status, trouble: "Reason") -> "Reason":
-        """Return the reason of a saga that was in *status* and is parked for *trouble*."""
-        return replace(self, parked=Parking(status=status, **_cause_in(_Cause.to_json(trouble))))
+    def parked_from(self, status: Status, trouble: "Reason", at: datetime | None = None) -> "Reason":
+        """Return the reason of a saga that was in *status* and is parked for *trouble* since *at*."""
+        return replace(self, parked=Parking(status=status, at=at, **_cause_in(_Cause.to_json(trouble))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores, without missing values."""
@@ -115,9 +123,10 @@ class Attempt:
     step: str
     phase: str  # do, undo
     attempt: int  # from 1 on, in one process
-    at_ms: float  # milliseconds since the process began to drive the saga
+    at_ms: float  # milliseconds since the saga was started; in rows of 0.1 since the process began to drive it
     ms: float  # milliseconds that it took
     outcome: str  # done, found (the step had happened before), null (nothing to undo), or what went wrong
+    said: str | None = None  # what the error said, at most 300 characters; None: no error
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Attempt":
@@ -132,12 +141,46 @@ _MISSING: Mapping[str, Any] = {
     "at_ms": 0.0,
     "ms": 0.0,
     "outcome": "?",
+    "said": None,
 }
 
 
-def decoded_attempts(text: str | None) -> list[Attempt]:
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """One owner of a saga: the process that started it, or one that took it over."""
+
+    epoch: int
+    at_ms: float  # milliseconds since the saga was started, by the journal's clock
+    process: str  # host and process id, such as web-1:4121
+
+
+HistoryEntry: TypeAlias = Attempt | Tenure
+
+
+def encoded_history(history: Sequence[HistoryEntry]) -> str:
+    """Return the text for the journal's column `history`."""
+    return to_json(history, exclude_none=True).decode()
+
+
+def decoded_history(text: str | None) -> list[HistoryEntry]:
     """Decode the journal's column `history`."""
-    return [Attempt.from_json(one) for one in json.loads(text or "[]")]
+    return [_entry(one) for one in json.loads(text or "[]")]
+
+
+def attempts_in(history: Iterable[HistoryEntry]) -> tuple[Attempt, ...]:
+    """Return the attempts of *history*."""
+    return tuple(one for one in history if isinstance(one, Attempt))
+
+
+def tenures_in(history: Iterable[HistoryEntry]) -> tuple[Tenure, ...]:
+    """Return the owners in *history*."""
+    return tuple(one for one in history if isinstance(one, Tenure))
+
+
+def _entry(data: Mapping[str, Any]) -> HistoryEntry:
+    if "epoch" in data:
+        return Tenure(data["epoch"], data.get("at_ms", 0.0), data.get("process", "?"))
+    return Attempt.from_json(data)
 
 
 def _cause_in(data: Mapping[str, Any]) -> dict[str, Any]:

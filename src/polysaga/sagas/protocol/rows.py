@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from polysaga.sagas.protocol.reasons import Attempt, Reason
+from polysaga.sagas.protocol.reasons import HistoryEntry, Reason
 from polysaga.sagas.protocol.states import Mark, Status
 
 NOBODY = UUID(int=0)  # the owner of a saga that was put aside
@@ -31,7 +31,7 @@ class Row:
     input_hash: str
     results: Mapping[str, str]  # JSON text by step: of the steps whose record is this row
     error: Reason | None
-    history: Sequence[Attempt]
+    history: Sequence[HistoryEntry]
     expiries: int = 0
     progress: int = 0
     remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
@@ -65,11 +65,13 @@ class Birth:
     status: Status = Status.RUNNING
     results: Mapping[str, str] = field(default_factory=dict)
     error: Reason | None = None
-    history: Sequence[Attempt] = ()
+    history: Sequence[HistoryEntry] = ()
     deadline: float | None = None  # seconds after the birth
     trace: str | None = None  # the saga's trace context
 
-    def with_first_step(self, status: Status, results: Mapping[str, str], history: Sequence[Attempt]) -> "Birth":
+    def with_first_step(
+        self, status: Status, results: Mapping[str, str], history: Sequence[HistoryEntry]
+    ) -> "Birth":
         """Return the birth of a saga whose first step is done."""
         return Birth(  # `dataclasses.replace` takes ten times as long
             self.claim,
@@ -96,7 +98,7 @@ class Ending:
     expected: Status
     status: Status
     results: Mapping[str, str]
-    history: Sequence[Attempt]
+    history: Sequence[HistoryEntry]
 
 
 @dataclass(frozen=True, slots=True)

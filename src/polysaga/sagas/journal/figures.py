@@ -1,0 +1,247 @@
+"""Figures of the journal for people: what is unfinished, why sagas are parked, what people did.
+
+Everything but the audit trail comes from the index on `wake_at`, which has the unfinished sagas only: it costs the
+same however many have finished. Parked ones stand at its end.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from polysaga.databases import SqlNode
+from polysaga.databases.dialects import Rendered, SqlDialect
+from polysaga.errors import PayloadError
+from polysaga.sagas.journal.claims import PAUSE
+from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
+from polysaga.sagas.journal.views import AuditFilter
+from polysaga.sagas.protocol.reasons import Reason
+from polysaga.sagas.protocol.states import Status
+
+MOST_PARKED = 5_000  # whose reasons are read
+_AUDIT_LOOK = 10_000  # lines that one page of the audit trail reads at most
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """How many sagas have one status, or are late."""
+
+    status: Status
+    count: int
+    waiting: int  # put aside
+
+
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """Late sagas of one version and status."""
+
+    name: str
+    version: int
+    fingerprint: str
+    status: Status
+    count: int
+    since: datetime
+    example: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRow:
+    """One parked saga and why."""
+
+    saga_id: UUID
+    name: str
+    fingerprint: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One line of the audit trail."""
+
+    id: UUID
+    saga_id: UUID
+    saga: str | None
+    at: datetime
+    by: str
+    action: str
+    why: str
+    details: Mapping[str, Any]
+
+
+class Figures:
+    """The statements for one journal."""
+
+    def __init__(self, node: SqlNode, *, lease: float) -> None:
+        self._node, dialect = node, node.dialect
+        self._lease = lease
+        render = dialect.render
+        # PostgreSQL has no least UUID before version 18.
+        example = "cast(id AS text)" if dialect.name == "postgresql" else "id"
+        self._unfinished = render(
+            "SELECT status, count(*) AS number, sum(CASE WHEN owner IS NULL THEN 1 ELSE 0 END) AS waiting "
+            f"FROM {JOURNAL} WHERE wake_at IS NOT NULL GROUP BY status"
+        )
+        self._late = render(
+            "SELECT name, version, fingerprint, status, count(*) AS number, min(wake_at) AS since, "
+            f"min({example}) AS example FROM {JOURNAL} WHERE {late_if(dialect)} "
+            "GROUP BY name, version, fingerprint, status ORDER BY min(wake_at)"
+        )
+        self._parked = render(
+            f"SELECT id, name, fingerprint, error FROM {JOURNAL} WHERE wake_at > {BEFORE_NEVER} "
+            "AND status = 'needs_attention' ORDER BY wake_at LIMIT :most"
+        )
+        self._now = render(f"SELECT {dialect.clock} AS now")
+
+    async def unfinished(self) -> list[Unfinished]:
+        """Return how many sagas are not at rest, by status."""
+        rows = await self._rows(self._unfinished, {})
+        return [Unfinished(Status(row["status"]), int(row["number"]), int(row["waiting"])) for row in rows]
+
+    async def late(self) -> list[LateRow]:
+        """Return the sagas that were due two leases ago, those put aside a minute ago; the earliest first."""
+        dialect = self._node.dialect
+        return [
+            LateRow(
+                row["name"],
+                row["version"],
+                row["fingerprint"],
+                Status(row["status"]),
+                int(row["number"]),
+                dialect.moment_from(row["since"]),
+                UUID(row["example"]) if dialect.name == "postgresql" else dialect.key_from(row["example"]),
+            )
+            for row in await self._rows(self._late, late_values(self._lease))
+        ]
+
+    async def parked(self) -> list[ParkedRow]:
+        """Return at most `MOST_PARKED` + 1 parked sagas."""
+        key_from = self._node.dialect.key_from
+        return [
+            ParkedRow(
+                key_from(row["id"]), row["name"], row["fingerprint"], Reason.decoded(row["error"]) or Reason()
+            )
+            for row in await self._rows(self._parked, {"most": MOST_PARKED + 1})
+        ]
+
+    async def now(self) -> datetime:
+        """Return the journal's time."""
+        (row,) = await self._rows(self._now, {})
+        return self._node.dialect.moment_from(row["now"])
+
+    async def audit(self, wanted: AuditFilter, after: str | None, most: int) -> tuple[list[AuditRow], str | None]:
+        """Return at most *most* lines behind the cursor *after*, the newest first, and the next cursor.
+
+        Reads at most 10,000 lines; the cursor goes on behind them.
+        """
+        dialect = self._node.dialect
+        values: dict[str, Any] = {"most": most}
+        among = _audit_range(wanted, values, dialect, after)
+        matches = _audit_matches(wanted, values)
+        end = await self._end_of_look(among, values) if matches else None
+        if end is not None:
+            values |= {"end_at": end["recorded_at"], "end": end["id"]}
+            among += ["recorded_at >= :end_at", "(recorded_at > :end_at OR id >= :end)"]
+        where = [*among, *matches]
+        # The page first: names are looked up for its lines only.
+        page = (
+            f"SELECT id, saga_id, recorded_at, actor, action, why, details FROM {AUDIT}{_where(where)} "
+            "ORDER BY recorded_at DESC, id DESC LIMIT :most"
+        )
+        statement = dialect.render(
+            f"SELECT a.*, j.name AS saga FROM ({page}) AS a LEFT JOIN {JOURNAL} AS j ON j.id = a.saga_id "
+            "ORDER BY a.recorded_at DESC, a.id DESC"
+        )
+        found = [self._audit_row(row) for row in await self._rows(statement, values)]
+        if len(found) == most:
+            return found, audit_cursor(found[-1].at, found[-1].id)
+        if end is None:
+            return found, None
+        return found, audit_cursor(dialect.moment_from(end["recorded_at"]), dialect.key_from(end["id"]))
+
+    async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the last line that a search may read; None if no line follows it."""
+        statement = self._node.dialect.render(
+            f"SELECT recorded_at, id FROM {AUDIT}{_where(among)} "
+            f"ORDER BY recorded_at DESC, id DESC LIMIT 2 OFFSET {_AUDIT_LOOK - 1}"
+        )
+        found = await self._rows(statement, values)
+        return found[0] if len(found) == 2 else None
+
+    def _audit_row(self, row: Mapping[str, Any]) -> AuditRow:
+        dialect = self._node.dialect
+        return AuditRow(
+            dialect.key_from(row["id"]),
+            dialect.key_from(row["saga_id"]),
+            row["saga"],
+            dialect.moment_from(row["recorded_at"]),
+            row["actor"],
+            row["action"],
+            row["why"],
+            json.loads(row["details"]),
+        )
+
+    async def _rows(self, statement: Rendered, values: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        async with self._node.writer.connect() as connection:
+            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
+            return [dict(row) for row in result.mappings()]
+
+
+def late_if(dialect: SqlDialect) -> str:
+    """Return the condition of sagas that no process has taken over in time; see `late_values`."""
+    driven, aside = dialect.ago(":patience"), dialect.ago(":pause")
+    return (
+        f"wake_at IS NOT NULL AND wake_at < {BEFORE_NEVER} "
+        f"AND wake_at < CASE WHEN owner IS NULL THEN {aside} ELSE {driven} END"
+    )
+
+
+def late_values(lease: float) -> dict[str, float]:
+    """Return the parameters of `late_if`, in seconds: two leases, or twice the pause of sagas that were put aside."""
+    return {"patience": 2 * lease, "pause": 2 * PAUSE}
+
+
+def audit_cursor(at: datetime, line: UUID) -> str:
+    """Return the cursor that goes on behind a line."""
+    return f"{at.isoformat()}~{line}"
+
+
+def _audit_range(wanted: AuditFilter, values: dict[str, Any], dialect: SqlDialect, after: str | None) -> list[str]:
+    among = []
+    if wanted.saga_id is not None:
+        values["saga_id"] = dialect.key(wanted.saga_id)
+        among.append("saga_id = :saga_id")
+    if wanted.since is not None:
+        values["since"] = dialect.moment(wanted.since)
+        among.append("recorded_at >= :since")
+    if wanted.until is not None:
+        values["until"] = dialect.moment(wanted.until)
+        among.append("recorded_at < :until")
+    if after is not None:
+        try:
+            at, _, line = after.partition("~")
+            values["at"] = dialect.moment(datetime.fromisoformat(at))
+            values["line"] = dialect.key(UUID(line))
+        except ValueError:
+            raise PayloadError(f"{after!r} is no cursor: pass on `AuditPage.next` as it is") from None
+        among += ["recorded_at <= :at", "(recorded_at < :at OR id < :line)"]
+    return among
+
+
+def _audit_matches(wanted: AuditFilter, values: dict[str, Any]) -> list[str]:
+    matches = []
+    if wanted.by is not None:
+        values["actor"] = wanted.by
+        matches.append("actor = :actor")
+    if wanted.action is not None:
+        values["action"] = wanted.action
+        matches.append("action = :action")
+    if wanted.batch is not None:
+        values["batch"] = f'%"batch": "{wanted.batch}"%'
+        matches.append("details LIKE :batch")
+    return matches
+
+
+def _where(conditions: Collection[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
