@@ -21,8 +21,9 @@ from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
+from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
-from polysaga.sagas.operations.repairs import Repair, Repairs
+from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
@@ -204,6 +205,11 @@ class Sagas:
         Sagas of programs and versions that this process does not know are included, marked as not `known`.
         """
         return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
+
+    def inspector(self) -> Inspector:
+        """Return what answers people's questions about the sagas of all processes; the databases must be open."""
+        engine = self._engine_at_hand()
+        return Inspector(engine, self._known(), catalogue_of(engine, self._known()))
 
     async def retry(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100

@@ -198,7 +198,7 @@ def late_if(dialect: SqlDialect) -> str:
 
 
 def late_values(lease: float) -> dict[str, float]:
-    """Return the parameters of `late_if`, in seconds: two leases, or twice the pause of sagas that were put aside."""
+    """Return the parameters of `late_if`, in seconds: two leases, or two pauses of sagas that were put aside."""
     return {"patience": 2 * lease, "pause": 2 * PAUSE}
 
 

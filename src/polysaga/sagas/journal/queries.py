@@ -11,7 +11,8 @@ on from there. So no page costs more than that, and only the last page has no cu
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,74 +22,171 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.databases import SqlNode
 from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL
+from polysaga.sagas.journal.figures import late_if, late_values
+from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
 from polysaga.sagas.protocol.reasons import Reason, attempts_in, decoded_history, tenures_in
 from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
+_DONE = frozenset({"done", "found", "null"})  # outcomes of attempts that did not fail
 _WITH_REASON = frozenset({Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION})  # in `error`
 _LOOK = 10_000  # rows that one search reads at most
+_AT_ONCE = 500  # rows that are compared in this process at once
 _SUMMARY = (
     "id, name, version, fingerprint, saga_key, status, error, epoch, owner, wake_at, deadline, expiries, "
     "created_at, finished_at"
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Sagas with their histories, as text, if the search needs them."""
+
+    rows: list[tuple[SagaSummary, str | None]]
+    next: str | None
+    searched_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last row that a search may read; without *row* it may read all."""
+
+    row: tuple[Any, Any] | None = None  # created_at and id
+    conditions: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Catalogue:
     """The journal for people, read from the primary."""
 
-    def __init__(self, node: SqlNode, names: Collection[str], fingerprints: Collection[str]) -> None:
+    def __init__(
+        self,
+        node: SqlNode,
+        names: Collection[str],
+        fingerprints: Collection[str],
+        *,
+        places: Mapping[tuple[str, str], str] | None = None,
+        lease: float = 30.0,
+    ) -> None:
+        """*places*: the databases of the steps, by the names of saga and step."""
         self._node, self._names, self._fingerprints = node, frozenset(names), frozenset(fingerprints)
+        self._places, self._lease = places or {}, lease
 
     async def find(self, wanted: SagaFilter, *, limit: int, after: str | None) -> SagaPage:
         """Return at most *limit* sagas behind the cursor *after*."""
-        if not 1 <= limit <= _MOST:
-            raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
-        if wanted.older_than is not None and not 0 <= wanted.older_than <= _LONG_AGO:
-            raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
-        if wanted.name is not None and not writable(wanted.name):
-            raise PayloadError("a name must be text that can be written as UTF-8, without NUL")
+        self._check(wanted, limit)
+        if not _reads_histories(wanted):
+            page = await self._page(wanted, limit, after)
+            return SagaPage(tuple(saga for saga, _ in page.rows), page.next, page.searched_to)
+        found: list[SagaSummary] = []
+        read = 0
+        while True:
+            page = await self._page(wanted, _AT_ONCE, after)
+            matching = [saga for saga, history in page.rows if self._matches(wanted, saga, history)]
+            found += matching
+            read += len(page.rows)
+            if len(found) > limit:
+                last = found[limit - 1]
+                return SagaPage(tuple(found[:limit]), _cursor(last.created_at, last.id))
+            if page.next is None:
+                return SagaPage(tuple(found), None)
+            if page.searched_to is not None or read >= _LOOK:
+                searched_to = page.searched_to or page.rows[-1][0].created_at
+                return SagaPage(tuple(found), page.next, searched_to)
+            after = page.next
+
+    async def count(self, wanted: SagaFilter, *, most: int) -> tuple[int, bool]:
+        """Return how many sagas *wanted* finds, at most *most*, and whether that are all."""
+        if _reads_histories(wanted):
+            number, after = 0, None
+            while True:
+                page = await self.find(wanted, limit=_MOST, after=after)
+                number += len(page.sagas)
+                if page.next is None or page.searched_to is not None or number >= most:
+                    return min(number, most), page.next is None
+                after = page.next
+        self._check(wanted, 1)
+        values: dict[str, Any] = {"most": most}
+        among = [*self._source(wanted), *self._behind(wanted, None, values)]
+        conditions = self._conditions(wanted, values)
+        async with self._node.writer.connect() as connection:
+            end = await self._end(connection, wanted, among, conditions, values)
+            among += end.conditions
+            statement = self._node.dialect.render(
+                "SELECT count(*) FROM "
+                f"(SELECT id FROM {JOURNAL}{_where([*among, *conditions])} LIMIT :most) AS found"
+            )
+            result = await connection.exec_driver_sql(statement.sql, statement.bind({**values, **end.values}))
+            number = int(result.scalar_one())
+        return number, number < most and end.row is None
+
+    async def _page(self, wanted: SagaFilter, limit: int, after: str | None) -> _Page:
         values: dict[str, Any] = {"limit": limit + 1}
         among = [*self._source(wanted), *self._behind(wanted, after, values)]
         conditions = self._conditions(wanted, values)
         async with self._node.writer.connect() as connection:
-            end = None
-            if conditions and not (_awake(wanted) or wanted.key is not None):
-                end = await self._end_of_look(connection, among, values)
-            if end is not None:
-                values |= {"end_at": end[0], "end_id": end[1]}
-                among += ["created_at >= :end_at", "(created_at > :end_at OR id >= :end_id)"]
+            end = await self._end(connection, wanted, among, conditions, values)
             # Few sagas are not at rest: the coalesce keeps their sort off the age index, which holds all sagas.
             age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
+            order = "ASC" if wanted.oldest_first else "DESC"
+            columns = f"{_SUMMARY}, history" if _reads_histories(wanted) else _SUMMARY
             statement = self._node.dialect.render(
-                f"SELECT {_SUMMARY} FROM {JOURNAL}{_where([*among, *conditions])} "
-                f"ORDER BY {age} DESC, id DESC LIMIT :limit"
+                f"SELECT {columns} FROM {JOURNAL}{_where([*among, *end.conditions, *conditions])} "
+                f"ORDER BY {age} {order}, id {order} LIMIT :limit"
             )
-            result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
-            found = [SagaSummary(**self._summary(dict(row))) for row in result.mappings()]
+            result = await connection.exec_driver_sql(statement.sql, statement.bind({**values, **end.values}))
+            found = [
+                (SagaSummary(**self._summary(row)), row.get("history")) for row in map(dict, result.mappings())
+            ]
         if len(found) > limit:
-            last = found[limit - 1]
-            return SagaPage(tuple(found[:limit]), _cursor(last.created_at, last.id))
-        if end is None:
-            return SagaPage(tuple(found), None)
-        searched_to, last_id = self._node.dialect.moment_from(end[0]), self._node.dialect.key_from(end[1])
-        return SagaPage(tuple(found), _cursor(searched_to, last_id), searched_to)
+            last = found[limit - 1][0]
+            return _Page(found[:limit], _cursor(last.created_at, last.id))
+        if end.row is None:
+            return _Page(found, None)
+        searched_to, last_id = (
+            self._node.dialect.moment_from(end.row[0]),
+            self._node.dialect.key_from(end.row[1]),
+        )
+        return _Page(found, _cursor(searched_to, last_id), searched_to)
 
-    async def _end_of_look(
-        self, connection: AsyncConnection, among: Collection[str], values: Mapping[str, Any]
-    ) -> tuple[Any, Any] | None:
-        """Return created_at and id of the last row that a search may read; None if no row follows it."""
+    async def _end(
+        self,
+        connection: AsyncConnection,
+        wanted: SagaFilter,
+        among: Collection[str],
+        conditions: Collection[str],
+        values: Mapping[str, Any],
+    ) -> _End:
+        """Return where a search must end that no index serves."""
+        if not conditions or _awake(wanted) or wanted.key is not None or wanted.ids is not None:
+            return _End()
+        order = "ASC" if wanted.oldest_first else "DESC"
         statement = self._node.dialect.render(
             f"SELECT created_at, id FROM {JOURNAL}{_where(among)} "
-            f"ORDER BY created_at DESC, id DESC LIMIT 2 OFFSET {_LOOK - 1}"
+            f"ORDER BY created_at {order}, id {order} LIMIT 2 OFFSET {_LOOK - 1}"
         )
         found = (await connection.exec_driver_sql(statement.sql, statement.bind(values))).all()
         if len(found) < 2:
-            return None
+            return _End()
         (created_at, saga_id), _ = map(tuple, found)
-        return created_at, saga_id
+        beyond = "<" if wanted.oldest_first else ">"
+        within = (f"created_at {beyond}= :end_at", f"(created_at {beyond} :end_at OR id {beyond}= :end_id)")
+        return _End((created_at, saga_id), within, {"end_at": created_at, "end_id": saga_id})
+
+    def _check(self, wanted: SagaFilter, limit: int) -> None:
+        if not 1 <= limit <= _MOST:
+            raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
+        if wanted.older_than is not None and not 0 <= wanted.older_than <= _LONG_AGO:
+            raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
+        for what in ("name", "step", "database"):
+            if not writable(getattr(wanted, what) or ""):
+                raise PayloadError(f"a {what} must be text that can be written as UTF-8, without NUL")
+        for what in ("since", "until"):
+            moment = getattr(wanted, what)
+            if moment is not None and moment.tzinfo is None:
+                raise PayloadError(f"{what} is {moment}, without a time zone; give an aware time")
 
     async def get(self, saga_id: UUID) -> SagaState | None:
         """Return everything about one saga, with what people did to it."""
@@ -128,6 +226,10 @@ class Catalogue:
         if wanted.statuses and not self._is_indexed(wanted):
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
+        if wanted.ids is not None:
+            values["ids"] = json.dumps([{"saga_id": str(one)} for one in wanted.ids])
+            picked = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
+            conditions.append(f"id IN ({picked.replace(':rows', ':ids')})")
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
             ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
@@ -139,13 +241,53 @@ class Catalogue:
             conditions.append("name = :name")
         if wanted.error is not None:
             # Encoded as in the column, which holds JSON.
-            text = json.dumps(wanted.error)[1:-1].lower()
-            values["error"] = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+            values["error"] = f"%{_pattern(json.dumps(wanted.error)[1:-1].lower())}%"
             conditions.append("error IS NOT NULL AND lower(error) LIKE :error ESCAPE '!'")
+        if wanted.late:
+            values.update(late_values(self._lease))
+            conditions.append(late_if(dialect))
+        if wanted.waiting:
+            conditions.append(f"owner IS NULL AND wake_at < {BEFORE_NEVER}")
+        if _reads_histories(wanted):
+            conditions += self._near(wanted, values)
         if wanted.known is not None:
             known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
             conditions.append(f"fingerprint {'IN' if wanted.known else 'NOT IN'} ({known})")
         return conditions
+
+    def _near(self, wanted: SagaFilter, values: dict[str, Any]) -> Iterator[str]:
+        """Yield conditions that all rows fulfil that `_matches` finds."""
+        if wanted.retrying:
+            yield f"wake_at < {BEFORE_NEVER} AND history IS NOT NULL"
+        steps = set() if wanted.step is None else {wanted.step}
+        if wanted.database is not None:
+            there = {step for (_, step), database in self._places.items() if database == wanted.database}
+            steps = there & steps if steps else there
+        elif wanted.step is None:
+            return
+        near = ["1 = 0"]
+        for number, step in enumerate(sorted(steps)):
+            name = _pattern(json.dumps(step))
+            values[f"reason{number}"], values[f"attempt{number}"] = f'%"step": {name}%', f'%"step":{name}%'
+            near.append(
+                f"error LIKE :reason{number} ESCAPE '!' "
+                f"OR (wake_at IS NOT NULL AND history LIKE :attempt{number} ESCAPE '!')"
+            )
+        yield f"({' OR '.join(near)})"
+
+    def _matches(self, wanted: SagaFilter, saga: SagaSummary, history: str | None) -> bool:
+        last = next(reversed(attempts_in(decoded_history(history))), None)
+        failing = last if last is not None and last.outcome not in _DONE and not saga.status.final else None
+        if wanted.retrying and (failing is None or saga.status is Status.NEEDS_ATTENTION):
+            return False
+        steps = {step for step in (saga.step, failing and failing.step) if step}
+        if saga.error is not None and saga.error.step:
+            steps.add(saga.error.step)
+        if wanted.step is not None:
+            steps &= {wanted.step}
+        if wanted.database is not None:
+            steps = {step for step in steps if self._places.get((saga.name, step)) == wanted.database}
+        return bool(steps) or (wanted.step is None and wanted.database is None)
 
     def _source(self, wanted: SagaFilter) -> list[str]:
         """Return the condition of the index that holds all wanted sagas, and the fewest others."""
@@ -166,6 +308,12 @@ class Catalogue:
         if wanted.older_than is not None:
             values["age"] = wanted.older_than
             older.append(f"created_at <= {self._node.dialect.ago(':age')}")
+        if wanted.since is not None:
+            values["since"] = self._node.dialect.moment(wanted.since)
+            older.append("created_at >= :since")
+        if wanted.until is not None:
+            values["until"] = self._node.dialect.moment(wanted.until)
+            older.append("created_at < :until")
         if after is None:
             return older
         try:
@@ -175,7 +323,8 @@ class Catalogue:
         except ValueError:
             raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
         # Not (created_at, id) < (...): MySQL would not use the index for it.
-        return [*older, "created_at <= :at", "(created_at < :at OR id < :id)"]
+        beyond = ">" if wanted.oldest_first else "<"
+        return [*older, f"created_at {beyond}= :at", f"(created_at {beyond} :at OR id {beyond} :id)"]
 
     def _summary(self, row: Mapping[str, Any]) -> dict[str, Any]:
         dialect = self._node.dialect
@@ -207,7 +356,19 @@ def writable(text: str) -> bool:
 
 
 def _awake(wanted: SagaFilter) -> bool:
-    return bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
+    """Return whether only unfinished sagas are wanted."""
+    unfinished = bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
+    return unfinished or wanted.retrying or wanted.late or wanted.waiting
+
+
+def _reads_histories(wanted: SagaFilter) -> bool:
+    """Return whether the failing step must be known, which no column has."""
+    return wanted.retrying or wanted.step is not None or wanted.database is not None
+
+
+def _pattern(text: str) -> str:
+    """Return *text* for LIKE with the escape character !."""
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
 def _where(conditions: Collection[str]) -> str:

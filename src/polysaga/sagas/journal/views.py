@@ -16,7 +16,11 @@ class SagaFilter:
 
     *error* is searched for in the reason, ignoring case. *known* selects by whether this process has the
     definition that the saga was started with. A *key* without a *name* is searched for under the names that this
-    process knows.
+    process knows. *step* is the one that failed last, or because of which the saga is undone or parked; *database*
+    is that of such a step, as this process's definitions say. *since* and *until* bound the start of the saga.
+
+    *retrying*, *late* and *waiting* find unfinished sagas only. The last attempt of a retrying one failed. A late
+    one was due two leases ago, and no process has taken it over. A waiting one is put aside until it wakes.
     """
 
     name: str | None = None
@@ -25,6 +29,15 @@ class SagaFilter:
     error: str | None = None
     older_than: float | None = None
     known: bool | None = None
+    step: str | None = None
+    database: str | None = None
+    since: datetime | None = None  # aware; included
+    until: datetime | None = None  # aware; excluded
+    retrying: bool = False
+    late: bool = False
+    waiting: bool = False
+    ids: Collection[UUID] | None = None
+    oldest_first: bool = False
 
     @property
     def statuses(self) -> tuple[Status, ...]:

@@ -138,7 +138,7 @@ class AuditPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class Frozen:
     """The sagas that a filter found at one moment; not *complete*: there are more."""
 
     ids: tuple[UUID, ...]

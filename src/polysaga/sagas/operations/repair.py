@@ -50,8 +50,17 @@ _PATIENCE = 15.0  # seconds for a participant to take a row
 class SagaRepair:
     """One repair of one saga as it was found."""
 
-    def __init__(self, engine: Engine, definition: Definition | None, row: Row, order: RepairOrder) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        definition: Definition | None,
+        row: Row,
+        order: RepairOrder,
+        records: Mapping[str, LedgerRow] | None = None,
+    ) -> None:
+        """*records*: what the ledgers said just now, for a check that asks them no more."""
         self._engine, self._known, self._row, self._order = engine, definition, row, order
+        self._records = records
         self._results, self._reason = dict(row.results), row.error or Reason()
         self._going = direction(row)
         self._owner = uuid4()
@@ -240,6 +249,8 @@ class SagaRepair:
         return await self._at(step, lambda: participant.undo(entry, None))
 
     async def _look(self, steps: list[AnyStep]) -> Mapping[str, LedgerRow]:
+        if self._records is not None:
+            return {step.name: self._records[step.name] for step in steps if step.name in self._records}
         found: dict[str, LedgerRow] = {}
         for step in steps:
             participant = self._participant(step)

@@ -60,8 +60,7 @@ class Repairs:
 
     def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
         self._engine, self._definitions = engine, definitions  # by fingerprint
-        names = {definition.name for definition in definitions.values()}
-        self.catalogue = Catalogue(engine.journal.node, names, definitions)
+        self.catalogue = catalogue_of(engine, definitions)
 
     async def carry_out(
         self, target: UUID | SagaFilter, order: RepairOrder, *, dry_run: bool, limit: int
@@ -129,6 +128,18 @@ class Repairs:
         if row is None:
             raise UnknownSaga(saga_id)
         return row
+
+
+def catalogue_of(engine: Engine, definitions: Mapping[str, Definition]) -> Catalogue:
+    """Return the catalogue of the engine's journal; *definitions* are by fingerprint."""
+    names = {definition.name for definition in definitions.values()}
+    home = engine.journal.node.database
+    places = {
+        (definition.name, step.name): step.database_name or home
+        for definition in definitions.values()
+        for step in definition.steps
+    }
+    return Catalogue(engine.journal.node, names, definitions, places=places, lease=engine.settings.lease)
 
 
 def _check(order: RepairOrder) -> None:

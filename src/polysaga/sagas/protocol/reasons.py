@@ -16,7 +16,7 @@ from polysaga.sagas.protocol.states import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Cause:
+class _Why:
     """What a reason to undo a saga and a reason to park it have in common."""
 
     kind: str | None = None  # a verdict, such as `refused`, `failed` or `cancelled`
@@ -41,7 +41,7 @@ class _Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parking(_Cause):
+class Parking(_Why):
     """Why and since when a saga is parked, and the status it had before. *kind* is None if nothing was tried."""
 
     status: Status
@@ -49,7 +49,7 @@ class Parking(_Cause):
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores."""
-        data = {**_Cause.to_json(self), "from": self.status.value}
+        data = {**_Why.to_json(self), "from": self.status.value}
         return data if self.at is None else {**data, "at": self.at.isoformat()}
 
     @classmethod
@@ -69,7 +69,7 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason(_Cause):
+class Reason(_Why):
     """Why a saga is undone, why it is parked, and how people repaired it; each may be missing.
 
     *kind* is None if the saga is not being undone.
@@ -81,11 +81,11 @@ class Reason(_Cause):
 
     def parked_from(self, status: Status, trouble: "Reason", at: datetime | None = None) -> "Reason":
         """Return the reason of a saga that was in *status* and is parked for *trouble* since *at*."""
-        return replace(self, parked=Parking(status=status, at=at, **_cause_in(_Cause.to_json(trouble))))
+        return replace(self, parked=Parking(status=status, at=at, **_cause_in(_Why.to_json(trouble))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores, without missing values."""
-        data = _Cause.to_json(self)
+        data = _Why.to_json(self)
         if self.parked is not None:
             data["parked"] = self.parked.to_json()
         if self.resolved is not None:
@@ -159,7 +159,8 @@ HistoryEntry: TypeAlias = Attempt | Tenure
 
 def encoded_history(history: Sequence[HistoryEntry]) -> str:
     """Return the text for the journal's column `history`."""
-    return to_json(history, exclude_none=True).decode()
+    # Inside of a JSON string these quotation marks would be escaped.
+    return to_json(history).decode().replace(',"said":null', "")
 
 
 def decoded_history(text: str | None) -> list[HistoryEntry]:
@@ -184,4 +185,4 @@ def _entry(data: Mapping[str, Any]) -> HistoryEntry:
 
 
 def _cause_in(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {one.name: data[one.name] for one in fields(_Cause) if one.name in data}
+    return {one.name: data[one.name] for one in fields(_Why) if one.name in data}

@@ -1,0 +1,75 @@
+"""Parked sagas grouped by what they have in common, as a pure function."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from polysaga.sagas.journal.figures import ParkedRow
+from polysaga.sagas.operations.findings import Cause
+from polysaga.sagas.protocol.reasons import Reason
+from polysaga.sagas.protocol.states import Status
+
+# What differs from saga to saga: ids, numbers, and names in quotation marks that have a number in them.
+_DIFFERS = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]*[0-9][0-9a-f]{7,}\b|[0-9]+(?:[.,:][0-9]+)*",
+    re.IGNORECASE,
+)
+_LONGEST = 300  # characters of a reason that are compared
+
+
+@dataclass(frozen=True, slots=True)
+class _Likeness:
+    name: str
+    step: str
+    direction: Status
+    message: str
+
+
+def pattern_of(message: str) -> str:
+    """Return the first line of *message*, with … for ids and numbers."""
+    lines = message.strip().splitlines()
+    return _DIFFERS.sub("…", lines[0][:_LONGEST]) if lines else ""
+
+
+def likeness(name: str, reason: Reason) -> _Likeness:
+    """Return what sagas with the same cause have in common."""
+    told = reason.parked or reason
+    direction = Status.RUNNING if reason.parked is None else reason.parked.status
+    return _Likeness(name, told.step or "", direction, pattern_of(told.message))
+
+
+def causes(parked: Iterable[ParkedRow], database_of: Callable[[str, str], str | None]) -> tuple[Cause, ...]:
+    """Return *parked* by cause, the largest first; *database_of* gets fingerprint and step."""
+
+    def key(row: ParkedRow) -> tuple[str, str, str, str]:
+        alike = likeness(row.name, row.reason)
+        return alike.name, alike.step, alike.direction.value, alike.message
+
+    groups = [tuple(rows) for _, rows in groupby(sorted(parked, key=key), key)]
+    found = [_cause(rows, database_of) for rows in groups]
+    return tuple(sorted(found, key=lambda cause: -cause.count))
+
+
+def _cause(rows: Sequence[ParkedRow], database_of: Callable[[str, str], str | None]) -> Cause:
+    first, alike = rows[0], likeness(rows[0].name, rows[0].reason)
+    moments = [at for row in rows if (at := _parked_at(row)) is not None]
+    message = (first.reason.parked or first.reason).message
+    return Cause(
+        name=alike.name,
+        step=alike.step or None,
+        database=database_of(first.fingerprint, alike.step) if alike.step else None,
+        direction=alike.direction,
+        message=alike.message,
+        example_message=message,
+        count=len(rows),
+        first_at=min(moments, default=None),
+        last_at=max(moments, default=None),
+        example=first.saga_id,
+        error=max(alike.message.split("…"), key=len).strip(),
+    )
+
+
+def _parked_at(row: ParkedRow) -> datetime | None:
+    return None if row.reason.parked is None else row.reason.parked.at
