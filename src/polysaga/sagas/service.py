@@ -1,7 +1,7 @@
 """The sagas of one program: declared once with their journal, opened with the databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,10 @@ from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
+from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
+from polysaga.sagas.operations.batches import Batches
+from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
@@ -67,6 +70,7 @@ class Sagas:
         self._runner: LocalRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called
         self._enlisting: Enlisting | None = None
+        self._batches = Batches(self._repairs, self._figures, Clock())
 
     @property
     def participants(self) -> tuple[AnyHandle, ...]:
@@ -96,6 +100,7 @@ class Sagas:
             yield self
         finally:
             self._runner = self._enlisting = None
+            await self._batches.close()
             await runner.drain(rounds)
 
     def wind_down(self) -> None:
@@ -211,6 +216,41 @@ class Sagas:
         engine = self._engine_at_hand()
         return Inspector(engine, self._known(), catalogue_of(engine, self._known()))
 
+    async def freeze(self, wanted: SagaFilter) -> Frozen:
+        """Return the ids of what *wanted* finds now, at most 100,000; without a status the parked sagas."""
+        return await self._batches.freeze(wanted)
+
+    def begin_batch(
+        self,
+        action: Literal["retry", "skip", "compensate", "resolve"],
+        ids: Collection[UUID],
+        *,
+        by: str,
+        why: str,
+        step: str | None = None,
+        result: Any = None,
+        outcome: Literal["completed", "compensated"] | None = None,
+    ) -> UUID:
+        """Begin to repair all *ids* in the background of this process, which must have opened the sagas.
+
+        Returns the id of the batch, for `batch`. Each repair is one of its own, as by the method named *action*.
+        Closing the sagas stops the batch; the sagas that it has not come to stay as they were.
+        """
+        self._open_runner()
+        order = RepairOrder(
+            action=RepairAction(action),
+            by=by,
+            why=why,
+            step=step,
+            result=result,
+            outcome=None if outcome is None else Status(outcome),
+        )
+        return self._batches.begin(order, ids)
+
+    async def batch(self, batch_id: UUID) -> BatchProgress | None:
+        """Return how far a batch is, of another process by the audit trail; None if no process knows it."""
+        return await self._batches.progress(batch_id)
+
     async def retry(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
     ) -> tuple[Repair, ...]:
@@ -290,6 +330,10 @@ class Sagas:
 
     def _repairs(self) -> Repairs:
         return Repairs(self._engine_at_hand(), self._known())
+
+    def _figures(self) -> Figures:
+        engine = self._engine_at_hand()
+        return Figures(engine.journal.node, lease=engine.settings.lease)
 
     def _engine_at_hand(self) -> Engine:
         """Return the engine of the open sagas, or else one that only reads and repairs."""

@@ -7,7 +7,7 @@ same however many have finished. Parked ones stand at its end.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,8 @@ from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
 
 MOST_PARKED = 5_000  # whose reasons are read
+_LINES = 1_000  # lines of a batch that are read at once
+_CLOCKS_DIFFER = timedelta(hours=1)  # at most, of a process and the journal
 _AUDIT_LOOK = 10_000  # lines that one page of the audit trail reads at most
 
 
@@ -159,6 +161,28 @@ class Figures:
         if end is None:
             return found, None
         return found, audit_cursor(dialect.moment_from(end["recorded_at"]), dialect.key_from(end["id"]))
+
+    async def batch(self, batch_id: UUID) -> tuple[int, int | None, datetime, AuditRow, datetime] | None:
+        """Return how many lines a batch has, how many sagas, its first moment, its last line, and the time now.
+
+        None if it has no line. The id of a batch says when it began, so later lines only are read.
+        """
+        try:
+            since = datetime.fromtimestamp((batch_id.int >> 80) / 1000, UTC) - _CLOCKS_DIFFER
+        except (ValueError, OverflowError):
+            return None  # the id of no batch
+        wanted, count, after = AuditFilter(batch=batch_id, since=since), 0, None
+        rows: list[AuditRow] = []
+        while True:
+            page, after = await self.audit(wanted, after, _LINES)
+            count += len(page)
+            rows = [*rows[:1], *page[-1:]] if rows else [*page[:1], *page[-1:]]
+            if after is None:
+                break
+        if not rows:
+            return None
+        size = rows[0].details.get("batch_size")
+        return count, size if isinstance(size, int) else None, rows[-1].at, rows[0], await self.now()
 
     async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the last line that a search may read; None if no line follows it."""

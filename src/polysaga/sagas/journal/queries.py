@@ -267,11 +267,10 @@ class Catalogue:
             return
         near = ["1 = 0"]
         for number, step in enumerate(sorted(steps)):
-            name = _pattern(json.dumps(step))
-            values[f"reason{number}"], values[f"attempt{number}"] = f'%"step": {name}%', f'%"step":{name}%'
+            name, reason, attempt = _pattern(json.dumps(step)), "reason" + number * "_", "attempt" + number * "_"
+            values[reason], values[attempt] = f'%"step": {name}%', f'%"step":{name}%'
             near.append(
-                f"error LIKE :reason{number} ESCAPE '!' "
-                f"OR (wake_at IS NOT NULL AND history LIKE :attempt{number} ESCAPE '!')"
+                f"error LIKE :{reason} ESCAPE '!' OR (wake_at IS NOT NULL AND history LIKE :{attempt} ESCAPE '!')"
             )
         yield f"({' OR '.join(near)})"
 

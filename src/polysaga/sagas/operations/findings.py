@@ -159,3 +159,4 @@ class BatchProgress:
     began_at: datetime
     ended_at: datetime | None
     here: bool  # this process works on it
+    problem: str | None  # why it ended before it was through, such as a journal that does not answer

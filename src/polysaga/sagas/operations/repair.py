@@ -126,7 +126,8 @@ class SagaRepair:
             "error": None if row.error is None else row.error.to_json(),
         }
         now = {"status": after.value, "epoch": epoch, "error": self._reason.to_json() or None}
-        return json.dumps({"asked": asked, "before": before, "after": now})
+        batch = {} if order.batch is None else {"batch": str(order.batch), "batch_size": order.batch_size}
+        return json.dumps({"asked": asked, "before": before, "after": now, **batch})
 
     async def _check_skip(self) -> None:
         definition, step = self._definition, self._step

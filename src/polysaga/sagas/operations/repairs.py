@@ -69,7 +69,7 @@ class Repairs:
 
         Raises if a single saga cannot be repaired; of many, each result has its own problem.
         """
-        _check(order)
+        check_order(order)
         if not isinstance(target, SagaFilter):
             target = as_id(target)
             return (await self._repair(target, order, dry_run=dry_run),)
@@ -142,7 +142,8 @@ def catalogue_of(engine: Engine, definitions: Mapping[str, Definition]) -> Catal
     return Catalogue(engine.journal.node, names, definitions, places=places, lease=engine.settings.lease)
 
 
-def _check(order: RepairOrder) -> None:
+def check_order(order: RepairOrder) -> None:
+    """Raise `PayloadError` unless *order* can be kept in the audit trail."""
     if not 1 <= len(order.by) <= 255:
         raise PayloadError("by= names who repairs the saga, in 1 to 255 characters")
     if not (writable(order.by) and writable(order.why)):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from polysaga.errors import TooLate, WrongStatus
 from polysaga.sagas.protocol.rows import NOBODY, Row
@@ -28,6 +29,8 @@ class RepairOrder:
     step: str | None = None
     result: Any = None
     outcome: Status | None = None
+    batch: UUID | None = None  # that it belongs to, and how many sagas that has
+    batch_size: int | None = None
 
 
 def status_after(order: RepairOrder, row: Row) -> Status:
