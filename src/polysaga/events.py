@@ -144,6 +144,7 @@ class SagaDecided(SagaEvent):
 
     status: str
     reason: str | None
+    seconds: float = 0.0  # since this process began to drive it
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from polysaga.sagas.definition.saga import Saga
     from polysaga.sagas.definition.step import Step, StepContext
     from polysaga.sagas.journal.views import AuditEntry, AuditFilter, SagaFilter, SagaPage, SagaState, SagaSummary
+    from polysaga.sagas.operations.activity import (
+        Activity,
+        Minute,
+        ProcessFacts,
+        SagaActivity,
+        StepActivity,
+        StepMinute,
+    )
     from polysaga.sagas.operations.findings import (
         AuditLine,
         AuditPage,
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from polysaga.sagas.service import Sagas
 
 __all__ = [
+    "Activity",
     "Attempt",
     "AuditEntry",
     "AuditFilter",
@@ -53,15 +62,18 @@ __all__ = [
     "LedgerLook",
     "LedgerRow",
     "Mark",
+    "Minute",
     "Option",
     "Overview",
     "Parking",
     "Planned",
+    "ProcessFacts",
     "Reason",
     "Repair",
     "Resolution",
     "Retry",
     "Saga",
+    "SagaActivity",
     "SagaFilter",
     "SagaHandle",
     "SagaPage",
@@ -71,8 +83,10 @@ __all__ = [
     "SemanticLock",
     "Status",
     "Step",
+    "StepActivity",
     "StepContext",
     "StepFacts",
+    "StepMinute",
     "Tenure",
     "Verification",
 ]
@@ -90,6 +104,14 @@ __getattr__, __dir__ = _facade(
             "SagaPage",
             "SagaState",
             "SagaSummary",
+        ],
+        "polysaga.sagas.operations.activity": [
+            "Activity",
+            "Minute",
+            "ProcessFacts",
+            "SagaActivity",
+            "StepActivity",
+            "StepMinute",
         ],
         "polysaga.sagas.operations.findings": [
             "AuditLine",

@@ -15,13 +15,14 @@ from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, S
 from polysaga.databases.handles import WITH_THE_APPLICATION
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
-from polysaga.events import Emit, ignore
+from polysaga.events import Emit, Events, ignore
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
+from polysaga.sagas.operations.activity import ActivityReader
 from polysaga.sagas.operations.batches import Batches
 from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.inspector import Inspector
@@ -31,6 +32,7 @@ from polysaga.sagas.operations.verification import LATE, Verification, Verifier
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
+from polysaga.sagas.process.pulse import Pulse
 from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.process.worker import Worker
 from polysaga.sagas.protocol.reasons import attempts_in, tenures_in
@@ -70,6 +72,8 @@ class Sagas:
         self._runner: LocalRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called
         self._enlisting: Enlisting | None = None
+        self._pulse: Pulse | None = None
+        self._activity = ActivityReader(Clock())
         self._batches = Batches(self._repairs, self._figures, Clock())
 
     @property
@@ -89,17 +93,21 @@ class Sagas:
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
-        engine = self._engine(settings or SagaSettings(), emit, clock or Clock())
+        events = Events(emit)
+        engine = self._engine(settings or SagaSettings(), events, clock or Clock())
         await check_tables(engine)
         runner = self._make_runner(engine, self._known())
+        pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
+        events.subscribe(pulse)
         enlisting = Enlisting(runner)
         drains = [Drain(engine, outbox, runner.due).run() for outbox in enlisting.outboxes.values()]
-        rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), *drains)]
+        rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), pulse.run(), *drains)]
         self._runner, self._enlisting, self._loop = runner, enlisting, asyncio.get_running_loop()
+        self._pulse = pulse
         try:
             yield self
         finally:
-            self._runner = self._enlisting = None
+            self._runner = self._enlisting = self._pulse = None
             await self._batches.close()
             await runner.drain(rounds)
 
@@ -214,7 +222,7 @@ class Sagas:
     def inspector(self) -> Inspector:
         """Return what answers people's questions about the sagas of all processes; the databases must be open."""
         engine = self._engine_at_hand()
-        return Inspector(engine, self._known(), catalogue_of(engine, self._known()))
+        return Inspector(engine, self._known(), catalogue_of(engine, self._known()), self._activity, self._pulse)
 
     async def freeze(self, wanted: SagaFilter) -> Frozen:
         """Return the ids of what *wanted* finds now, at most 100,000; without a status the parked sagas."""

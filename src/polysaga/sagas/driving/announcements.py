@@ -52,8 +52,7 @@ class Announcements:
             self._tell_compensation(known, self._undone)
         if known.status.final and not self._is_finished:
             self._is_finished = True
-            seconds = self._engine.clock.monotonic() - self._began
-            self._emit(SagaFinished, known.status, seconds)
+            self._emit(SagaFinished, known.status, self._seconds)
 
     def compensation_certain(self) -> "asyncio.Future[None]":
         """Return a wait for the moment at which the pivot can no longer commit.
@@ -92,16 +91,20 @@ class Announcements:
 
     def _emit_decision(self, status: Status) -> None:
         reason = self._progress.known.reason
-        self._emit(SagaDecided, status, None if reason is None else reason.message)
+        self._emit(SagaDecided, status, None if reason is None else reason.message, self._seconds)
 
     def _emit_parking(self, known: Known) -> None:
         parked = None if known.reason is None else known.reason.parked
         told = "" if parked is None else parked.message
         self._engine.emit(SagaParked(self._progress.saga_id, self._progress.definition.name, told))
 
-    def _emit(self, event: type[SagaDecided] | type[SagaFinished], status: Status, more: object) -> None:
+    def _emit(self, event: type[SagaDecided] | type[SagaFinished], status: Status, *more: object) -> None:
         progress = self._progress
-        self._engine.emit(event(progress.saga_id, progress.definition.name, status.value, more))  # type: ignore[arg-type]
+        self._engine.emit(event(progress.saga_id, progress.definition.name, status.value, *more))  # type: ignore[arg-type]
+
+    @property
+    def _seconds(self) -> float:
+        return self._engine.clock.monotonic() - self._began
 
     def _error(self) -> Exception:
         """Return what callers get for a saga that is undone or parked."""

@@ -20,8 +20,10 @@ from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.journal.figures import MOST_PARKED, Figures, audit_cursor
+from polysaga.sagas.journal.pulses import Pulses
 from polysaga.sagas.journal.queries import Catalogue
 from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState
+from polysaga.sagas.operations.activity import Activity, ActivityReader, OwnPulse
 from polysaga.sagas.operations.causes import causes, likeness
 from polysaga.sagas.operations.findings import (
     AuditLine,
@@ -56,8 +58,16 @@ _AUDIT_AT_ONCE, _AUDIT_MOST = 500, 10_000  # lines of the audit trail per statem
 class Inspector:
     """The questions; made by `Sagas.inspector`. The databases must be open."""
 
-    def __init__(self, engine: Engine, definitions: Mapping[str, Definition], catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        definitions: Mapping[str, Definition],
+        catalogue: Catalogue,
+        activity: ActivityReader,
+        pulse: OwnPulse | None,
+    ) -> None:
         self._engine, self._definitions, self._catalogue = engine, definitions, catalogue
+        self._activity, self._pulse = activity, pulse
         self._figures = Figures(engine.journal.node, lease=engine.settings.lease)
         self._home = engine.journal.node.database
 
@@ -90,6 +100,10 @@ class Inspector:
             causes_complete=len(parked) <= MOST_PARKED,
             oldest=oldest.sagas,
         )
+
+    async def activity(self) -> Activity:
+        """Return what all processes did in the last hour, and which processes there are."""
+        return await self._activity.read(Pulses(self._engine.journal.node), self._pulse)
 
     async def count(self, wanted: SagaFilter) -> Count:
         """Return how many sagas *wanted* finds: at most 10,000 are counted."""
