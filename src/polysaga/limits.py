@@ -75,3 +75,18 @@ def leave_cancelled_behind() -> None:
 def _forget(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
         task.exception()  # retrieve it: asyncio would log an exception that was never retrieved
+
+
+async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
+    """Return what *work*, a part of the start, returns; once *asked* is set, cancel it instead.
+
+    Raises `CancelledError` then, within a second: *work* that ignores the cancellation is abandoned.
+    """
+    task, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait({task, asking}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise asyncio.CancelledError("the process was asked to end while it started")
+    finally:
+        await ended({task, asking}, GRACE)

@@ -26,6 +26,7 @@ COMMANDS = {
     "migrate": "Create or upgrade the journal and the ledgers of a program.",
     "nodes": "Ask every server for its role and its position.",
     "verify": "Compare the journal with all ledgers and outboxes.",
+    "worker": "Drive sagas, and take over those that were left behind.",
     "sagas": "Find sagas, understand one, and repair what needs a person.",
 }
 

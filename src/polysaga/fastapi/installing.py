@@ -4,27 +4,23 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 from polysaga.asgi import BookmarkMiddleware
 from polysaga.config import Settings
-from polysaga.databases import AnyHandle
-from polysaga.errors import (
-    ConfigurationError,
-    DatabaseUnavailable,
-)
 from polysaga.events import Emit
 from polysaga.fastapi.body_limit import BodyLimit
 from polysaga.fastapi.handlers import install_handlers
 from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
-from polysaga.fastapi.signals import heard, unless
+from polysaga.fastapi.signals import heard
+from polysaga.limits import unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
+from polysaga.routing.health import State, state_of
 from polysaga.sagas import Sagas
 from polysaga.telemetry import LogSubscriber
 
@@ -125,7 +121,7 @@ def _health(databases: Databases) -> APIRouter:
     )
     async def ready(request: Request) -> Readiness | Response:
         handles = list(databases)
-        answers = await asyncio.gather(*(_answer(handle) for handle in handles))
+        answers = await asyncio.gather(*(state_of(handle) for handle in handles))
         found = {handle.name: answer for handle, answer in zip(handles, answers, strict=True)}
         if all(answer == "ok" for answer in answers):
             return Readiness(databases=found)
@@ -142,21 +138,8 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-State: TypeAlias = Literal["ok", "busy", "unreachable"]
-
-
 class Readiness(BaseModel):
     """All databases answer; if one does not, there is a problem with the same `databases`."""
 
     status: Literal["ready"] = "ready"
     databases: dict[str, State]
-
-
-async def _answer(handle: AnyHandle) -> State:
-    try:
-        await handle.primary.ping()
-    except (DatabaseUnavailable, ConfigurationError):
-        return "unreachable"
-    except SQLAlchemyError:  # the pool's timeout among them
-        return "busy"
-    return "ok"

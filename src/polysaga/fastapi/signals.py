@@ -8,14 +8,10 @@ first, so the application listens to it.
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
-
-from polysaga.limits import GRACE, ended
-
-T = TypeVar("T")
+from typing import Any
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 
@@ -45,21 +41,6 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
         for number, ours in chained.items():
             if signal.getsignal(number) is ours:
                 signal.signal(number, before[number])
-
-
-async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
-    """Return what *work*, a part of the start, returns; once *asked* is set, cancel it instead.
-
-    Raises `CancelledError` then, within a second: *work* that ignores the cancellation is abandoned.
-    """
-    task, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
-    try:
-        await asyncio.wait({task, asking}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise asyncio.CancelledError("the process was asked to end while it started")
-    finally:
-        await ended({task, asking}, GRACE)
 
 
 def _is_own(handler: Any) -> bool:

@@ -77,6 +77,11 @@ class Sagas:
         self._batches = Batches(self._repairs, self._figures, Clock())
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The sagas by name and version, such as "place-order 1"."""
+        return tuple(f"{saga.name} {saga.version}" for saga in self._definitions)
+
+    @property
     def participants(self) -> tuple[AnyHandle, ...]:
         """The databases that take part in any saga: each of them has a ledger."""
         used = {step.database_name for definition in self._definitions.values() for step in definition.steps}

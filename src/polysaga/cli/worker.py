@@ -1,0 +1,134 @@
+"""`polysaga worker`: a process that serves no requests and only drives sagas."""
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import typer
+
+from polysaga.cli.programs import Target, load_sagas, settings_for
+from polysaga.errors import ConfigurationError
+from polysaga.limits import unless
+from polysaga.migrations import migrate as migrate_tables
+from polysaga.routing.health import state_of
+from polysaga.sagas import Sagas
+from polysaga.telemetry import LogSubscriber
+
+_LONGEST = 8192  # bytes of a request's head
+_PATIENCE = 5.0  # seconds for a client to send it
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+def worker(
+    target: Target,
+    migrate: Annotated[bool, typer.Option(help="Bring the tables up to date first.")] = True,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Serve /health/live and /health/ready there; 0: any free port.",
+            show_default=False,
+        ),
+    ] = None,
+    health_host: Annotated[str, typer.Option(help="The address that --health-port is opened on.")] = "127.0.0.1",
+) -> None:
+    """Drive sagas, and take over those that were left behind.
+
+    It serves no requests. On SIGTERM or SIGINT it takes over nothing more, lets its sagas end for `sagas.drain`
+    seconds, and hands the others back: another process goes on with them at once.
+    """
+    sagas = load_sagas(target)
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # each migration has its own event
+    health = None if health_port is None else (health_host, health_port)
+    asyncio.run(_run(sagas, migrate=migrate, health=health))
+
+
+async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -> None:
+    settings, asked, loop = settings_for(sagas), asyncio.Event(), asyncio.get_running_loop()
+    for number in _ASKING:
+        loop.add_signal_handler(number, asked.set)
+    told = LogSubscriber()
+    async with AsyncExitStack() as stack:
+
+        async def begin() -> str:
+            await stack.enter_async_context(sagas.databases.open(settings, emit=told))
+            if migrate:
+                await migrate_tables(sagas, emit=told)
+            await stack.enter_async_context(sagas.open(settings.sagas, emit=told))
+            if health is None:
+                return ""
+            return f"; health at {await stack.enter_async_context(_served(sagas, asked, *health))}"
+
+        try:
+            served = await unless(asked, begin())
+        except asyncio.CancelledError:
+            typer.echo("asked to end while it started", err=True)
+            return
+        typer.echo(f"drives {', '.join(sagas.names)}; the journal is in {sagas.journal.name}{served}")
+        await asked.wait()
+        sagas.wind_down()
+        typer.echo(f"ends: its sagas have up to {settings.sagas.drain:g} s, the others are handed back")
+
+
+@asynccontextmanager
+async def _served(sagas: Sagas, asked: asyncio.Event, host: str, port: int) -> AsyncIterator[str]:
+    """Answer questions about the health of this process while the block runs; the block gets the address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, path, *_ = head.decode("latin-1").split(" ")
+                status, body = await _answered(sagas, asked, method, path.partition("?")[0])
+                writer.write(_response(status, body, with_body=method != "HEAD"))
+                await writer.drain()
+        except (TimeoutError, ValueError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # no request, or no client any more
+        finally:
+            writer.close()
+
+    try:
+        server = await asyncio.start_server(answer, host, port, limit=_LONGEST)
+    except OSError as error:
+        raise ConfigurationError(f"port {port} of {host} cannot be opened: {error}; give another one") from error
+    host, port, *_ = server.sockets[0].getsockname()
+    try:
+        yield f"http://{host}:{port}/health/ready"
+    finally:
+        server.close()
+
+
+async def _answered(
+    sagas: Sagas, asked: asyncio.Event, method: str, path: str
+) -> tuple[HTTPStatus, dict[str, Any]]:
+    if path not in {"/health/live", "/health/ready"}:
+        return HTTPStatus.NOT_FOUND, {"detail": "there are /health/live and /health/ready"}
+    if method not in {"GET", "HEAD"}:
+        return HTTPStatus.METHOD_NOT_ALLOWED, {"detail": "only GET and HEAD"}
+    if path == "/health/live":
+        return HTTPStatus.OK, {"status": "alive"}
+    if asked.is_set():
+        return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "ending"}
+    handles = list(sagas.databases)
+    states = await asyncio.gather(*(state_of(handle) for handle in handles))
+    found = {handle.name: state for handle, state in zip(handles, states, strict=True)}
+    if all(state == "ok" for state in states):
+        return HTTPStatus.OK, {"status": "ready", "databases": found}
+    return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "not-ready", "databases": found}
+
+
+def _response(status: HTTPStatus, body: dict[str, Any], *, with_body: bool) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (content if with_body else b"")

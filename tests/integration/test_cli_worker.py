@@ -1,0 +1,132 @@
+"""`polysaga worker` finishes what a killed process left behind, serves its health, and ends when asked to."""
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.processes import Process, begin, next_line
+from tests.fixtures.services import poll_until
+
+POLYSAGA = str(Path(sys.executable).with_name("polysaga"))
+SHOP = """
+import os, signal
+from sqlalchemy import text
+from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
+
+orders, points = SqlDatabase("orders"), SqlDatabase("points")
+buy = Saga("buy", input=int)
+
+@buy.step(orders)
+async def reserve(db, value: int, ctx: StepContext) -> int:
+    return value
+
+@reserve.compensation
+async def release(db, value: int, done: int, ctx: StepContext) -> None: ...
+
+@buy.step(points, kind="pivot")
+async def credit(db, value: int, ctx: StepContext) -> int:
+    if "DIES" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+everything = Sagas(Databases(orders, points), buy, journal=orders)
+"""
+DIES = """
+import asyncio
+from polysaga.migrations import migrate
+from shop import buy, everything
+
+async def main():
+    settings = everything.databases.settings()
+    async with everything.databases.open(settings):
+        await migrate(everything)
+        async with everything.open(settings.sagas):
+            await everything.run(buy, 7)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    for name in ("orders", "points"):
+        url = f"sqlite+aiosqlite:///{tmp_path}/{name}.sqlite"
+        monkeypatch.setenv(f"POLYSAGA_DATABASES__{name.upper()}__URL", url)
+    monkeypatch.setenv("POLYSAGA_SAGAS__LEASE", "1")
+    return tmp_path
+
+
+def worker(directory: Path, *options: str) -> Process:
+    return begin(
+        [POLYSAGA, "worker", "shop:everything", *options],
+        cwd=directory,
+        stderr=None,
+    )
+
+
+def statuses(directory: Path) -> list[str]:
+    connection = sqlite3.connect(directory / "orders.sqlite", timeout=30)
+    try:
+        return [status for (status,) in connection.execute("SELECT status FROM polysaga_journal")]
+    finally:
+        connection.close()
+
+
+def asked(url: str, method: str = "GET") -> tuple[int, dict[str, object]]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read() or b"{}")
+
+
+def test_a_saga_of_a_killed_process_is_finished(shop: Path) -> None:
+    with begin([sys.executable, "-c", DIES], cwd=shop, env={**os.environ, "DIES": "1"}) as dying:
+        assert dying.wait(60) == -signal.SIGKILL
+    assert statuses(shop) == ["running"]
+
+    with worker(shop) as process:
+        assert next_line(process, "the worker is there") == "drives buy 1; the journal is in orders\n"
+        poll_until(lambda: statuses(shop) == ["completed"], "the saga is completed")
+        process.send_signal(signal.SIGTERM)
+        assert next_line(process, "the worker ends").startswith("ends: its sagas have up to")
+        assert process.wait(30) == 0
+
+
+def test_its_health_is_served_until_it_ends(shop: Path) -> None:
+    with worker(shop, "--health-port", "0") as process:
+        ready = next_line(process, "the worker is there").strip().partition("; health at ")[2]
+
+        assert asked(ready) == (200, {"status": "ready", "databases": {"orders": "ok", "points": "ok"}})
+        assert asked(ready.replace("ready", "live")) == (200, {"status": "alive"})
+        assert asked(ready, "HEAD") == (200, {})
+        assert asked(ready, "POST")[0] == 405
+        assert asked(f"{ready}/../../etc/passwd")[0] == 404
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_a_worker_whose_port_is_taken_says_so(shop: Path) -> None:
+    with worker(shop, "--health-port", "0") as first:
+        port = next_line(first, "the worker is there").rsplit(":", 1)[1].partition("/")[0]
+        second = begin(
+            [POLYSAGA, "worker", "shop:everything", "--health-port", port],
+            cwd=shop,
+            stderr=-1,
+        )
+        with second:
+            _, said = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert port in said
+        assert "Traceback" not in said
+        first.send_signal(signal.SIGTERM)
