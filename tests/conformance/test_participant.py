@@ -288,6 +288,18 @@ async def test_looking_for_some_steps_tells_nothing_of_the_others(shop: Shop, it
     assert await participant.look(saga, []) == {}
 
 
+async def test_the_records_of_some_sagas_are_read_at_once(shop: Shop, item: str) -> None:
+    participant, wanted, other = shop.participant(), entry(), entry()
+    for one in (wanted, other):
+        await participant.act(one, selling(shop, item))
+
+    found = await participant.records([wanted.saga_id, uuid4()])
+
+    assert [(one.saga_id, one.step, one.state) for one in found] == [(wanted.saga_id, wanted.step, Mark.DONE)]
+    assert [(one.database, one.result) for one in found] == [(participant.node.database, '"sold"')]
+    assert await participant.records([]) == []
+
+
 async def test_a_ledger_that_is_there_passes_its_check(shop: Shop) -> None:
     await shop.participant().check()
 

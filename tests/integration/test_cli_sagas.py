@@ -72,6 +72,13 @@ def test_sagas_are_listed_newest_first_and_filtered(shop: Project) -> None:
     assert ids(shop, "--error", "NO ACCOUNT", "--older-than", "15m") == [2, 1]
     assert ids(shop, "--error", "something else") == []
     assert ids(shop, "--unknown") == [3, 2, 1]
+    assert ids(shop, "--since", "2026-01-01 00:00:02") == [3, 2]
+    assert ids(shop, "--since", "2026-01-01T00:00:02Z", "--until", "2026-01-01T01:00:03+01:00") == [2]
+    assert ids(shop, "--since", "2h") == []
+    assert ids(shop, "--step", "credit") == ids(shop, "--database", "points") == [2, 1]
+    assert ids(shop, "--step", "reserve") == ids(shop, "--database", "orders") == []
+    assert ids(shop, "--late") == ids(shop, "--waiting") == ids(shop, "--retrying") == []
+    assert ids(shop, "--oldest-first", "--limit", "2") == [1, 2]
     page = call(shop, "list", "--limit", "2")
     assert ids(shop, "--after", page["next"]) == [1]
 

@@ -55,8 +55,20 @@ def test_a_log_shows_how_far_it_is(shop: Project, monkeypatch: pytest.MonkeyPatc
     complete(shop.directory)
     record(shop.directory, COMPLETED, "done")
     ended = shop.polysaga("verify", "shop:everything", "--json")
-    assert "compared 1 sagas ..." in ended.err
+    assert "compared 1 of 1 sagas ..." in ended.err
     assert json.loads(ended.out)["contradictions"] == []
+
+
+def test_only_sagas_begun_since_a_time_are_compared(shop: Project) -> None:
+    complete(shop.directory)  # on 2026-01-01
+    record(shop.directory, COMPLETED, "blocked")
+    for since, sagas in (("2025-12-31 23:59", 1), ("2026-01-01 00:01", 0), ("2h", 0)):
+        ended = shop.polysaga("verify", "shop:everything", "--since", since, "--json")
+        told = json.loads(ended.out)
+        assert (ended.code, sum(told["sagas"].values()), len(told["contradictions"])) == (sagas, sagas, sagas), (
+            since
+        )
+    assert "is no time" in shop.polysaga("verify", "shop:everything", "--since", "yesterday").err
 
 
 def test_people_see_each_saga_with_what_is_wrong_in_it(shop: Project) -> None:

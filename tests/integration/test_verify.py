@@ -15,6 +15,7 @@ from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import SchemaMissing
 from polysaga.events import SagaFinished
 from polysaga.sagas import ContradictionKind, Verification
+from polysaga.sagas.operations import verification
 from polysaga.sagas.operations.pages import JournalSurvey
 from tests.fixtures.programs import LEDGER_PIVOT, PATIENCE, PLACE_ORDER, TWO_LAST_STEPS, Gate, Order, Program, Urls
 
@@ -398,3 +399,25 @@ def test_the_words_for_machines_are_stable() -> None:
         "parked-start",
         "waiting-start",
     ]
+
+
+async def test_only_sagas_begun_since_a_time_are_compared_page_by_page(
+    program: Program, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "_SAGAS", 2)
+    old, *new = [await completed(program) for _ in range(5)]
+    began = (await program.sagas.get(new[0])).created_at
+    for saga_id in (old, new[0], new[3]):
+        await books.turn("inventory", saga_id, "reserve_stock", "blocked")
+    await books.add("points", uuid4(), "credit_points")
+    expected: list[int] = []
+
+    found = await program.sagas.verify(since=began, expect=expected.append)
+
+    assert found.complete
+    assert expected == [4]
+    assert sum(found.sagas.values()) == 4
+    assert {one.saga_id for one in found.contradictions} == {new[0], new[3]}
+    assert found.rows == {"orders": 0, "inventory": 8, "points": 4}
+    first = await program.sagas.verify(since=began, limit=1)
+    assert (len(first.contradictions), first.complete) == (1, False)

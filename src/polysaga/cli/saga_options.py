@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from pydantic_core import to_json
 from rich.console import Console
 
 from polysaga.cli.programs import load_sagas, settings_for
+from polysaga.clock import Clock
 from polysaga.sagas import SagaFilter, Sagas, Status
 
 T = TypeVar("T")
@@ -22,6 +24,17 @@ def seconds(text: str) -> float:
     if found is None:
         raise typer.BadParameter(f"'{text}' is no duration: write e.g. 90s, 15m, 2h or 3d")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def moment(text: str) -> datetime:
+    """Return a time such as "2026-11-29 14:00", UTC if it has no zone, or a duration such as "2h": so long ago."""
+    if re.fullmatch(r"\d+(?:\.\d+)?[smhd]", text):
+        return Clock().now() - timedelta(seconds=seconds(text))
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no time: write e.g. '2026-11-29 14:00', in UTC, or 2h") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 SagaId = Annotated[UUID, typer.Argument(metavar="ID", help="The saga's id.", show_default=False)]
@@ -46,6 +59,30 @@ Age = Annotated[
         "--older-than", metavar="AGE", parser=seconds, help="Only begun so long ago, e.g. 15m.", show_default=False
     ),
 ]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        help="Only begun at this time (UTC) or later; 2h: 2 hours ago.",
+        show_default=False,
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(metavar="TIME", parser=moment, help="Only begun before this time.", show_default=False),
+]
+FailingStep = Annotated[
+    str | None, typer.Option("--step", help="Only those in which this step failed last.", show_default=False)
+]
+FailingDatabase = Annotated[
+    str | None,
+    typer.Option("--database", help="Only those in which a step there failed last.", show_default=False),
+]
+Retrying = Annotated[bool, typer.Option("--retrying", help="Only those whose last attempt failed.")]
+Late = Annotated[bool, typer.Option("--late", help="Only those that no process has taken over in time.")]
+Waiting = Annotated[bool, typer.Option("--waiting", help="Only those that are put aside until they wake.")]
+OldestFirst = Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")]
 Unknown = Annotated[bool, typer.Option("--unknown", help="Only those that this program has no definition of.")]
 By = Annotated[
     str | None,
@@ -66,6 +103,7 @@ def saga_filter(
     older_than: float | None,
     *,
     unknown: bool,
+    **more: Any,
 ) -> SagaFilter:
     """Return the filter that the options name; *unknown*: only sagas without a definition here."""
     return SagaFilter(
@@ -75,6 +113,7 @@ def saga_filter(
         error=error,
         older_than=older_than,
         known=False if unknown else None,
+        **more,
     )
 
 

@@ -10,13 +10,21 @@ from polysaga.cli.programs import Target
 from polysaga.cli.saga_options import (
     Age,
     Error,
+    FailingDatabase,
+    FailingStep,
     Json,
     Key,
+    Late,
     Most,
     Name,
+    OldestFirst,
+    Retrying,
     SagaId,
+    Since,
     Statuses,
     Unknown,
+    Until,
+    Waiting,
     console,
     print_json,
     run_on,
@@ -44,6 +52,14 @@ def list_sagas(
     error: Error = None,
     older_than: Age = None,
     unknown: Unknown = False,
+    step: FailingStep = None,
+    database: FailingDatabase = None,
+    since: Since = None,
+    until: Until = None,
+    retrying: Retrying = False,
+    late: Late = False,
+    waiting: Waiting = False,
+    oldest_first: OldestFirst = False,
     limit: Most = 50,
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="The page behind this one.", show_default=False)
@@ -51,7 +67,22 @@ def list_sagas(
     as_json: Json = False,
 ) -> None:
     """List sagas, the newest first."""
-    wanted = saga_filter(status, name, key, error, older_than, unknown=unknown)
+    wanted = saga_filter(
+        status,
+        name,
+        key,
+        error,
+        older_than,
+        unknown=unknown,
+        step=step,
+        database=database,
+        since=since,
+        until=until,
+        retrying=retrying,
+        late=late,
+        waiting=waiting,
+        oldest_first=oldest_first,
+    )
     page = run_on(target, lambda program: program.find(wanted, limit=limit, after=after))
     if as_json:
         listed = [_summary(saga) for saga in page.sagas]

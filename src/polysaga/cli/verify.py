@@ -2,17 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from itertools import groupby
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.status import Status
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from polysaga.cli.programs import Target, load_sagas, settings_for
+from polysaga.cli.saga_options import moment
 from polysaga.clock import Clock
 from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
 
@@ -23,6 +26,15 @@ _KIND = max(map(len, ContradictionKind))
 def verify(
     target: Target,
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            parser=moment,
+            help="Only sagas begun since then, e.g. '2026-11-29 14:00' in UTC, or 2h ago.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the journal with all ledgers and outboxes.
@@ -31,9 +43,8 @@ def verify(
     contradiction.
     """
     sagas = load_sagas(target)
-    console = Console(stderr=True)
-    with console.status("comparing ...") as status:
-        found = asyncio.run(_run(sagas, limit, _telling(console, status, Clock())))
+    with comparing(Console(stderr=True), Clock()) as told:
+        found = asyncio.run(_run(sagas, limit, since, told))
     if as_json:
         typer.echo(json.dumps(_as_data(found)))
     else:
@@ -42,26 +53,45 @@ def verify(
         raise typer.Exit(1)
 
 
-def _telling(console: Console, status: Status, clock: Clock) -> Callable[[int], None]:
-    """Return what says how far the comparison is: in place on a terminal, else by a line from time to time."""
-    last = clock.monotonic()
+class Told:
+    """Says how far the comparison is: by a bar on a terminal, else by a line from time to time."""
 
-    def tell(count: int) -> None:
-        nonlocal last
-        so_far = f"compared {count:,} sagas ..."
-        if console.is_terminal:
-            status.update(so_far)
-        elif clock.monotonic() - last >= _EVERY:
-            last = clock.monotonic()
-            console.print(so_far)
+    def __init__(self, console: Console, clock: Clock, bar: Progress | None) -> None:
+        self._console, self._clock, self._bar = console, clock, bar
+        self._last, self._total = clock.monotonic(), 0
+        self._task = None if bar is None else bar.add_task("comparing", total=None)
 
-    return tell
+    def expect(self, total: int) -> None:
+        """Note how many sagas there are."""
+        self._total = total
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total)
+
+    def watch(self, count: int) -> None:
+        """Say that *count* sagas are compared."""
+        if self._bar is not None and self._task is not None:
+            # Sagas may have begun since they were counted.
+            self._bar.update(self._task, completed=count, total=max(count, self._total))
+        elif self._clock.monotonic() - self._last >= _EVERY:
+            self._last = self._clock.monotonic()
+            self._console.print(f"compared {count:,} of {max(count, self._total):,} sagas ...", highlight=False)
 
 
-async def _run(sagas: Sagas, limit: int, watch: Callable[[int], None]) -> Verification:
+@contextmanager
+def comparing(console: Console, clock: Clock) -> Iterator[Told]:
+    """Show the progress while the block runs."""
+    if not console.is_terminal:
+        yield Told(console, clock, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Told(console, clock, bar)
+
+
+async def _run(sagas: Sagas, limit: int, since: datetime | None, told: Told) -> Verification:
     settings = settings_for(sagas)
     async with sagas.databases.open(settings):
-        return await sagas.verify(settings.sagas, limit=limit, watch=watch)
+        return await sagas.verify(settings.sagas, limit=limit, watch=told.watch, expect=told.expect, since=since)
 
 
 def _as_data(found: Verification) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
@@ -190,12 +191,16 @@ class Sagas:
         *,
         limit: int = 1000,
         watch: Callable[[int], None] = lambda _: None,
+        expect: Callable[[int], None] = lambda _: None,
+        since: datetime | None = None,
     ) -> Verification:
         """Compare the journal and all ledgers with each other, and look for stuck starts; change nothing.
 
         Only the databases must be open. Sagas may run meanwhile, here and elsewhere: those in flight are no
-        contradiction. Ends after *limit* contradictions. *watch* is called now and then with the number of sagas
-        compared so far. Raises `SchemaMissing`, or `DatabaseUnavailable` if a primary does not answer.
+        contradiction. Ends after *limit* contradictions. *expect* is called once with the number of sagas, and
+        *watch* now and then with the number compared so far. *since*, an aware time, leaves out the sagas that
+        began before it, and ledger rows that have no saga. Raises `SchemaMissing`, or `DatabaseUnavailable` if a
+        primary does not answer.
         """
         home = journal_node(self.journal.primary)
         known = settings or SagaSettings()
@@ -203,7 +208,7 @@ class Sagas:
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
         participants = self._engine_at_hand().participants
         verifier = Verifier(journal, participants, self._known(), patience=patience)
-        return await verifier.verify(limit=limit, watch=watch)
+        return await verifier.verify(limit=limit, watch=watch, expect=expect, since=since)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
         """Cancel a saga, whichever process drives it; return once it is certain to be undone.

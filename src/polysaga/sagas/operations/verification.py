@@ -15,8 +15,10 @@ page.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from polysaga.sagas.definition.definition import Definition
@@ -73,17 +75,30 @@ class Verifier:
         self._journal, self._participants, self._definitions = journal, participants, definitions
         self._patience = patience
 
-    async def verify(self, *, limit: int, watch: Callable[[int], None]) -> Verification:
-        """Compare everything; stop after *limit* contradictions. *watch* gets the number of sagas so far."""
+    async def verify(
+        self,
+        *,
+        limit: int,
+        watch: Callable[[int], None],
+        expect: Callable[[int], None] = lambda _: None,
+        since: datetime | None = None,
+    ) -> Verification:
+        """Compare everything, or the sagas that began *since*; stop after *limit* contradictions.
+
+        *watch* gets the number of sagas so far, and *expect*, once, how many there are.
+        """
+        expect(await self._journal.count(since))
         tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
         for name, participant in self._participants.items():
             if name != self._journal.node.database:  # starts in its transactions are rows of the journal
                 tally.found += await participant.outbox.stuck(self._patience, limit + 1)
-        after, complete = _FIRST, False
-        while not complete and len(tally.found) < limit:
-            after = await self._window(after, tally)
-            complete = after == _LAST
-            watch(sum(tally.sagas.values()))
+        complete = False
+        async with aclosing(
+            self._windows(tally) if since is None else self._windows_since(since, tally)
+        ) as windows:
+            while not complete and len(tally.found) < limit:
+                complete = await anext(windows)
+                watch(sum(tally.sagas.values()))
         return Verification(
             {status: tally.sagas[status] for status in Status},
             dict(tally.rows),
@@ -91,6 +106,28 @@ class Verifier:
             tuple(tally.found[:limit]),
             complete and len(tally.found) <= limit,
         )
+
+    async def _windows(self, tally: _VerificationTally) -> AsyncGenerator[bool, None]:
+        """Compare one window after the other, and yield whether it was the last."""
+        after = _FIRST
+        while after != _LAST:
+            after = await self._window(after, tally)
+            yield after == _LAST
+
+    async def _windows_since(self, since: datetime, tally: _VerificationTally) -> AsyncGenerator[bool, None]:
+        """Do the same for the sagas that began *since*, found by their age; ledger rows without a saga are not."""
+        after: tuple[datetime, UUID] | None = None
+        while True:
+            accounts = await self._journal.begun(since, after, _SAGAS)
+            ids = [account.saga_id for account in accounts]
+            rows = _by_saga([row for ledger in self._participants.values() for row in await ledger.records(ids)])
+            for account in accounts:
+                self._count(account, rows[account.saga_id], tally)
+                if self._compare(account, rows[account.saga_id]):
+                    tally.found.extend(await self._look_again(account.saga_id))
+            yield len(accounts) < _SAGAS
+            assert accounts[-1].created_at is not None
+            after = accounts[-1].created_at, accounts[-1].saga_id
 
     async def _window(self, after: UUID, tally: _VerificationTally) -> UUID:
         """Compare the sagas that follow *after*, as many as fit into a page everywhere; return the last id."""

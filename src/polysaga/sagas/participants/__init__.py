@@ -72,6 +72,9 @@ class Participant(Protocol):
         and MongoDB.
         """
 
+    async def records(self, saga_ids: Collection[UUID]) -> Sequence[Record]:
+        """Return all rows of *saga_ids*, which are a few hundred at most."""
+
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         """Remove the rows of *saga_ids* that were written longer than *older* ago; harmless when repeated."""
 

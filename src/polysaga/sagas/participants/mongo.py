@@ -91,6 +91,16 @@ class MongoParticipant:
             raise explained(self.node, error, "ledger") from error
         return [self._record(document) for document in found]
 
+    async def records(self, saga_ids: Collection[UUID]) -> Sequence[Record]:
+        ranges = [{"_id": {"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"}} for saga_id in saga_ids]
+        if not ranges:
+            return []
+        try:
+            found = await self.node.documents[LEDGER].find({"$or": ranges}).to_list()
+        except self.node.driver.PyMongoError as error:
+            raise explained(self.node, error, "ledger") from error
+        return [self._record(document) for document in found]
+
     def _record(self, document: Mapping[str, Any]) -> Record:
         saga_id, _, step = str(document["_id"]).partition(":")
         return Record(UUID(saga_id), self.node.database, step, Mark(document["state"]), document["result"])

@@ -3,6 +3,7 @@
 `lending.py` guards the session that the user's code gets; this module defines what is written and when.
 """
 
+import json
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -53,6 +54,8 @@ class SqlParticipant:
             f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
             "ORDER BY saga_id, step LIMIT :most"
         )
+        given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
+        self._records = render(f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id IN ({given})")
         self.outbox = SqlOutbox(node)
         watch(node)
 
@@ -97,12 +100,17 @@ class SqlParticipant:
         return {row.step: LedgerRow(Mark(row.state), row.result) for row in found if row.step in steps}
 
     async def page(self, after: UUID, upto: UUID, most: int) -> Sequence[Record]:
-        key, key_from = self.node.dialect.key, self.node.dialect.key_from
+        key = self.node.dialect.key
         values = {"after": key(after), "upto": key(upto), "most": most}
-        return [
-            Record(key_from(row["saga_id"]), self.node.database, row["step"], Mark(row["state"]), row["result"])
-            for row in await read_rows(self.node, self._page, values, "ledger")
-        ]
+        return list(map(self._record, await read_rows(self.node, self._page, values, "ledger")))
+
+    async def records(self, saga_ids: Collection[UUID]) -> Sequence[Record]:
+        values = {"rows": json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])}
+        return list(map(self._record, await read_rows(self.node, self._records, values, "ledger")))
+
+    def _record(self, row: Mapping[str, Any]) -> Record:
+        saga_id = self.node.dialect.key_from(row["saga_id"])
+        return Record(saga_id, self.node.database, row["step"], Mark(row["state"]), row["result"])
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         async with self.node.writer.begin() as connection:

@@ -11,6 +11,7 @@ contradiction, however far it is. Two databases read at two moments can still lo
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -67,6 +68,7 @@ class Account:
     overdue: bool  # unfinished, and its claim ran out many leases ago
     resolved: bool  # ended by a person: steps that had not happened by then are blocked
     expired: bool  # being removed, ledger rows first
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
