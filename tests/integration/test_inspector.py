@@ -12,6 +12,7 @@ from sqlalchemy import update
 from polysaga import Status
 from polysaga.databases import MongoNode
 from polysaga.errors import PolysagaError, UnknownSaga
+from polysaga.events import SagaParked
 from polysaga.sagas import AuditFilter, Examination, Mark, Planned, SagaFilter
 from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.journal import figures
@@ -21,7 +22,7 @@ from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from tests.fixtures.programs import PLACE_ORDER, Order, Program, Urls, take_over
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import reached
+from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import (
     ME,
     finished,
@@ -62,6 +63,24 @@ async def test_parked_sagas_are_grouped_by_their_cause(urls: Urls) -> None:
         same = await program.sagas.find(SagaFilter(status=Status.NEEDS_ATTENTION, error=cause.error))
         assert {saga.id for saga in same.sagas} == {first, second}
         assert all(saga.parked_at is not None for saga in same.sagas)
+
+
+async def test_a_saga_that_is_parked_again_shows_its_new_cause(urls: Urls) -> None:
+    async def stumble_otherwise(db: Any, ctx: Any) -> None:
+        raise ZeroDivisionError("still cannot do it")
+
+    async with stuck_going_back(urls).open(lease=1.0) as program:
+        saga_id = await parked(program)
+        (before,) = (await program.sagas.inspector().overview()).causes
+        program.on("undo:reserve_stock", stumble_otherwise)
+        await program.sagas.retry(saga_id, **ME)
+        await until(lambda: len(program.recorder.of(SagaParked)) == 2, "it is parked again")
+
+        (cause,) = (await program.sagas.inspector().overview()).causes
+
+        assert (before.count, cause.count) == (1, 1)
+        assert "still" not in before.message
+        assert "still cannot do it" in cause.message
 
 
 async def test_more_parked_sagas_than_are_read_are_said_to_be_more(

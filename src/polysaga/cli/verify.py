@@ -53,7 +53,7 @@ def verify(
         raise typer.Exit(1)
 
 
-class Told:
+class ComparisonShown:
     """Says how far the comparison is: by a bar on a terminal, else by a line from time to time."""
 
     def __init__(self, console: Console, clock: Clock, bar: Progress | None) -> None:
@@ -78,17 +78,17 @@ class Told:
 
 
 @contextmanager
-def comparing(console: Console, clock: Clock) -> Iterator[Told]:
+def comparing(console: Console, clock: Clock) -> Iterator[ComparisonShown]:
     """Show the progress while the block runs."""
     if not console.is_terminal:
-        yield Told(console, clock, None)
+        yield ComparisonShown(console, clock, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        yield Told(console, clock, bar)
+        yield ComparisonShown(console, clock, bar)
 
 
-async def _run(sagas: Sagas, limit: int, since: datetime | None, told: Told) -> Verification:
+async def _run(sagas: Sagas, limit: int, since: datetime | None, told: ComparisonShown) -> Verification:
     settings = settings_for(sagas)
     async with sagas.databases.open(settings):
         return await sagas.verify(settings.sagas, limit=limit, watch=told.watch, expect=told.expect, since=since)

@@ -25,6 +25,7 @@ from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.operations.activity import ActivityReader
 from polysaga.sagas.operations.batches import Batches
+from polysaga.sagas.operations.causes import ParkedSagas
 from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
@@ -74,7 +75,7 @@ class Sagas:
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called
         self._enlisting: Enlisting | None = None
         self._pulse: Pulse | None = None
-        self._activity = ActivityReader(Clock())
+        self._parked, self._activity = ParkedSagas(), ActivityReader(Clock())
         self._batches = Batches(self._repairs, self._figures, Clock())
 
     @property
@@ -232,7 +233,8 @@ class Sagas:
     def inspector(self) -> Inspector:
         """Return what answers people's questions about the sagas of all processes; the databases must be open."""
         engine = self._engine_at_hand()
-        return Inspector(engine, self._known(), catalogue_of(engine, self._known()), self._activity, self._pulse)
+        catalogue = catalogue_of(engine, self._known())
+        return Inspector(engine, self._known(), catalogue, self._parked, self._activity, self._pulse)
 
     async def freeze(self, wanted: SagaFilter) -> Frozen:
         """Return the ids of what *wanted* finds now, at most 100,000; without a status the parked sagas."""

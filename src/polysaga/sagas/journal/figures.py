@@ -55,6 +55,7 @@ class ParkedRow:
     saga_id: UUID
     name: str
     fingerprint: str
+    epoch: int
     reason: Reason
 
 
@@ -91,8 +92,13 @@ class Figures:
             "GROUP BY name, version, fingerprint, status ORDER BY min(wake_at)"
         )
         self._parked = render(
-            f"SELECT id, name, fingerprint, error FROM {JOURNAL} WHERE wake_at > {BEFORE_NEVER} "
-            "AND status = 'needs_attention' ORDER BY wake_at LIMIT :most"
+            f"SELECT id, epoch FROM {JOURNAL} WHERE wake_at > {BEFORE_NEVER} AND status = 'needs_attention' "
+            "ORDER BY wake_at LIMIT :most"
+        )
+        given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
+        self._reasons = render(
+            f"SELECT id, name, fingerprint, epoch, error FROM {JOURNAL} WHERE id IN ({given}) "
+            "AND status = 'needs_attention'"
         )
         self._now = render(f"SELECT {dialect.clock} AS now")
 
@@ -117,14 +123,23 @@ class Figures:
             for row in await self._rows(self._late, late_values(self._lease))
         ]
 
-    async def parked(self) -> list[ParkedRow]:
-        """Return at most `MOST_PARKED` + 1 parked sagas."""
-        key_from = self._node.dialect.key_from
+    async def parked(self) -> list[tuple[UUID, int]]:
+        """Return id and epoch of at most `MOST_PARKED` + 1 parked sagas."""
+        rows = await self._rows(self._parked, {"most": MOST_PARKED + 1})
+        return [(self._node.dialect.key_from(row["id"]), row["epoch"]) for row in rows]
+
+    async def reasons(self, saga_ids: Collection[UUID]) -> list[ParkedRow]:
+        """Return why those of *saga_ids* are parked that are; without tracebacks."""
+        values = {"rows": json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])}
         return [
             ParkedRow(
-                key_from(row["id"]), row["name"], row["fingerprint"], Reason.decoded(row["error"]) or Reason()
+                self._node.dialect.key_from(row["id"]),
+                row["name"],
+                row["fingerprint"],
+                row["epoch"],
+                (Reason.decoded(row["error"]) or Reason()).without_tracebacks(),
             )
-            for row in await self._rows(self._parked, {"most": MOST_PARKED + 1})
+            for row in await self._rows(self._reasons, values)
         ]
 
     async def now(self) -> datetime:

@@ -1,12 +1,14 @@
 """Parked sagas grouped by what they have in common, as a pure function."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from uuid import UUID
 
-from polysaga.sagas.journal.figures import ParkedRow
+from polysaga.sagas.journal.figures import MOST_PARKED, Figures, ParkedRow
 from polysaga.sagas.operations.findings import Cause
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
@@ -27,6 +29,30 @@ class _Likeness:
     message: str
 
 
+class ParkedSagas:
+    """The parked sagas; their reasons are long, and are read again only if the epoch has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[UUID, ParkedRow] = {}
+
+    async def read(self, figures: Figures) -> list[ParkedRow]:
+        """Return at most `MOST_PARKED` + 1 of them."""
+        found = await figures.parked()
+        new = [saga_id for saga_id, epoch in found if not self._knows(saga_id, epoch)]
+        rows = {row.saga_id: row for row in (await figures.reasons(new) if new else ())}
+        self._known = {
+            saga_id: row
+            for saga_id, _ in found
+            if (row := rows.get(saga_id) or self._known.get(saga_id)) is not None
+        }
+        return list(self._known.values())
+
+    def _knows(self, saga_id: UUID, epoch: int) -> bool:
+        known = self._known.get(saga_id)
+        return known is not None and known.epoch == epoch
+
+
+@functools.lru_cache(maxsize=2 * MOST_PARKED)
 def pattern_of(message: str) -> str:
     """Return the first line of *message*, with … for ids and numbers."""
     lines = message.strip().splitlines()

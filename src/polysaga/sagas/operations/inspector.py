@@ -24,7 +24,7 @@ from polysaga.sagas.journal.pulses import Pulses
 from polysaga.sagas.journal.queries import Catalogue
 from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState
 from polysaga.sagas.operations.activity import Activity, ActivityReader, OwnPulse
-from polysaga.sagas.operations.causes import causes, likeness
+from polysaga.sagas.operations.causes import ParkedSagas, causes, likeness
 from polysaga.sagas.operations.findings import (
     AuditLine,
     AuditPage,
@@ -63,11 +63,12 @@ class Inspector:
         engine: Engine,
         definitions: Mapping[str, Definition],
         catalogue: Catalogue,
+        parked: ParkedSagas,
         activity: ActivityReader,
         pulse: OwnPulse | None,
     ) -> None:
         self._engine, self._definitions, self._catalogue = engine, definitions, catalogue
-        self._activity, self._pulse = activity, pulse
+        self._parked, self._activity, self._pulse = parked, activity, pulse
         self._figures = Figures(engine.journal.node, lease=engine.settings.lease)
         self._home = engine.journal.node.database
 
@@ -75,7 +76,7 @@ class Inspector:
         """Return what is unfinished now: how many, why parked, how late, how old."""
         unfinished, late = await self._figures.unfinished(), await self._figures.late()
         counts = {one.status: one.count for one in unfinished}
-        parked = await self._figures.parked() if counts.get(Status.NEEDS_ATTENTION) else []
+        parked = await self._parked.read(self._figures) if counts.get(Status.NEEDS_ATTENTION) else []
         moving = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
         oldest = await self._catalogue.find(
             SagaFilter(status=moving, oldest_first=True), limit=_OLDEST, after=None
@@ -299,7 +300,7 @@ class Inspector:
         if saga.status is not Status.NEEDS_ATTENTION or saga.error is None:
             return 0
         wanted = likeness(saga.name, saga.error)
-        parked = await self._figures.parked()
+        parked = await self._parked.read(self._figures)
         return sum(one.saga_id != saga.id and likeness(one.name, one.reason) == wanted for one in parked)
 
     def _removed_at(self, saga: SagaState) -> datetime | None:

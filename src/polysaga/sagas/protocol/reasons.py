@@ -83,6 +83,11 @@ class Reason(_Why):
         """Return the reason of a saga that was in *status* and is parked for *trouble* since *at*."""
         return replace(self, parked=Parking(status=status, at=at, **_cause_in(_Why.to_json(trouble))))
 
+    def without_tracebacks(self) -> "Reason":
+        """Return the same in a few hundred bytes."""
+        parked = None if self.parked is None else replace(self.parked, traceback=None)
+        return replace(self, traceback=None, parked=parked)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores, without missing values."""
         data = _Why.to_json(self)
