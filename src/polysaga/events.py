@@ -107,6 +107,14 @@ class BookmarkUnknown(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadWaited(Event):
+    """A reader waited *seconds* for a replica to catch up, in vain or not."""
+
+    database: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MonitorFailed(Event):
     """One probe of a node failed in an unexpected way; probing continues."""
 

@@ -14,6 +14,7 @@ FACADES = [
     "polysaga",
     "polysaga.databases",
     "polysaga.fastapi",
+    "polysaga.routing",
     "polysaga.sagas",
     "polysaga.telemetry",
     "polysaga.testing",

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from devservers import MySQLServer, Replica
-from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged
+from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged, ReadWaited
 from tests.fixtures.notes import Browser, Notes, settings_of
 from tests.fixtures.programs import EventT, Recorder
 from tests.fixtures.servers import MariaDBCluster, MySQLCluster, PostgresCluster
@@ -110,6 +110,25 @@ async def test_most_reads_go_to_replicas_when_one_in_ten_requests_writes(
 
         await asyncio.gather(*(person(note) for note in range(PEOPLE)))
     assert went["replica"] >= 0.9 * went.total(), went
+
+
+async def test_a_read_that_waits_for_late_replicas_is_counted(notes: Notes, cluster: AnyCluster) -> None:
+    history = notes.router.history
+    for replica in cluster.replicas:
+        await asyncio.to_thread(replica.pause)
+    browser = notes.browser()
+    await browser.put(1, 1)
+    before = history.waits.count
+    reading = asyncio.create_task(browser.get(1))
+    await until(lambda: history.waits.waiting == 1 or reading.done(), "the reader waits")
+    assert await reading == 1
+    assert (history.waits.waiting, history.waits.count) == (0, before + 1)
+    assert history.waits.seconds > 0
+    assert (await notes.recorder.wait_for(ReadWaited)).database == "notes"
+    names = [node.name for node in notes.router.nodes]
+    assert list(history.lags) == names
+    await until(lambda: all(history.lags[name] for name in names), "each node has a sample")
+    assert history.lags[names[0]][-1].is_primary
 
 
 async def test_a_frozen_replica_holds_nobody_up(notes: Notes, cluster: AnyCluster) -> None:

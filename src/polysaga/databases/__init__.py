@@ -14,7 +14,8 @@ if TYPE_CHECKING:
         Node,
         SqlDatabase,
     )
-    from polysaga.databases.mongo_node import MongoNode, MongoSession
+    from polysaga.databases.mongo_node import Member, MongoNode, MongoSession
+    from polysaga.databases.pools import PoolUse
     from polysaga.databases.registry import Registry
     from polysaga.databases.sql_node import SqlNode
     from polysaga.faults import Fault
@@ -25,10 +26,12 @@ __all__ = [
     "Consistency",
     "Database",
     "Fault",
+    "Member",
     "MongoDatabase",
     "MongoNode",
     "MongoSession",
     "Node",
+    "PoolUse",
     "Registry",
     "SqlDatabase",
     "SqlNode",
@@ -46,7 +49,8 @@ __getattr__, __dir__ = _facade(
             "Node",
             "SqlDatabase",
         ],
-        "polysaga.databases.mongo_node": ["MongoNode", "MongoSession"],
+        "polysaga.databases.mongo_node": ["Member", "MongoNode", "MongoSession"],
+        "polysaga.databases.pools": ["PoolUse"],
         "polysaga.databases.registry": ["Registry"],
         "polysaga.databases.sql_node": ["SqlNode"],
         "polysaga.faults": ["Fault"],

@@ -3,18 +3,21 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases import pymongo_waits
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.options import UnusableOption
+from polysaga.databases.pools import PoolUse
 from polysaga.databases.positions import ClusterTime
 from polysaga.databases.sql_node import require_driver, unusable
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 from polysaga.faults import Fault
 from polysaga.limits import limited
 from polysaga.loading import load_module
+from polysaga.texts import said
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
@@ -60,6 +63,22 @@ class MongoSession:
         # Outside of the block the driver would omit the session, and with it the transaction.
         if self.client_session.has_ended:
             raise SessionOver(self.database.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What the driver knows of one server of a deployment, from its last answer to the driver's own questions."""
+
+    address: str  # host:port
+    role: str  # the driver's word: RSPrimary, RSSecondary, RSArbiter, Mongos, ..., Unknown
+    round_trip: float | None  # seconds, recently; None if it has not answered
+    last_write: datetime | None  # the last write that it has, in whole seconds; None if it does not say
+    failure: str | None  # why it counts as unreachable
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it takes writes."""
+        return self.role in {"RSPrimary", "Mongos", "LoadBalancer", "Standalone"}
 
 
 class MongoNode:
@@ -121,6 +140,33 @@ class MongoNode:
         except self.driver.PyMongoError as error:
             raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
         return made
+
+    @property
+    def topology(self) -> tuple[Member, ...]:
+        """The members of the deployment as the driver knows them; empty before the first use."""
+        if self._client is None:
+            return ()
+        return tuple(
+            Member(
+                _address(address),
+                server.server_type_name,
+                server.round_trip_time,
+                _moment(server.last_write_date),
+                None if server.error is None else said(server.error),
+            )
+            for address, server in sorted(self._client.topology_description.server_descriptions().items())
+        )
+
+    @property
+    def pools(self) -> tuple[PoolUse, ...]:
+        """What the driver's pool to each member is used for now; PyMongo does not count those that waited."""
+        if self._client is None:
+            return ()
+        most = self.settings.pool.size + self.settings.pool.max_overflow
+        return tuple(
+            PoolUse(_address(address), most, 0, use.in_use, use.idle, use.waiting, None, None)
+            for address, use in sorted(self.driver.pools(self._client).items())
+        )
 
     def replace_client(self, client: "AsyncMongoClient[dict[str, Any]]") -> None:
         """Use *client* from now on; the previous client hangs, and so do its callers."""
@@ -219,3 +265,12 @@ class MongoNode:
                 f"its password in databases.{self.database}.url, or the database that knows it (?authSource=admin)"
             )
         return DatabaseUnavailable(self.database, self.name, masked(str(error)).partition(", Timeout")[0])
+
+
+def _address(found: tuple[str, int | None]) -> str:
+    host, port = found
+    return host if port is None else f"{host}:{port}"
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -31,6 +31,7 @@ from polysaga.databases.dialects.options import UnusableOption, refuse_without_v
 from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
+from polysaga.databases.pools import CountedPool, PoolUse
 from polysaga.databases.samples import Sample
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.faults import Fault
@@ -133,6 +134,15 @@ class SqlNode:
         """Whether any connection is lent."""
         return any(engine.sync_engine.pool.checkedout() > 0 for engine in self._engines.values())  # type: ignore[attr-defined]
 
+    @property
+    def pools(self) -> tuple[PoolUse, ...]:
+        """What each pool is used for now; one that was never needed is left out."""
+        return tuple(
+            pool.use(name)
+            for name, engine in self._engines.items()
+            if isinstance(pool := engine.sync_engine.pool, CountedPool)
+        )
+
     def follow(self, other: "SqlNode") -> None:
         """Connect to the server of *other* from now on, and cut the existing connections."""
         self._followed = other.url
@@ -198,6 +208,7 @@ class SqlNode:
         try:
             engine = create_async_engine(
                 self.dialect.address(self.url),
+                poolclass=CountedPool,
                 pool_size=size,
                 max_overflow=more,
                 pool_timeout=settings.acquire_timeout,

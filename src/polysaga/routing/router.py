@@ -25,8 +25,9 @@ from polysaga.databases.probe_connection import ProbeConnection
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.databases.sql_node import Judge, SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, NoReplica
-from polysaga.events import Emit
+from polysaga.events import Emit, ReadWaited
 from polysaga.routing.breakers import Breaker
+from polysaga.routing.history import RoutingHistory
 from polysaga.routing.monitor import Monitor
 from polysaga.routing.policy import Choice, Limits, RouteReason, clamped, hopeless, least_stale, pick
 from polysaga.routing.primary_position import Capture
@@ -64,6 +65,8 @@ class Router:
     ) -> None:
         self.name, self.primary, self.nodes, self.reads, self.clock = name, primary, tuple(nodes), reads, clock
         self.routed: Counter[tuple[str, RouteReason]] = Counter()  # sessions by node and reason
+        self.history = RoutingHistory([node.name for node in nodes], self.routed, clock)
+        self._emit = emit
         self.loads = [Load() for _ in nodes]
         self.limiter = asyncio.Semaphore(reads.primary_read_limit)
         self.limits = Limits(reads.max_lag, reads.probe_interval + reads.probe_timeout, reads.zone)
@@ -189,15 +192,16 @@ class Router:
         self.monitor.suspect()
 
     async def _wait(self, scope: Scope | None, wish: Wish, left: int | None) -> Choice | None:
-        deadline = self.clock.monotonic() + self.reads.wait
-        while True:
-            choice = self.choose(scope, wish, left)
+        began = self.clock.monotonic()
+        choice = self.choose(scope, wish, left)
+        if choice is not None:
+            return choice
+        if self.reads.wait > 0 and not hopeless(self.topology, _HOPELESS, began):
+            with self.history.reader_waits():
+                choice = await self._caught_up(scope, wish, left, began + self.reads.wait)
+            self._emit(ReadWaited(self.name, self.clock.monotonic() - began))
             if choice is not None:
                 return choice
-            now = self.clock.monotonic()
-            if now >= deadline or hopeless(self.topology, _HOPELESS, now):
-                break
-            await self.monitor.news(deadline - now, None if scope is None else scope.required.get(self.name))
         if scope is None or self.name not in scope.required:
             return None
         required = scope.required[self.name]
@@ -206,6 +210,19 @@ class Router:
             return None
         scope.correct(self.name, honest, self.capture)
         return self.choose(scope, wish, left)
+
+    async def _caught_up(
+        self, scope: Scope | None, wish: Wish, left: int | None, deadline: float
+    ) -> Choice | None:
+        """Wait until a replica is fit; return None at *deadline*, or when none can be expected to be in time."""
+        now = self.clock.monotonic()
+        while now < deadline and not hopeless(self.topology, _HOPELESS, now):
+            await self.monitor.news(deadline - now, None if scope is None else scope.required.get(self.name))
+            choice = self.choose(scope, wish, left)
+            if choice is not None:
+                return choice
+            now = self.clock.monotonic()
+        return None
 
     async def _enter(self) -> bool:
         """Take a place among the readers of the primary; return False if none becomes free in time."""
@@ -257,6 +274,7 @@ class Router:
         for index, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=True)):
             if new is old:
                 continue
+            self.history.note(index, new, is_primary=index == after.primary)
             if new.failure is not None:
                 if old.failure is None or index != before.primary:
                     self.nodes[index].cut()

@@ -30,6 +30,7 @@ from polysaga.events import (
     NodeReturned,
     PrimaryChanged,
     PrimaryLost,
+    ReadWaited,
     ReplicaUnreachable,
     SagaClaimed,
     SagaDecided,
@@ -128,6 +129,14 @@ def _(event: PrimaryLost) -> Line:
 @line.register
 def _(event: BookmarkUnknown) -> Line:
     return WARNING, f"how far database {event.database} has got is unknown after a commit: {event.reason}"
+
+
+@line.register
+def _(event: ReadWaited) -> Line:
+    return (
+        DEBUG,
+        f"a read of database {event.database} waited {_duration(event.seconds)} for a replica",
+    )
 
 
 @line.register
