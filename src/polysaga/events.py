@@ -225,6 +225,7 @@ class StepFailed(StepEvent):
     fault: str
     reason: str
     phase: str = "do"
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ class StepCompensated(StepEvent):
     """The step is undone, or can no longer happen (*null*)."""
 
     null: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,16 @@ class WorkerTicked(Event):
     renewed: int
     claimed: int
     in_flight: int
+    seconds: float = 0.0  # that the round took
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWritten(Event):
+    """One commit wrote *count* starts or finishes to the journal; *what* is `starts` or `finishes`."""
+
+    what: str
+    count: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

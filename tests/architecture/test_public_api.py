@@ -26,8 +26,10 @@ MODULES = [
     "polysaga.config",
     "polysaga.errors",
     "polysaga.events",
+    "polysaga.fastapi.metrics",
     "polysaga.limits",
     "polysaga.migrations",
+    "polysaga.telemetry.prometheus",
 ]
 
 

@@ -20,12 +20,14 @@ from polysaga.events import Emit, Events, ignore
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
+from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.operations.activity import ActivityReader
 from polysaga.sagas.operations.batches import Batches
 from polysaga.sagas.operations.causes import ParkedSagas
+from polysaga.sagas.operations.census import Census
 from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
@@ -88,6 +90,25 @@ class Sagas:
         """The databases that take part in any saga: each of them has a ledger."""
         used = {step.database_name for definition in self._definitions.values() for step in definition.steps}
         return tuple(handle for handle in self.databases if handle.name in used)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the program's sagas."""
+        return frozenset(saga.name for saga in self._definitions)
+
+    @property
+    def in_flight(self) -> int:
+        """How many sagas this process drives now."""
+        return 0 if self._runner is None else len(self._runner.executions)
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """How many steps are inside each database now, and wait for it; empty while the sagas are not open."""
+        return {} if self._runner is None else self._runner.engine.gates
+
+    def census(self) -> Census:
+        """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
+        return Census(self._engine_at_hand())
 
     @asynccontextmanager
     async def open(

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from polysaga.config import masked
 from polysaga.events import (
+    BatchWritten,
     BookmarkUnknown,
     ClaimLost,
     ClientReplaced,
@@ -223,6 +224,11 @@ def _(event: ServerSilent) -> Line:
 def _(event: ClientReplaced) -> Line:
     where = f"database {event.database} at {event.node}"
     return ERROR, f"the client of {where} hung for {event.seconds:g} s although the server answers; it is replaced"
+
+
+@line.register
+def _(event: BatchWritten) -> Line:
+    return DEBUG, f"one commit wrote {event.count} {event.what} to the journal in {_duration(event.seconds)}"
 
 
 @line.register

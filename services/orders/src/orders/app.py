@@ -5,6 +5,7 @@ from functools import partial
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from orders.databases import databases
 from orders.errors import STATUSES
@@ -15,8 +16,10 @@ from orders.sagas import sagas
 from orders.settings import load, prepare
 from orders.tables import create_tables
 from polysaga.config import Settings
-from polysaga.events import Emit, ignore
+from polysaga.events import Emit, Events, ignore
 from polysaga.fastapi import install, operator_routes
+from polysaga.fastapi.metrics import metrics_routes
+from polysaga.telemetry.prometheus import Metrics
 
 PATIENCE = 10.0  # seconds a caller waits for an order's outcome before the answer is 202
 
@@ -58,16 +61,26 @@ def create_app(
     authorize = None if operator_token is None else by_token(operator_token)
     # `GET /sagas/{id}` remains the route for customers.
     app.include_router(operator_routes(sagas, authorize=authorize, details=False), prefix="/sagas")
+    metrics = _metrics()
+    app.include_router(metrics_routes(metrics))
     install(
         app,
         databases,
         sagas=sagas,
-        emit=emit,
+        emit=Events(emit, metrics),
         settings=_read if settings is None else partial(prepare, settings),
         ready=create_tables,
         refusals=STATUSES,
     )
     return app
+
+
+def _metrics() -> Metrics:
+    """Return the metrics of one application: tests make several in a process."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return Metrics(databases, sagas, registry=registry)
 
 
 def _answer_head(app: FastAPI, router: APIRouter) -> None:

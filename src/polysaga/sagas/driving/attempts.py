@@ -200,16 +200,16 @@ class Attempts:
         if plan.phase == "do":
             self._emit(StepDone(*where, seconds, found))
         elif isinstance(fact, Undid):
-            self._emit(StepCompensated(*where, null))
+            self._emit(StepCompensated(*where, null, seconds))
 
     def _note_failed(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception) -> None:
         fault, told = plan.fault(error), said(error)
         outcome = type(error).__name__ if fault is None else fault.value
-        self._note(step, plan, attempt, began, outcome, told[:_SAID])
+        seconds = self._note(step, plan, attempt, began, outcome, told[:_SAID])
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
         phase = "undo" if plan.phase == "undo" else "do"  # a start does the first step
         where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
-        self._emit(StepFailed(*where, kind, told, phase))
+        self._emit(StepFailed(*where, kind, told, phase, seconds))
 
     def _note(
         self,

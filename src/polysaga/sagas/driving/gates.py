@@ -43,6 +43,16 @@ class Gate:
         self._answered = 0  # steps that have left without an error
 
     @property
+    def inside(self) -> int:
+        """How many steps are inside now."""
+        return self._inside
+
+    @property
+    def waiting(self) -> int:
+        """How many steps wait for a place now."""
+        return len(self._waiting)
+
+    @property
     def room(self) -> int:
         """How many more steps can enter soon: twice the places, less those inside and waiting."""
         return 2 * self.limit - self._inside - len(self._waiting)

@@ -12,7 +12,7 @@ from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.databases import Fault, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, SchemaMissing
-from polysaga.events import Emit
+from polysaga.events import BatchWritten, Emit
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
@@ -75,11 +75,15 @@ def assemble(
             participants[name] = _participant(other, clock)
 
     async def insert(births: Sequence[Birth]) -> Sequence[None]:
+        began = clock.monotonic()
         await journal.insert(births)
+        emit(BatchWritten("starts", len(births), clock.monotonic() - began))
         return [None] * len(births)
 
     async def finish(endings: Sequence[Ending]) -> Sequence[bool]:
+        began = clock.monotonic()
         changed = await journal.finish(endings)
+        emit(BatchWritten("finishes", len(endings), clock.monotonic() - began))
         return [ending.claim.saga_id in changed for ending in endings]
 
     def shared(error: BaseException) -> bool:

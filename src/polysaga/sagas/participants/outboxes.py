@@ -48,6 +48,15 @@ class Waiting:
     age: float = 0.0  # seconds since it was written
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many starts an outbox has."""
+
+    waiting: int  # to be moved to the journal
+    parked: int  # they need a person
+    oldest: float  # seconds since the oldest that waits was written; 0 without any
+
+
 class Outbox(Protocol):
     """One database's outbox."""
 
@@ -68,6 +77,9 @@ class Outbox(Protocol):
 
     async def park(self, saga_id: UUID, reason: str) -> None:
         """Record why the row cannot be moved."""
+
+    async def backlog(self, most: int) -> Backlog:
+        """Return how many starts are here; at most *most* are read."""
 
     async def stuck(self, patience: float, most: int) -> list[Contradiction]:
         """Return the oldest *most* starts that are parked, or were written more than *patience* seconds ago."""
@@ -90,6 +102,12 @@ class SqlOutbox:
         self._stuck = dialect.render(
             f"SELECT id, name, error FROM {OUTBOX} WHERE error IS NOT NULL "
             f"OR created_at < {dialect.ago(':patience')} ORDER BY created_at LIMIT :most"
+        )
+        age = f"CASE WHEN error IS NULL THEN -({dialect.seconds_until('created_at')}) ELSE 0 END"
+        parked = "CASE WHEN error IS NULL THEN 0 ELSE 1 END"
+        self._backlog = dialect.render(
+            "SELECT count(*) AS number, sum(parked) AS parked, max(age) AS oldest FROM "
+            f"(SELECT {parked} AS parked, {age} AS age FROM {OUTBOX} LIMIT :most) AS found"
         )
         self._park = dialect.render(f"UPDATE {OUTBOX} SET error = :error WHERE id = :id")
 
@@ -118,6 +136,11 @@ class SqlOutbox:
     async def park(self, saga_id: UUID, reason: str) -> None:
         async with self.node.writer.begin() as connection:
             await sender(connection)(self._park, {"id": self.node.dialect.key(saga_id), "error": reason})
+
+    async def backlog(self, most: int) -> Backlog:
+        (row,) = await read_rows(self.node, self._backlog, {"most": most}, "ledger")
+        parked = int(row["parked"] or 0)
+        return Backlog(int(row["number"]) - parked, parked, float(row["oldest"] or 0.0))
 
     async def stuck(self, patience: float, most: int) -> list[Contradiction]:
         rows = await read_rows(self.node, self._stuck, {"patience": patience, "most": most}, "ledger")
@@ -159,6 +182,13 @@ class MongoOutbox:
 
     async def park(self, saga_id: UUID, reason: str) -> None:
         await self.node.documents[OUTBOX].update_one({"_id": saga_id.hex}, {"$set": {"error": reason}})
+
+    async def backlog(self, most: int) -> Backlog:
+        rows = self.node.documents[OUTBOX]
+        waiting = await rows.count_documents({"error": None}, limit=most)
+        parked = await rows.count_documents({"error": {"$ne": None}}, limit=most)
+        oldest = await self.page(1)
+        return Backlog(waiting, parked, max(0.0, oldest[0].age) if oldest else 0.0)
 
     async def stuck(self, patience: float, most: int) -> list[Contradiction]:
         # `created_at` comes from the clocks of the programs that wrote the rows.

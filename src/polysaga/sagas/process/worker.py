@@ -84,6 +84,7 @@ class Worker:
 
     async def tick(self) -> None:
         """Do one round: renew, claim, look for sagas without a definition here."""
+        began = self._engine.clock.monotonic()
         renewed = await self._renew()
         now = self._engine.clock.monotonic()
         rarely = now >= self._rarely_at
@@ -96,7 +97,8 @@ class Worker:
             self._rarely_at = now + _RARELY
             claimed += await self._claim(Pick.CLOCK_SET_BACK, few)
             await self._report_strangers()
-        self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions)))
+        seconds = self._engine.clock.monotonic() - began
+        self._engine.emit(WorkerTicked(renewed, claimed, len(self._runner.executions), seconds))
 
     def _hear(self) -> None:
         self._looked_at = -inf

@@ -1,0 +1,155 @@
+"""How many sagas are unfinished, and how many starts wait: what one process counts for the metrics of all.
+
+The counts come from the index on `wake_at`, which has the unfinished sagas only. So they cost the same however
+many have finished. Each count ends after `MOST` rows.
+
+## One reader
+
+All processes would count the same. So each tries to take one row of `polysaga_pulse`, in one conditional write.
+The process that holds the row renews it. Another takes it when it was not renewed for `READER_LEASE` seconds, by
+the journal's clock. Only the process that changed the row counts. A reader that was frozen, and wakes up after
+another has taken the row, shows old counts until its next try. They are for people: no decision about a saga
+depends on them, and no lock is held between two tries.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from polysaga.databases.dialects.sending import Transaction
+from polysaga.limits import limited
+from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.figures import late_if, late_values
+from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL, PULSE
+from polysaga.sagas.participants.outboxes import Backlog, Outbox
+from polysaga.sagas.participants.reading import read_rows
+from polysaga.sagas.protocol.states import Status
+from polysaga.texts import said
+
+MOST = 100_000  # rows that one count reads
+READER_LEASE = 30.0  # seconds
+_PATIENCE = 10.0  # seconds until a database that does not answer is left out
+_SEAT = UUID("00000000-0000-4000-8000-000000000001")  # of the reader, among the processes of the pulse
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedGroup:
+    """The unfinished sagas of one name and status."""
+
+    name: str
+    status: Status
+    count: int
+    late: int  # no process has taken them over in time
+    oldest: float  # seconds since the oldest was started
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted; *complete* is False if there are more rows than were read."""
+
+    unfinished: tuple[UnfinishedGroup, ...]
+    outboxes: Mapping[str, Backlog]  # by database
+    problems: Mapping[str, str]  # why an outbox is missing
+    complete: bool
+
+
+class Census:
+    """The questions; made by `Sagas.census`. The databases must be open."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._node, self._outboxes = engine.journal.node, _outboxes(engine)
+        self._lease, dialect = engine.settings.lease, engine.journal.node.dialect
+        render = dialect.render
+        seat = "process = :seat AND minute = 0"
+        self._take = render(
+            f"UPDATE {PULSE} SET seen_at = {dialect.clock}, facts = :reader "
+            f"WHERE {seat} AND (facts = :reader OR seen_at < {dialect.ago(':patience')})"
+        )
+        keep = (
+            "ON CONFLICT (process, minute) DO NOTHING"
+            if dialect.returns_rows
+            else "ON DUPLICATE KEY UPDATE minute = minute"
+        )
+        self._make = render(
+            f"INSERT INTO {PULSE} (process, minute, seen_at, facts) "
+            f"VALUES (:seat, 0, {dialect.clock}, :reader) {keep}"
+        )
+        self._holder = render(f"SELECT facts FROM {PULSE} WHERE {seat}")
+        force = " FORCE INDEX (polysaga_journal_due)" if dialect.name == "mysql" else ""
+        age = f"-({dialect.seconds_until('created_at')})"
+
+        def groups(condition: str, late: str) -> Any:
+            rows = (
+                f"SELECT name, status, CASE WHEN {late} THEN 1 ELSE 0 END AS late, {age} AS age "
+                f"FROM {JOURNAL}{force} WHERE {condition} ORDER BY wake_at LIMIT :most"
+            )
+            return render(
+                "SELECT name, status, count(*) AS number, sum(late) AS late, max(age) AS oldest "
+                f"FROM ({rows}) AS found GROUP BY name, status"
+            )
+
+        # Apart: parked ones stand at the end of the index, where a long queue would hide them.
+        self._parked = groups(f"wake_at > {BEFORE_NEVER}", "1 = 0")
+        self._moving = groups(f"wake_at < {BEFORE_NEVER}", late_if(dialect))
+
+    async def elected(self, process: UUID) -> bool:
+        """Return whether *process* is the reader for the next `READER_LEASE` seconds."""
+        reader = f'{{"reader": "{process}"}}'
+        values = {"seat": self._node.dialect.key(_SEAT), "reader": reader, "patience": READER_LEASE}
+        async with Transaction(self._node.single) as send:
+            if (await send(self._take, values)).count == 1:
+                return True
+            held = (await send(self._holder, values)).rows
+        if held:
+            return False
+        async with Transaction(self._node.single) as send:
+            await send(self._make, values)
+            return [row[0] for row in (await send(self._holder, values)).rows] == [reader]
+
+    async def count(self) -> Counts:
+        """Count; raise `SchemaMissing`, or `DatabaseUnavailable` if the journal's primary does not answer.
+
+        An outbox that does not answer within ten seconds is one of the `problems`.
+        """
+        outboxes = asyncio.gather(*(self._backlog(outbox) for outbox in self._outboxes.values()))
+        try:
+            found = [*await self._groups(self._moving, late_values(self._lease))]
+            found += await self._groups(self._parked, {})
+        finally:
+            backlogs = await outboxes
+        read = max(
+            sum(group.count for group in found if group.status is not Status.NEEDS_ATTENTION),
+            sum(group.count for group in found if group.status is Status.NEEDS_ATTENTION),
+        )
+        answers = dict(zip(self._outboxes, backlogs, strict=True))
+        return Counts(
+            tuple(found),
+            {name: answer for name, answer in answers.items() if isinstance(answer, Backlog)},
+            {name: answer for name, answer in answers.items() if isinstance(answer, str)},
+            read < MOST,
+        )
+
+    async def _groups(self, statement: Any, values: Mapping[str, Any]) -> list[UnfinishedGroup]:
+        rows = await read_rows(self._node, statement, {**values, "most": MOST}, "journal")
+        return [
+            UnfinishedGroup(
+                row["name"], Status(row["status"]), int(row["number"]), int(row["late"]), float(row["oldest"])
+            )
+            for row in rows
+        ]
+
+    async def _backlog(self, outbox: Outbox) -> Backlog | str:
+        """Return what an outbox has, or why it is unknown: a database that is down must not hide the others."""
+        (outcome,) = await asyncio.gather(_asked(outbox), return_exceptions=True)
+        return said(outcome) if isinstance(outcome, BaseException) else outcome
+
+
+async def _asked(outbox: Outbox) -> Backlog:
+    return await limited(outbox.backlog(MOST), _PATIENCE)
+
+
+def _outboxes(engine: Engine) -> Mapping[str, Outbox]:
+    home = engine.journal.node.database
+    return {name: one.outbox for name, one in engine.participants.items() if name != home}

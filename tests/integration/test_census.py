@@ -1,0 +1,137 @@
+"""What one process counts in the journal for the metrics of all: on SQLite, PostgreSQL, MariaDB and MongoDB."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from polysaga import MongoSession, Status, StepContext
+from polysaga.errors import NeedsAttention
+from polysaga.sagas.operations import census
+from polysaga.sagas.operations.census import Counts
+from polysaga.sagas.participants.outboxes import Backlog, Waiting
+from tests.fixtures.programs import PLACE_ORDER, QUICK, Order, Program, Urls
+from tests.fixtures.waiting import forever, reached
+
+
+def groups(counts: Counts) -> dict[tuple[str, Status], int]:
+    return {(group.name, group.status): group.count for group in counts.unfinished}
+
+
+async def refuse(db: object, ctx: StepContext) -> None:
+    raise RuntimeError("the printer is on fire")
+
+
+async def test_one_process_is_the_reader_and_stays_it(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open():
+        one, two = program.sagas.census(), program.sagas.census()
+        first, second = uuid4(), uuid4()
+        assert await one.elected(first)
+        assert not await two.elected(second)
+        assert await one.elected(first)
+
+
+async def test_a_reader_that_renews_no_more_is_replaced(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open():
+        counting = program.sagas.census()
+        gone, new = uuid4(), uuid4()
+        assert await counting.elected(gone)
+        with monkeypatch.context() as short:
+            short.setattr(census, "READER_LEASE", -1.0)  # the lease of the reader is over
+            assert await counting.elected(new)
+        # The former reader wakes up: it is none, and does not take the seat back.
+        assert not await counting.elected(gone)
+        assert await counting.elected(new)
+
+
+async def test_unfinished_sagas_are_counted_by_name_and_status(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    program.steps["confirm_order"].retry = QUICK
+    program.steps["credit_points"].undo_retry = QUICK
+    async with program.open():
+        counting = program.sagas.census()
+        empty = await counting.count()
+        assert (empty.unfinished, empty.complete) == ((), True)
+        await program.sagas.run(program.saga, Order())  # finished, or about to be
+        program.on("confirm_order", refuse)
+        program.on("undo:credit_points", refuse)
+        for _ in range(2):
+            handle = await program.sagas.start(program.saga, Order())
+            with pytest.raises(NeedsAttention):
+                await handle.result(30)
+        found = await counting.count()
+        assert groups(found)["place-order", Status.NEEDS_ATTENTION] == 2
+        (parked,) = [group for group in found.unfinished if group.status is Status.NEEDS_ATTENTION]
+        assert (parked.late, 0 < parked.oldest < 120) == (0, True)
+
+
+async def test_sagas_that_no_process_takes_over_are_late(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open(lease=600.0):
+        inside = asyncio.Event()
+
+        async def hang(db: object, ctx: StepContext) -> None:
+            inside.set()
+            await forever()
+
+        program.on("confirm_order", hang)
+        handle = await program.sagas.start(program.saga, Order())
+        await reached(inside, "the step runs")
+        assert [group.late for group in (await program.sagas.census().count()).unfinished] == [0]
+        await age(program, handle.id)
+        assert [group.late for group in (await program.sagas.census().count()).unfinished] == [1]
+
+
+async def test_starts_that_wait_and_starts_that_are_parked_are_counted(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open(lease=600.0):
+        counting = program.sagas.census()
+        # The drain has looked already, and looks again in a quarter of a lease: it does not see these.
+        for name, outbox in program.runner.engine.participants.items():
+            if name == "orders":
+                continue
+            async with program.handles[name].writer() as db:
+                if isinstance(db, MongoSession):
+                    async with db.transaction() as tx:
+                        await outbox.outbox.put(tx, Waiting(uuid4(), "place-order", "{}"))
+                else:
+                    await outbox.outbox.put(db, Waiting(uuid4(), "place-order", "{}"))
+                parked = Waiting(uuid4(), "place-order", "{}")
+            async with program.handles[name].writer() as db:
+                if isinstance(db, MongoSession):
+                    async with db.transaction() as tx:
+                        await outbox.outbox.put(tx, parked)
+                else:
+                    await outbox.outbox.put(db, parked)
+            await outbox.outbox.park(parked.saga_id, "its key stands for another input")
+        found = await counting.count()
+        assert found.problems == {}
+        assert set(found.outboxes) == {"inventory", "points"}
+        for backlog in found.outboxes.values():
+            assert (backlog.waiting, backlog.parked, 0 <= backlog.oldest < 60) == (1, 1, True)
+
+
+async def test_a_database_that_is_down_hides_no_other(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.open():
+        counting = program.sagas.census()
+
+        async def down(most: int) -> Backlog:
+            raise TimeoutError
+
+        monkeypatch.setattr(counting._outboxes["points"], "backlog", down)
+        found = await counting.count()
+        assert list(found.outboxes) == ["inventory"]
+        assert found.problems == {"points": "TimeoutError"}
+
+
+async def age(program: Program, saga_id: UUID) -> None:
+    """Let the claim of the saga have run out long ago."""
+    node = program.runner.engine.journal.node
+    statement = node.dialect.render(
+        f"UPDATE polysaga_journal SET wake_at = {node.dialect.ago('3600')} WHERE id = :id"
+    )
+    async with node.writer.begin() as connection:
+        await connection.exec_driver_sql(statement.sql, statement.bind({"id": node.dialect.key(saga_id)}))

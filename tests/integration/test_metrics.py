@@ -1,0 +1,302 @@
+"""The metrics as Prometheus reads them: what programs do shows, and a scrape asks no database."""
+
+import asyncio
+import math
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from polysaga import MongoSession, StepContext
+from polysaga.errors import ConfigurationError, NeedsAttention, Refused
+from polysaga.events import SagaFinished, SagaNotKnown, StartParked, StepFailed
+from polysaga.fastapi.metrics import metrics_routes
+from polysaga.telemetry.prometheus import Metrics
+from tests.fixtures.notes import Notes, settings_of
+from tests.fixtures.programs import PLACE_ORDER, QUICK, Order, Program, Urls
+from tests.fixtures.servers import PostgresCluster
+from tests.fixtures.waiting import until, within
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Scrape:
+    """The samples of one scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        body, _ = metrics.exposition()
+        self.samples: dict[tuple[str, Labels], float] = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the sum of all samples of *name* that have these *labels*; NaN without any."""
+        found = [
+            value
+            for (one, theirs), value in self.samples.items()
+            if one == f"polysaga_{name}" and labels.items() <= dict(theirs).items()
+        ]
+        return sum(found) if found else math.nan
+
+    def moved(self, before: "Scrape") -> set[str]:
+        """Return the names of which any sample is new, or another than *before*."""
+        return {
+            name for (name, labels), value in self.samples.items() if before.samples.get((name, labels)) != value
+        }
+
+
+def measured(urls: Urls, **more: Any) -> tuple[Program, Metrics]:
+    program = Program(urls, PLACE_ORDER)
+    metrics = Metrics(program.databases, program.sagas, registry=CollectorRegistry(), every=0.02, **more)
+    program.subscribers.append(metrics)
+    program.steps["confirm_order"].retry = QUICK
+    program.steps["credit_points"].undo_retry = QUICK
+    return program, metrics
+
+
+async def fail(db: object, ctx: StepContext) -> None:
+    raise RuntimeError("the printer is on fire")
+
+
+async def refuse(db: object, ctx: StepContext) -> None:
+    raise Refused("nothing is left")
+
+
+async def fail_once(db: object, ctx: StepContext) -> None:
+    if ctx.attempt == 1:
+        raise RuntimeError("the printer is on fire")
+
+
+async def run(program: Program, count: int = 1) -> None:
+    for _ in range(count):
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result(30)
+        await program.recorder.wait_for(SagaFinished, lambda event, saga=handle.id: event.saga_id == saga)
+
+
+async def test_sagas_and_steps_are_counted_and_timed(urls: Urls) -> None:
+    program, metrics = measured(urls)
+    async with program.open():
+        await run(program, 3)
+        program.on("confirm_order", refuse)
+        with pytest.raises(Refused):
+            await run(program)
+        await program.recorder.wait_for(SagaFinished, lambda event: event.status == "compensated")
+    found = Scrape(metrics)
+    assert found.value("sagas_started_total", saga="place-order") == 4
+    assert found.value("sagas_finished_total", saga="place-order", status="completed") == 3
+    assert found.value("sagas_duration_seconds_count", status="compensated") == 1
+    assert found.value("sagas_duration_seconds_sum", status="completed") > 0
+    steps = {"saga": "place-order", "step": "confirm_order", "phase": "do"}
+    assert found.value("steps_seconds_count", **steps, outcome="done") == 3
+    assert found.value("steps_seconds_count", **steps, outcome="refused") == 1
+    assert found.value("steps_seconds_sum", **steps, outcome="done") > 0
+    assert found.value("steps_seconds_count", step="credit_points", phase="undo", outcome="done") == 1
+    assert found.value("steps_seconds_sum", step="credit_points", phase="undo") > 0
+    assert math.isnan(found.value("step_failures_total"))
+    assert found.value("journal_batch_size_sum", what="finishes") > 0
+
+
+async def test_retries_and_failures_are_counted_by_their_fault(urls: Urls) -> None:
+    program, metrics = measured(urls)
+    program.on("record_event", fail_once)
+    async with program.open():
+        await run(program)
+    found = Scrape(metrics)
+    labels = {"step": "record_event", "phase": "do"}
+    assert found.value("step_failures_total", **labels, fault="error") == 1
+    assert found.value("step_retries_total", **labels) == 1
+    assert found.value("steps_seconds_count", **labels, outcome="failed") == 1
+
+
+async def test_parked_sagas_are_counted_in_the_journal(urls: Urls) -> None:
+    program, metrics = measured(urls)
+    async with program.open(), metrics.reading():
+        await until(lambda: Scrape(metrics).value("journal_reader") == 1, "the process is the reader")
+        parked = {"saga": "place-order", "status": "needs_attention"}
+        # Nought, and not absent: an alert must be able to end.
+        assert Scrape(metrics).value("sagas_unfinished", **parked) == 0
+        program.on("confirm_order", fail)
+        program.on("undo:credit_points", fail)
+        with pytest.raises(NeedsAttention):
+            await run(program)
+        await until(lambda: Scrape(metrics).value("sagas_unfinished", **parked) == 1, "the parked saga is counted")
+        found = Scrape(metrics)
+        assert found.value("sagas_oldest_seconds", status="needs_attention") > 0
+        assert found.value("sagas_parked_total", saga="place-order") == 1
+        assert found.value("sagas_overdue") == 0
+
+
+async def test_only_one_of_two_processes_counts_and_the_other_takes_its_place(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, metrics = measured(urls)
+    other = Metrics(program.databases, program.sagas, registry=CollectorRegistry(), every=0.02)
+    async with program.open():
+        async with metrics.reading():
+            await until(lambda: Scrape(metrics).value("journal_reader") == 1, "the first one is the reader")
+            async with other.reading():
+                await until(lambda: Scrape(other).value("journal_read_timestamp_seconds") == 0, "the other waits")
+                assert math.isnan(Scrape(other).value("sagas_unfinished"))
+        monkeypatch.setattr("polysaga.sagas.operations.census.READER_LEASE", -1.0)
+        async with other.reading():
+            await until(lambda: Scrape(other).value("journal_reader") == 1, "the other is the reader")
+            assert Scrape(other).value("sagas_unfinished") == 0
+
+
+async def test_a_count_that_fails_is_told_and_repeated(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program, metrics = measured(urls)
+    async with program.open():
+        counting = program.sagas.census()
+        monkeypatch.setattr(program.sagas, "census", lambda: counting)
+
+        async def down(process: object) -> bool:
+            raise TimeoutError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(counting, "elected", down)
+            async with metrics.reading():
+                await until(lambda: Scrape(metrics).value("journal_read_failures_total") > 1, "it tries again")
+        assert "counting unfinished sagas for metrics failed, again in 0.02 s: TimeoutError" in caplog.messages
+        async with metrics.reading():
+            await until(lambda: Scrape(metrics).value("journal_reader") == 1, "it counts again")
+
+
+async def test_a_scrape_asks_no_database(urls: Urls) -> None:
+    program, metrics = measured(urls)
+    async with program.open():
+        await run(program)
+        nodes = [node for handle in program.databases for node in handle.nodes]
+        used = [[(use.in_use, use.waits) for use in node.pools] for node in nodes]
+        metrics.exposition()  # it is no coroutine: nothing can be awaited in it
+        assert [[(use.in_use, use.waits) for use in node.pools] for node in nodes] == used
+
+
+async def test_a_caller_that_waits_for_a_connection_shows(urls: Urls) -> None:
+    program, metrics = measured(urls)
+    program.pool |= {"size": 1, "max_overflow": 0}
+    async with program.open():
+        handle = program.handles["orders"]
+        async with handle.reader() as first:
+            assert not isinstance(first, MongoSession)
+            await first.execute(text("SELECT 1"))
+            assert Scrape(metrics).value("pool_in_use", database="orders", pool="reader") == 1
+
+            async def second() -> None:
+                async with handle.reader() as db:
+                    assert not isinstance(db, MongoSession)
+                    await db.execute(text("SELECT 1"))
+
+            waiting = asyncio.create_task(second())
+            labels = {"database": "orders", "pool": "reader"}
+            await until(lambda: Scrape(metrics).value("pool_waiting", **labels) == 1, "a caller waits")
+            await first.close()
+            await within(waiting, "the second caller is served")
+        found = Scrape(metrics)
+        assert found.value("pool_waits_total", **labels) == 1
+        assert found.value("pool_wait_seconds_total", **labels) > 0
+
+
+def test_names_of_other_programs_are_bounded(tmp_path: Any) -> None:
+    program = Program({"orders": "", "inventory": "", "points": ""}, PLACE_ORDER)
+    metrics = Metrics(program.databases, program.sagas, registry=CollectorRegistry(), limit=3)
+    for number in range(10):
+        metrics(SagaNotKnown(uuid4(), f"saga-{number}", 1))
+        for step in range(200):
+            metrics(StepFailed(uuid4(), "place-order", f"step-{number}-{step}", "orders", 1, "error", "no"))
+    metrics(SagaNotKnown(uuid4(), "place-order", 2))
+    found = Scrape(metrics)
+    assert found.value("sagas_not_known_total", saga="other") == 7
+    assert found.value("sagas_not_known_total", saga="place-order") == 1
+    assert found.value("step_failures_total", step="other") == 2000 - 20 * (3 + 1)
+
+
+def test_no_id_and_no_text_becomes_a_label() -> None:
+    program = Program({"orders": "", "inventory": "", "points": ""}, PLACE_ORDER)
+    metrics = Metrics(program.databases, program.sagas, registry=CollectorRegistry())
+    secret = uuid4()
+    metrics(StepFailed(secret, "place-order", "open_order", "orders", 1, "error", "a@b.c is taken"))
+    metrics(StartParked(secret, "place-order", "points", "a@b.c is taken"))
+    body = metrics.exposition()[0].decode()
+    assert str(secret) not in body
+    assert "a@b.c" not in body
+
+
+def test_a_registry_takes_the_metrics_once_and_keeps_those_of_others() -> None:
+    program = Program({"orders": "", "inventory": "", "points": ""}, PLACE_ORDER)
+    registry = CollectorRegistry()
+    Counter("visits", "Visits", registry=registry).inc()
+    metrics = Metrics(program.databases, program.sagas, registry=registry)
+    with pytest.raises(ConfigurationError, match="make one Metrics in a process"):
+        Metrics(program.databases, program.sagas, registry=registry)
+    assert "visits_total 1.0" in metrics.exposition()[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text; version=1.0.0",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+    ],
+)
+async def test_the_route_answers_in_the_format_that_is_asked_for(
+    urls: Urls, accept: str, content_type: str
+) -> None:
+    program, metrics = measured(urls)
+    app = FastAPI()
+    app.include_router(metrics_routes(metrics))
+    async with program.open(), app.router.lifespan_context(app):
+        await run(program)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://shop") as client:
+            answer = await client.get("/metrics", headers={"Accept": accept})
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith(content_type)
+            assert 'polysaga_sagas_started_total{saga="place-order"} 1.0' in answer.text
+            # The lifespan of the application counts in the journal.
+            await until(lambda: Scrape(metrics).value("journal_reader") == 1, "the process is the reader")
+            assert (await client.head("/metrics")).status_code == 200
+
+
+async def test_replicas_show_where_reads_went_and_how_late_they_are(postgres_cluster: PostgresCluster) -> None:
+    name = f"metrics_{uuid4().hex}"
+    postgres_cluster.primary.create_database(name)
+    await asyncio.to_thread(postgres_cluster.catch_up)
+    notes = Notes()
+    metrics = Metrics(notes.databases, registry=CollectorRegistry())
+    notes.subscribers.append(metrics)
+    async with notes.open(settings_of(postgres_cluster.urls(name))):
+        await asyncio.to_thread(postgres_cluster.catch_up)
+        before = Scrape(metrics)
+        browser = notes.browser()
+        assert (await browser.put(1, 1)).status_code == 204
+        assert await browser.get(1) == 1
+        for replica in postgres_cluster.replicas:
+            await asyncio.to_thread(replica.pause)
+        assert (await browser.put(1, 2)).status_code == 204
+        assert await browser.get(1) == 2
+        found = Scrape(metrics)
+        assert found.value("node_up", database="notes") == 3
+        assert found.value("node_is_primary", database="notes") == 1
+        assert found.value("database_has_primary", database="notes") == 1
+        assert found.value("breaker_open", database="notes") == 0
+        assert found.value("reads_total", database="notes") == 2
+        assert found.value("reads_total", reason="no-replica") == 1
+        assert found.value("bookmark_wait_seconds_count", database="notes") >= 1
+        assert found.value("pool_in_use", database="notes", node="primary", pool="writer") == 0
+        assert {"polysaga_reads_total", "polysaga_node_lag_seconds"} <= found.moved(before)
+        postgres_cluster.replicas[0].freeze()
+        await until(lambda: Scrape(metrics).value("node_up", database="notes") == 2, "a frozen node is down")
+        postgres_cluster.replicas[0].thaw()
