@@ -30,6 +30,7 @@ MODULES = [
     "polysaga.limits",
     "polysaga.migrations",
     "polysaga.telemetry.prometheus",
+    "polysaga.telemetry.tracing",
 ]
 
 

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 
 from polysaga.config import Settings, parse_settings
@@ -188,3 +190,25 @@ class FakeSession:
 
     async def scalars(self, statement: object) -> list[str]:
         return self._rows
+
+
+async def test_tracing(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    shop, exporter = guide("tracing"), InMemorySpanExporter()
+    shop.provider.add_span_processor(SimpleSpanProcessor(exporter))
+    shop.databases.configure(on_sqlite(tmp_path, "orders", "points"))
+    async with shop.app.router.lifespan_context(shop.app):
+        async with shop.orders.writer() as db:
+            await db.execute(text("CREATE TABLE purchases (customer INT, cents INT)"))
+        async with shop.points.writer() as db:
+            await db.execute(text("CREATE TABLE points (customer INT, cents INT)"))
+        handle = await shop.sagas.start(shop.buy, shop.Purchase(customer=1, cents=100))
+        await handle.result(30)
+        await settled(shop.sagas, handle.id)
+        page = (GUIDES / "tracing.md").read_text()
+        spans = exporter.get_finished_spans()
+        assert {span.name for span in spans} >= {"saga buy", "step note", "step credit"}
+        assert (await shop.sagas.get(handle.id)).trace_id == f"{spans[0].context.trace_id:032x}"
+        told = [name for span in spans for name in span.attributes or {}]
+        assert [
+            name for name in told if f"`{name}`" not in page and f"`.{name.rpartition('.')[2]}`" not in page
+        ] == []

@@ -22,6 +22,7 @@ from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.routing.health import State, state_of
 from polysaga.sagas import Sagas
+from polysaga.sagas.driving.tracing import Tracing
 from polysaga.telemetry import LogSubscriber
 
 
@@ -32,6 +33,7 @@ def install(
     settings: Settings | Callable[[], Settings] | None = None,
     sagas: Sagas | None = None,
     emit: Emit | None = None,
+    tracing: Tracing | None = None,
     migrate: bool = True,
     ready: Callable[[], Awaitable[None]] | None = None,
     refusals: Mapping[str, int] | None = None,
@@ -48,6 +50,7 @@ def install(
     *databases* apply. The command line uses the same settings: `polysaga check MODULE:app`. *migrate* brings our
     tables up to date at the start. *ready* runs when the databases are open, before any saga is driven; create the
     program's own tables there. *emit* receives every event; without it, events are logged (`telemetry.logs`).
+    *tracing* follows sagas as traces: `polysaga.telemetry.tracing.SagaTracing(databases)`.
     *refusals* gives the HTTP status of a `Refused` by its code; the default is 409.
 
     A request with more than *max_body* bytes is refused while it arrives (413); the default is four times the
@@ -69,7 +72,7 @@ def install(
         if ready is not None:
             await ready()
         if sagas is not None:
-            await stack.enter_async_context(sagas.open(known.sagas, emit=told))
+            await stack.enter_async_context(sagas.open(known.sagas, emit=told, tracing=tracing))
 
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:

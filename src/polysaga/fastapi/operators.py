@@ -207,6 +207,7 @@ class SagaDetails(SagaItem):
     results: dict[str, str]
     history: list[Attempt]
     owners: list[Tenure]
+    trace_id: str | None
     audit: list[dict[str, Any]]
 
 

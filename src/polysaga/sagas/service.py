@@ -22,6 +22,7 @@ from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
+from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.operations.activity import ActivityReader
@@ -112,17 +113,24 @@ class Sagas:
 
     @asynccontextmanager
     async def open(
-        self, settings: SagaSettings | None = None, *, emit: Emit = ignore, clock: Clock | None = None
+        self,
+        settings: SagaSettings | None = None,
+        *,
+        emit: Emit = ignore,
+        clock: Clock | None = None,
+        tracing: Tracing | None = None,
     ) -> AsyncIterator["Sagas"]:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
         The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. The databases must
-        be open. Raises `SchemaMissing` if a journal or ledger table is missing.
+        be open. *tracing* follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a
+        journal or ledger table is missing.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
         events = Events(emit)
         engine = self._engine(settings or SagaSettings(), events, clock or Clock())
+        engine = replace(engine, tracing=tracing)
         await check_tables(engine)
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))

@@ -21,6 +21,7 @@ from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
+from polysaga.sagas.driving.tracing import SagaTrace
 from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
 from polysaga.sagas.protocol.known import Did, Fact, Sighting, Undid
 from polysaga.sagas.protocol.reasons import Attempt, HistoryEntry, Tenure
@@ -74,9 +75,17 @@ _NOTHING = Sighting(None)
 class Attempts:
     """The attempts of one saga in this process, and their history."""
 
-    def __init__(self, saga_id: UUID, saga: str, clock: Clock, emit: Emit, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        saga_id: UUID,
+        saga: str,
+        clock: Clock,
+        emit: Emit,
+        timeouts: Timeouts,
+        trace: SagaTrace | None = None,
+    ) -> None:
         self._saga_id, self._saga, self._clock, self._emit = saga_id, saga, clock, emit
-        self._timeouts = timeouts
+        self._timeouts, self._trace = timeouts, trace
         self._began = clock.monotonic()  # when the saga was started
         self.history: list[HistoryEntry] = []
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
@@ -97,7 +106,10 @@ class Attempts:
                     return Settled(Verdict.UNAVAILABLE, plan.gate.full(plan.patience or 0.0), uncertain)
             began = self._clock.monotonic()
             self._note_begun(step, plan, attempt, began)
-            fact, error = await self._through(plan.gate, plan.act(attempt), step.timeout, plan.fault)
+            work = self._through(plan.gate, plan.act(attempt), step.timeout, plan.fault)
+            if self._trace is not None and plan.phase != "start":
+                work = self._trace.attempt(work, step, plan.phase, attempt)
+            fact, error = await work
             if error is None:
                 self._note_done(step, plan, attempt, began, fact)
                 return Settled(Mark.DONE, fact=fact)

@@ -25,6 +25,7 @@ from polysaga.sagas.driving.driver import Driver
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.driving.steps import Steps
+from polysaga.sagas.driving.tracing import SagaTrace
 from polysaga.sagas.driving.writes import Writes
 from polysaga.sagas.protocol.decisions import (
     BlockPivot,
@@ -63,11 +64,11 @@ MOST_EXPIRIES = 10  # lost claims without progress until a saga is parked: it pr
 class Execution:
     """One saga driven by this process."""
 
-    def __init__(self, engine: Engine, progress: Progress) -> None:
-        self.engine, self.progress = engine, progress
+    def __init__(self, engine: Engine, progress: Progress, trace: SagaTrace | None = None) -> None:
+        self.engine, self.progress, self.trace = engine, progress, trace
         self.announcements = Announcements(engine, progress)
         name, saga_id = progress.definition.name, progress.saga_id
-        self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts)
+        self.attempts = Attempts(saga_id, name, engine.clock, engine.emit, engine.timeouts, trace)
         self.holds_claim = False  # there is a row, and it names this execution as the owner
         self._steps = Steps(engine, progress, self.attempts)
         self._writes = Writes(engine, progress, self.attempts)
@@ -118,6 +119,8 @@ class Execution:
             self._learn(Failed(failure))
             settled = await self._steps.insert(Status.COMPENSATED, failure.reason())
         self.holds_claim = True
+        if self.trace is not None:
+            self.trace.started(None)
         self.announcements.tell_started()
         self._learn_from(settled)
 

@@ -16,6 +16,7 @@ from polysaga.events import BatchWritten, Emit
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.timeouts import Timeouts
+from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.group_commit import PATIENCE, GroupCommit
 from polysaga.sagas.journal.journal import Journal, size_of_birth, size_of_ending
 from polysaga.sagas.participants import Participant
@@ -50,6 +51,7 @@ class Engine:
     timeouts: Timeouts
     gates: Mapping[str, Gate]  # to the participants' databases
     process: str  # the name of this process among those that share the journal
+    tracing: Tracing | None = None
 
 
 def assemble(

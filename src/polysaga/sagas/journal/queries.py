@@ -191,7 +191,7 @@ class Catalogue:
     async def get(self, saga_id: UUID) -> SagaState | None:
         """Return everything about one saga, with what people did to it."""
         render, values = self._node.dialect.render, {"id": self._node.dialect.key(saga_id)}
-        one = render(f"SELECT {_SUMMARY}, input, results, history FROM {JOURNAL} WHERE id = :id")
+        one = render(f"SELECT {_SUMMARY}, input, results, history, trace FROM {JOURNAL} WHERE id = :id")
         done = render(
             f"SELECT recorded_at, actor, action, why, details FROM {AUDIT} "
             "WHERE saga_id = :id ORDER BY recorded_at, id"
@@ -207,6 +207,7 @@ class Catalogue:
             driven_here=False,
             input=row["input"],
             results=json.loads(row["results"]),
+            trace_id=None if row["trace"] is None else row["trace"].split("-")[1],  # W3C: version-id-parent-flags
             history=attempts_in(history),
             owners=tenures_in(history),
             audit=tuple(

@@ -130,6 +130,7 @@ class SagaState(SagaSummary):
     history: tuple[Attempt, ...]  # its attempts; if more than 200, the first 50 and the last 150
     owners: tuple[Tenure, ...]  # who drove it; of a saga that is started now, as soon as its history is written
     audit: tuple[AuditEntry, ...]
+    trace_id: str | None = None  # of its trace, 32 hexadecimal digits; None: it is not traced
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class Enlisting:
     async def start(self, definition: Definition, value: Any, key: str | None, tx: Transaction) -> SagaHandle[Any]:
         """Start a saga with the commit of *tx*, or join the one that *key* started."""
         birth = self._runner.birth(definition, value, key)
+        if self._engine.tracing is not None:
+            birth = replace(birth, trace=self._engine.tracing.enlist(birth))
         saga_id = birth.claim.saga_id
         database = await self._database_of(tx)
         outbox = self.outboxes.get(database)

@@ -7,6 +7,7 @@ same answer from the process that finishes the saga.
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -28,6 +29,7 @@ from polysaga.sagas.definition.payloads import digest, encode, is_same
 from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.driving.tracing import SagaTrace
 from polysaga.sagas.process.closing import Closing
 from polysaga.sagas.process.following import Following
 from polysaga.sagas.process.handle import SagaHandle
@@ -103,7 +105,10 @@ class LocalRunner:
             raise Busy(0, 0.0)
         if live is not None:
             return await self._join(definition, birth, live)
-        execution = self._execution(definition, birth, Asked.now(self.engine.clock))
+        trace = None if self.engine.tracing is None else self.engine.tracing.begin(birth)
+        if trace is not None:
+            birth = replace(birth, trace=trace.context)
+        execution = self._execution(definition, birth, Asked.now(self.engine.clock), trace)
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.announcements.started)
@@ -130,8 +135,10 @@ class LocalRunner:
             row.input,
             row.input_hash,
             row.status,
+            trace=row.trace,
         )
-        execution = self._execution(definition, birth, asked)
+        trace = None if self.engine.tracing is None else self.engine.tracing.resume(birth)
+        execution = self._execution(definition, birth, asked, trace)
         execution.holds_claim = True  # also if it is stopped before it begins
         self.engine.emit(SagaClaimed(saga_id, row.name, row.claim.epoch))
         self._arriving.add(execution)
@@ -256,9 +263,9 @@ class LocalRunner:
             deadline=saga.deadline,
         )
 
-    def _execution(self, definition: Definition, birth: Birth, asked: Asked) -> Execution:
+    def _execution(self, definition: Definition, birth: Birth, asked: Asked, trace: SagaTrace | None) -> Execution:
         home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
-        return Execution(self.engine, Progress(definition, birth, asked, home=home, limit=limit))
+        return Execution(self.engine, Progress(definition, birth, asked, home=home, limit=limit), trace)
 
     async def _wait_for_place(self) -> None:
         limit, patience = self.engine.settings.max_in_flight, self.engine.settings.start_timeout
@@ -295,6 +302,12 @@ class LocalRunner:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
+        if execution.trace is not None:
+            if error is not None and not execution.holds_claim:
+                execution.trace.started(error)
+            known = execution.progress.known
+            parked = None if known.reason is None else known.reason.parked
+            execution.trace.left(known.status, None if parked is None else parked.message)
         # Once there is a row, some process will finish the saga: callers follow the journal.
         execution.announcements.end(FollowJournal() if error is None or execution.holds_claim else error)
         self._freed.set()

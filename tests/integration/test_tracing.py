@@ -1,0 +1,315 @@
+"""Traces of sagas, as the SDK of OpenTelemetry exports them: one for each saga, also after a kill -9."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import StatusCode
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from polysaga import MongoSession, StepContext
+from polysaga.errors import NeedsAttention, Refused
+from polysaga.events import SagaClaimed, SagaFinished
+from polysaga.telemetry.tracing import SagaTracing
+from tests.fixtures.processes import begin, next_line
+from tests.fixtures.programs import PLACE_ORDER, QUICK, WITH_CALLS, Order, Program, Urls
+from tests.fixtures.waiting import forever, reached, until
+
+
+class Traced:
+    """A program whose spans are kept in memory."""
+
+    def __init__(self, urls: Urls, shape: Any = PLACE_ORDER, **options: Any) -> None:
+        self.exporter, self.provider = InMemorySpanExporter(), TracerProvider(**options)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.program = Program(urls, shape)
+        self.program.tracing = SagaTracing(self.program.databases, provider=self.provider)
+        for step in self.program.steps.values():
+            step.undo_retry = QUICK
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        return list(self.exporter.get_finished_spans())
+
+    def of(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.spans if span.name == name]
+
+    def only(self, name: str) -> ReadableSpan:
+        (found,) = self.of(name)
+        return found
+
+    async def run(self) -> UUID:
+        program = self.program
+        handle = await program.sagas.start(program.saga, Order())
+        try:
+            await handle.result(30)
+        finally:
+            await until(lambda: bool(self.of("drive place-order")), "the process has left the saga")
+        return handle.id
+
+
+def facts(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def fail(db: object, ctx: StepContext) -> None:
+    raise TimeoutError
+
+
+async def refuse(db: object, ctx: StepContext) -> None:
+    raise Refused("nothing is left")
+
+
+async def test_a_saga_is_one_trace_over_all_its_databases(urls: Urls) -> None:
+    traced = Traced(urls)
+    async with traced.program.open():
+        saga_id = await traced.run()
+        root = traced.only("saga place-order")
+        assert (await traced.program.sagas.get(saga_id)).trace_id == f"{root.context.trace_id:032x}"
+        assert root.parent is None
+        assert {span.context.trace_id for span in traced.spans} == {root.context.trace_id}
+        steps = [span for span in traced.spans if span.name.startswith("step ")]
+        assert {span.name for span in steps} == {f"step {name}" for name, *_ in PLACE_ORDER}
+        for span in (*steps, traced.only("drive place-order")):
+            assert span.parent is not None
+            assert span.parent.span_id == root.context.span_id
+            assert facts(span).items() >= {
+                ("polysaga.saga.id", str(saga_id)),
+                ("polysaga.saga.name", "place-order"),
+                ("polysaga.saga.epoch", 1),
+            }
+        reserved = facts(traced.only("step reserve_stock"))
+        assert (reserved["polysaga.step.name"], reserved["polysaga.step.attempt"]) == ("reserve_stock", 1)
+        assert (reserved["polysaga.step.outcome"], reserved["polysaga.database"]) == ("done", "inventory")
+        assert facts(traced.only("drive place-order"))["polysaga.saga.status"] == "completed"
+
+
+async def test_spans_name_their_database_by_the_standard_attributes(urls: Urls) -> None:
+    traced = Traced(urls)
+    async with traced.program.open():
+        await traced.run()
+    kinds = {"sqlite+aiosqlite": "sqlite", "postgresql+asyncpg": "postgresql", "mongodb": "mongodb"}
+    kinds |= {"mariadb+asyncmy": "mariadb", "mysql+asyncmy": "mysql"}
+    for step, database in {
+        "open_order": "orders",
+        "reserve_stock": "inventory",
+        "credit_points": "points",
+    }.items():
+        found, url = facts(traced.only(f"step {step}")), urls[database]
+        assert found["db.system.name"] == kinds[url.partition("://")[0]]
+        assert found["db.namespace"] in url
+        assert "password" not in json.dumps(found)
+
+
+async def test_the_request_and_its_saga_are_linked_both_ways(urls: Urls) -> None:
+    traced = Traced(urls)
+    async with traced.program.open():
+        with traced.provider.get_tracer("http").start_as_current_span("POST /orders") as request:
+            await traced.run()
+    root, asked = traced.only("saga place-order"), request.get_span_context()
+    assert [link.context.span_id for link in root.links] == [asked.span_id]
+    assert root.context.trace_id != asked.trace_id
+    assert [link.context.span_id for link in traced.only("POST /orders").links] == [root.context.span_id]
+
+
+@pytest.mark.parametrize("shape", [PLACE_ORDER, WITH_CALLS], ids=["databases", "calls"])
+async def test_what_a_step_traces_itself_nests_below_its_attempt(urls: Urls, shape: Any) -> None:
+    traced = Traced(urls, shape)
+    tracer = traced.provider.get_tracer("user")
+
+    async def work(db: object, ctx: StepContext) -> None:
+        with tracer.start_as_current_span(f"inside {ctx.step}"):
+            pass
+
+    for name in traced.program.steps:
+        traced.program.on(name, work)
+    async with traced.program.open():
+        await traced.run()
+    for name in traced.program.steps:
+        inside, attempt = traced.only(f"inside {name}"), traced.only(f"step {name}")
+        assert inside.parent is not None
+        assert inside.parent.span_id == attempt.context.span_id
+
+
+async def test_every_attempt_has_a_span_and_its_error(urls: Urls) -> None:
+    traced = Traced(urls)
+
+    async def fail_once(db: object, ctx: StepContext) -> None:
+        if ctx.attempt == 1:
+            raise TimeoutError
+
+    traced.program.on("record_event", fail_once)
+    async with traced.program.open():
+        await traced.run()
+    first, second = sorted(traced.of("step record_event"), key=lambda span: facts(span)["polysaga.step.attempt"])
+    assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "TimeoutError")
+    assert facts(first)["error.type"] == "TimeoutError"
+    assert [event.name for event in first.events] == ["exception"]
+    assert second.status.status_code is StatusCode.UNSET
+
+
+async def test_a_refusal_is_an_answer_and_compensations_have_spans(urls: Urls) -> None:
+    traced = Traced(urls)
+    traced.program.on("confirm_order", refuse)
+    async with traced.program.open():
+        with pytest.raises(Refused):
+            await traced.run()
+    refused = traced.only("step confirm_order")
+    assert (refused.status.status_code, facts(refused)["polysaga.step.outcome"]) == (StatusCode.UNSET, "refused")
+    undone = Counter(span.name for span in traced.spans if span.name.startswith("undo "))
+    assert undone >= Counter(["undo open_order", "undo reserve_stock", "undo credit_points"])
+    assert facts(traced.only("drive place-order"))["polysaga.saga.status"] == "compensated"
+
+
+async def test_a_parked_saga_ends_its_drive_with_an_error(urls: Urls) -> None:
+    traced = Traced(urls)
+    traced.program.on("confirm_order", refuse)
+    traced.program.on("undo:credit_points", fail)
+    async with traced.program.open():
+        with pytest.raises(NeedsAttention):
+            await traced.run()
+    drive = traced.only("drive place-order")
+    assert drive.status.status_code is StatusCode.ERROR
+    assert "TimeoutError" in (drive.status.description or "")
+
+
+async def test_values_of_users_stay_out_of_spans(urls: Urls) -> None:
+    traced, address = Traced(urls), "@".join(["a", "b.c"])  # a traceback shows the lines of the program
+
+    async def misread(db: AsyncSession | MongoSession, ctx: StepContext) -> None:
+        Order.model_validate({"item": {"address": address}})
+
+    traced.program.on("credit_points", misread)
+    async with traced.program.open():
+        with pytest.raises(Exception, match="was undone"):
+            await traced.run()
+    failed = traced.only("step credit_points")
+    assert facts(failed)["error.type"] == "ValidationError"
+    assert address not in failed.to_json()
+
+
+async def test_a_takeover_goes_on_in_the_same_trace(urls: Urls) -> None:
+    first, second = Traced(urls), Traced(urls)
+    inside = asyncio.Event()
+
+    async def hang(db: object, ctx: StepContext) -> None:
+        inside.set()
+        await forever()
+
+    first.program.on("confirm_order", hang)
+    async with first.program.open(lease=600.0), second.program.open(lease=600.0):
+        handle = await first.program.sagas.start(first.program.saga, Order())
+        await reached(inside, "the step runs")
+        row = await first.program.runner.engine.journal.load(handle.id)
+        assert row is not None
+        await first.program.runner.engine.journal.hand_back([row.claim])
+        second.program.runner.due.set()
+        await second.program.recorder.wait_for(SagaFinished, lambda event: event.saga_id == handle.id)
+        await until(lambda: bool(second.of("drive place-order")), "the second process has left the saga")
+    root = first.only("saga place-order")
+    confirmed = second.only("step confirm_order")
+    assert (confirmed.context.trace_id, facts(confirmed)["polysaga.saga.epoch"]) == (root.context.trace_id, 2)
+    assert confirmed.parent is not None
+    assert confirmed.parent.span_id == root.context.span_id
+    assert second.of("saga place-order") == []
+
+
+async def test_a_saga_started_in_a_transaction_is_traced_from_there(urls: Urls) -> None:
+    traced = Traced(urls)
+    program = traced.program
+    async with program.open():
+        with traced.provider.get_tracer("http").start_as_current_span("POST /orders") as request:
+            async with program.handles["orders"].writer() as db:
+                assert isinstance(db, AsyncSession)
+                await db.connection()
+                handle = await program.sagas.start(program.saga, Order(), tx=db)
+        await program.recorder.wait_for(SagaClaimed)
+        await handle.result(30)
+        await until(lambda: bool(traced.of("drive place-order")), "the process has left the saga")
+    root = traced.only("saga place-order")
+    assert [link.context.span_id for link in root.links] == [request.get_span_context().span_id]
+    assert traced.only("step open_order").context.trace_id == root.context.trace_id
+
+
+async def test_a_start_that_joins_says_so(urls: Urls) -> None:
+    first, second = Traced(urls), Traced(urls)
+    async with first.program.open(), second.program.open():
+        one = await first.program.sagas.start(first.program.saga, Order(), key="k-1")
+        await one.result(30)
+        again = await second.program.sagas.start(second.program.saga, Order(), key="k-1")
+        await again.result(30)
+        await until(lambda: bool(second.of("saga place-order")), "the start has ended")
+    assert facts(second.only("saga place-order"))["polysaga.saga.joined"] is True
+    assert facts(first.only("saga place-order"))["polysaga.saga.key"] == "k-1"
+    assert second.of("step open_order") == [] or facts(second.only("step open_order"))
+
+
+async def test_keys_can_be_left_out(urls: Urls) -> None:
+    traced = Traced(urls)
+    traced.program.tracing = SagaTracing(traced.program.databases, provider=traced.provider, keys=False)
+    async with traced.program.open():
+        await (await traced.program.sagas.start(traced.program.saga, Order(), key="a@b.c")).result(30)
+    assert "a@b.c" not in "".join(span.to_json() for span in traced.spans)
+
+
+async def test_without_a_provider_nothing_is_recorded_and_sagas_run(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    program.tracing = SagaTracing(program.databases)
+    assert not isinstance(trace.get_tracer_provider(), TracerProvider), "a test has set a provider for the process"
+    async with program.open():
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result(30)
+        row = await program.runner.engine.journal.load(handle.id)
+        assert row is not None
+        assert row.trace is None
+
+
+async def test_what_the_provider_does_not_sample_stays_unsampled(urls: Urls) -> None:
+    traced = Traced(urls, sampler=ALWAYS_OFF)
+    async with traced.program.open():
+        handle = await traced.program.sagas.start(traced.program.saga, Order())
+        await handle.result(30)
+        row = await traced.program.runner.engine.journal.load(handle.id)
+        assert row is not None
+        assert row.trace is not None
+        assert int(row.trace.rpartition("-")[2], 16) & 1 == 0  # the next owner samples no more than this one
+    assert traced.spans == []
+
+
+async def test_a_trace_survives_kill_9(urls: Urls, tmp_path: Path) -> None:
+    exported = tmp_path / "spans.jsonl"
+    command = [sys.executable, "-m", "tests.integration.traced_process", json.dumps(dict(urls)), str(exported)]
+    with begin(command) as process:
+        saga_id = UUID((await asyncio.to_thread(next_line, process, "the saga is inside its step")).strip())
+        process.kill()
+    before = [json.loads(line) for line in exported.read_text().splitlines()]
+    (root,) = [span for span in before if span["name"] == "saga place-order"]
+    traced = Traced(urls)
+    async with traced.program.open(lease=1.0):
+        await traced.program.recorder.wait_for(SagaFinished, lambda event: event.saga_id == saga_id)
+        await until(lambda: bool(traced.of("drive place-order")), "the process has left the saga")
+    after = traced.spans
+    trace_id = root["context"]["trace_id"]
+    assert {span["context"]["trace_id"] for span in before} == {trace_id}
+    assert {f"0x{span.context.trace_id:032x}" for span in after} == {trace_id}
+    assert {span["name"] for span in before} == {
+        "saga place-order",
+        "step open_order",
+        "step reserve_stock",
+        "step credit_points",
+    }
+    assert {span.name for span in after} == {"step confirm_order", "step record_event", "drive place-order"}
+    for span in after:
+        assert span.parent is not None
+        assert f"0x{span.parent.span_id:016x}" == root["context"]["span_id"]
+        assert facts(span)["polysaga.saga.epoch"] == 2
