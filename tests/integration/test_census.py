@@ -7,14 +7,13 @@ import pytest
 
 from polysaga import MongoSession, Status, StepContext
 from polysaga.errors import NeedsAttention
-from polysaga.sagas.operations import census
-from polysaga.sagas.operations.census import Counts
+from polysaga.sagas.operations.census import CensusResult
 from polysaga.sagas.participants.outboxes import Backlog, Waiting
 from tests.fixtures.programs import PLACE_ORDER, QUICK, Order, Program, Urls
-from tests.fixtures.waiting import forever, reached
+from tests.fixtures.waiting import forever, reached, until
 
 
-def groups(counts: Counts) -> dict[tuple[str, Status], int]:
+def groups(counts: CensusResult) -> dict[tuple[str, Status], int]:
     return {(group.name, group.status): group.count for group in counts.unfinished}
 
 
@@ -22,28 +21,54 @@ async def refuse(db: object, ctx: StepContext) -> None:
     raise RuntimeError("the printer is on fire")
 
 
-async def test_one_process_is_the_reader_and_stays_it(urls: Urls) -> None:
-    program = Program(urls, PLACE_ORDER)
-    async with program.open():
-        one, two = program.sagas.census(), program.sagas.census()
-        first, second = uuid4(), uuid4()
-        assert await one.elected(first)
-        assert not await two.elected(second)
-        assert await one.elected(first)
+async def test_one_process_counts_for_all_and_the_next_takes_its_place(urls: Urls) -> None:
+    one, two = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    async with one.open(), two.open():
+        counting = {program: program.sagas.census() for program in (one, two)}
+        await until(lambda: both_are_there(one), "both processes have said that they are there")
+        elected = [program for program, census in counting.items() if await census.elected()]
+        (reader,) = elected
+        (other,) = {one, two} - {reader}
+        assert await counting[reader].elected()
+        # The reader dies: it is not seen any more.
+        await unseen(reader)
+        assert await counting[other].elected()
+        # It wakes up, and does not count beside the other.
+        assert not await counting[reader].elected()
 
 
-async def test_a_reader_that_renews_no_more_is_replaced(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_any_pulse_every_process_counts(urls: Urls) -> None:
     program = Program(urls, PLACE_ORDER)
     async with program.open():
-        counting = program.sagas.census()
-        gone, new = uuid4(), uuid4()
-        assert await counting.elected(gone)
-        with monkeypatch.context() as short:
-            short.setattr(census, "READER_LEASE", -1.0)  # the lease of the reader is over
-            assert await counting.elected(new)
-        # The former reader wakes up: it is none, and does not take the seat back.
-        assert not await counting.elected(gone)
-        assert await counting.elected(new)
+        counting = Program(urls, PLACE_ORDER)
+        async with counting._connected():
+            await until(lambda: is_there(program), "the process has said that it is there")
+            assert not await counting.sagas.census().elected()  # it drives no sagas
+            await unseen(program)
+            assert await counting.sagas.census().elected()
+
+
+async def is_there(program: Program, count: int = 1) -> bool:
+    node = program.runner.engine.journal.node
+    async with node.reader.connect() as connection:
+        found = await connection.exec_driver_sql("SELECT DISTINCT process FROM polysaga_pulse")
+        return len(found.all()) == count
+
+
+async def both_are_there(program: Program) -> bool:
+    return await is_there(program, 2)
+
+
+async def unseen(program: Program) -> None:
+    """Let the process have been seen an hour ago."""
+    engine, pulse = program.runner.engine, program.sagas._pulse
+    assert pulse is not None
+    dialect = engine.journal.node.dialect
+    statement = dialect.render(
+        f"UPDATE polysaga_pulse SET seen_at = {dialect.ago('3600')} WHERE process = :process"
+    )
+    async with engine.journal.node.writer.begin() as connection:
+        await connection.exec_driver_sql(statement.sql, statement.bind({"process": dialect.key(pulse.process)}))
 
 
 async def test_unfinished_sagas_are_counted_by_name_and_status(urls: Urls) -> None:

@@ -135,21 +135,22 @@ async def test_parked_sagas_are_counted_in_the_journal(urls: Urls) -> None:
         assert found.value("sagas_overdue") == 0
 
 
-async def test_only_one_of_two_processes_counts_and_the_other_takes_its_place(
-    urls: Urls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_does_not_count_shows_no_counts(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     program, metrics = measured(urls)
-    other = Metrics(program.databases, program.sagas, registry=CollectorRegistry(), every=0.02)
     async with program.open():
+        counting, elected = program.sagas.census(), True
+        monkeypatch.setattr(program.sagas, "census", lambda: counting)
+
+        async def vote() -> bool:
+            return elected
+
+        monkeypatch.setattr(counting, "elected", vote)
         async with metrics.reading():
-            await until(lambda: Scrape(metrics).value("journal_reader") == 1, "the first one is the reader")
-            async with other.reading():
-                await until(lambda: Scrape(other).value("journal_read_timestamp_seconds") == 0, "the other waits")
-                assert math.isnan(Scrape(other).value("sagas_unfinished"))
-        monkeypatch.setattr("polysaga.sagas.operations.census.READER_LEASE", -1.0)
-        async with other.reading():
-            await until(lambda: Scrape(other).value("journal_reader") == 1, "the other is the reader")
-            assert Scrape(other).value("sagas_unfinished") == 0
+            await until(lambda: Scrape(metrics).value("journal_reader") == 1, "the process counts")
+            assert Scrape(metrics).value("sagas_unfinished") == 0
+            elected = False
+            await until(lambda: Scrape(metrics).value("journal_reader") == 0, "another process counts")
+            assert math.isnan(Scrape(metrics).value("sagas_unfinished"))
 
 
 async def test_a_count_that_fails_is_told_and_repeated(
@@ -160,7 +161,7 @@ async def test_a_count_that_fails_is_told_and_repeated(
         counting = program.sagas.census()
         monkeypatch.setattr(program.sagas, "census", lambda: counting)
 
-        async def down(process: object) -> bool:
+        async def down() -> bool:
             raise TimeoutError
 
         with monkeypatch.context() as broken:

@@ -93,8 +93,8 @@ class Sagas:
         return tuple(handle for handle in self.databases if handle.name in used)
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names of the program's sagas."""
+    def definition_names(self) -> frozenset[str]:
+        """The names of the program's sagas, without their versions."""
         return frozenset(saga.name for saga in self._definitions)
 
     @property
@@ -109,7 +109,7 @@ class Sagas:
 
     def census(self) -> Census:
         """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
-        return Census(self._engine_at_hand())
+        return Census(self._engine_at_hand(), None if self._pulse is None else self._pulse.process)
 
     @asynccontextmanager
     async def open(

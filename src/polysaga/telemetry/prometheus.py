@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, Node, SqlNode
@@ -48,7 +47,7 @@ from polysaga.events import (
 from polysaga.limits import ended, limited
 from polysaga.routing import Databases, Router
 from polysaga.sagas import Sagas, Status, Verification
-from polysaga.sagas.operations.census import Census, Counts
+from polysaga.sagas.operations.census import Census, CensusResult
 from polysaga.texts import said
 
 try:
@@ -88,8 +87,9 @@ class Metrics(Collector):
         """Register the metrics; raises `ConfigurationError` if the registry has them already."""
         self.registry = registry
         self._databases, self._sagas, self._every = databases, sagas, every
-        self._clock, self._process = clock or Clock(), uuid4()
-        names = frozenset[str]() if sagas is None else sagas.names
+        self._clock = clock or Clock()
+        names = frozenset[str]() if sagas is None else sagas.definition_names
+        self._known = names
         self._saga, self._step = Names(names, limit=limit), Names((), limit=20 * (limit + len(names)))
         registry.register(self)  # first: at a scrape it sets the gauges that follow
         try:
@@ -245,7 +245,7 @@ class Metrics(Collector):
         await limited(self._count(census), _PATIENCE)
 
     async def _count(self, census: Census) -> None:
-        if await census.elected(self._process):
+        if await census.elected():
             self._show(await census.count())
         else:
             self._show_nothing()
@@ -254,11 +254,11 @@ class Metrics(Collector):
         self._to.read_failures.metric.inc()
         _log.warning("%s for metrics failed, again in %g s: %s", what, self._every, reason)
 
-    def _show(self, counts: Counts) -> None:
+    def _show(self, counts: CensusResult) -> None:
         to = self._to
         unfinished: Counter[tuple[str, str]] = Counter()
         overdue: Counter[str] = Counter()
-        for name in () if self._sagas is None else self._sagas.names:
+        for name in self._known:
             overdue[name] = 0
             unfinished.update({(name, status.value): 0 for status in _UNFINISHED})
         oldest = dict.fromkeys(_UNFINISHED, 0.0)

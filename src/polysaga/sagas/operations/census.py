@@ -5,11 +5,12 @@ many have finished. Each count ends after `MOST` rows.
 
 ## One reader
 
-All processes would count the same. So each tries to take one row of `polysaga_pulse`, in one conditional write.
-The process that holds the row renews it. Another takes it when it was not renewed for `READER_LEASE` seconds, by
-the journal's clock. Only the process that changed the row counts. A reader that was frozen, and wakes up after
-another has taken the row, shows old counts until its next try. They are for people: no decision about a saga
-depends on them, and no lock is held between two tries.
+All processes would count the same. Each process writes in `polysaga_pulse` that it is there, at least twice a
+minute (`process/pulse.py`). Of those that were there in the last `SEEN` seconds, by the journal's clock, the one
+with the least id counts. One that dies is seen no more, and the next takes its place. A process that starts may
+take the place of another. For one interval both may count then, or a reader that was frozen may show old counts.
+They are for people: no decision about a saga depends on them. Without any row, because the account may not write
+them, every process counts.
 """
 
 import asyncio
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from polysaga.databases.dialects.sending import Transaction
 from polysaga.limits import limited
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.figures import late_if, late_values
@@ -29,9 +29,8 @@ from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
 
 MOST = 100_000  # rows that one count reads
-READER_LEASE = 30.0  # seconds
+SEEN = 75.0  # seconds; a process that does nothing writes every thirty
 _PATIENCE = 10.0  # seconds until a database that does not answer is left out
-_SEAT = UUID("00000000-0000-4000-8000-000000000001")  # of the reader, among the processes of the pulse
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class UnfinishedGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class CensusResult:
     """What was counted; *complete* is False if there are more rows than were read."""
 
     unfinished: tuple[UnfinishedGroup, ...]
@@ -58,25 +57,12 @@ class Counts:
 class Census:
     """The questions; made by `Sagas.census`. The databases must be open."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._node, self._outboxes = engine.journal.node, _outboxes(engine)
+    def __init__(self, engine: Engine, process: UUID | None) -> None:
+        """Count for *process*, as it is named in the pulse; None: it drives no sagas."""
+        self._node, self._outboxes, self._process = engine.journal.node, _outboxes(engine), process
         self._lease, dialect = engine.settings.lease, engine.journal.node.dialect
         render = dialect.render
-        seat = "process = :seat AND minute = 0"
-        self._take = render(
-            f"UPDATE {PULSE} SET seen_at = {dialect.clock}, facts = :reader "
-            f"WHERE {seat} AND (facts = :reader OR seen_at < {dialect.ago(':patience')})"
-        )
-        keep = (
-            "ON CONFLICT (process, minute) DO NOTHING"
-            if dialect.returns_rows
-            else "ON DUPLICATE KEY UPDATE minute = minute"
-        )
-        self._make = render(
-            f"INSERT INTO {PULSE} (process, minute, seen_at, facts) "
-            f"VALUES (:seat, 0, {dialect.clock}, :reader) {keep}"
-        )
-        self._holder = render(f"SELECT facts FROM {PULSE} WHERE {seat}")
+        self._there = render(f"SELECT DISTINCT process FROM {PULSE} WHERE seen_at > {dialect.ago(':age')}")
         force = " FORCE INDEX (polysaga_journal_due)" if dialect.name == "mysql" else ""
         age = f"-({dialect.seconds_until('created_at')})"
 
@@ -94,21 +80,13 @@ class Census:
         self._parked = groups(f"wake_at > {BEFORE_NEVER}", "1 = 0")
         self._moving = groups(f"wake_at < {BEFORE_NEVER}", late_if(dialect))
 
-    async def elected(self, process: UUID) -> bool:
-        """Return whether *process* is the reader for the next `READER_LEASE` seconds."""
-        reader = f'{{"reader": "{process}"}}'
-        values = {"seat": self._node.dialect.key(_SEAT), "reader": reader, "patience": READER_LEASE}
-        async with Transaction(self._node.single) as send:
-            if (await send(self._take, values)).count == 1:
-                return True
-            held = (await send(self._holder, values)).rows
-        if held:
-            return False
-        async with Transaction(self._node.single) as send:
-            await send(self._make, values)
-            return [row[0] for row in (await send(self._holder, values)).rows] == [reader]
+    async def elected(self) -> bool:
+        """Return whether this process is the one that counts now."""
+        rows = await read_rows(self._node, self._there, {"age": SEEN}, "journal")
+        there = [self._node.dialect.key_from(row["process"]) for row in rows]
+        return min(there, default=self._process) == self._process
 
-    async def count(self) -> Counts:
+    async def count(self) -> CensusResult:
         """Count; raise `SchemaMissing`, or `DatabaseUnavailable` if the journal's primary does not answer.
 
         An outbox that does not answer within ten seconds is one of the `problems`.
@@ -124,7 +102,7 @@ class Census:
             sum(group.count for group in found if group.status is Status.NEEDS_ATTENTION),
         )
         answers = dict(zip(self._outboxes, backlogs, strict=True))
-        return Counts(
+        return CensusResult(
             tuple(found),
             {name: answer for name, answer in answers.items() if isinstance(answer, Backlog)},
             {name: answer for name, answer in answers.items() if isinstance(answer, str)},
