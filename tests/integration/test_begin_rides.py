@@ -18,10 +18,12 @@ from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects.asyncpg_connection import Luggage
 from polysaga.databases.dialects.sql import ANSWERED_AT
-from tests.fixtures.servers import DatabaseFactory
+from tests.fixtures.servers import DatabaseFactory, PostgresCluster
 
 BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 PING = "SELECT 1"
+# The options by which SQLAlchemy asks the driver for a transaction.
+SQLALCHEMYS = {"isolation": "read_committed", "readonly": False, "deferrable": False}
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ async def test_a_transaction_without_a_statement_sends_nothing(node: SqlNode, se
     async with node.writer.connect() as connection:
         driver = await driver_of(connection)
         for end in ("commit", "rollback"):
-            transaction = driver.transaction()
+            transaction = driver.transaction(**SQLALCHEMYS)
             await transaction.start()
             await getattr(transaction, end)()
     assert sent == []
@@ -147,12 +149,45 @@ async def test_values_that_cannot_be_sent_leave_no_transaction_open(node: SqlNod
 async def test_a_query_of_the_drivers_own_runs_in_the_transaction(node: SqlNode, sent: list[bytes]) -> None:
     async with node.writer.connect() as connection:
         driver = await driver_of(connection)
-        transaction = driver.transaction()
+        transaction = driver.transaction(**SQLALCHEMYS)
         await transaction.start()
         await driver.execute("INSERT INTO sales (item) VALUES ('lantern')")
         await transaction.rollback()
     assert BEGIN[:5] in sent[0]
     assert await sales(node) == []
+
+
+async def test_a_transaction_of_the_drivers_own_begins_at_once(node: SqlNode, sent: list[bytes]) -> None:
+    async with node.writer.connect() as connection:
+        driver = await driver_of(connection)
+        async with driver.transaction(isolation="read_committed"):
+            assert len(sent) == 1
+            assert driver.is_in_transaction()
+
+
+@pytest.mark.parametrize("isolation", [None, "repeatable_read"])
+async def test_a_cursor_of_the_drivers_own_returns_every_row(node: SqlNode, isolation: str | None) -> None:
+    async with node.writer.connect() as connection:
+        driver = await driver_of(connection)
+        rows = await driver.prepare("SELECT generate_series(1, 300)")
+        await rows.fetch()  # asyncpg prepares without a Sync
+        for _ in range(2):
+            async with driver.transaction(isolation=isolation):
+                assert [row[0] async for row in rows.cursor()] == list(range(1, 301))
+                found = driver.cursor("SELECT generate_series(1, 300)")
+                assert [row[0] async for row in found] == list(range(1, 301))
+
+
+async def test_copy_of_the_drivers_own_runs_in_the_transaction(node: SqlNode) -> None:
+    items = [("lantern",), ("rope",)]
+    async with node.writer.connect() as connection:
+        driver = await driver_of(connection)
+        for end in ("rollback", "commit"):
+            transaction = driver.transaction(isolation="repeatable_read")
+            await transaction.start()
+            await driver.copy_records_to_table("sales", records=items, columns=["item"])
+            await getattr(transaction, end)()
+    assert await sales(node) == ["lantern", "rope"]
 
 
 async def test_several_statements_in_one_string_are_sent_as_they_are(node: SqlNode) -> None:
@@ -175,6 +210,82 @@ async def test_savepoints_streams_and_many_rows_work_as_ever(node: SqlNode) -> N
         streamed = await session.stream(text("SELECT item FROM sales ORDER BY item"))
         assert [row.item async for row in streamed] == [one["item"] for one in many]
         await session.commit()
+
+
+async def test_a_stream_of_a_known_statement_returns_every_row(node: SqlNode) -> None:
+    for _ in range(2):
+        async with AsyncSession(node.writer) as session:
+            streamed = await session.stream(text("SELECT generate_series(1, 300)"))
+            assert [row[0] async for row in streamed] == list(range(1, 301))
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_row_that_cannot_be_sent_leaves_the_transaction_open(node: SqlNode, known: bool) -> None:
+    insert = text("INSERT INTO sales (item) SELECT CAST(:number AS integer)")
+    async with AsyncSession(node.writer) as session:
+        if known:
+            await session.execute(insert, [{"number": 1}, {"number": 2}])
+            await session.rollback()
+        with pytest.raises(DBAPIError):
+            await session.execute(insert, [{"number": 3}, {"number": "no number"}])
+        # As code does that has swallowed the error: what it goes on with is undone all the same.
+        await sell(session, "afterwards")
+        await session.rollback()
+    assert await sales(node) == []
+
+
+async def test_a_swallowed_error_of_a_value_leaves_the_transaction_to_begin(node: SqlNode) -> None:
+    cast = text("SELECT CAST(:number AS integer)")
+    async with AsyncSession(node.writer) as session:
+        await session.execute(cast, {"number": 1})
+        await session.rollback()
+        with pytest.raises(DBAPIError):
+            await session.execute(cast, {"number": "no number"})
+        await sell(session, "afterwards")
+        await session.rollback()
+    assert await sales(node) == []
+
+
+@pytest.mark.parametrize("first", ["COMMIT", "ROLLBACK"])
+async def test_a_driver_tells_that_a_statement_ended_the_transaction(node: SqlNode, first: str) -> None:
+    async with node.writer.connect() as connection:
+        driver = await driver_of(connection)
+        for statements in ((first,), (PING, first)):
+            await connection.exec_driver_sql(statements[0])
+            for statement in statements[1:]:
+                assert driver.is_in_transaction()
+                await driver.fetch(statement)
+            assert not driver.is_in_transaction()
+            await connection.rollback()
+        await connection.exec_driver_sql(PING)
+        assert driver.is_in_transaction()
+
+
+async def test_an_end_that_is_not_awaited_ends_nothing(node: SqlNode) -> None:
+    async with node.writer.connect() as connection:
+        driver = await driver_of(connection)
+        transaction = driver.transaction(**SQLALCHEMYS)
+        await transaction.start()
+        driver.execute("ROLLBACK;").close()
+        assert driver.is_in_transaction()
+        await driver.fetch("INSERT INTO sales (item) VALUES ('lantern')")
+        await transaction.rollback()
+    assert await sales(node) == []
+
+
+async def test_a_standby_refuses_serializable_transactions_each_time(postgres_cluster: PostgresCluster) -> None:
+    (standby, *_) = postgres_cluster.replicas
+    url = standby.url("postgres")
+    one = SqlNode("shop", "replica", url, DatabaseSettings(url=url, pool=PoolSettings(size=1, max_overflow=0)))
+    async with one.writer.connect() as connection:
+        await connection.execution_options(isolation_level="SERIALIZABLE")
+        for _ in range(2):  # as code does that has swallowed the error
+            with pytest.raises(DBAPIError, match="serializable"):
+                await connection.execute(text(PING))
+        await connection.rollback()
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        assert (await connection.execute(text("SHOW transaction_isolation"))).scalar_one() == "repeatable read"
+    await one.close()
 
 
 async def test_every_level_of_isolation_is_the_one_asked_for(node: SqlNode) -> None:
@@ -289,8 +400,22 @@ def test_luggage_leaves_with_the_next_message_once() -> None:
     transport.write(memoryview(b"Bind"))
     transport.write(memoryview(b"Bind"))
     luggage.add(b"begin")
+    luggage.add(b"commit")
     transport.writelines([b"Bind", b"Execute"])
-    assert transport.written == [b"beginBind", b"Bind", b"beginBindExecute"]
+    assert transport.written == [b"beginBind", b"Bind", b"begincommitBindExecute"]
+
+
+def test_luggage_is_unanswered_until_a_message_asks_for_the_answer() -> None:
+    transport = Transport()
+    luggage = Luggage(transport)
+    luggage.add(b"begin")
+    transport.write(b"ParseH\0\0\0\4")
+    assert luggage.unanswered
+    transport.write(b"BindS\0\0\0\4")
+    assert not luggage.unanswered
+    luggage.add(b"begin")
+    transport.write(b"BindS\0\0\0\4")
+    assert not luggage.unanswered
 
 
 def test_luggage_does_not_leave_with_a_goodbye() -> None:
