@@ -199,12 +199,5 @@ def _of_database(handle: AnyHandle) -> dict[str, Attribute]:
     assert isinstance(node, SqlNode)
     url, dialect = node.followed, node.dialect.name
     system = "mariadb" if url.drivername.startswith("mariadb") else _SYSTEMS.get(dialect, dialect)
-    found: dict[str, Attribute] = {"db.system.name": system}
-    for name, value in (
-        ("db.namespace", url.database),
-        ("server.address", url.host),
-        ("server.port", url.port),
-    ):
-        if value is not None:
-            found[name] = value
-    return found
+    known = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
+    return {"db.system.name": system, **{name: value for name, value in known.items() if value is not None}}
