@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from polysaga.fastapi.signals import heard
+from polysaga.signals import heard
 from tests.fixtures.waiting import reached
 
 

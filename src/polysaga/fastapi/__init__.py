@@ -16,9 +16,10 @@ internals and SQL stay in the process.
 from polysaga.fastapi.installing import install
 from polysaga.fastapi.keys import idempotency_key
 from polysaga.fastapi.openapi import problems
-from polysaga.fastapi.operators import Person, Role, operator_routes
+from polysaga.fastapi.operators import operator_routes
 from polysaga.fastapi.problems import Problem, problem
 from polysaga.fastapi.sessions import auto, consistency, reader, writer
+from polysaga.people import Person, Role
 
 __all__ = [
     "Person",

@@ -16,13 +16,13 @@ from polysaga.fastapi.body_limit import BodyLimit
 from polysaga.fastapi.handlers import install_handlers
 from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
-from polysaga.fastapi.signals import heard
 from polysaga.limits import unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.routing.health import State, state_of
 from polysaga.sagas import Sagas
 from polysaga.sagas.driving.tracing import Tracing
+from polysaga.signals import heard
 from polysaga.telemetry import LogSubscriber
 
 

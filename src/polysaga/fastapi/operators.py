@@ -8,14 +8,11 @@ served: the client's address and the requested host name must be loopback, and n
 request. Reading is GET. Acting is POST with a JSON body, and is refused to pages of other sites.
 """
 
-import inspect
-import ipaddress
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request
@@ -36,6 +33,7 @@ from starlette.exceptions import HTTPException
 
 from polysaga.errors import DefinitionError
 from polysaga.fastapi.openapi import problems
+from polysaga.people import Authorize, Person, Role, person_of
 from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, Status, Tenure
 
 # For the OpenAPI document only; *authorize* inspects the request itself.
@@ -44,25 +42,6 @@ _TOKEN = HTTPBearer(
     description="Who may look and act. A service that knows no operators asks its own machine for nothing.",
     auto_error=False,
 )
-_FORWARDED = {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"}
-
-
-class Role(StrEnum):
-    """What a person may do."""
-
-    VIEWER = "viewer"  # look
-    OPERATOR = "operator"  # look and act
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """An operator; *name* goes to the audit trail."""
-
-    name: str
-    role: Role
-
-
-Authorize: TypeAlias = Callable[[Request], Person | Awaitable[Person | None] | None]
 
 
 def _in_words(text: str) -> str:
@@ -318,15 +297,12 @@ def _guard(authorize: Authorize | None, needed: Role) -> Callable[[Request], Awa
             "same-origin",
         }:
             raise HTTPException(HTTPStatus.FORBIDDEN, "Pages of other sites may not act here.")
-        if authorize is None:
-            if _from_this_machine(request):
-                return Person("somebody on this machine", Role.OPERATOR)
+        person = await person_of(request, authorize)
+        if person is None and authorize is None:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
                 "Operators are served on the service's own machine only, until it is set up to know them.",
             )
-        found = authorize(request)
-        person = await found if inspect.isawaitable(found) else found
         if person is None:
             raise HTTPException(
                 HTTPStatus.UNAUTHORIZED, "Say who you are.", headers={"WWW-Authenticate": "Bearer"}
@@ -336,23 +312,6 @@ def _guard(authorize: Authorize | None, needed: Role) -> Callable[[Request], Awa
         return person
 
     return guard
-
-
-def _from_this_machine(request: Request) -> bool:
-    """Return whether this machine sent *request*, and no other site made a browser here send it."""
-    if request.client is None or not _FORWARDED.isdisjoint(request.headers.keys()):
-        return False
-    # Checking the host name stops pages of sites whose name resolves to this machine (DNS rebinding).
-    return _loopback(request.client.host) and _loopback(request.url.hostname or "")
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _details(saga: SagaState) -> dict[str, Any]:
