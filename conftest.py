@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.setups",
     "tests.fixtures.projects",
+    "tests.fixtures.dashboards",
 ]
 
 

@@ -12,6 +12,7 @@ from tests.architecture.sources import Source, sources
 LIST = Path(__file__).with_name("public_api.txt")
 FACADES = [
     "polysaga",
+    "polysaga.dashboard",
     "polysaga.databases",
     "polysaga.fastapi",
     "polysaga.routing",
@@ -31,6 +32,7 @@ MODULES = [
     "polysaga.migrations",
     "polysaga.telemetry.prometheus",
     "polysaga.telemetry.tracing",
+    "polysaga.people",
 ]
 
 

@@ -111,6 +111,16 @@ class Sagas:
         """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
         return Census(self._engine_at_hand(), None if self._pulse is None else self._pulse.process)
 
+    @property
+    def declared(self) -> tuple[Saga[Any, Any], ...]:
+        """The sagas that this object was built with, in their order."""
+        return tuple(self._definitions)
+
+    @property
+    def settings(self) -> SagaSettings:
+        """The settings that the sagas are open with; the defaults while they are not open."""
+        return SagaSettings() if self._runner is None else self._runner.engine.settings
+
     @asynccontextmanager
     async def open(
         self,

@@ -16,6 +16,7 @@ from orders.sagas import sagas
 from orders.settings import load, prepare
 from orders.tables import create_tables
 from polysaga.config import Settings
+from polysaga.dashboard import dashboard
 from polysaga.events import Emit, Events, ignore
 from polysaga.fastapi import install, operator_routes
 from polysaga.fastapi.metrics import metrics_routes
@@ -63,11 +64,13 @@ def create_app(
     app.include_router(operator_routes(sagas, authorize=authorize, details=False), prefix="/sagas")
     metrics = _metrics()
     app.include_router(metrics_routes(metrics))
+    events = Events(emit, metrics)
+    app.mount("/dashboard", dashboard(sagas, databases, authorize=authorize, mask=("user_id",), events=events))
     install(
         app,
         databases,
         sagas=sagas,
-        emit=Events(emit, metrics),
+        emit=events,
         settings=_read if settings is None else partial(prepare, settings),
         ready=create_tables,
         refusals=STATUSES,

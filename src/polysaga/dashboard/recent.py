@@ -1,0 +1,133 @@
+"""What happened in this process lately: a subscriber that keeps the last events worth a person's look.
+
+Single steps are not among them. The same kind of event with the same text within five minutes is one line with a
+count. Give the `Events` of the program to `dashboard(events=...)`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from polysaga.clock import Clock
+from polysaga.config import masked
+from polysaga.dashboard import words
+from polysaga.dashboard.screens.hosts import host
+from polysaga.events import (
+    DatabaseOpened,
+    Event,
+    NodeLeft,
+    NodeReturned,
+    PrimaryChanged,
+    PrimaryLost,
+    ReplicaUnreachable,
+    SagaClaimed,
+    SagaNotKnown,
+    SagaParked,
+    SagaRepaired,
+    SagasRemoved,
+    StartParked,
+    WorkerFailed,
+)
+
+_KEPT = 200
+_TOGETHER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One line: *text* for one event, *many* for several, with `{}` for their number."""
+
+    at: datetime
+    first: datetime
+    kind: str  # the colour
+    icon: str
+    text: str
+    many: str
+    count: int = 1
+    database: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The line for people."""
+        if self.count == 1:
+            return self.text
+        since = f" since {words.clock(self.first)}" if self.first != self.at else ""
+        return f"{self.many.replace('{}', words.number(self.count))}{since}"
+
+
+class Recent:
+    """The last lines, the newest first; call it with each event."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock, self._lines = clock or Clock(), deque[Happening](maxlen=_KEPT)
+        self.subscribed = False
+
+    @property
+    def lines(self) -> Sequence[Happening]:
+        """The lines, the newest first."""
+        return tuple(reversed(self._lines))
+
+    def __call__(self, event: Event) -> None:
+        """Keep *event* if people want to see it."""
+        line = told_of(event, self._clock.now())
+        if line is None:
+            return
+        for place in range(len(self._lines) - 1, -1, -1):
+            known = self._lines[place]
+            if line.at - known.at > _TOGETHER:
+                break
+            if (known.kind, known.many, known.database) == (line.kind, line.many, line.database):
+                del self._lines[place]
+                line = replace(line, first=known.first, count=known.count + 1)
+                break
+        self._lines.append(line)
+
+
+def told_of(event: Event, now: datetime) -> Happening | None:
+    """Return the line of *event*; None if it is not shown."""
+
+    def line(kind: str, icon: str, text: str, many: str = "", database: str | None = None) -> Happening:
+        many = many or f"{text} ({{}} times)"
+        return Happening(at=now, first=now, kind=kind, icon=icon, text=text, many=many, database=database)
+
+    match event:
+        case SagaParked():
+            reason = words.first_line(event.reason)[:200]
+            text = f"{event.saga} …{words.tail(event.saga_id)} parked: {reason}"
+            return line("needs_attention", "needs_attention", text, f"{{}} {event.saga} sagas parked: {reason}")
+        case StartParked():
+            text = f"A start of {event.saga} in {event.database} cannot be moved to the journal: {event.reason}"
+            return line("needs_attention", "needs_attention", text, database=event.database)
+        case SagaRepaired():
+            text = f"{event.by} ordered {event.action} for {event.saga} …{words.tail(event.saga_id)}: {event.why}"
+            many = f"{event.by} ordered {event.action} for {{}} {event.saga} sagas: {event.why}"
+            return line("info", "person", text, many)
+        case SagaClaimed():
+            text = f"{event.saga} …{words.tail(event.saga_id)} taken over: its lease had run out"
+            return line("info", "taken", text, f"{{}} {event.saga} sagas taken over: their leases had run out")
+        case SagaNotKnown():
+            what = f"{event.saga} version {event.version} is not known here; left for a process that knows it"
+            return line("late", "late", what, f"{what} ({{}} times)")
+        case SagasRemoved():
+            return line("ok", "done", f"{words.counted(event.count, 'saga')} removed: kept long enough at rest")
+        case PrimaryLost():
+            text = f"{event.database}: no node takes writes; readers go on, writers are refused at once"
+            return line("failed", "gone", text, database=event.database)
+        case PrimaryChanged():
+            again = " again" if event.before == event.node else "" if event.before is None else " now"
+            text = f"{event.database}: {host(event.node)} takes the writes{again}"
+            return line("ok", "primary", text, database=event.database)
+        case NodeLeft() | ReplicaUnreachable():
+            text = f"{event.database}: {host(event.node)} does not count any more: {masked(event.reason)}"
+            return line("failed", "gone", text, database=event.database)
+        case NodeReturned():
+            return line(
+                "ok", "replica", f"{event.database}: {host(event.node)} answers again", database=event.database
+            )
+        case DatabaseOpened():
+            text = f"{event.database}: opened at {words.joined([host(node) for node in event.nodes])}"
+            return line("ok", "primary", text, database=event.database)
+        case WorkerFailed():
+            return line("failed", "gone", f"A round of the worker failed: {masked(event.reason)[:200]}")
+    return None

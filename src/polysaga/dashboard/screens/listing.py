@@ -1,0 +1,161 @@
+"""One line for one saga: what is going on, and what comes next and when."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from polysaga.dashboard import words
+from polysaga.dashboard.masking import Mask, without
+from polysaga.dashboard.screens.declared import DeclaredSaga, by_name, find
+from polysaga.sagas import Reason, SagaSummary, Status
+
+_PAUSE = 30.0  # seconds that a saga is put aside; late is twice that
+_AT_REST = "nothing: it is at rest"
+_FOLD = 400  # characters of a reason that a list shows to a pointer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRow:
+    """A saga in the table."""
+
+    id: UUID
+    kind: str
+    saga: str
+    version: str  # shown only if this process does not know it
+    key: str | None
+    step: str | None
+    database: str | None
+    why: str
+    why_whole: str
+    next: str
+    next2: str
+    age: str
+    started: str
+    changed: bool = False
+    chosen: bool = False
+
+
+def rows(
+    sagas: Sequence[SagaSummary],
+    now: datetime,
+    *,
+    program: Sequence[DeclaredSaga],
+    mask: Mask,
+    lease: float,
+    chosen: Collection[UUID] = (),
+) -> list[SagaRow]:
+    """Return the lines of a list."""
+    return [row(saga, now, program=program, mask=mask, lease=lease, chosen=saga.id in chosen) for saga in sagas]
+
+
+def row(
+    saga: SagaSummary,
+    now: datetime,
+    *,
+    program: Sequence[DeclaredSaga],
+    mask: Mask,
+    lease: float,
+    chosen: bool = False,
+) -> SagaRow:
+    """Return the line of one saga."""
+    steps = by_name(find(program, saga.name, saga.version))
+    step = steps.get(saga.step or "")
+    hidden = masked_values(saga.error, mask)
+    text = without(going_on(saga), hidden)
+    coming, then = comes_next(saga, now, lease)
+    return SagaRow(
+        id=saga.id,
+        kind=saga.status.value,
+        saga=saga.name,
+        version="" if saga.known else f"v{saga.version}",
+        key=None if saga.key is None else without(saga.key, hidden),
+        step=saga.step,
+        database=None if step is None else step.database,
+        why=words.first_line(text),
+        why_whole=text[:_FOLD],
+        next=coming,
+        next2=then,
+        age=words.brief(words.since(saga.created_at, now)),
+        started=words.clock(saga.created_at),
+        chosen=chosen,
+    )
+
+
+def going_on(saga: SagaSummary) -> str:
+    """Return what a saga does, or why it does not."""
+    if saga.status is Status.COMPLETED:
+        return "every step has happened" if not resolved_by(saga) else f"resolved by {resolved_by(saga)}"
+    if saga.status is Status.COMPENSATED and resolved_by(saga):
+        return f"resolved by {resolved_by(saga)}, not undone by its compensations"
+    if not saga.known and not saga.status.final:
+        return f"version {saga.version}, which this process does not know"
+    if saga.reason:
+        refused = saga.error is not None and saga.error.kind == "refused" and saga.error.parked is None
+        return f"refused: {saga.reason}" if refused else saga.reason
+    if saga.owner is None and not saga.status.final:
+        return "put aside, because a step keeps failing"
+    return {
+        Status.RUNNING: "its steps are under way; it is not decided",
+        Status.COMPLETING: "decided; the steps behind the decision are under way",
+        Status.COMPENSATING: "being undone",
+    }.get(saga.status, "no reason was kept")
+
+
+def comes_next(saga: SagaSummary, now: datetime, lease: float) -> tuple[str, str]:
+    """Return what happens next and when, and a second line."""
+    if saga.status.final:
+        return _AT_REST, ""
+    if saga.status is Status.NEEDS_ATTENTION:
+        was = "" if saga.parked_from is None else f", was {saga.parked_from.value}"
+        when = "" if saga.parked_at is None else f"parked {_at(saga.parked_at, now)}"
+        return "nothing until a person decides", f"{when or 'parked'}{was}"
+    late = lateness(saga, now, lease)
+    if not saga.known:
+        return "waits for a process that knows it", late and f"late by {late}"
+    if late:
+        return "any process takes it over at its next tick", f"late by {late}"
+    if saga.owner is None and saga.wake_at is not None:
+        never = "for as long as it takes" if saga.status is Status.COMPLETING else ""
+        return f"tried again {words.ahead(saga.wake_at, now)}", never
+    if saga.status is Status.RUNNING:
+        return "goes on until it is decided", _deadline(saga, now)
+    if saga.status is Status.COMPLETING:
+        return "goes on until every step has happened", "it is never undone"
+    return "goes on until everything is undone", "else it is parked for a person"
+
+
+def lateness(saga: SagaSummary, now: datetime, lease: float) -> str:
+    """Return by how much a saga is late; empty if it is not."""
+    if saga.wake_at is None or saga.status.final or saga.status is Status.NEEDS_ATTENTION:
+        return ""
+    grace = 2 * (_PAUSE if saga.owner is None else lease)
+    return words.duration(words.since(saga.wake_at, now)) if now > saga.wake_at + timedelta(seconds=grace) else ""
+
+
+def resolved_by(saga: SagaSummary) -> str:
+    """Return who resolved a saga; empty if no person did."""
+    return "" if saga.error is None or saga.error.resolved is None else saga.error.resolved.by
+
+
+def masked_values(reason: Reason | None, mask: Mask) -> frozenset[str]:
+    """Return the masked values among the facts of a refusal, which its text may repeat."""
+    if reason is None:
+        return frozenset()
+    found = mask.values_of(reason.facts)
+    return found if reason.parked is None else found | mask.values_of(reason.parked.facts)
+
+
+def totals(unfinished: Mapping[Status, int]) -> tuple[int, int]:
+    """Return how many sagas are parked, and how many move."""
+    parked = unfinished.get(Status.NEEDS_ATTENTION, 0)
+    return parked, sum(number for status, number in unfinished.items() if status is not Status.NEEDS_ATTENTION)
+
+
+def _at(moment: datetime, now: datetime) -> str:
+    text = words.at(moment, now)
+    return f"at {text}" if text[0].isdigit() and ":" in text[:3] else f"on {text}"
+
+
+def _deadline(saga: SagaSummary, now: datetime) -> str:
+    return "" if saga.deadline is None else f"undone if it is not decided {words.ahead(saga.deadline, now)}"

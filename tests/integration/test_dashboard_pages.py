@@ -1,0 +1,358 @@
+"""The pages that look: what they say, to whom, and that nothing hostile gets into them."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from polysaga import Saga, Sagas
+from polysaga.dashboard import dashboard
+from polysaga.dashboard.headers import CSP
+from polysaga.errors import ConfigurationError, Refused
+from polysaga.events import Events, SagaParked
+from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
+from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Order, Program
+from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+STATIC = Path(dashboard.__code__.co_filename).parent / "static"
+# Of npm's htmx.org 4.0.1, dist/htmx.min.js.
+HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
+
+
+async def test_an_overview_with_nothing_to_do_is_calm(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        await finished(program, (await program.sagas.start(program.saga, Order())).id)
+        answer = await visit.get("/")
+        assert answer.status_code == 200
+        assert "Nothing needs you." in plain(answer)
+        assert "No saga is parked." in plain(answer)
+
+
+async def test_an_overview_before_the_first_saga_shows_what_is_declared(files: MigratedUrls) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        answer = await visit.get("/")
+        assert "No saga has been started yet." in plain(answer)
+        assert all(step in plain(answer) for step, *_ in PLACE_ORDER)
+
+
+async def test_the_overview_groups_what_needs_a_person_by_cause(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        await parked(program)
+        await parked(program)
+        answer = await visit.get("/")
+        assert "2 sagas need a person." in plain(answer)
+        assert "place-order: reserve_stock in inventory cannot be undone" in plain(answer)
+        link = re.search(r'href="/dashboard(/sagas\?[^"]+)">Look at 2<', answer.text)
+        assert link is not None
+        listed = await visit.get(link.group(1).replace("&amp;", "&"))
+        assert "2 sagas of place-order" in plain(listed)
+
+
+async def test_a_parked_saga_says_why_what_stands_and_what_comes_next(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        saga_id = await parked(program)
+        text = plain(await visit.get(f"/sagas/{saga_id}"))
+        assert "Nothing moves until a person decides." in text
+        assert "ZeroDivisionError" in text
+        assert "cannot do it" in text
+        assert "confirm_order refused with" in text  # what it is undone for
+        assert "open_order in orders" in text
+        assert "reserve_stock in inventory are still done." in text
+        assert "Nothing by itself. Remove the cause, then retry" in text
+        assert "journal and ledgers agree" in text
+
+
+async def test_a_saga_put_aside_says_when_it_is_tried_again(files: MigratedUrls) -> None:
+    program = stuck_going_forward(files)
+    async with opened(program) as visit:
+        saga_id = await put_aside(program)
+        text = plain(await visit.get(f"/sagas/{saga_id}"))
+        assert "Decided, but record_event keeps failing in inventory. It is tried again at" in text
+        assert "never undone" in text
+        assert "Compensate Not possible" in text
+        assert "put aside" in plain(await visit.get("/"))
+
+
+async def test_a_saga_at_rest_says_so_and_offers_no_act(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        done = (await program.sagas.start(program.saga, Order(), key="k-1")).id
+        await finished(program, done)
+        answer = await visit.get(f"/sagas/{done}")
+        assert "Completed: every step has happened." in plain(answer)
+        assert "The same key gives the same answer until it is removed on" in plain(answer)
+        assert "<form" not in answer.text
+
+
+async def test_a_refused_saga_is_said_to_be_cleanly_undone(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+
+    async def refuse(db: Any, ctx: Any) -> None:
+        raise Refused("no lantern left")
+
+    program.on("reserve_stock", refuse)
+    async with opened(program) as visit:
+        with pytest.raises(Refused):
+            await program.sagas.run(program.saga, Order())
+        (saga,) = (await program.sagas.find()).sagas
+        await finished(program, saga.id)
+        text = plain(await visit.get(f"/sagas/{saga.id}"))
+        assert "Refused and cleanly undone: no lantern left" in text
+        assert "the business saying no" in text
+        assert "refused: no lantern left" in plain(await visit.get("/sagas"))
+
+
+async def test_filters_are_in_the_address_and_pages_go_on_behind_the_last_row(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polysaga.dashboard.pages._PAGE", 2)
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        for number in range(3):
+            await finished(program, (await program.sagas.start(program.saga, Order(), key=f"k-{number}")).id)
+        first = await visit.get("/sagas?status=completed")
+        assert ("k-2" in plain(first), "k-1" in plain(first), "k-0" in plain(first)) == (True, True, False)
+        older = re.search(r'href="/dashboard(/sagas\?[^"]+after=[^"]+)">Older<', first.text)
+        assert older is not None
+        second = await visit.get(older.group(1).replace("&amp;", "&"))
+        assert ("k-2" in plain(second), "k-0" in plain(second)) == (False, True)
+        assert "No saga matches." in plain(await visit.get("/sagas?status=running"))
+        assert "k-1" in plain(await visit.get("/sagas?key=k-1"))
+
+
+async def test_a_saga_is_found_by_its_whole_id(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        done = (await program.sagas.start(program.saga, Order())).id
+        await finished(program, done)
+        assert f'id="saga-{done}"' in (await visit.get(f"/sagas?key={done}")).text
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["status=nonsense", "since=yesterday", "until=2026-99-99", "after=zzz", f"after={HOSTILE}", "known=2", "=&&==",
+     f"name={HOSTILE}", f"key={HOSTILE}", "error=%00", "error=%ff", "step=" + "x" * 5000, "shown=1,2,3"],
+)  # fmt: skip
+async def test_an_address_that_makes_no_sense_still_shows_a_page(files: MigratedUrls, query: str) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        answer = await visit.get(f"/sagas?{query}")
+        assert answer.status_code == 200
+        assert "<script>alert" not in answer.text
+
+
+async def test_no_hostile_text_reaches_a_page_unescaped(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    program.steps["reserve_stock"].undo_retry = program.steps["reserve_stock"].undo_retry.__class__(
+        within=0.05, first=0.01
+    )
+
+    async def hostile(db: Any, ctx: Any) -> None:
+        raise Refused(HOSTILE)
+
+    async def stumble(db: Any, ctx: Any) -> None:
+        raise ZeroDivisionError(HOSTILE)
+
+    program.on("confirm_order", hostile)
+    program.on("undo:reserve_stock", stumble)
+    events = Events()
+    async with opened(program, events=events, title=HOSTILE) as visit:
+        saga_id = await parked(program, key=HOSTILE)
+        events(SagaParked(saga_id, "place-order", HOSTILE))
+        await program.sagas.compensate(saga_id, by=HOSTILE, why=HOSTILE)
+        await program.recorder.wait_for(SagaParked, lambda _: len(program.recorder.of(SagaParked)) > 1)
+        headers = {"referer": HOSTILE, "user-agent": HOSTILE, "x-forwarded-prefix": HOSTILE, "accept": HOSTILE}
+        pages = ["/", "/sagas", f"/sagas/{saga_id}", "/databases", "/audit", f"/{HOSTILE}", f"/sagas/{HOSTILE}"]
+        for path in pages:
+            answer = await visit.get(path, headers=headers, params={"done": HOSTILE})
+            assert "<script>alert" not in answer.text, path
+            assert "<img src=x" not in answer.text, path
+            assert "onerror=alert(2)&gt;" in answer.text or "alert" not in answer.text, path
+            assert "49" not in re.findall(r"img.{0,60}", answer.text), path
+
+
+async def test_every_answer_carries_the_strict_policy(files: MigratedUrls) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        static = re.findall(r"/dashboard(/static/[^\"]+)", (await visit.get("/sagas")).text)
+        assert len(static) > 3
+        for path in [
+            "/",
+            "/sagas",
+            f"/sagas/{uuid4()}",
+            "/nowhere",
+            "/static/x/y",
+            "/static/%2e%2e/passwd",
+            *static,
+        ]:
+            answer = await visit.get(path)
+            assert answer.headers["content-security-policy"] == CSP, path
+            assert answer.headers["x-content-type-options"] == "nosniff", path
+            assert answer.headers["referrer-policy"] == "same-origin", path
+            kept = "immutable" in answer.headers["cache-control"]
+            assert kept == (path in static), path
+            assert kept or answer.headers["cache-control"] == "no-store"
+
+
+async def test_pages_have_no_inline_script_style_or_handler(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        saga_id = await parked(program)
+        for path in ["/", "/sagas", f"/sagas/{saga_id}", "/databases", "/audit"]:
+            text = (await visit.get(path)).text
+            assert re.findall(r"<script(?![^>]* src=)", text) == [], path
+            assert re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:", text) == [], path
+            assert re.findall(r'(?:src|href)="(?:https?:)?//', text) == [], path
+            ids = re.findall(r'\sid="([^"]+)"', text)
+            assert len(ids) == len(set(ids)), path
+            assert len(re.findall(r"<h1[ >]", text)) == 1, path
+
+
+def test_the_vendored_htmx_is_the_released_one_with_its_licence() -> None:
+    assert hashlib.sha256((STATIC / "htmx-4.0.1.min.js").read_bytes()).hexdigest() == HTMX
+    assert "Zero-Clause BSD" in (STATIC / "htmx-LICENSE.txt").read_text()
+
+
+@pytest.mark.parametrize("path", ["/static/0/style.css", "/static/%2e%2e/site.py", "/static/x/..%2fsite.py"])
+async def test_only_the_listed_files_are_served(files: MigratedUrls, path: str) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        assert (await visit.get(path)).status_code == 404
+
+
+async def test_links_stay_below_any_prefix(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with program.open():
+        saga_id = await parked(program)
+        visit = Visit(mounted(program, "/intern/ops"), prefix="/intern/ops")
+        for path in ["/", "/sagas", f"/sagas/{saga_id}", "/databases", "/audit"]:
+            links = re.findall(r'(?:href|src|action|data-live)="(/[^"]*)"', (await visit.get(path)).text)
+            assert links
+            assert [link for link in links if not link.startswith("/intern/ops/")] == [], path
+
+
+async def test_a_prefix_that_a_proxy_removes_is_in_the_links(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with program.open():
+        app = mounted(program)
+
+        async def below(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "root_path": "/shop", "path": "/shop" + scope["path"]}, receive, send)
+
+        text = (await Visit(below).get("/sagas")).text
+        assert 'href="/shop/dashboard/audit"' in text
+
+
+async def test_two_dashboards_in_one_process_show_their_own_sagas(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    other: Saga[Order, None] = Saga("ship-order", input=Order)
+
+    @other.step(program.handles["orders"])
+    async def ship(db: Any, order: Order, ctx: Any) -> None: ...
+
+    @ship.compensation
+    async def unship(db: Any, order: Order, done: None, ctx: Any) -> None: ...
+
+    second = Sagas(program.databases, other, journal=program.handles["orders"])
+    async with program.open():
+        app = mounted(program)
+        app.mount("/second", dashboard(second, program.databases, authorize=by_header, title="shipping"))
+        assert "place-order" in plain(await Visit(app).get("/"))
+        answer = await Visit(app, prefix="/second").get("/")
+        assert "shipping" in answer.text
+        assert "ship-order" in answer.text
+
+
+async def test_without_authorize_only_this_machine_is_served(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with program.open():
+        app = mounted(program, authorize=None)
+        assert (await Visit(app, who=None).get("/")).status_code == 200
+        for visit, headers in [
+            (Visit(app, who=None, host="shop.example"), {}),
+            (Visit(app, who=None), {"x-forwarded-for": "10.0.0.1"}),
+        ]:
+            answer = await visit.get("/", headers=headers)
+            assert answer.status_code == 403
+            assert "open to its own machine only" in plain(answer)
+
+
+async def test_a_stranger_sees_nothing(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program, who=None) as visit:
+        saga_id = await parked(program)
+        for path in ["/", "/sagas", f"/sagas/{saga_id}", "/databases", "/audit"]:
+            answer = await visit.get(path)
+            assert answer.status_code == 401, path
+            assert "place-order" not in answer.text, path
+
+
+async def test_a_viewer_sees_no_form_to_act(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program, who="lena") as visit:
+        saga_id = await parked(program)
+        page = await visit.get(f"/sagas/{saga_id}")
+        assert "You may look, not act" in plain(page)
+        assert 'method="post" action="/dashboard/sagas' not in page.text
+        assert 'type="checkbox" name="id"' not in (await visit.get("/sagas")).text
+
+
+async def test_an_unknown_saga_is_said_to_be_unknown(files: MigratedUrls) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        answer = await visit.get(f"/sagas/{uuid4()}")
+        assert answer.status_code == 404
+        assert "There is no saga with this id." in plain(answer)
+
+
+async def test_a_journal_that_does_not_answer_is_told_from_memory(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        await parked(program)
+        await visit.get("/")
+
+        async def silent(self: Any) -> None:
+            raise OSError("connection refused")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("polysaga.sagas.operations.inspector.Inspector.overview", silent)
+            patch.setattr("polysaga.dashboard.looking._SHARED", 0.0)
+            for path in ["/", "/sagas"]:
+                answer = await visit.get(path)
+                assert answer.status_code == 503
+                assert "The journal does not answer" in plain(answer)
+                assert "1 needs attention" in plain(answer)
+                assert answer.headers["retry-after"] == "5"
+        assert (await visit.get("/")).status_code == 200  # it comes back by itself
+
+
+async def test_masked_values_are_on_no_page(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    secret = "lantern-of-mrs-whitfield"
+
+    async def hostile(db: Any, ctx: Any) -> None:
+        raise Refused(f"no {secret} left", facts={"item": secret})
+
+    program.on("confirm_order", hostile)
+    async with opened(program, mask=("item",)) as visit:
+        with pytest.raises(Refused):
+            await program.sagas.run(program.saga, Order(item=secret), key=f"key of {secret}")
+        (saga,) = (await program.sagas.find()).sagas
+        await finished(program, saga.id)
+        for path in [f"/sagas/{saga.id}", f"/sagas/{saga.id}?whole=1"]:
+            assert secret not in (await visit.get(path)).text
+        assert f"no {secret} left" not in (await visit.get("/sagas")).text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({"mask": "user_id"}, "takes names"), ({"trace": "https://x"}, "needs {trace_id}")]
+)
+def test_a_mistaken_argument_is_told_with_its_remedy(files: MigratedUrls, given: Any, told: str) -> None:
+    program = Program(files, PLACE_ORDER)
+    with pytest.raises(ConfigurationError, match=told):
+        dashboard(program.sagas, program.databases, **given)
