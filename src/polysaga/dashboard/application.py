@@ -20,6 +20,7 @@ from starlette.routing import Route
 from polysaga.clock import Clock
 from polysaga.dashboard import words
 from polysaga.dashboard.access import Door, NotAllowed
+from polysaga.dashboard.acts import Acts
 from polysaga.dashboard.headers import ALWAYS, SafeHeaders
 from polysaga.dashboard.looking import JournalDown, Looking
 from polysaga.dashboard.masking import Mask, secret_names
@@ -83,11 +84,16 @@ def dashboard(
         clock=clock,
     )
     pages, refusals = Pages(site), _Refusals(site)
+    acts = Acts(site, pages)
     return Starlette(
         routes=[
             Route("/", pages.overview),
             Route("/sagas", pages.sagas),
             Route("/sagas/{saga_id:uuid}", pages.saga),
+            Route("/sagas/{saga_id:uuid}/{action}", acts.saga, methods=["POST"]),
+            Route("/repairs", acts.confirm, methods=["POST"]),
+            Route("/repairs/begin", acts.begin, methods=["POST"]),
+            Route("/repairs/{batch:uuid}", acts.progress),
             Route("/databases", pages.databases),
             Route("/audit", pages.audit),
             Route("/static/{hash}/{name}", site.statics.answer),
@@ -119,7 +125,7 @@ class _Refusals:
             error.sentence,
             error.advice,
             person=error.person,
-            asked_for=_asked_for(request) if request.method == "POST" else (),
+            asked_for=getattr(request.state, "asked_for", ()),
             viewer=viewer,
             back=own_path(request, referrer),
             back_text="Back to the page",
@@ -179,14 +185,6 @@ class _Refusals:
         return self._site.page(
             request, "denied.html", status=status, sentence=sentence, advice=advice, **{**data, **more}
         )
-
-
-def _asked_for(request: Request) -> list[tuple[str, str]]:
-    """Return what a refused form wanted, from its address only."""
-    action = request.path_params.get("action")
-    saga_id = request.path_params.get("saga_id")
-    asked = [("Action", str(action))] if action else []
-    return asked + ([("Saga", str(saga_id))] if saga_id else [])
 
 
 def _last(found: Overview | None) -> str:

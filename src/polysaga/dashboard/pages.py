@@ -17,7 +17,7 @@ from polysaga.dashboard.screens.declared import DeclaredSaga, find
 from polysaga.dashboard.screens.listing import rows
 from polysaga.dashboard.screens.nodes import databases_screen, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
-from polysaga.dashboard.site import LEGEND, Site, words_parked
+from polysaga.dashboard.site import LEGEND, Site, parked_in
 from polysaga.sagas import Overview, SagaFilter, SagaPage, Status
 
 _PAGE = 50  # sagas, or lines of the audit trail
@@ -295,7 +295,7 @@ def _known_number(query: str, overview: Overview) -> int:
     if search.retrying or any(status.final for status in search.status):
         return 0
     if search.status == (Status.NEEDS_ATTENTION,):
-        return words_parked(overview)
+        return parked_in(overview)
     return sum(overview.unfinished.get(status, 0) for status in search.status)
 
 

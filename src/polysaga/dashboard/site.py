@@ -22,7 +22,7 @@ from polysaga.dashboard.screens.declared import DeclaredSaga
 from polysaga.dashboard.statics import Statics
 from polysaga.people import Person
 from polysaga.routing import Databases
-from polysaga.sagas import Sagas
+from polysaga.sagas import Overview, Sagas, Status
 
 NAV = (("/", "Overview"), ("/sagas", "Sagas"), ("/databases", "Databases"), ("/audit", "Audit"))
 _WORDS = {
@@ -35,6 +35,13 @@ _WORDS = {
     "gone": "no answer",
     "stuck": "stuck",
     "active": "under way",
+}
+
+_DONE = {
+    "retry": "Done: it is due at once, and the first process that ticks goes on with it.",
+    "skip": "Done: the step counts as done by hand, and the first process that ticks goes on.",
+    "compensate": "Done: it is being undone.",
+    "resolve": "Done: it is at rest by your word.",
 }
 
 
@@ -110,14 +117,16 @@ class Site:
             "person": visitor.person if visitor is not None else person,
             "may_act": visitor is not None and visitor.may_act,
             "token": "" if visitor is None else visitor.token,
-            "parked": 0 if overview is None else words_parked(overview),
+            "parked": 0 if overview is None else parked_in(overview),
             "as_of": words.clock(self.now()),
             "live": f"{base}/live/{live}" if streams else "",
             "refresh": str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
             "paused": _with_live(request, "off"),
             "resumed": _with_live(request, None) if live is not None and not streams else "",
             "json": "" if json is None else f"{base}/api{json}",
-            "notice": request.query_params.get("done", "")[:300],
+            # A code, not a text: an address must not put words into the dashboard's mouth.
+            "notice": _DONE.get(request.query_params.get("done", ""), ""),
+            "problem": "",
             "source": "",
         }
         text = self.templates.get_template(template).render({**shared, **data})
@@ -154,9 +163,9 @@ def own_path(request: Request, address: str) -> str:
     return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
-def words_parked(overview: Any) -> int:
+def parked_in(overview: Overview) -> int:
     """Return how many sagas are parked."""
-    return sum(number for status, number in overview.unfinished.items() if status.value == "needs_attention")
+    return overview.unfinished.get(Status.NEEDS_ATTENTION, 0)
 
 
 def _with_live(request: Request, value: str | None) -> str:

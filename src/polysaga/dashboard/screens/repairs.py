@@ -1,0 +1,204 @@
+"""Repairs of many sagas: what would happen to how many, and how far they are."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from markupsafe import Markup
+
+from polysaga.dashboard import words
+from polysaga.dashboard.drawing import charts
+from polysaga.sagas import BatchProgress, Repair, Status
+
+_PACE = 200  # repairs in a second, about
+_SOME = 3
+_VERBS: Mapping[str, tuple[str, str]] = {  # the order, and what is under way
+    "retry": ("Retry", "Retrying"),
+    "skip": ("Skip a step of", "Skipping a step of"),
+    "compensate": ("Compensate", "Compensating"),
+    "resolve": ("Resolve", "Resolving"),
+}
+_DONE = {"retry": "retried", "skip": "skipped", "compensate": "ordered to be undone", "resolve": "resolved"}
+ACTIONS = tuple(_VERBS)
+_THEN = {
+    "retry": "They are due at once; any process goes on with them. What keeps failing is parked again.",
+    "skip": "The step counts as done by hand and is not run. They are due at once.",
+    "compensate": "What they did is undone. What cannot be undone is parked again.",
+    "resolve": "No step and no compensation of them runs any more. In the lists they are resolved by you.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What would happen to some of the sagas."""
+
+    number: str
+    kind: str
+    text: str
+    then: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmScreen:
+    """The question before a bulk repair."""
+
+    title: str
+    action: str
+    number: int
+    told_number: str
+    tried_at: str
+    outcomes: tuple[Prospect, ...]
+    tried_note: str
+    some: tuple[UUID, ...]
+    rest: int
+    cause: str
+    oldest: UUID | None
+    button: str
+    cls: str
+    pace: str
+    steps: tuple[str, ...]
+    step: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressScreen:
+    """How far a bulk repair is."""
+
+    id: UUID
+    title: str
+    lede: str
+    note: str
+    bar: Markup | None
+    outcomes: tuple[Prospect, ...]
+    over: bool
+
+
+def confirm_screen(
+    action: str,
+    ids: Sequence[UUID],
+    tried: Sequence[Repair],
+    *,
+    complete: bool,
+    now: datetime,
+    causes: Sequence[str] = (),
+    steps: Sequence[str] = (),
+    step: str = "",
+    outcome: str = "",
+) -> ConfirmScreen:
+    """Return the question; *tried* is a dry run on the newest of *ids*."""
+    number = len(ids)
+    noun = words.verb(number, "saga", "sagas")
+    what = f"{_VERBS[action][0]} {words.number(number)} {noun}"
+    as_what = f" as {outcome}" if action == "resolve" and outcome else ""
+    cause = causes[0] if len(set(causes)) == 1 else ""
+    note = "without changing anything"
+    if len(tried) < number:
+        note = f"on the newest {words.number(len(tried))}, without changing anything"
+    if not complete:
+        note += "; there are more than these, repair them afterwards"
+    return ConfirmScreen(
+        title=f"{what}{as_what}?",
+        action=action,
+        number=number,
+        told_number=words.number(number),
+        tried_at=words.clock(now),
+        tried_note=note,
+        outcomes=tuple(_prospects(action, tried)),
+        some=tuple(ids[:_SOME]),
+        rest=max(0, number - _SOME),
+        cause=words.first_line(cause)[:200] if action == "retry" else "",
+        oldest=ids[-1] if action == "retry" and number > 1 else None,
+        button=f"{what}{as_what}",
+        cls="btn-danger" if action in {"resolve", "compensate"} else "btn-primary",
+        pace=f"About {words.brief(max(1.0, number / _PACE))}. You may leave the page that follows.",
+        steps=tuple(steps),
+        step=step,
+        outcome=outcome,
+    )
+
+
+def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
+    good: Counter[tuple[Status, Status]] = Counter()
+    for one in tried:
+        if one.after is not None and one.problem is None:
+            good[one.before, one.after] += 1
+    bad = Counter(_without_id(one) for one in tried if one.after is None or one.problem is not None)
+    found = [
+        Prospect(
+            number=words.number(number), kind=after.value, text=_change(before, after, number), then=_THEN[action]
+        )
+        for (before, after), number in good.most_common()
+    ]
+    found += [
+        Prospect(number=words.number(number), kind="blocked", text="would be refused", then=problem)
+        for problem, number in bad.most_common(5)
+    ]
+    if not bad:
+        changes = "A saga that changes meanwhile stays as it is and says why."
+        found.append(Prospect(number="0", kind="blocked", text="would be refused", then=changes))
+    return found
+
+
+def _change(before: Status, after: Status, number: int) -> str:
+    go = words.verb(number, "goes", "go")
+    if before is after:
+        return f"{go} on as {words.STATUS[after.value]}"
+    return f"{go} from {words.STATUS[before.value]} to {words.STATUS[after.value]}"
+
+
+def _without_id(one: Repair) -> str:
+    told = words.first_line(one.problem or "it is refused")
+    return told.replace(f" {one.saga_id}", "").replace(str(one.saga_id), "…")
+
+
+def progress_screen(batch: BatchProgress, now: datetime) -> ProgressScreen:
+    """Return how far *batch* is."""
+    refused = sum(batch.refused.values())
+    over, settled = batch.ended_at is not None, batch.done + refused
+    total = batch.total if batch.total is not None else settled
+    noun = words.verb(total, "saga", "sagas")
+    verb = _VERBS.get(batch.action, (batch.action, batch.action))[1]
+    title = (
+        f"{verb} {words.number(total)} {noun}: {words.number(settled)} {words.verb(settled, 'is', 'are')} done."
+    )
+    if over and batch.problem is None:
+        title = (
+            f"{words.number(batch.done)} of {words.number(total)} {noun} {_DONE.get(batch.action, 'repaired')}."
+        )
+    lede = f"Begun at {words.at(batch.began_at, now)} by {batch.by}: “{batch.why}”. "
+    if over:
+        lede += "The audit trail has every saga."
+    else:
+        lede += "This page looks again every 2 seconds. You may leave it: the work goes on."
+    rest = max(0, total - settled)
+    outcomes = [
+        Prospect(number=words.number(batch.done), kind="done", text=_DONE.get(batch.action, "repaired"), then=""),
+        *(
+            Prospect(number=words.number(number), kind="blocked", text="refused", then=problem)
+            for problem, number in sorted(batch.refused.items(), key=lambda item: -item[1])
+        ),
+    ]
+    if rest:
+        word = "not done: they are as they were" if over else "not yet"
+        outcomes.append(Prospect(number=words.number(rest), kind="waiting", text=word, then=""))
+    return ProgressScreen(
+        id=batch.id,
+        title=title if batch.problem is None else f"Stopped: {words.first_line(batch.problem)}",
+        lede=lede,
+        note=_note(batch, rest, settled, now),
+        bar=charts.level(settled, total, f"{words.number(settled)} of {words.number(total)} done"),
+        outcomes=tuple(outcomes),
+        over=over,
+    )
+
+
+def _note(batch: BatchProgress, rest: int, settled: int, now: datetime) -> str:
+    if batch.ended_at is not None:
+        return f"ended at {words.at(batch.ended_at, now)}"
+    if not batch.here:
+        return "another process works on it; refusals are known there only"
+    seconds = words.since(batch.began_at, now)
+    return f"about {words.brief(seconds / settled * rest)} to go" if settled else "it has just begun"
