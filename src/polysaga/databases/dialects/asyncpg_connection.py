@@ -1,4 +1,4 @@
-"""asyncpg's connection, without a round trip for BEGIN, and with COMMIT sent along with the last statement.
+"""asyncpg's connection, without a round trip for BEGIN, and with the last writes and COMMIT in one packet.
 
 BEGIN waits for the next message of the driver and leaves in the same packet, in the extended protocol and without
 a Sync of its own. If BEGIN fails, the server skips the driver's message, and the driver gets the error as its own
@@ -10,14 +10,22 @@ A transaction that ends before its first message is never begun on the server.
 
 Only SQLAlchemy's transactions wait. asyncpg's own cursors would take the answer to BEGIN for theirs, and its COPY
 would hang if BEGIN failed.
+
+The last writes leave in the same way, with COMMIT behind them. The message that takes them along closes a portal
+that does not exist, which the server just confirms. At the first write that fails the server skips the rest.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from polysaga.databases.dialects.postgres_packets import PreparedWrites, unnamed
+from polysaga.databases.dialects.sending import Write
+
 _TERMINATE = ord("X")
 _SYNC = b"S\0\0\0\4"
+_COMMIT = unnamed("COMMIT")
+_NO_PORTAL = ""  # the server confirms that it is closed
 
 
 class Luggage:
@@ -25,7 +33,9 @@ class Luggage:
 
     def __init__(self, transport: Any) -> None:
         self.waiting = b""
-        self.unanswered = False  # they have left, and the driver has not asked the server how its transaction is
+        # They have left, and no message since has asked the server for the state of its transaction. On uvloop the
+        # messages are not seen here, and `TransactionConnection` takes this back.
+        self.unanswered = False
         self._write = transport.write
         try:
             transport.write, transport.writelines = self.write, self.writelines
@@ -68,28 +78,33 @@ def connection_class(driver: Any) -> type:
     """Return the connection of *driver*, the module asyncpg, that does as this module says."""
 
     class TransactionConnection(driver.Connection):  # type: ignore[misc]
-        __slots__ = ("_luggage", "_patient")
+        __slots__ = ("_luggage", "_patient", "_prepared")
         _top_xact: Any  # asyncpg's: the outermost transaction
 
-        def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
-            super().__init__(protocol, transport, *rest)
+        def __init__(self, protocol: Any, transport: Any, loop: Any, addr: Any, config: Any, params: Any) -> None:
+            super().__init__(protocol, transport, loop, addr, config, params)
             self._luggage = Luggage(transport)
-            self._patient: Any = None  # the transaction whose BEGIN may wait
+            self._patient: Any = False  # the transaction whose BEGIN may wait, if there is one
+            self._prepared = PreparedWrites(lasting=config.statement_cache_size > 0)
 
         def is_in_transaction(self) -> bool:
             """Return whether a transaction is open, or will be with the next statement."""
-            return bool(self._protocol.is_in_transaction() or self._luggage.waiting or self._luggage.unanswered)
+            return bool(self.has_begun() or self._luggage.waiting or self._luggage.unanswered)
+
+        def has_begun(self) -> bool:
+            """Return whether a transaction was open on the server when it answered last."""
+            return bool(self._protocol.is_in_transaction())
 
         def transaction(self, *, isolation: Any = None, readonly: bool = False, deferrable: Any = None) -> Any:
             """Return a transaction; its BEGIN may wait if all three options are given, as SQLAlchemy does."""
             transaction = super().transaction(isolation=isolation, readonly=readonly, deferrable=bool(deferrable))
-            self._patient = None if deferrable is None else transaction
+            self._patient = deferrable is not None and transaction
             return transaction
 
         async def execute(self, query: str, *values: Any, timeout: float | None = None) -> str:
             """Send *query*; a BEGIN that may wait only with the next message, no end to what never began."""
-            if query in _BEGINS and self._top_xact is self._patient is not None:
-                self._patient = None
+            if query in _BEGINS and self._top_xact is self._patient:
+                self._patient = False
                 self._check_open()
                 self._luggage.add(_BEGINS[query])
                 return "BEGIN"
@@ -110,36 +125,40 @@ def connection_class(driver: Any) -> type:
             await self._begin(timeout)
             await super().executemany(command, args, timeout=timeout)
 
+        async def write_and_commit(self, writes: Sequence[Write]) -> None:
+            """Send *writes* and COMMIT as one packet; the server commits if each of them changes one row."""
+            self._check_open()
+            await self._protocol._wait_for_cancellation()  # noqa: SLF001
+            # Nothing comes between this and the message that takes it along.
+            self._luggage.add(self._prepared.messages(writes) + _COMMIT)
+            self._luggage.unanswered = False  # it asks for the answer
+            try:
+                await self._protocol.close_portal(_NO_PORTAL, None)
+            except driver.InterfaceError as error:
+                if self._luggage.drop():
+                    raise
+                # Another task uses the connection, and uvloop's transport sends what it was given all the same.
+                self.terminate()
+                raise ConnectionAbortedError("another task used the connection while it committed") from error
+            finally:
+                self._luggage.drop()
+            self._prepared.confirm()
+
         async def _begin(self, timeout: float | None) -> None:
             """Let the server begin, and asyncpg know, unless that is done or there is nothing to begin."""
-            if not self._protocol.is_in_transaction() and self.is_in_transaction():
-                await self._ask(timeout)
+            unknown = not self.has_begun() and self.is_in_transaction()
             self._luggage.unanswered = False
-
-        async def _ask(self, timeout: float | None) -> None:
-            try:
-                await self._protocol.close_portal("", timeout)
-            finally:
-                self._luggage.unanswered = False
+            if unknown:
+                await self._protocol.close_portal(_NO_PORTAL, timeout)
 
     return TransactionConnection
-
-
-def _message(kind: bytes, body: bytes) -> bytes:
-    return kind + (len(body) + 4).to_bytes(4, "big") + body
-
-
-def _extended(statement: str) -> bytes:
-    """Return *statement* as Parse, Bind and Execute, without names, parameters and results."""
-    parse = b"\0" + statement.encode() + b"\0" + bytes(2)
-    return _message(b"P", parse) + _message(b"B", bytes(2 + 6)) + _message(b"E", bytes(1 + 4))
 
 
 # asyncpg's own texts (`Transaction.start`, `commit` and `rollback`). Another text may be several statements.
 # SERIALIZABLE does not wait: a standby refuses it, and the statements behind it would go on without a transaction.
 _LEVELS = ("", *(f" ISOLATION LEVEL {one}" for one in ("READ COMMITTED", "REPEATABLE READ")))
 _BEGINS = {
-    f"{text};": _extended(text)
+    f"{text};": unnamed(text)
     for text in (f"BEGIN{level}{only}" for level in _LEVELS for only in ("", " READ ONLY"))
 }
 _ENDS = {"COMMIT;": "COMMIT", "ROLLBACK;": "ROLLBACK"}

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
 from polysaga.databases.dialects.asyncpg_connection import connection_class
-from polysaga.databases.dialects.postgres_packets import checked
 from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
@@ -371,11 +370,10 @@ class PostgresAsyncpg(Postgres):
     async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
         """Send *writes* and COMMIT as one packet, which saves a round trip.
 
-        The server stops at the first statement that fails, before COMMIT. A packet of several statements has
-        no parameters, so the values are written out, in alphabets that cannot end a literal.
+        The server stops at the first statement that fails, before COMMIT.
         """
         try:
-            await driver.execute("; ".join([*map(checked, writes), "COMMIT"]))
+            await driver.write_and_commit(writes)
         except Exception as error:
             if _divided_by_zero(error):
                 return Sealed.FENCED
@@ -391,7 +389,7 @@ class PostgresAsyncpg(Postgres):
 
     def begun(self, driver: Any) -> bool:
         # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
-        return bool(driver.is_in_transaction())
+        return bool(driver.has_begun())
 
     def _placeholder(self, name: str, order: list[str]) -> str:
         if name not in order:
