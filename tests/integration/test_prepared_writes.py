@@ -26,6 +26,7 @@ from polysaga.events import Event, StepDone, StepFailed
 from polysaga.sagas.journal.tables import LEDGER, metadata
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.postgres import PostgresParticipant
+from polysaga.sagas.protocol.states import Mark
 from tests.fixtures.servers import DatabaseFactory
 
 OURS = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'polysaga%'"
@@ -294,6 +295,29 @@ async def test_a_serializable_step_that_loses_is_an_error(shop: Shop) -> None:
         await shop.participant.act(new_entry(), work)
     assert shop.participant.fault(raised.value) is Fault.SERIALIZATION
     assert (await shop.sold(), await shop.recorded()) == (["other"], [])
+
+
+@on_both_loops
+async def test_a_step_whose_connection_another_task_uses_is_whole(shop: Shop, at_once: bool) -> None:
+    known, entry = await shop.act(), new_entry()
+    stragglers: list[asyncio.Task[Any]] = []
+
+    async def leave_behind(session: AsyncSession) -> None:
+        driver = await driver_of(session)
+        stragglers.append(asyncio.create_task(driver.fetch("SELECT pg_sleep(60)")))
+        await asyncio.sleep(0)  # it is sent
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the driver's own
+        await shop.act(leave_behind, entry)
+    # On uvloop the messages have left, and whether the server got them is unknown.
+    assert shop.participant.fault(raised.value) is (Fault.DISCONNECTED if at_once else None)
+    stragglers[0].cancel()
+    await asyncio.wait(stragglers)
+    undone = await shop.participant.undo(entry, None)
+    happened = [entry] if undone.state is Mark.DONE else []
+    assert not happened or at_once
+    sales = [one.saga_id.hex for one in (known, await shop.act(), *happened)]
+    assert sorted(await shop.sold()) == sorted(sales)
 
 
 @on_both_loops

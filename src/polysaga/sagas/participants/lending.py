@@ -58,8 +58,10 @@ class lend:  # noqa: N801 - reads as a verb where it is used
         try:
             await asyncio.shield(asyncio.ensure_future(self._session.close()))
         except (DBAPIError, OSError):
-            # A dead connection has nothing to roll back. The caller must get the error, or the cancellation,
+            # A dead connection has nothing to roll back, and one that another task still uses cannot be rolled
+            # back: neither may keep its place in the pool. The caller must get the error, or the cancellation,
             # that ended the step.
+            await self._session.run_sync(lambda _: self._loan.drop())
             if failure[0] is None:
                 raise
 
