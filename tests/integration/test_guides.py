@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from polysaga.config import Settings, parse_settings
@@ -212,3 +213,21 @@ async def test_tracing(guide: Callable[[str], ModuleType], tmp_path: Path) -> No
         assert [
             name for name in told if f"`{name}`" not in page and f"`.{name.rpartition('.')[2]}`" not in page
         ] == []
+
+
+async def test_metrics(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    shop = guide("metrics")
+    shop.databases.configure(on_sqlite(tmp_path, "orders"))
+    try:
+        async with shop.app.router.lifespan_context(shop.app):
+            await shop.sagas.run(shop.buy, shop.Purchase(customer=1))
+            async with httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(shop.app), base_url="http://shop"
+            ) as client:
+                told = (await client.get("/metrics")).text
+        assert 'polysaga_sagas_started_total{saga="buy"} 1.0' in told
+        assert "python_info" in told  # of the registry that the process has
+    finally:
+        for collector, names in list(REGISTRY._collector_to_names.items()):
+            if collector is shop.metrics or any(name.startswith("polysaga_") for name in names):
+                REGISTRY.unregister(collector)

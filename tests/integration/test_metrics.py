@@ -9,7 +9,6 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from polysaga import MongoSession, StepContext
@@ -19,38 +18,9 @@ from polysaga.fastapi.metrics import metrics_routes
 from polysaga.telemetry.prometheus import Metrics
 from tests.fixtures.notes import Notes, settings_of
 from tests.fixtures.programs import PLACE_ORDER, QUICK, Order, Program, Urls
+from tests.fixtures.scrapes import Scrape
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.waiting import until, within
-
-Labels = frozenset[tuple[str, str]]
-
-
-class Scrape:
-    """The samples of one scrape."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        body, _ = metrics.exposition()
-        self.samples: dict[tuple[str, Labels], float] = {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(body.decode())
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        """Return the sum of all samples of *name* that have these *labels*; NaN without any."""
-        found = [
-            value
-            for (one, theirs), value in self.samples.items()
-            if one == f"polysaga_{name}" and labels.items() <= dict(theirs).items()
-        ]
-        return sum(found) if found else math.nan
-
-    def moved(self, before: "Scrape") -> set[str]:
-        """Return the names of which any sample is new, or another than *before*."""
-        return {
-            name for (name, labels), value in self.samples.items() if before.samples.get((name, labels)) != value
-        }
 
 
 def measured(urls: Urls, **more: Any) -> tuple[Program, Metrics]:
