@@ -28,8 +28,9 @@ _EXPECTED = re.compile(r"Expected `([^`]+)`(?: - [^\[]*\[field_name='(\w+)')?")
 
 def said(error: BaseException) -> str:
     """Return the text of *error* for people; never empty, even if its own `__str__` raises."""
-    told = _said(error) or _own_text(error)
-    return told[:LONGEST]
+    told = (_said(error) or _own_text(error)).strip()
+    # Of an error without a text, drivers' and ours, `Name: ` would be left.
+    return told.removesuffix(":")[:LONGEST] or type(error).__name__
 
 
 def traced(error: BaseException) -> str:

@@ -1,7 +1,12 @@
 """The metrics as Prometheus reads them: what programs do shows, and a scrape asks no database."""
 
 import asyncio
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +22,7 @@ from polysaga.events import SagaFinished, SagaNotKnown, StartParked, StepFailed
 from polysaga.fastapi.metrics import metrics_routes
 from polysaga.telemetry.prometheus import Metrics
 from tests.fixtures.notes import Notes, settings_of
+from tests.fixtures.processes import next_line
 from tests.fixtures.programs import PLACE_ORDER, QUICK, Order, Program, Urls
 from tests.fixtures.scrapes import Scrape
 from tests.fixtures.servers import PostgresCluster
@@ -271,3 +277,61 @@ async def test_replicas_show_where_reads_went_and_how_late_they_are(postgres_clu
         postgres_cluster.replicas[0].freeze()
         await until(lambda: Scrape(metrics).value("node_up", database="notes") == 2, "a frozen node is down")
         postgres_cluster.replicas[0].thaw()
+
+
+WORKER = """
+import asyncio, json, sys
+
+from polysaga.events import SagaFinished, WorkerTicked
+from polysaga.telemetry.prometheus import Metrics
+from tests.fixtures.programs import PLACE_ORDER, Order, Program
+from tests.fixtures.setups import MigratedUrls
+
+async def work() -> None:
+    program = Program(MigratedUrls(json.loads(sys.argv[1])), PLACE_ORDER)
+    metrics = Metrics(program.databases, program.sagas, every=0.02)
+    program.subscribers.append(metrics)
+    async with program.open(), metrics.reading():
+        handle = await program.sagas.start(program.saga, Order())
+        await handle.result(30)
+        await program.recorder.wait_for(SagaFinished)
+        sys.stdout.write("ready\\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
+        metrics.refresh()
+        sys.stdout.write(json.dumps(metrics.exposition()[0].decode()) + "\\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(work())
+"""
+
+
+def test_several_workers_behind_one_port_answer_for_all(urls: Urls, tmp_path: Path) -> None:
+    shared = tmp_path / "metrics"
+    shared.mkdir()
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(shared)}
+    command = [sys.executable, "-W", "error", "-c", WORKER, json.dumps(dict(urls))]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    try:
+        answers = []
+        for worker in workers:
+            assert next_line(worker, "the worker is ready") == "ready\n"
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            answers.append(json.loads(next_line(worker, "the worker shows its metrics")))
+        found = Scrape.of(answers[1])
+        assert found.value("sagas_started_total", saga="place-order") == 2
+        assert found.value("sagas_duration_seconds_count", saga="place-order") == 2
+        assert found.value("pool_size", database="orders", pool="writer") > 0
+        assert found.value("journal_reader") >= 1
+        assert found.value("sagas_unfinished", saga="place-order", status="needs_attention") == 0
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate(timeout=30)

@@ -14,9 +14,12 @@ from polysaga.events import (
     Event,
     Events,
     PrimaryChanged,
+    PrimaryLost,
     SagaDecided,
     SagaFinished,
+    SagaNotKnown,
     SagaParked,
+    StartParked,
     StepDone,
     StepFailed,
     SubscriberFailed,
@@ -76,6 +79,35 @@ def test_every_event_has_a_sentence_of_its_own_and_becomes_one_record(
         assert getattr(record, name) == fact
 
 
+@pytest.mark.parametrize("kind", sorted(_kinds(), key=repr))
+def test_no_line_ends_where_a_text_is_missing(kind: type[Event], log: pytest.LogCaptureFixture) -> None:
+    empty = {str: "", str | None: None, tuple[str, ...]: ()}
+    values = {field.name: {**_VALUES, **empty}[field.type] for field in dataclasses.fields(kind)}
+    # Names are never empty; a reason may be that of an error without a text.
+    named = {"database", "node", "saga", "step", "status", "what", "action", "subscriber"}
+    LogSubscriber()(kind(**{name: "orders" if name in named else value for name, value in values.items()}))
+    said = _only(log).getMessage()
+    assert said
+    assert not said.endswith((":", ": ", "at ")), said
+    assert ": ;" not in said
+
+
+@pytest.mark.parametrize(
+    ("event", "remedy"),
+    [
+        (SagaParked(SAGA_ID, "place-order", "x" * 2_000), "polysaga sagas retry"),
+        (StartParked(SAGA_ID, "place-order", "points", "x" * 2_000), "polysaga verify"),
+        (PrimaryLost("orders"), "promote a server"),
+        (SagaNotKnown(SAGA_ID, "place-order", 2), "keep a process running"),
+    ],
+)
+def test_a_line_that_needs_a_person_says_what_to_do(
+    event: Event, remedy: str, log: pytest.LogCaptureFixture
+) -> None:
+    LogSubscriber()(event)
+    assert remedy in _only(log).getMessage()
+
+
 def test_the_walk_over_the_events_finds_them() -> None:
     assert {SagaFinished, StepDone, WorkerTicked, SubscriberFailed} <= set(_kinds())
 
@@ -96,7 +128,7 @@ def test_the_walk_over_the_events_finds_them() -> None:
         (
             SagaParked(SAGA_ID, "place-order", "no way back"),
             logging.ERROR,
-            f"saga place-order {SAGA_ID} is parked and needs a person: no way back",
+            f"saga place-order {SAGA_ID} is parked and needs a person ({logs._REPAIR}): no way back",
         ),
         (
             StepDone(SAGA_ID, "place-order", "reserve_stock", "inventory", 2, 12.345, found=False),

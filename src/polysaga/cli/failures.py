@@ -21,5 +21,5 @@ def give_up(error: Exception) -> None:
     if isinstance(error, DBAPIError):
         missing = fault_of(error) is Fault.SCHEMA_MISSING
         reason = "our tables are missing or out of date; run `polysaga migrate`" if missing else str(error.orig)
-    print(f"polysaga: {masked(' '.join(reason.split()))}", file=sys.stderr)
+    print(f"polysaga: {masked(' '.join(reason.split())) or type(error).__name__}", file=sys.stderr)
     sys.exit(2)

@@ -264,7 +264,9 @@ class MongoNode:
                 f"database '{self.database}': {self.name} rejects the login; correct the account or "
                 f"its password in databases.{self.database}.url, or the database that knows it (?authSource=admin)"
             )
-        return DatabaseUnavailable(self.database, self.name, masked(str(error)).partition(", Timeout")[0])
+        # `limited` raises a TimeoutError without a text.
+        reason = masked(str(error)).partition(", Timeout")[0] or said(error)
+        return DatabaseUnavailable(self.database, self.name, reason)
 
 
 def _address(found: tuple[str, int | None]) -> str:

@@ -56,6 +56,10 @@ from polysaga.events import (
 Line: TypeAlias = tuple[int, str]  # level and sentence
 Field: TypeAlias = str | int | float | bool | list[str] | None
 
+# Before the reason, which may be cut.
+_REPAIR = "`polysaga sagas show PROGRAM ID`, mend the cause, `polysaga sagas retry`"
+_LIST = "`polysaga verify PROGRAM` lists it"
+
 _LONGEST = 500  # characters of one sentence, or of one field
 _MOST = 20  # items of a field that is a list
 
@@ -99,12 +103,12 @@ def _(event: DatabaseOpened) -> Line:
 
 @line.register
 def _(event: ReplicaUnreachable) -> Line:
-    return WARNING, f"replica {event.node} of database {event.database} does not answer: {event.reason}"
+    return WARNING, f"replica {event.node} of database {event.database} does not answer: {_why(event.reason)}"
 
 
 @line.register
 def _(event: NodeLeft) -> Line:
-    return WARNING, f"node {event.node} of database {event.database} is left alone: {event.reason}"
+    return WARNING, f"node {event.node} of database {event.database} is left alone: {_why(event.reason)}"
 
 
 @line.register
@@ -124,12 +128,13 @@ def _(event: PrimaryChanged) -> Line:
 
 @line.register
 def _(event: PrimaryLost) -> Line:
-    return ERROR, f"database {event.database} has no primary: it can be read and not written"
+    what = f"database {event.database} has no primary: it can be read and not written"
+    return ERROR, f"{what}; if none follows, promote a server (`polysaga nodes PROGRAM` shows them)"
 
 
 @line.register
 def _(event: BookmarkUnknown) -> Line:
-    return WARNING, f"how far database {event.database} has got is unknown after a commit: {event.reason}"
+    return WARNING, f"how far database {event.database} has got is unknown after a commit: {_why(event.reason)}"
 
 
 @line.register
@@ -142,7 +147,7 @@ def _(event: ReadWaited) -> Line:
 
 @line.register
 def _(event: MonitorFailed) -> Line:
-    return ERROR, f"asking node {event.node} of database {event.database} failed: {event.reason}"
+    return ERROR, f"asking node {event.node} of database {event.database} failed: {_why(event.reason)}"
 
 
 @line.register
@@ -152,13 +157,14 @@ def _(event: SagaStarted) -> Line:
 
 @line.register
 def _(event: StartParked) -> Line:
-    return ERROR, f"{_saga(event)} stays in the outbox of {event.database} and needs a person: {event.reason}"
+    where = f"stays in the outbox of {event.database} and needs a person ({_LIST})"
+    return ERROR, f"{_saga(event)} {where}: {_why(event.reason)}"
 
 
 @line.register
 def _(event: SagaDecided) -> Line:
     if event.status == "compensating":
-        return INFO, f"{_saga(event)} is being undone: {event.reason or 'no reason given'}"
+        return INFO, f"{_saga(event)} is being undone: {_why(event.reason)}"
     return DEBUG, f"{_saga(event)} is decided: {event.status}"
 
 
@@ -169,12 +175,12 @@ def _(event: SagaFinished) -> Line:
 
 @line.register
 def _(event: SagaParked) -> Line:
-    return ERROR, f"{_saga(event)} is parked and needs a person: {event.reason}"
+    return ERROR, f"{_saga(event)} is parked and needs a person ({_REPAIR}): {_why(event.reason)}"
 
 
 @line.register
 def _(event: SagaRepaired) -> Line:
-    return WARNING, f"{_saga(event)} is {event.status} after {event.action} by {event.by}: {event.why}"
+    return WARNING, f"{_saga(event)} is {event.status} after {event.action} by {event.by}: {_why(event.why)}"
 
 
 @line.register
@@ -189,7 +195,8 @@ def _(event: ClaimLost) -> Line:
 
 @line.register
 def _(event: SagaNotKnown) -> Line:
-    return WARNING, f"{_saga(event)} is overdue, but this process has no definition of its version {event.version}"
+    lacks = f"this process has no definition of its version {event.version}"
+    return WARNING, f"{_saga(event)} is overdue, but {lacks}; keep a process running that has one"
 
 
 @line.register
@@ -202,9 +209,9 @@ def _(event: StepDone) -> Line:
 @line.register
 def _(event: StepFailed) -> Line:
     if event.fault == "refused":
-        return INFO, f"{_step(event)} refused: {event.reason}"
+        return INFO, f"{_step(event)} refused: {_why(event.reason)}"
     what = "could not be undone" if event.phase == "undo" else "failed"
-    return WARNING, f"{_step(event)} {what}, attempt {event.attempt} ({event.fault}): {event.reason}"
+    return WARNING, f"{_step(event)} {what}, attempt {event.attempt} ({event.fault}): {_why(event.reason)}"
 
 
 @line.register
@@ -238,7 +245,7 @@ def _(event: WorkerTicked) -> Line:
 
 @line.register
 def _(event: WorkerFailed) -> Line:
-    return ERROR, f"a round of the worker failed, the next one tries again: {event.reason}"
+    return ERROR, f"a round of the worker failed, the next one tries again: {_why(event.reason)}"
 
 
 @line.register
@@ -248,7 +255,11 @@ def _(event: SagasRemoved) -> Line:
 
 @line.register
 def _(event: SubscriberFailed) -> Line:
-    return ERROR, f"event subscriber {event.subscriber} failed: {event.reason}"
+    return ERROR, f"event subscriber {event.subscriber} failed: {_why(event.reason)}"
+
+
+def _why(told: str | None) -> str:
+    return (told or "").strip() or "no reason given"
 
 
 def _saga(event: SagaEvent) -> str:

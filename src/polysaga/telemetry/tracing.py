@@ -199,5 +199,5 @@ def _of_database(handle: AnyHandle) -> dict[str, Attribute]:
     assert isinstance(node, SqlNode)
     url, dialect = node.followed, node.dialect.name
     system = "mariadb" if url.drivername.startswith("mariadb") else _SYSTEMS.get(dialect, dialect)
-    known = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
-    return {"db.system.name": system, **{name: value for name, value in known.items() if value is not None}}
+    places = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
+    return {"db.system.name": system, **{name: value for name, value in places.items() if value is not None}}

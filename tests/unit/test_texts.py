@@ -1,0 +1,90 @@
+"""An error always has a text for people: an empty one has hidden faults before."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import asyncmy.errors
+import asyncpg
+import psycopg
+import pymongo.errors
+import pytest
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.config import DatabaseSettings
+from polysaga.databases import MongoNode
+from polysaga.databases.dialects import SQL_DIALECTS
+from polysaga.errors import DatabaseUnavailable, Refused
+from polysaga.texts import said
+
+
+class Mute(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+EMPTY = [
+    TimeoutError(),
+    asyncio.CancelledError(),
+    OSError(),
+    ConnectionResetError(),
+    KeyError(),
+    AssertionError(),
+    RuntimeError("  "),
+    Mute(),
+    Refused(""),
+    DatabaseUnavailable("orders", "a:1", ""),
+    asyncpg.InterfaceError(""),
+    asyncpg.ConnectionDoesNotExistError(""),
+    psycopg.OperationalError(),
+    psycopg.InterfaceError(""),
+    asyncmy.errors.OperationalError(),
+    asyncmy.errors.OperationalError(2013, ""),
+    asyncmy.errors.InternalError(""),
+    sqlite3.OperationalError(),
+    pymongo.errors.AutoReconnect(),
+    pymongo.errors.ConnectionFailure(""),
+    pymongo.errors.PyMongoError(),
+    PoolTimeout(),
+]
+
+
+def wrapped() -> Iterator[Any]:
+    for error in EMPTY:
+        yield DBAPIError("SELECT 1", None, error)
+
+
+@pytest.mark.parametrize("error", [*EMPTY, *wrapped()], ids=lambda error: type(error).__name__)
+def test_the_text_of_an_error_is_never_empty_and_never_breaks_off(error: BaseException) -> None:
+    assert SQL_DIALECTS, "the dialects recognise the drivers' errors"
+    told = said(error)
+    assert told.strip() == told
+    assert told
+    assert not told.endswith(":")
+
+
+async def test_a_mongodb_that_does_not_answer_in_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = MongoNode("stock", "primary", "mongodb://localhost/stock", DatabaseSettings(url="mongodb://localhost"))
+
+    async def late(*given: object, **named: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("polysaga.databases.mongo_node.limited", _closing(late))
+    with pytest.raises(DatabaseUnavailable, match=r"TimeoutError$"):
+        await node.ping()
+    monkeypatch.undo()
+    await node.close()
+
+
+def _closing(instead: Any) -> Any:
+    """Return *instead*, which closes the coroutine that it is given."""
+
+    async def call(work: Any, *given: object, **named: object) -> Any:
+        work.close()
+        return await instead()
+
+    return call
