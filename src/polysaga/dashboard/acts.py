@@ -19,6 +19,7 @@ from polysaga.dashboard import filters
 from polysaga.dashboard.access import Visitor
 from polysaga.dashboard.filters import Search, uuid_in
 from polysaga.dashboard.forms import Form, asked_for, form_of
+from polysaga.dashboard.marks import of_batch
 from polysaga.dashboard.masking import without
 from polysaga.dashboard.pages import Pages
 from polysaga.dashboard.screens.listing import masked_values
@@ -73,7 +74,7 @@ class Acts:
     async def _again(
         self, request: Request, visitor: Visitor, saga_id: UUID, form: Form, status: HTTPStatus, told: str
     ) -> Response:
-        screen = await self._pages.screen(saga_id)
+        screen, _ = await self._pages.screen(saga_id)
         typed = {
             "action": request.path_params["action"],
             "why": form.get("why", "")[:_LONGEST],
@@ -119,19 +120,19 @@ class Acts:
         """Show how far a batch is."""
         site, batch_id = self._site, request.path_params["batch"]
         visitor = await site.door.visitor(request)
-        await site.looking.overview()
+        overview = await site.looking.overview()
         async with site.looking.answering():
             batch = await site.sagas.batch(batch_id)
         if batch is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         screen = progress_screen(batch, site.now())
-        live = None if screen.over else f"repairs/{batch_id}"
         return site.page(
             request,
             "progress.html",
             visitor=visitor,
             here="Sagas",
-            live=live,
+            live=None if screen.over else f"repairs/{batch_id}",
+            seen=of_batch(batch, overview),
             json=f"/repairs/{batch_id}",
             b=screen,
         )

@@ -22,6 +22,7 @@ from polysaga.dashboard import words
 from polysaga.dashboard.access import Door, NotAllowed
 from polysaga.dashboard.acts import Acts
 from polysaga.dashboard.headers import ALWAYS, SafeHeaders
+from polysaga.dashboard.live import Live
 from polysaga.dashboard.looking import JournalDown, Looking
 from polysaga.dashboard.masking import Mask, secret_names
 from polysaga.dashboard.pages import Pages
@@ -84,7 +85,7 @@ def dashboard(
         clock=clock,
     )
     pages, refusals = Pages(site), _Refusals(site)
-    acts = Acts(site, pages)
+    acts, live = Acts(site, pages), Live(site, pages)
     return Starlette(
         routes=[
             Route("/", pages.overview),
@@ -96,6 +97,7 @@ def dashboard(
             Route("/repairs/{batch:uuid}", acts.progress),
             Route("/databases", pages.databases),
             Route("/audit", pages.audit),
+            Route("/live/{topic:path}", live.stream),
             Route("/static/{hash}/{name}", site.statics.answer),
         ],
         middleware=[Middleware(SafeHeaders)],

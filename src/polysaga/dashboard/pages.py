@@ -2,14 +2,19 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from polysaga.dashboard import filters, words
+from polysaga.dashboard import filters, marks, words
 from polysaga.dashboard.drawing import charts
+from polysaga.dashboard.looking import JournalDown
 from polysaga.dashboard.readings import databases_of, engines_of
 from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.case import SagaScreen, saga_screen
@@ -18,7 +23,7 @@ from polysaga.dashboard.screens.listing import rows
 from polysaga.dashboard.screens.nodes import databases_screen, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
-from polysaga.sagas import Overview, SagaFilter, SagaPage, Status
+from polysaga.sagas import AuditPage, Overview, SagaFilter, SagaPage, SagaSummary, Status
 
 _PAGE = 50  # sagas, or lines of the audit trail
 _BUILT_IN = (
@@ -50,7 +55,8 @@ class Pages:
             lease=site.lease,
             trouble=trouble(databases),
         )
-        shared = {"strip": strip(databases), **site.strip_data()}
+        seen = marks.of_overview(found, activity, databases, site.recent.lines)
+        shared = {"strip": strip(databases), "seen": seen, **site.strip_data()}
         if screen.empty and await self._is_empty():
             return site.page(
                 request,
@@ -84,19 +90,20 @@ class Pages:
         """Answer with the list of sagas that the address asks for."""
         site, search = self._site, filters.read(request.url.query)
         visitor = await site.door.visitor(request)
-        overview = await site.looking.overview()
-        shown = _shown(request)
+        overview, shown = await site.looking.overview(), shown_in(request)
         async with site.looking.answering():
             page = await (self._these(shown) if shown else self.find(search))
         lines = rows(page.sagas, overview.at, program=site.program, mask=site.mask, lease=site.lease)
         number, many = await self._count(search) if search.narrow and lines else (None, "")
         newest = search.query(after=None)
+        newer = await self.newer(search, page.sagas) if shown else 0
         return site.page(
             request,
             "sagas.html",
             visitor=visitor,
             here="Sagas",
-            live=f"sagas?{request.url.query}",
+            live=f"sagas?{urlencode({'query': search.query()})}",
+            seen=marks.of_list(page.sagas, overview, newer),
             json=f"/sagas?{search.query()}",
             f=search,
             since=search.since if isinstance(search.since, str) else _moment(search.since),
@@ -105,7 +112,7 @@ class Pages:
             many=many if search.narrow else "",
             query=newest,
             newest=newest,
-            newer="",
+            newer=_newer_text(newer),
             older=search.query(after=page.next) if page.next is not None else "",
             pager=_pager(page, number),
             why_none=_why_none(search, page),
@@ -122,19 +129,36 @@ class Pages:
                 return page
         return await site.sagas.find(wanted, limit=_PAGE, after=search.after)
 
+    async def newer(self, search: filters.Search, shown: Sequence[SagaSummary]) -> int:
+        """Return how many sagas that match were started since the newest one *shown*, at most 51."""
+        if not shown or search.after is not None or search.key is not None or search.until is not None:
+            return 0
+        site, known = self._site, {saga.id for saga in shown}
+        wanted = replace(search, since=max(saga.created_at for saga in shown)).selects(site.now())
+        async with site.looking.answering():
+            page = await site.sagas.find(wanted, limit=_PAGE + 1)
+        return sum(saga.id not in known for saga in page.sagas)
+
+    async def acts(self, search: audits.AuditSearch) -> AuditPage:
+        """Return a page of what people did."""
+        site = self._site
+        async with site.looking.answering():
+            return await site.sagas.inspector().audit(search.selects(site.now()), limit=_PAGE, after=search.after)
+
     async def saga(self, request: Request) -> Response:
         """Answer with one saga."""
         visitor = await self._site.door.visitor(request)
-        screen = await self.screen(request.path_params["saga_id"], whole="whole" in request.query_params)
-        return self.answer_saga(request, visitor, screen)
+        screen, seen = await self.screen(request.path_params["saga_id"], whole="whole" in request.query_params)
+        return self.answer_saga(request, visitor, screen, seen=seen)
 
-    async def screen(self, saga_id: UUID, *, whole: bool = False) -> SagaScreen:
-        """Return everything about one saga; raise `UnknownSaga`."""
+    async def screen(self, saga_id: UUID, *, whole: bool = False) -> tuple[SagaScreen, marks.Marks]:
+        """Return everything about one saga, and its parts; raise `UnknownSaga`."""
         site = self._site
-        await site.looking.overview()
+        overview = await site.looking.overview()
         async with site.looking.answering(20.0):  # each ledger has 15 s
-            found = await site.sagas.inspector().examine(saga_id)
-        return saga_screen(
+            saga = await site.sagas.get(saga_id)
+            found = await site.sagas.inspector().examine(saga_id, details=saga)
+        screen = saga_screen(
             found,
             declared=find(site.program, found.saga.name, found.saga.version),
             engines=engines_of(site.databases),
@@ -143,6 +167,7 @@ class Pages:
             lease=site.lease,
             whole=whole,
         )
+        return screen, marks.of_case(saga, overview)
 
     def answer_saga(self, request: Request, visitor: Any, screen: SagaScreen, **more: Any) -> Response:
         """Answer with the page of one saga; *more* is what a form brought along."""
@@ -165,12 +190,16 @@ class Pages:
         visitor = await site.door.visitor(request)
         facts = databases_of(site.databases, site.journal, site.clock)
         screen = databases_screen(facts, site.recent.lines, site.now())
+        seen: marks.Marks = {}
+        with suppress(JournalDown):  # what this process knows of its databases needs no journal
+            seen = marks.of_databases(facts, await site.looking.overview(), site.recent.lines)
         return site.page(
             request,
             "databases.html",
             visitor=visitor,
             here="Databases",
             live="databases",
+            seen=seen,
             json="/databases",
             d=screen,
             listening=site.recent.subscribed,
@@ -180,11 +209,8 @@ class Pages:
         """Answer with what people did, as a page or as CSV."""
         site, search = self._site, audits.read(request.url.query)
         visitor = await site.door.visitor(request)
-        await site.looking.overview()
-        now = site.now()
-        async with site.looking.answering():
-            found = await site.sagas.inspector().audit(search.selects(now), limit=_PAGE, after=search.after)
-        screen = audits.audit_screen(found.lines, found.next, search, now)
+        overview, found = await site.looking.overview(), await self.acts(search)
+        screen = audits.audit_screen(found.lines, found.next, search, site.now())
         if request.query_params.get("format") == "csv":
             return _csv(screen)
         return site.page(
@@ -192,7 +218,8 @@ class Pages:
             "audit.html",
             visitor=visitor,
             here="Audit",
-            live="audit",
+            live=f"audit?{urlencode({'query': search.query()})}",
+            seen=marks.of_audit(found.lines, overview),
             json=f"/audit?{search.query()}",
             csv=f"?{search.query()}&format=csv",
             a=screen,
@@ -282,10 +309,17 @@ def _graph(saga: DeclaredSaga) -> dict[str, Any]:
     return {"name": saga.name, "version": saga.version, "note": note, "drawing": drawing}
 
 
-def _shown(request: Request) -> list[UUID]:
+def shown_in(request: Request) -> list[UUID]:
     """Return the sagas that a page shows already, when its script fetches what changed of them."""
     given = [filters.uuid_in(text) for text in request.query_params.get("shown", "").split(",")[:_PAGE]]
     return [one for one in given if one is not None]
+
+
+def _newer_text(number: int) -> str:
+    if not number:
+        return ""
+    told = f"{_PAGE} or more" if number > _PAGE else str(number)
+    return f"{told} newer {words.verb(number, 'saga has', 'sagas have')} started. Show them"
 
 
 def _known_number(query: str, overview: Overview) -> int:

@@ -16,6 +16,7 @@ from polysaga.clock import Clock
 from polysaga.dashboard import words
 from polysaga.dashboard.access import Door, Visitor, keep
 from polysaga.dashboard.looking import Looking
+from polysaga.dashboard.marks import Marks, combined
 from polysaga.dashboard.masking import Mask
 from polysaga.dashboard.recent import Recent
 from polysaga.dashboard.screens.declared import DeclaredSaga
@@ -100,11 +101,12 @@ class Site:
         person: Person | None = None,
         here: str = "",
         live: str | None = None,
+        seen: Marks | None = None,
         status: int = 200,
         json: str | None = None,
         **data: Any,
     ) -> Response:
-        """Answer with a page; *live* names what its event stream is about, *json* its address in the API."""
+        """Answer with a page; *live* names its stream, *seen* are its parts, *json* is its address in the API."""
         base = base_of(request)
         streams = live is not None and request.query_params.get("live") != "off"
         overview = self.looking.last
@@ -120,6 +122,7 @@ class Site:
             "parked": 0 if overview is None else parked_in(overview),
             "as_of": words.clock(self.now()),
             "live": f"{base}/live/{live}" if streams else "",
+            "mark": combined(seen) if seen is not None else "",
             "refresh": str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
             "paused": _with_live(request, "off"),
             "resumed": _with_live(request, None) if live is not None and not streams else "",

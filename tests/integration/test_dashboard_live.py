@@ -1,0 +1,221 @@
+"""Pages that keep themselves up to date: what streams tell, to whom, and when they end."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from starlette.requests import Request
+
+from polysaga import Status
+from polysaga.dashboard import Person
+from polysaga.sagas.operations.inspector import Inspector
+from tests.fixtures.dashboards import ADA, LENA, Stream, Visit, mounted
+from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
+from tests.fixtures.waiting import until, within
+from tests.integration.test_repairs import finished, parked, stuck_going_back
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polysaga.dashboard.live.EVERY", 0.05)
+    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
+
+
+async def test_the_overview_hears_of_a_saga_that_is_parked(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with program.open(), Stream(mounted(program), "/live/overview") as stream:
+        await stream.next("seen", "changed")
+        await parked(program)
+        told = await stream.next("changed")
+        while "o-person" not in told["ids"]:
+            told = await stream.next("changed")
+        assert told["mark"]
+        assert "reserve_stock" not in str(told)
+
+
+async def test_a_list_hears_of_its_own_rows_and_of_newer_ones(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with program.open():
+        shown, other = await parked(program), await parked(program)
+        path = f"/live/sagas?query=status%3Dneeds_attention&shown={shown}"
+        async with Stream(mounted(program), path) as stream:
+            await stream.next("seen", "changed")
+            await program.sagas.resolve(other, "compensated", by="bob", why="by hand")
+            await program.sagas.resolve(shown, "compensated", by="bob", why="by hand")
+            told = await stream.next("changed")
+            seen = set(told["ids"])
+            while f"saga-{shown}" not in seen:
+                seen |= set((await stream.next("changed"))["ids"])
+            assert f"saga-{other}" not in seen
+            await parked(program)
+            while "l-newer" not in seen:
+                seen |= set((await stream.next("changed"))["ids"])
+
+
+async def test_a_saga_page_hears_when_its_saga_goes_on(files: MigratedUrls) -> None:
+    program, gate = Program(files, PLACE_ORDER), Gate()
+    program.on("reserve_stock", gate)
+    async with program.open():
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        async with Stream(mounted(program), f"/live/saga/{handle.id}") as stream:
+            await stream.next("seen", "changed")
+            gate.open()
+            await finished(program, handle.id)
+            seen: set[str] = set()
+            while not {"s-story", "s-time", "s-steps", "s-act"} <= seen:
+                seen |= set((await stream.next("changed"))["ids"])
+
+
+async def test_a_change_between_page_and_stream_is_not_missed(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with program.open():
+        app = mounted(program)
+        saga_id = await parked(program)
+        page = (await Visit(app).get(f"/sagas/{saga_id}")).text
+        mark = page.partition('data-mark="')[2].partition('"')[0]
+        assert mark
+        await program.sagas.resolve(saga_id, "compensated", by="bob", why="by hand")
+        async with Stream(app, f"/live/saga/{saga_id}?mark={mark}") as stream:
+            assert "s-story" in (await stream.next("changed"))["ids"]
+
+
+async def test_ten_viewers_cost_the_looks_of_one(files: MigratedUrls, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, looks = Program(files, PLACE_ORDER), 0
+    whole = Inspector.overview
+
+    async def counted(self: Inspector) -> Any:
+        nonlocal looks
+        looks += 1
+        return await whole(self)
+
+    async with program.open():
+        app = mounted(program)
+        monkeypatch.setattr(Inspector, "overview", counted)
+        streams = [Stream(app, "/live/overview") for _ in range(10)]
+        for stream in streams:
+            await stream.__aenter__()
+        for stream in streams:
+            await stream.next("seen", "changed")
+        before, heard = looks, 0
+        for _ in range(3):
+            for stream in streams:
+                await stream.next("seen", "changed")
+                heard += 1
+        assert heard == 30
+        assert looks - before <= 10
+        for stream in streams:
+            await stream.__aexit__()
+        await until(lambda: _idle(app), "nothing looks any more when the last viewer has left")
+
+
+def _idle(app: Any) -> bool:
+    return not any("_look_while_there_are_viewers" in str(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_no_connection_is_held_between_two_looks(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polysaga.dashboard.live.EVERY", 30.0)
+    program = Program(files, PLACE_ORDER)
+    async with program.open():
+        given_back = 0
+
+        def count(*_: Any) -> None:
+            nonlocal given_back
+            given_back += 1
+
+        node = program.handles["orders"].primary
+        event.listen(node.writer.sync_engine, "checkin", count)
+        streams = [Stream(mounted(program), "/live/overview") for _ in range(5)]
+        for stream in streams:
+            await stream.__aenter__()
+            await stream.next("seen", "changed")
+        assert given_back > 0
+        await until(lambda: not node.in_use, "no connection is lent while streams wait")
+        for stream in streams:
+            await stream.__aexit__()
+
+
+async def test_a_viewer_who_may_not_look_any_more_hears_it_and_the_stream_ends(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polysaga.dashboard.live.ASK_AGAIN", 0.1)
+    program, people = Program(files, PLACE_ORDER), [ADA]
+
+    def changing(request: Request) -> Person | None:
+        return people[-1] if people else None
+
+    async with program.open():
+        app = mounted(program, authorize=changing)
+        async with Stream(app, "/live/overview") as stream:
+            await stream.next("seen", "changed")
+            people.append(LENA)
+            await stream.next("gone")
+            await stream.ended()
+        async with Stream(app, "/live/overview") as stream:
+            await stream.next("seen", "changed")
+            people.clear()
+            await stream.next("gone")
+            await stream.ended()
+        async with Stream(app, "/live/overview") as stream:
+            await stream.ended()
+            assert stream.status == 401
+
+
+async def test_streams_outlive_a_journal_that_does_not_answer(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with program.open(), Stream(mounted(program), "/live/overview") as stream:
+        await stream.next("seen", "changed")
+
+        async def silent(self: Any) -> None:
+            raise OSError("connection refused")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Inspector, "overview", silent)
+            await stream.next("down")
+        await stream.next("seen", "changed")
+
+
+async def test_streams_end_at_once_when_the_process_is_asked_to_end(files: MigratedUrls) -> None:
+    program, heard = Program(files, PLACE_ORDER), asyncio.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    try:
+        async with program.open():
+            app = mounted(program)
+            async with Stream(app, "/live/overview") as one, Stream(app, "/live/databases") as other:
+                await one.next("seen", "changed")
+                await other.next("seen", "changed")
+                os.kill(os.getpid(), signal.SIGTERM)
+                await one.ended()
+                await other.ended()
+                await within(heard.wait(), "the server's own handler runs as well")
+            async with Stream(app, "/live/overview") as late:
+                await late.ended()
+                assert late.status == 503
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("topic", ["nonsense", "saga/1", "overview/x", "saga/../../etc", "repairs/"])
+async def test_a_stream_of_nothing_is_not_there(files: MigratedUrls, topic: str) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with program.open(), Stream(mounted(program), f"/live/{topic}") as stream:
+        await stream.ended()
+        assert stream.status == 404
+
+
+async def test_a_batch_is_followed_to_its_end(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with program.open():
+        saga_id = await parked(program)
+        del program.hooks["undo:reserve_stock"]
+        batch = program.sagas.begin_batch("retry", [saga_id], by="ada", why="gone")
+        async with Stream(mounted(program), f"/live/repairs/{batch}?mark=0") as stream:
+            assert "b-far" in (await stream.next("changed"))["ids"]
+        assert (await finished(program, saga_id)).status is Status.COMPENSATED
