@@ -62,7 +62,7 @@ async def test_a_parked_saga_says_why_what_stands_and_what_comes_next(files: Mig
         assert "Nothing moves until a person decides." in text
         assert "ZeroDivisionError" in text
         assert "cannot do it" in text
-        assert "confirm_order refused with" in text  # what it is undone for
+        assert "confirm_order refused: no lantern left" in text  # what it is undone for
         assert "open_order in orders" in text
         assert "reserve_stock in inventory are still done." in text
         assert "Nothing by itself. Remove the cause, then retry" in text

@@ -13,7 +13,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from polysaga.sagas import Attempt, AuditEntry, Repair, SagaPage, SagaState, SagaSummary, Status
+from polysaga.dashboard.screens.declared import DeclaredSaga
+from polysaga.dashboard.screens.story import story
+from polysaga.sagas import (
+    Attempt,
+    AuditEntry,
+    Examination,
+    Repair,
+    SagaPage,
+    SagaState,
+    SagaSummary,
+    Status,
+    Tenure,
+)
 
 STYLES = {
     Status.RUNNING: "cyan",
@@ -52,15 +64,47 @@ def print_saga(saga: SagaState, now: datetime, console: Console) -> None:
     console.print(facts)
     if saga.history:
         console.print()
-        console.print(_history(saga.history))
+        console.print(_history(saga.history, saga.owners))
     if saga.audit:
         console.print()
         console.print(_audit(saga.audit))
+
+
+def print_traceback(saga: SagaState, console: Console) -> None:
+    """Print where the error was raised because of which the saga is parked or undone."""
     told = None if saga.error is None else saga.error.parked or saga.error
     traceback = None if told is None else told.traceback
     if traceback:
         console.print()
         console.print(Text(str(traceback).rstrip(), style="dim"), soft_wrap=True)
+
+
+def print_story(found: Examination, declared: DeclaredSaga | None, lease: float, console: Console) -> None:
+    """Print in sentences what is going on, why, what stands and what comes next."""
+    told = story(found, declared, lease=lease, hidden=frozenset())
+    console.print(Text(told.headline.striptags(), style="bold"))
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column()
+    for name, line in told.lines:
+        lines.add_row(name, Text(line.striptags()))
+    console.print(lines)
+    console.print()
+
+
+def print_ledgers(found: Examination, console: Console) -> None:
+    """Print what each database says of each step, and what does not fit."""
+    table = _table(database={}, step={}, row={})
+    table.add_column("result")
+    for look in found.looks:
+        if look.problem is not None:
+            table.add_row(look.database, "-", Text("could not be asked", style="red"), Text(look.problem))
+        for step, row in look.rows.items():
+            table.add_row(look.database, step, row.state.value, Text(row.result or ""))
+    console.print()
+    console.print(table)
+    for one in found.contradictions:
+        console.print(Text(f"{one.kind.value}: {one.detail}", style="bold red"), soft_wrap=True)
 
 
 def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
@@ -136,19 +180,29 @@ def _moment(moment: datetime, now: datetime) -> Text:
     return Text.assemble(f"{moment:%Y-%m-%d %H:%M:%S} UTC", (f"  {away}", "dim"))
 
 
-def _history(history: Sequence[Attempt]) -> Table:
+def _history(history: Sequence[Attempt], owners: Sequence[Tenure]) -> Table:
     table = _table(step={}, phase={}, attempt={"justify": "right"}, at={"justify": "right"})
     table.add_column("took", justify="right", no_wrap=True)
     table.add_column("outcome")
-    for entry in history:
+    entries: list[Attempt | Tenure] = [*owners, *history]
+    for entry in sorted(entries, key=lambda one: one.at_ms):
+        if isinstance(entry, Tenure):
+            verb = "started" if entry.epoch == 1 else "taken over"
+            told = Text(f"{verb} by {entry.process}", style="dim")
+            table.add_row("", "claim", str(entry.epoch), _milliseconds(entry.at_ms), "", told)
+            continue
         fine = entry.outcome in {"done", "found", "null"}
+        told = Text(entry.outcome, style="green" if fine else "red")
+        if entry.said:
+            said = " ".join(entry.said.split()).removeprefix(f"{entry.outcome}: ")
+            told.append(f": {said}", style="not bold default")
         table.add_row(
             entry.step,
             entry.phase,
             str(entry.attempt),
             _milliseconds(entry.at_ms),
             _milliseconds(entry.ms),
-            Text(entry.outcome, style="green" if fine else "red"),
+            told,
         )
     return table
 

@@ -1,12 +1,13 @@
 """`polysaga sagas`: find the sagas of a program, understand one, and repair what needs a person."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from polysaga.cli.configured import configured
-from polysaga.cli.programs import Target
+from polysaga.cli.programs import Target, settings_for
 from polysaga.cli.saga_options import (
     Age,
     Error,
@@ -31,9 +32,10 @@ from polysaga.cli.saga_options import (
     saga_filter,
 )
 from polysaga.cli.saga_repairs import compensate, resolve, retry, skip
-from polysaga.cli.saga_tables import print_page, print_saga
+from polysaga.cli.saga_tables import print_ledgers, print_page, print_saga, print_story, print_traceback
 from polysaga.clock import Clock
-from polysaga.sagas import SagaState, SagaSummary
+from polysaga.dashboard.screens.declared import DeclaredSaga, declared, find
+from polysaga.sagas import Examination, Sagas, SagaState, SagaSummary
 
 sagas = typer.Typer(
     no_args_is_help=True,
@@ -102,18 +104,39 @@ def list_sagas(
 def show(target: Target, saga_id: SagaId, as_json: Json = False) -> None:
     """Show one saga: where it stands and why.
 
-    Every attempt of every step is listed, and what people did to it.
+    What comes next is told, what each database says, every attempt of every step, and what people did to it.
     """
-    saga = run_on(target, lambda program: program.get(saga_id))
+
+    async def examined(program: Sagas) -> tuple[Examination, DeclaredSaga | None, float]:
+        settings = settings_for(program).sagas
+        found = await program.inspector(settings).examine(saga_id)
+        return found, find(declared(program.declared), found.saga.name, found.saga.version), settings.lease
+
+    found, known, lease = run_on(target, examined)
     if as_json:
-        print_json(_state(saga))
-    else:
-        print_saga(saga, Clock().now(), console())
+        print_json({**_state(found.saga), **_examined(found)})
+        return
+    out = console()
+    print_story(found, known, lease, out)
+    print_saga(found.saga, Clock().now(), out)
+    print_ledgers(found, out)
+    print_traceback(found.saga, out)
 
 
 sagas.command("list")(configured(list_sagas))
 for command in (show, retry, skip, compensate, resolve):
     sagas.command()(configured(command))
+
+
+def _examined(found: Examination) -> dict[str, Any]:
+    return {
+        "late": found.late,
+        "next": [asdict(move) for move in found.moves],
+        "ledgers": [asdict(look) for look in found.looks],
+        "contradictions": [asdict(one) for one in found.contradictions],
+        "repairs": [asdict(option) for option in found.options],
+        "alike": found.alike,
+    }
 
 
 def _summary(saga: SagaSummary) -> dict[str, Any]:

@@ -269,9 +269,12 @@ class Sagas:
         """
         return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
 
-    def inspector(self) -> Inspector:
-        """Return what answers people's questions about the sagas of all processes; the databases must be open."""
-        engine = self._engine_at_hand()
+    def inspector(self, settings: SagaSettings | None = None) -> Inspector:
+        """Return what answers people's questions about the sagas of all processes; the databases must be open.
+
+        *settings*: the program's, unless the sagas are open; they say from when on a saga is late.
+        """
+        engine = self._engine_at_hand(settings)
         catalogue = catalogue_of(engine, self._known())
         return Inspector(engine, self._known(), catalogue, self._parked, self._activity, self._pulse)
 
@@ -394,10 +397,11 @@ class Sagas:
         engine = self._engine_at_hand()
         return Figures(engine.journal.node, lease=engine.settings.lease)
 
-    def _engine_at_hand(self) -> Engine:
+    def _engine_at_hand(self, settings: SagaSettings | None = None) -> Engine:
         """Return the engine of the open sagas, or else one that only reads and repairs."""
-        closed = self._runner is None
-        return self._engine(SagaSettings(), ignore, Clock()) if closed else self._open_runner().engine
+        if self._runner is not None:
+            return self._open_runner().engine
+        return self._engine(settings or SagaSettings(), ignore, Clock())
 
     def _known(self) -> dict[str, Definition]:
         return {one.fingerprint: one for one in self._definitions.values()}

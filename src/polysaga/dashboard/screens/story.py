@@ -16,6 +16,7 @@ from polysaga.dashboard.masking import without
 from polysaga.dashboard.screens.declared import DeclaredSaga, DeclaredStep, by_name
 from polysaga.dashboard.screens.history import failures
 from polysaga.dashboard.screens.listing import lateness, resolved_by
+from polysaga.errors import Refused
 from polysaga.sagas import Examination, Parking, Planned, Reason, Status
 
 STEPS = 6  # of a list in one sentence
@@ -178,9 +179,8 @@ class _Teller:
     def _cause(self, cause: Reason | Parking) -> Markup:
         message = self._text(cause.message)
         if cause.kind == "refused" and cause.step is not None:
-            code = tag("b", cause.code or "refused")
             rest = "That is the business saying no, not a failure; the caller got this answer."
-            return _say("{} refused with {}: {} {}", cause.step, code, _ended(message), rest)
+            return _say("{} refused{}: {} {}", cause.step, _with(cause.code), _ended(message), rest)
         if cause.kind in {"cancelled", "overdue"}:
             return _say("{}", _ended(message))
         name, colon, rest = message.partition(": ")
@@ -212,7 +212,7 @@ class _Teller:
             return Markup()
         message = _ended(self._text(error.message))
         if error.kind == "refused":
-            return _say("{} refused with {}: {}", error.step or "a step", error.code or "refused", message)
+            return _say("{} refused{}: {}", error.step or "a step", _with(error.code), message)
         if error.step is None:
             return _say("{}", message)
         where = words.place(self.database.get(error.step))
@@ -334,6 +334,11 @@ class _Teller:
 
     def _text(self, text: str) -> str:
         return without(words.first_line(text), self.hidden)
+
+
+def _with(code: str | None) -> Markup:
+    """Return the code of a refusal, unless it has the one that all have by default."""
+    return Markup() if code in {None, Refused.code} else _say(" with {}", tag("b", code))
 
 
 def _say(text: str, *parts: object) -> Markup:
