@@ -14,7 +14,7 @@ from polysaga.dashboard import Person
 from polysaga.sagas.operations.inspector import Inspector
 from tests.fixtures.dashboards import ADA, LENA, Stream, Visit, mounted
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
-from tests.fixtures.waiting import until, within
+from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import finished, parked, stuck_going_back
 
 
@@ -194,7 +194,7 @@ async def test_streams_end_at_once_when_the_process_is_asked_to_end(files: Migra
                 os.kill(os.getpid(), signal.SIGTERM)
                 await one.ended()
                 await other.ended()
-                await within(heard.wait(), "the server's own handler runs as well")
+                await reached(heard, "the server's own handler runs as well")
             async with Stream(app, "/live/overview") as late:
                 await late.ended()
                 assert late.status == 503

@@ -1,15 +1,19 @@
 """What this process knows of its databases, from memory: no database is asked."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
 from polysaga.clock import Clock
 from polysaga.dashboard.screens.nodes import DatabaseFacts, NodeFacts, PoolFacts, finite
-from polysaga.databases import AnyHandle, MongoNode, SqlNode
+from polysaga.databases import AnyHandle, Member, MongoNode, PoolUse, SqlNode
 from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError
-from polysaga.routing import Databases
+from polysaga.routing import Databases, LagSample, Router
 from polysaga.routing.breakers import Breaker
-from polysaga.routing.router import Router
 from polysaga.routing.topology import NodeState
 
+_SHOWN, _STEP = timedelta(minutes=15), timedelta(seconds=5)
 _ENGINES = {"postgresql": "PostgreSQL", "mysql": "MySQL or MariaDB", "sqlite": "SQLite", "mongodb": "MongoDB"}
 
 
@@ -38,7 +42,12 @@ def _database(handle: AnyHandle, databases: Databases, journal: bool, clock: Clo
         return _closed(handle.name, journal, str(error))
     reads = node.settings.reads
     mongo = isinstance(node, MongoNode)
-    nodes = (_only(node),) if router is None else _nodes(router, clock)
+    if router is not None:
+        nodes = _nodes(router, clock)
+    elif isinstance(node, MongoNode) and node.topology:
+        nodes = _members(node, clock.now())
+    else:
+        nodes = (_only(node),)
     return DatabaseFacts(
         name=handle.name,
         engine=_engine(handle),
@@ -48,7 +57,8 @@ def _database(handle: AnyHandle, databases: Databases, journal: bool, clock: Clo
         max_lag=reads.max_lag,
         wait=reads.wait,
         nodes=nodes,
-        routed={} if router is None else {(name, why.value): n for (name, why), n in router.routed.items()},
+        routed={} if router is None else _routed(router),
+        waits=None if router is None else (router.history.waits.count, router.history.waits.seconds),
         driver_chooses=mongo,
     )
 
@@ -86,11 +96,15 @@ def _only(node: SqlNode | MongoNode) -> NodeFacts:
 
 
 def _nodes(router: Router, clock: Clock) -> tuple[NodeFacts, ...]:
-    now = clock.monotonic()
-    return tuple(_node(router, index, state, now) for index, state in enumerate(router.topology.nodes))
+    now, wall = clock.monotonic(), clock.now()
+    lags = list(router.history.lags.values())
+    return tuple(
+        _node(router, index, state, now, _course(lags[index], wall))
+        for index, state in enumerate(router.topology.nodes)
+    )
 
 
-def _node(router: Router, index: int, state: NodeState, now: float) -> NodeFacts:
+def _node(router: Router, index: int, state: NodeState, now: float, course: tuple[float | None, ...]) -> NodeFacts:
     is_primary = index == router.topology.primary
     role = "unknown" if state.role is None else "primary" if state.role is NodeRole.PRIMARY else "replica"
     return NodeFacts(
@@ -105,7 +119,7 @@ def _node(router: Router, index: int, state: NodeState, now: float) -> NodeFacts
         position="" if state.position is None else str(state.position),
         pool=_pool(router.primary if is_primary else router.nodes[index], reading=not is_primary),
         breaker=_breaker(router.loads[index].breaker, now),
-        history=None,
+        history=None if is_primary else course,
     )
 
 
@@ -118,13 +132,64 @@ def _breaker(breaker: Breaker, now: float) -> str:
 
 
 def _pool(node: SqlNode | MongoNode, *, reading: bool) -> PoolFacts | None:
-    """Return the pool that readers of a replica use, or writers of a primary; None for MongoDB."""
-    if not isinstance(node, SqlNode):
-        return None
-    pool = (node.reader if reading else node.writer).sync_engine.pool
-    used = getattr(pool, "checkedout", lambda: 0)()
-    settings = node.settings.pool
-    size, more = settings.size, settings.max_overflow
-    if node.dialect.single_writer and not reading:
-        size, more = 1, 0
-    return PoolFacts(used=used, size=size, more=more, waiting=None)
+    """Return the pool that readers of a replica use, or writers of a primary; None if nothing counts it."""
+    if isinstance(node, MongoNode):
+        return None if not node.pools else _used(node.pools[0])
+    name = "reader" if reading else "writer"
+    found = next((pool for pool in node.pools if pool.name == name), None)
+    if found is not None:
+        return _used(found)
+    settings = node.settings.pool  # it was never needed
+    return PoolFacts(used=0, size=settings.size, more=settings.max_overflow, waiting=0)
+
+
+def _used(pool: PoolUse) -> PoolFacts:
+    return PoolFacts(used=pool.in_use, size=pool.size, more=pool.max_overflow, waiting=pool.waiting)
+
+
+def _members(node: MongoNode, now: datetime) -> tuple[NodeFacts, ...]:
+    pools = {pool.name: pool for pool in node.pools}
+    newest = max((one.last_write for one in node.topology if one.last_write is not None), default=None)
+    return tuple(_member(one, pools.get(one.address), newest) for one in node.topology)
+
+
+def _member(one: Member, pool: PoolUse | None, newest: datetime | None) -> NodeFacts:
+    behind = None
+    if newest is not None and one.last_write is not None and not one.is_primary:
+        behind = (newest - one.last_write).total_seconds()
+    return NodeFacts(
+        url=f"mongodb://{one.address}",
+        role="primary" if one.is_primary else "replica",
+        label="primary" if one.is_primary else "member",
+        failure=one.failure,
+        asked_ago=None,
+        lag=behind,
+        latency=one.round_trip,
+        zone=None,
+        position="" if one.last_write is None else f"last write {one.last_write:%H:%M:%S}",
+        pool=None if pool is None else _used(pool),
+        breaker="none: the driver's matter",
+        history=None,
+    )
+
+
+def _routed(router: Router) -> Mapping[tuple[str, str], int]:
+    """Return the sessions of the last quarter of an hour, by node and reason; of a new router, all of them."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for sample in router.history.routed:
+        counted.update({(name, why.value): number for (name, why), number in sample.routed.items()})
+    return counted or {(name, why.value): number for (name, why), number in router.routed.items()}
+
+
+def _course(samples: Sequence[LagSample], now: datetime) -> tuple[float | None, ...]:
+    """Return the worst lag in every five seconds since the first sample; None where the node did not answer."""
+    if not samples:
+        return ()
+    begin = max(samples[0].at, now - _SHOWN)
+    steps = int((now - begin) / _STEP) + 1
+    worst: list[float | None] = [None] * steps
+    for sample in samples:
+        place = int((sample.at - begin) / _STEP)
+        if 0 <= place < steps and sample.lag is not None:
+            worst[place] = max(worst[place] or 0.0, sample.lag)
+    return tuple(worst)

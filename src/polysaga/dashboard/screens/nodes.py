@@ -64,6 +64,7 @@ class DatabaseFacts:
     wait: float
     nodes: tuple[NodeFacts, ...]
     routed: Mapping[tuple[str, str], int]  # sessions by node and reason
+    waits: tuple[int, float] | None = None  # readers that waited for a replica, and seconds that they waited
     driver_chooses: bool = False  # MongoDB
     refusal: str | None = None  # why this process could not open or reach it
 
@@ -92,8 +93,9 @@ class Strip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPart:
-    """A node on the page of the databases."""
+    """A node on the page of the databases; *begins* is when the chart of its lag does."""
 
+    begins: str
     name: str
     role: str
     icon: str
@@ -152,7 +154,6 @@ class DatabasesScreen:
     headline: str
     lede: str
     parts: tuple[DatabasePart, ...]
-    begins: str
     ends: str
 
 
@@ -167,9 +168,8 @@ def databases_screen(
     """Return the page."""
     return DatabasesScreen(
         headline=headline(databases),
-        lede=f"As this process sees them, at {words.clock(now)} UTC. Reads are counted since it started.",
-        parts=tuple(_part(one, happenings) for one in databases),
-        begins=words.hour(now - timedelta(minutes=15)),
+        lede=f"As this process sees them at {words.clock(now)} UTC. Lag and reads are of the last 15 minutes.",
+        parts=tuple(_part(one, happenings, now) for one in databases),
         ends=words.hour(now),
     )
 
@@ -177,7 +177,10 @@ def databases_screen(
 def headline(databases: Sequence[DatabaseFacts]) -> str:
     """Return what is wrong, or that nothing is."""
     wrong = trouble(databases)
-    return " ".join(wrong) if wrong else "All databases answer, and every replica is fit to be read from."
+    if wrong:
+        return " ".join(wrong)
+    replicas = any(one.replicated for one in databases)
+    return f"All databases answer{', and every replica is fit to be read from' if replicas else ''}."
 
 
 def trouble(databases: Sequence[DatabaseFacts]) -> list[str]:
@@ -200,6 +203,10 @@ def state(one: DatabaseFacts) -> tuple[str, str]:
     if not one.replicated:
         return "ok", "answers"
     replicas = [node for node in one.nodes if node.label != "primary"]
+    if one.driver_chooses:
+        silent = sum(node.failure is not None for node in one.nodes)
+        told = f"{words.counted(silent, 'member')} {words.verb(silent, 'does', 'do')} not answer"
+        return ("warn", told) if silent else ("ok", "all members answer")
     fit = [node for node in replicas if _is_fit(node, one)]
     if not replicas:
         return "ok", "all members answer"
@@ -235,7 +242,7 @@ def _shown_pool(one: DatabaseFacts) -> PoolFacts | None:
 
 def _pool_text(pool: PoolFacts | None) -> str:
     if pool is None:
-        return "the driver keeps no count"
+        return "not measured"
     over = max(0, pool.used - pool.size)
     text = f"{min(pool.used, pool.size)} of {pool.size} in use"
     if over:
@@ -252,14 +259,22 @@ def _mark(node: NodeFacts, one: DatabaseFacts) -> NodeMark:
     if node.label == "primary":
         return NodeMark(cls="primary", icon="primary", text=f"{name} primary" if one.replicated else name)
     if node.lag is None:
+        if one.driver_chooses:
+            return NodeMark(cls="", icon="replica", text=name)
         return NodeMark(cls="out", icon="replica", text=f"{name}, lag not known")
+    if one.driver_chooses:  # the driver says whole seconds
+        return NodeMark(cls="", icon="replica", text=f"{name} {_whole(node.lag)}")
     behind = words.duration(node.lag)
     if node.lag > one.max_lag:
         return NodeMark(cls="out", icon="replica", text=f"{name} {behind} behind, over {one.max_lag:g} s")
     return NodeMark(cls="", icon="replica", text=f"{name} {behind} behind")
 
 
-def _part(one: DatabaseFacts, happenings: Sequence[Happening]) -> DatabasePart:
+def _whole(seconds: float) -> str:
+    return "under 1 s behind" if seconds < 1 else f"{seconds:.0f} s behind"
+
+
+def _part(one: DatabaseFacts, happenings: Sequence[Happening], now: datetime) -> DatabasePart:
     total = sum(one.routed.values())
     mine = [event for event in happenings if event.database == one.name][:_EVENTS]
     facts = [one.engine, *(["journal"] if one.journal else [])]
@@ -274,7 +289,7 @@ def _part(one: DatabaseFacts, happenings: Sequence[Happening]) -> DatabasePart:
         state=state(one),
         bad=cls == "failed",
         facts=tuple(facts),
-        servers=tuple(_server(node, one) for node in one.nodes),
+        servers=tuple(_server(node, one, now) for node in one.nodes),
         reads_text=_reads_text(one, total),
         shares=tuple(_shares(one)),
         reasons=tuple(_reasons(one, total)),
@@ -282,22 +297,29 @@ def _part(one: DatabaseFacts, happenings: Sequence[Happening]) -> DatabasePart:
     )
 
 
-def _server(node: NodeFacts, one: DatabaseFacts) -> ServerPart:
+def _server(node: NodeFacts, one: DatabaseFacts, now: datetime) -> ServerPart:
     primary = node.label == "primary"
     icon = "gone" if node.failure is not None else "primary" if primary else "replica"
-    cls = "t-gone" if node.failure is not None else "" if primary or _is_fit(node, one) else "t-warn"
+    cls = (
+        "t-gone"
+        if node.failure is not None
+        else ""
+        if primary or one.driver_chooses or _is_fit(node, one)
+        else "t-warn"
+    )
     drawing = None
     if node.history:
         label = f"Lag of {host(node.url)} over 15 minutes, limit {one.max_lag:g} s"
         drawing = charts.lag(node.history, one.max_lag, label)
     return ServerPart(
+        begins=words.hour(now - timedelta(seconds=5 * len(node.history or ()))),
         name=host(node.url),
         role=node.label,
         icon=icon,
         cls=cls,
         said=_said(node, one),
         url=node.url,
-        position=node.position or "none",
+        position=node.position or "not compared",
         behind=_asked(node),
         lag=drawing,
         lag_text=_lag_text(node, one),
@@ -315,7 +337,7 @@ def _said(node: NodeFacts, one: DatabaseFacts) -> str:
     quick = f", {words.duration(node.latency)}" if node.latency else ""
     if node.label == "primary":
         return f"takes all writes{quick}{zone}" if one.replicated else "the only node: reads and writes go here"
-    if _is_fit(node, one):
+    if _is_fit(node, one) or one.driver_chooses:
         return f"answers{quick}{zone}"
     behind = "how far it is behind is not known" if node.lag is None else f"{words.duration(node.lag)} behind"
     return f"answers{quick}{zone}; not read from: {behind}"
@@ -331,7 +353,11 @@ def _lag_text(node: NodeFacts, one: DatabaseFacts) -> str:
     if node.label == "primary":
         return "The primary: others are measured against it."
     if one.driver_chooses:
-        return "The driver chooses members and waits for them; lag is not measured."
+        return (
+            "The driver says no more."
+            if node.lag is None
+            else f"{_whole(node.lag)}: the driver says whole seconds."
+        )
     if node.failure is not None:
         return "no answer"
     if node.lag is None:
@@ -345,9 +371,15 @@ def _reads_text(one: DatabaseFacts, total: int) -> str:
     if not one.replicated:
         return "All reads go to the only node."
     if not total:
-        return "No read since this process started."
+        return "No read in the last 15 minutes."
     away = sum(number for (_, reason), number in one.routed.items() if reason == "no-replica")
-    return f"{words.number(total)} reads. {away / total * 100:.1f} % went to the primary for want of a replica."
+    text = f"{words.number(total)} reads. {away / total * 100:.1f} % went to the primary for want of a replica."
+    if one.waits is not None and one.waits[0]:
+        count, seconds = one.waits
+        text += (
+            f" Since the start {words.counted(count, 'reader')} waited, {words.duration(seconds / count)} each."
+        )
+    return text
 
 
 def _shares(one: DatabaseFacts) -> list[Share]:

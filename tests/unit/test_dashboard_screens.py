@@ -1,0 +1,224 @@
+"""What pages show of databases, numbers, times, payloads and drawings: pure functions of plain facts."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import BaseModel, SecretStr, TypeAdapter
+
+from polysaga.clock import Clock
+from polysaga.dashboard import filters, words
+from polysaga.dashboard.drawing import charts
+from polysaga.dashboard.drawing.timeline import Axis
+from polysaga.dashboard.masking import Mask, secret_names, shown, without
+from polysaga.dashboard.recent import Recent
+from polysaga.dashboard.screens.hosts import host
+from polysaga.dashboard.screens.nodes import DatabaseFacts, NodeFacts, PoolFacts, databases_screen, strip, trouble
+from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, WorkerTicked
+from polysaga.sagas import Status
+from polysaga.sagas.definition.identity import id_from_time
+
+NOW = datetime(2026, 11, 23, 14, 32, 7, tzinfo=UTC)
+PRIMARY = NodeFacts(
+    url="postgresql+asyncpg://app@pg-1.internal:5432/orders",
+    role="primary",
+    label="primary",
+    failure=None,
+    asked_ago=0.1,
+    lag=None,
+    latency=0.0008,
+    zone="a",
+    position="4/7A3F2C18",
+    pool=PoolFacts(used=12, size=10, more=10, waiting=2),
+    breaker="closed",
+    history=None,
+)
+REPLICA = replace(
+    PRIMARY,
+    url="postgresql+asyncpg://app@pg-2.internal:5432/orders",
+    role="replica",
+    label="replica-1",
+    lag=0.038,
+    history=(0.04, None, 0.03),
+)
+ORDERS = DatabaseFacts(
+    name="orders",
+    engine="PostgreSQL",
+    journal=True,
+    replicated=True,
+    consistency="session",
+    max_lag=2.0,
+    wait=0.03,
+    nodes=(PRIMARY, REPLICA),
+    routed={(REPLICA.url, "fresh"): 150, (PRIMARY.url, "no-replica"): 50},
+    waits=(4, 0.04),
+)
+
+
+def test_healthy_databases_are_no_trouble() -> None:
+    assert trouble([ORDERS]) == []
+    assert databases_screen([ORDERS], [], NOW).headline.startswith("All databases answer")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ((replace(PRIMARY, role="unknown", label="replica-0", failure="gone"), REPLICA), "no node takes writes"),
+        ((PRIMARY, replace(REPLICA, lag=2.6)), "no replica is fit, so reads go to the primary"),
+        ((PRIMARY, REPLICA, replace(REPLICA, lag=2.6)), "1 replica is not read from"),
+        ((PRIMARY, REPLICA, replace(REPLICA, failure="no answer within 0.8 s")), "1 replica is not read from"),
+    ],
+)
+def test_each_trouble_of_a_database_has_its_sentence(nodes: tuple[NodeFacts, ...], told: str) -> None:
+    assert trouble([replace(ORDERS, nodes=nodes)]) == [f"orders: {told}."]
+
+
+def test_the_page_of_databases_says_where_reads_went_and_why() -> None:
+    (part,) = databases_screen([ORDERS], [], NOW).parts
+    assert part.reads_text.startswith("200 reads. 25.0 % went to the primary for want of a replica.")
+    assert "4 readers waited, 10.0 ms each." in part.reads_text
+    assert [(one.word, one.number, one.share) for one in part.reasons] == [
+        ("fresh", "150", "75.0 %"),
+        ("no-replica", "50", "25.0 %"),
+    ]
+    primary, replica = part.servers
+    assert primary.pool_text == "10 of 10 in use, 2 beyond, 2 wait"
+    assert replica.lag_text == "38.0 ms behind"
+    assert 'class="f-gap"' in str(replica.lag)  # no answer is shaded, not drawn as zero
+    assert strip([ORDERS])[0].nodes[1].text == "pg-2.internal:5432 38.0 ms behind"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0023, "2.3 ms"),
+        (0.804, "804 ms"),
+        (5, "5.0 s"),
+        (298, "4 min 58 s"),
+        (7500, "2 h 5 min"),
+        (3 * 86400, "3 days"),
+    ],
+)
+def test_lengths_of_time_have_their_units(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+def test_moments_say_the_day_if_it_is_not_today() -> None:
+    assert words.at(NOW - timedelta(hours=1), NOW) == "13:32:07"
+    assert words.at(NOW - timedelta(hours=20), NOW) == "Yesterday 18:32:07"
+    assert words.at(NOW - timedelta(days=400), NOW) == "19 Oct 2025 14:32:07"
+    assert words.ahead(NOW + timedelta(seconds=18), NOW) == "at 14:32:25, in 18 s"
+    assert words.ahead(NOW - timedelta(seconds=1), NOW) == "now"
+
+
+def test_a_search_comes_back_from_its_own_address() -> None:
+    search = filters.read(
+        "status=running&status=completing&name=place-order&step=a&database=b&key=k%26&error=x%3Dy&since=1h"
+        "&until=2026-11-23T14:32&retrying=1&late=1&waiting=1&known=0&after=2026-11-23T14:20:25%2B00:00~"
+        "019ab3e1-0d3d-7a51-8c1e-7a2f4b90d3c6"
+    )
+    assert search.problems == ()
+    assert search.status == (Status.RUNNING, Status.COMPLETING)
+    assert filters.read(search.query()) == search
+    assert search.selects(NOW).since == NOW - timedelta(hours=1)
+
+
+class Person(BaseModel):
+    name: str
+    card: SecretStr
+    cards: list[SecretStr]
+    spare: SecretStr | None = None
+
+
+def test_secret_fields_are_masked_by_their_type() -> None:
+    names = secret_names([TypeAdapter(list[Person]), TypeAdapter(int)])
+    assert names == {"card", "cards", "spare"}
+
+
+def test_masked_values_are_replaced_at_every_depth() -> None:
+    mask, data = Mask({"user"}), {"a": [{"user": {"id": "u-17850"}}], "user": 17850, "kept": True}
+    assert mask.data(data) == {"a": [{"user": "masked"}], "user": "masked", "kept": True}
+    text, more = shown(data, mask)
+    assert "17850" not in text
+    assert more == 0
+    assert text.count("masked</span>") == 2
+    values = mask.values(json.dumps(data))
+    assert without("u-17850 has no account 17850", values) == "masked has no account masked"
+
+
+def test_a_long_payload_is_folded_after_twenty_lines() -> None:
+    text, more = shown(list(range(40)), Mask(()))
+    assert (text.count("\n") + 1, more) == (20, 22)
+    assert shown(list(range(40)), Mask(()), whole=True)[1] == 0
+
+
+@pytest.mark.parametrize("value", ["\ud800", "<b>", "\u2028", "a\x00b", {"<i>": ["</pre>"]}])
+def test_hostile_payloads_are_escaped_and_can_be_sent(value: object) -> None:
+    text, _ = shown(value, Mask(()))
+    text.encode()
+    assert "<" not in text
+
+
+def test_time_is_stretched_so_that_short_gaps_are_seen() -> None:
+    axis = Axis([0, 3, 300_000], 300_000)
+    assert axis.x(0) == 0
+    assert 5 < axis.x(3) < 50
+    assert round(axis.x(300_000)) == 100
+
+
+@pytest.mark.parametrize("values", [[], [None], [1.0], [None, 2.0, None], [0.0, 0.0]])
+def test_charts_are_drawn_from_few_values_too(values: list[float | None]) -> None:
+    for drawing in (
+        charts.spark(values, "x"),
+        charts.lines(values, values, "x", 1.0),
+        charts.lag(values, 2.0, "x"),
+    ):
+        assert str(drawing).startswith("<svg")
+    assert "nan" not in str(charts.bars([(0, 0, 0)], "x"))
+    assert str(charts.pool(0, 0, 0)).startswith("<svg")
+    assert str(charts.pool(90, 60, 60)).count("<rect") == 2  # too many for cells
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql+asyncpg://app@pg-1.internal:5432/orders", "pg-1.internal:5432"),
+        ("sqlite+aiosqlite:////tmp/orders.db", "orders.db"),
+        ("mongodb://a@one:27017,two:27018/inventory", "one:27017,two:27018"),
+    ],
+)
+def test_nodes_are_named_by_their_hosts(url: str, name: str) -> None:
+    assert host(url) == name
+
+
+class _At(Clock):
+    moment = NOW
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+def test_equal_events_within_five_minutes_are_one_line() -> None:
+    clock = _At()
+    recent = Recent(clock)
+    for _ in range(3):
+        recent(SagaParked(id_from_time(NOW), "place-order", "no shelf"))
+        clock.moment += timedelta(minutes=1)
+    recent(WorkerTicked(0, 0, 0))
+    (line,) = recent.lines
+    assert line.told == "3 place-order sagas parked: no shelf since 14:32:07"
+    clock.moment += timedelta(minutes=10)
+    recent(SagaParked(id_from_time(NOW), "place-order", "no shelf"))
+    assert len(recent.lines) == 2
+
+
+def test_events_of_databases_have_their_sentences() -> None:
+    recent = Recent(_At())
+    recent(PrimaryLost("points"))
+    recent(NodeLeft("points", "mysql://app@maria-1:3306/points", "no answer at mysql://app:secret@maria-1"))
+    recent(PrimaryChanged("points", "mysql://app@maria-2:3306/points", 0, "mysql://app@maria-1:3306/points"))
+    texts = [line.told for line in recent.lines]
+    assert texts[0] == "points: maria-2:3306 takes the writes now"
+    assert "secret" not in texts[1]
+    assert "no node takes writes" in texts[2]
