@@ -104,7 +104,7 @@ class Door:
                 "Nothing was changed. The form that you sent needs the role operator; you have the role viewer.",
                 visitor.person,
             )
-        if not _from_own_page(request):
+        if not may_come_from(request):
             raise NotAllowed(
                 HTTPStatus.FORBIDDEN,
                 "Pages of other sites may not act here.",
@@ -131,7 +131,8 @@ def keep(response: Response, visitor: Visitor, request: Request) -> None:
         response.set_cookie(COOKIE, visitor.secret, path=path, secure=secure, httponly=True, samesite="strict")
 
 
-def _from_own_page(request: Request) -> bool:
+def may_come_from(request: Request) -> bool:
+    """Return whether no page of another site made the browser send *request*."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site in _OWN

@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from polysaga.clock import Clock
 from polysaga.dashboard import words
 from polysaga.dashboard.access import Door, NotAllowed
 from polysaga.dashboard.acts import Acts
+from polysaga.dashboard.api import api
 from polysaga.dashboard.headers import ALWAYS, SafeHeaders
 from polysaga.dashboard.live import Live
 from polysaga.dashboard.looking import JournalDown, Looking
@@ -97,6 +98,7 @@ def dashboard(
             Route("/repairs/{batch:uuid}", acts.progress),
             Route("/databases", pages.databases),
             Route("/audit", pages.audit),
+            Mount("/api", api(site, pages)),
             Route("/live/{topic:path}", live.stream),
             Route("/static/{hash}/{name}", site.statics.answer),
         ],
