@@ -20,6 +20,9 @@ from polysaga.errors import RowLocked
 from polysaga.fastapi import reader
 from polysaga.migrations import migrate
 from polysaga.testing import settled
+from tests.fixtures.dashboards import files as files
+from tests.fixtures.programs import MigratedUrls
+from tests.integration.test_repairs import parked, stuck_going_back
 
 OTHER = {"other": "01a203a2-56e0-78f1-b4e2-8e65590dde21"}
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -231,3 +234,18 @@ async def test_metrics(guide: Callable[[str], ModuleType], tmp_path: Path) -> No
         for collector, names in list(REGISTRY._collector_to_names.items()):
             if collector is shop.metrics or any(name.startswith("polysaga_") for name in names):
                 REGISTRY.unregister(collector)
+
+
+async def test_operating(guide: Callable[[str], ModuleType], files: MigratedUrls) -> None:
+    module = guide("operating")
+    async with stuck_going_back(files).open() as program:
+        for _ in range(2):
+            await parked(program)
+        (told,) = await module.what_needs_me(program.sagas)
+        assert told.startswith("2 place-order: ZeroDivisionError: cannot do it")
+        program.hooks.clear()
+
+        batch = await module.retry_all(program.sagas, "cannot do it", by="ada", why="it can now")
+
+        (line,) = (await program.sagas.inspector().audit()).lines
+        assert (line.batch, line.count, line.why) == (batch, 2, "it can now")

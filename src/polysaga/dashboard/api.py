@@ -148,7 +148,7 @@ class ContradictionItem(BaseModel):
     detail: str
 
 
-class SagaReport(ListedSaga):
+class SagaExamined(ListedSaga):
     """Everything about one saga."""
 
     input: Any
@@ -221,7 +221,7 @@ class OrderOutcome(BaseModel):
     done: bool
 
 
-class Begun(BaseModel):
+class BatchBegun(BaseModel):
     """A repair of many sagas has begun."""
 
     batch: UUID
@@ -315,7 +315,7 @@ class _Api:
         sagas = [self._listed(one, now) for one in page.sagas]
         return SagaList(sagas=sagas, next=page.next, searched_to=page.searched_to)
 
-    async def saga(self, saga_id: UUID) -> SagaReport:
+    async def saga(self, saga_id: UUID) -> SagaExamined:
         """Return a saga with its history, what each ledger says of it, what comes next and what can be done."""
         site = self._site
         async with site.looking.answering(20.0):
@@ -417,7 +417,7 @@ class _Api:
                 (told,) = await sagas.resolve(saga_id, outcome, by=by, why=why, dry_run=dry_run)
         return OrderOutcome(before=told.before, after=told.after, done=told.done)
 
-    async def begin(self, request: Request, asked: Annotated[ManyOrder, Body()]) -> Begun:
+    async def begin(self, request: Request, asked: Annotated[ManyOrder, Body()]) -> BatchBegun:
         """Begin to repair the sagas in the background; `GET /repairs/{batch}` says how far it is."""
         person, ids = await self._operator(request), tuple(dict.fromkeys(asked.ids))
         if asked.count != len(ids):
@@ -434,7 +434,7 @@ class _Api:
             result=asked.result,
             outcome=_needed(asked.outcome, "outcome") if asked.action == "resolve" else None,
         )
-        return Begun(batch=batch)
+        return BatchBegun(batch=batch)
 
     async def _operator(self, request: Request) -> Person:
         person = await self._site.door.person(request)
@@ -470,13 +470,13 @@ class _Api:
             "finished_at": saga.finished_at,
         }
 
-    def _report(self, found: Examination) -> SagaReport:
+    def _report(self, found: Examination) -> SagaExamined:
         saga, mask = found.saga, self._site.mask
         results = [row.result for look in found.looks for row in look.rows.values()]
         hidden = mask.values(saga.input, *results, *saga.results.values()) | masked_values(saga.error, mask)
         cause = None if saga.error is None else saga.error.parked or saga.error
         trace = None if cause is None else cause.traceback
-        return SagaReport(
+        return SagaExamined(
             **self._facts(saga, found.at, hidden),
             input=mask.data(decoded(saga.input)),
             facts=None if cause is None else mask.data(cause.facts),
