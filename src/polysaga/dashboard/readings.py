@@ -116,7 +116,7 @@ def _node(router: Router, index: int, state: NodeState, now: float, course: tupl
         lag=None if is_primary else finite(state.lag),
         latency=state.latency or None,
         zone=state.seat.zone,
-        position="" if state.position is None else str(state.position),
+        position="" if state.position is None else state.position.literal,
         pool=_pool(router.primary if is_primary else router.nodes[index], reading=not is_primary),
         breaker=_breaker(router.loads[index].breaker, now),
         history=None if is_primary else course,
