@@ -76,7 +76,7 @@ async def test_a_saga_put_aside_says_when_it_is_tried_again(files: MigratedUrls)
         text = plain(await visit.get(f"/sagas/{saga_id}"))
         assert "Decided, but record_event keeps failing in inventory. It is tried again at" in text
         assert "never undone" in text
-        assert "Compensate Not possible" in text
+        assert "Compensate Not possible now: it is decided" in text
         assert "put aside" in plain(await visit.get("/"))
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
@@ -21,9 +22,10 @@ from polysaga.fastapi import reader
 from polysaga.migrations import migrate
 from polysaga.testing import settled
 from tests.fixtures.dashboards import files as files
-from tests.fixtures.programs import MigratedUrls
+from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Program
 from tests.integration.test_repairs import parked, stuck_going_back
 
+ALL = ("orders", "inventory", "points")
 OTHER = {"other": "01a203a2-56e0-78f1-b4e2-8e65590dde21"}
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
@@ -249,3 +251,19 @@ async def test_operating(guide: Callable[[str], ModuleType], files: MigratedUrls
 
         (line,) = (await program.sagas.inspector().audit()).lines
         assert (line.batch, line.count, line.why) == (batch, 2, "it can now")
+
+
+async def test_the_dashboard_guide_lets_in_whom_it_says(
+    guide: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    program = Program({name: f"sqlite+aiosqlite:///{tmp_path}/{name}.db" for name in ALL}, PLACE_ORDER)
+    app = FastAPI()
+    guide("dashboard").add_dashboard(app, program.sagas, program.databases)
+    async with program.open():
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as client:
+            assert (await client.get("/dashboard/")).status_code == 401
+            page = await client.get("/dashboard/", headers={"x-forwarded-user": "ada"})
+            assert (page.status_code, "operator" in page.text) == (200, True)
+            other = await client.get("/dashboard/", headers={"x-forwarded-user": "lena"})
+            assert "viewer" in other.text

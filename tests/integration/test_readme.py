@@ -191,7 +191,14 @@ def test_what_pip_installs_are_extras_of_this_project_and_what_the_example_needs
         assert set(names.split(",")) == {"fastapi", "sqlite", "cli"}
         assert set(names.split(",")) <= set(extras)
     named = README.partition("brings its driver as an extra: ")[2].partition("A handle is")[0]
-    assert set(re.findall(r"`(\w+)`", named)) == set(extras) - {"fastapi", "cli", "dashboard", "prometheus", "tracing", "all"}
+    assert set(re.findall(r"`(\w+)`", named)) == set(extras) - {
+        "fastapi",
+        "cli",
+        "dashboard",
+        "prometheus",
+        "tracing",
+        "all",
+    }
 
 
 def test_the_demo_prints_what_is_shown() -> None:

@@ -3,6 +3,7 @@
 Times are UTC and carry seconds; how long ago something was stands beside them.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ STATUS = {
     "completed": "completed",
     "compensated": "compensated",
 }
+_MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?:: |$))")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -133,6 +135,11 @@ def tail(saga_id: UUID | str) -> str:
 def first_line(text: str) -> str:
     """Return the first line of *text* that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def plainly(text: str) -> str:
+    """Return *text* with the class of an error at its beginning without its module."""
+    return _MODULE.sub("", text, count=1)
 
 
 def place(database: str | None) -> str:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from orders.databases import databases
 from orders.errors import STATUSES
 from orders.home import home
-from orders.operators import by_token
+from orders.operators import by_password, by_token
 from orders.routes import routers
 from orders.sagas import sagas
 from orders.settings import load, prepare
@@ -42,7 +42,8 @@ def create_app(
 ) -> FastAPI:
     """Return the service; without *settings* it reads them when it starts. *emit* receives the library's events.
 
-    *operator_token* opens the routes that list and repair sagas; without it they serve this machine only.
+    *operator_token* opens the dashboard and the routes that list and repair sagas; without it they serve this
+    machine only.
     """
     # Swagger UI comes with the package: /docs needs no other host. ReDoc's script would ask for a logo elsewhere.
     app = FastAPIOffline(
@@ -65,7 +66,8 @@ def create_app(
     metrics = _metrics()
     app.include_router(metrics_routes(metrics))
     events = Events(emit, metrics)
-    app.mount("/dashboard", dashboard(sagas, databases, authorize=authorize, mask=("user_id",), events=events))
+    people = None if operator_token is None else by_password(operator_token)
+    app.mount("/dashboard", dashboard(sagas, databases, authorize=people, mask=("user_id",), events=events))
     install(
         app,
         databases,

@@ -12,6 +12,7 @@ import typer
 from fastapi import FastAPI
 
 from orders import screen
+from orders import trouble as troubles
 from orders.app import create_app
 from orders.client import GaveUp, Shop
 from orders.databases import databases
@@ -39,6 +40,7 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Data = Annotated[Path, typer.Option(help="Directory of the SQLite files, unless settings name other databases.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds that orders under way get to find their outcome.")]
+Trouble = Annotated[bool, typer.Option(help="Let three orders come to trouble, for the dashboard.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -62,14 +64,18 @@ def serve_command(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA
 
 
 @cli.command()
-def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA) -> None:
+def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA, trouble: Trouble = True) -> None:
     """Serve the shop with a small catalogue and about one order a second."""
     app = _app(data)
+    if trouble:
+        troubles.cause()
 
     async def up(url: str) -> None:
         async with Shop(url) as shop:
-            traffic = Traffic(shop)
+            traffic = Traffic(shop, *(troubles.PRODUCTS if trouble else ()))
             await traffic.open_shop()
+            if trouble:
+                await troubles.start()
             example = await traffic.first()
             screen.show_demo(url, [(handle.name, handle.primary.name) for handle in databases], example)
             with screen.counting() as watch:

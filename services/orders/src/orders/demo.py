@@ -28,13 +28,14 @@ CATALOGUE = (
 class Traffic:
     """Customers who order, are refused now and then, and sometimes change their minds."""
 
-    def __init__(self, shop: Shop, clock: Clock | None = None) -> None:
+    def __init__(self, shop: Shop, *more: Product, clock: Clock | None = None) -> None:
         self._shop, self._clock = shop, clock or Clock()
+        self._more = more  # products that are on the shelf and that no customer orders
         self.seen: Counter[str] = Counter()
 
     async def open_shop(self) -> None:
-        """Create the products of the catalogue that the shop lacks."""
-        for product in CATALOGUE:
+        """Create the products that the shop lacks."""
+        for product in (*CATALOGUE, *self._more):
             await self._shop.put_if_absent(product)
 
     async def first(self) -> UUID | None:

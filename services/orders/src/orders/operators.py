@@ -1,9 +1,12 @@
 """Access to listing and repairing sagas: a client needs the token that the service was started with."""
 
+import base64
+import binascii
 import secrets
 from collections.abc import Callable
+from http import HTTPStatus
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 
 from polysaga.fastapi import Person, Role
 
@@ -21,3 +24,31 @@ def by_token(token: str) -> Callable[[Request], Person | None]:
         return Person(request.headers.get(_NAMED, "operator")[:100] or "operator", Role.OPERATOR)
 
     return authorize
+
+
+def by_password(token: str) -> Callable[[Request], Person | None]:
+    """Return an `authorize` for the dashboard: browsers ask for a name and a password, which is *token*."""
+    bearer = by_token(token)
+
+    def authorize(request: Request) -> Person | None:
+        person = bearer(request)
+        if person is not None:
+            return person
+        name, shown = _basic(request.headers.get("authorization", ""))
+        if not secrets.compare_digest(shown.encode(), token.encode()):
+            ask = {"WWW-Authenticate": 'Basic realm="orders", charset="UTF-8"'}
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, "Give your name, and the operators' token.", ask)
+        return Person(name[:100] or "operator", Role.OPERATOR)
+
+    return authorize
+
+
+def _basic(header: str) -> tuple[str, str]:
+    kind, _, written = header.partition(" ")
+    if kind.lower() != "basic":
+        return "", ""
+    try:
+        name, _, password = base64.b64decode(written, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return name, password

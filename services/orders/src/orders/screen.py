@@ -31,7 +31,13 @@ def facts(title: str, rows: Mapping[str, str]) -> None:
 def show_demo(url: str, nodes: Sequence[tuple[str, str]], order_id: UUID | None) -> None:
     """Print where to look while the demo runs."""
     facts("A shop over three databases", dict(nodes))
-    pages = {"first page": "", "API docs": "docs", "all orders": "orders", "health": "health/ready"}
+    pages = {
+        "dashboard": "dashboard/",
+        "first page": "",
+        "API docs": "docs",
+        "all orders": "orders",
+        "health": "health/ready",
+    }
     if order_id is not None:
         pages |= {"one order": f"orders/{order_id}", "its saga": f"sagas/{order_id}"}
     facts("Look at", {name: f"{url}/{path}" for name, path in pages.items()})

@@ -174,4 +174,9 @@ def _runs(values: Sequence[float | None], most: float, height: float) -> list[li
         else:
             runs[-1].append((place * step, height - 1 - min(value, most) / most * (height - 3)))
     found = [run for run in runs if run]
-    return [run if len(run) > 1 else [run[0], (run[0][0] + step / 2, run[0][1])] for run in found]
+    return [run if len(run) > 1 else _short(run[0], step) for run in found]
+
+
+def _short(point: tuple[float, float], step: float) -> list[tuple[float, float]]:
+    x, y = point
+    return [(max(0.0, x - step / 2), y), (min(float(WIDTH), x + step / 2), y)]

@@ -264,6 +264,8 @@ def _state(found: Examination, step: StepFacts) -> tuple[str, str]:
         return "blocked", "blocked"
     if saga.status is Status.NEEDS_ATTENTION and saga.step == step.name:
         return "stuck", "failed"
+    if "failed" in kinds and going in {Status.COMPENSATING, Status.COMPENSATED}:
+        return "failed", "failed"
     first = found.moves[0].step if found.moves else None
     if not saga.status.final and step.name == first and saga.status is not Status.NEEDS_ATTENTION:
         return ("active", "under way") if saga.owner is not None else ("waiting", "put aside")
@@ -540,8 +542,11 @@ def _act(found: Examination, option: Option, steps: Mapping[str, DeclaredStep]) 
         "compensate": "Compensate",
         "resolve": f"Resolve as {outcome}",
     }[option.action]
+    if option.action == "compensate" and undoing:
+        told = "Not needed: it is being undone already. Retry goes on with that."
+        return Act(action=option.action, name=name, refused=told)
     if option.problem is not None:
-        return Act(action=option.action, name=name, refused=_sentence(option.problem))
+        return Act(action=option.action, name=name, refused=_sentence(option.problem, found))
     moves = [_move(move.step, move.phase, steps) for move in found.moves]
     match option.action:
         case "retry":
@@ -581,9 +586,12 @@ def _act(found: Examination, option: Option, steps: Mapping[str, DeclaredStep]) 
     )
 
 
-def _sentence(problem: str) -> str:
-    text = words.first_line(problem)
-    return f"Not possible: {text}" if text.endswith(".") else f"Not possible: {text}."
+def _sentence(problem: str, found: Examination) -> str:
+    """Return why an act is impossible, for the page of its saga: the saga is not named again."""
+    named = f"saga '{found.saga.name}' {found.saga.id}"
+    text = words.first_line(problem).rpartition(f"{named}, which is {found.saga.status.value}: ")[2]
+    text = text.replace(named, "it")
+    return f"Not possible now: {text}" if text.endswith(".") else f"Not possible now: {text}."
 
 
 def _move(step: str, phase: str, steps: Mapping[str, DeclaredStep]) -> str:

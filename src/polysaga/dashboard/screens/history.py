@@ -206,7 +206,7 @@ def _line(one: Attempt) -> AttemptLine:
         "null": ("blocked", "blocked"),
         "failed": ("failed", "gone"),
     }[kind]
-    said = one.said or ""
+    said = words.plainly(one.said or "").removeprefix(f"{one.outcome}: ")
     if kind == "null":
         said = said or "it had never happened, and now never can"
     if one.outcome == "found":

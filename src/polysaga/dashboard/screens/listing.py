@@ -72,7 +72,7 @@ def row(
         key=None if saga.key is None else without(saga.key, hidden),
         step=saga.step,
         database=None if step is None else step.database,
-        why=words.first_line(text),
+        why=words.plainly(words.first_line(text)),
         why_whole=text[:_FOLD],
         next=coming,
         next2=then,

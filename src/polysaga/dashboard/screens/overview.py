@@ -1,6 +1,6 @@
 """The first page: does anything need a person, what is slow, old or late, and is a database in trouble?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -163,7 +163,7 @@ def overview_screen(
         late=tuple(_late_lines(found, program)),
         oldest=tuple(_old(one, found.at, mask, lease) for one in found.oldest),
         unfinished=moving,
-        panels=tuple(_panel(one, found.at, program) for one in activity.sagas),
+        panels=tuple(_panel(one, found.at, program) for one in sorted(activity.sagas, key=_order(program))),
         hour=f"{words.hour(found.at - timedelta(hours=1))} to {words.hour(found.at)} UTC, one column a minute",
         processes=tuple(_process(one, found.at) for one in activity.processes),
         processes_note="that drive sagas of this journal" if activity.shared else "this one only",
@@ -226,7 +226,7 @@ def _cause(cause: Cause, now: datetime, mask: Mask) -> CauseLine:
     return CauseLine(
         number=words.number(cause.count),
         what=what,
-        why=words.first_line(text) or "no reason was kept",
+        why=words.plainly(words.first_line(text)) or "no reason was kept",
         meta=_parked(cause, now),
         query=search.query(),
         go="Look" if one else f"Look at {words.number(cause.count)}",
@@ -279,10 +279,10 @@ def _late(group: LateGroup, now: datetime) -> LateLine:
 
 
 def _old(saga: SagaSummary, now: datetime, mask: Mask, lease: float) -> OldLine:
-    why = words.first_line(without(going_on(saga), masked_values(saga.error, mask)))
+    why = words.plainly(words.first_line(without(going_on(saga), masked_values(saga.error, mask))))
     coming, then = comes_next(saga, now, lease)
     step = f"{saga.step}: " if saga.step else ""
-    meta = f"{step}{why}. {coming[:1].upper()}{coming[1:]}{f', {then}' if then else ''}."
+    meta = f"{step}{why}. {coming[:1].upper()}{coming[1:]}{f'; {then}' if then else ''}."
     return OldLine(
         id=saga.id,
         age=words.duration(words.since(saga.created_at, now)),
@@ -331,6 +331,12 @@ def _panel(one: SagaActivity, now: datetime, program: Sequence[DeclaredSaga]) ->
             for step in sorted(one.steps, key=lambda step: order.index(step.name) if step.name in order else 99)
         ),
     )
+
+
+def _order(program: Sequence[DeclaredSaga]) -> Callable[[SagaActivity], int]:
+    """Return the place of a saga among those that the program declares; others come last."""
+    names = list(dict.fromkeys(saga.name for saga in program))
+    return lambda one: names.index(one.name) if one.name in names else len(names)
 
 
 def _step(step: StepActivity, saga: SagaActivity) -> StepPanel:

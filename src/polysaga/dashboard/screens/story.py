@@ -333,7 +333,7 @@ class _Teller:
         return _code(known.undo) if known is not None and known.undo else _say("undoing {}", _code(step))
 
     def _text(self, text: str) -> str:
-        return without(words.first_line(text), self.hidden)
+        return without(words.plainly(words.first_line(text)), self.hidden)
 
 
 def _with(code: str | None) -> Markup:
