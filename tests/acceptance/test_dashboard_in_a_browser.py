@@ -1,0 +1,198 @@
+"""The dashboard in a real browser: a person finds, understands and repairs sagas, on any screen."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.fixtures.dashboards import mounted, served
+from tests.fixtures.programs import MigratedUrls, Program
+from tests.integration.test_repairs import parked, put_aside, stuck_going_back, stuck_going_forward
+
+expect.set_options(timeout=20_000)
+WHY = "the shelf was counted, OPS-2291"
+WIDTHS = [320, 390, 640, 760, 1000, 1280, 1600]
+# Violations are reported to the page, and counted from its first moment on.
+COUNT = """
+window.violations = [];
+addEventListener('securitypolicyviolation', (event) => window.violations.push(event.violatedDirective));
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polysaga.dashboard.live.EVERY", 0.2)
+    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.1)
+
+
+@dataclass
+class Looking:
+    """A browser on the dashboard of a program with two parked sagas."""
+
+    browser: Browser
+    program: Program
+    url: str
+    ids: list[UUID]
+    complaints: list[str] = field(default_factory=list)
+
+    async def page(self, **given: Any) -> Page:
+        """Open a tab; what the browser complains of is kept."""
+        context = await self.browser.new_context(**given)
+        page = await context.new_page()
+        await page.add_init_script(COUNT)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._hear)
+        page.on("request", self._check_address)
+        return page
+
+    def _hear(self, line: Any) -> None:
+        if line.type == "error" and "the server responded with a status of 4" not in line.text:  # on purpose
+            self.complaints.append(line.text)
+
+    def _check_address(self, request: Any) -> None:
+        if not request.url.startswith(self.url):
+            self.complaints.append(f"asks {request.url}")
+
+
+@asynccontextmanager
+async def looking(chromium: str, program: Program) -> AsyncIterator[Looking]:
+    async with program.open(), served(mounted(program, authorize=None)) as url, async_playwright() as driver:
+        ids = [await parked(program) for _ in range(2)]
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            found = Looking(browser, program, f"{url}/dashboard", ids)
+            yield found
+            assert found.complaints == []
+        finally:
+            await browser.close()
+
+
+async def violations(page: Page) -> list[str]:
+    found: list[str] = await page.evaluate("window.violations")
+    return found
+
+
+@pytest.mark.parametrize(
+    "screen",
+    [
+        {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+        {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True},
+    ],
+    ids=["desk", "dark phone"],
+)
+async def test_a_person_repairs_all_parked_sagas_and_watches(
+    chromium: str, files: MigratedUrls, screen: dict[str, Any]
+) -> None:
+    async with looking(chromium, stuck_going_back(files)) as here:
+        page = await here.page(**screen)
+        await page.goto(f"{here.url}/")
+        await expect(page.locator("h1")).to_have_text("2 sagas need a person.")
+        await page.get_by_role("link", name="Look at 2").click()
+        await expect(page.locator("table.sagas tbody tr")).to_have_count(2)
+        watching = await here.page(**screen)  # another tab, which is never reloaded
+        await watching.goto(page.url)
+        await watching.evaluate("window.stayed = true")
+        await expect(watching.locator("#live")).to_contain_text("Live")
+
+        await page.locator("table.sagas .name").first.click()
+        await expect(page.locator("h1")).to_contain_text("Nothing moves until a person decides.")
+        await expect(page.locator("#s-story")).to_contain_text("ZeroDivisionError: cannot do it")
+        await page.get_by_role("link", name="Act on all 2").click()
+        del here.program.hooks["undo:reserve_stock"]  # the cause is gone
+        await page.get_by_label("all 2 that match").check()
+        await page.get_by_role("button", name="Retry …").click()
+        await expect(page.locator("h1")).to_have_text("Retry 2 sagas?")
+        await page.get_by_label("How many, as a check").fill("2")
+        await page.get_by_label("Why").fill(WHY)
+        await page.get_by_role("button", name="Retry 2 sagas").click()
+        await expect(page.locator("h1")).to_have_text("2 of 2 sagas retried.")
+
+        await expect(watching.locator("table.sagas .chip.t-compensated")).to_have_count(2)
+        assert await watching.evaluate("window.stayed") is True
+        await page.get_by_role("link", name="Audit", exact=True).click()
+        await expect(page.locator("table.audit")).to_contain_text(WHY)
+        await expect(page.locator("table.audit")).to_contain_text("retry 2 sagas of place-order")
+        assert await violations(page) == []
+        assert await violations(watching) == []
+
+
+async def test_everything_works_without_javascript(chromium: str, files: MigratedUrls) -> None:
+    async with looking(chromium, stuck_going_back(files)) as here:
+        page = await here.page(java_script_enabled=False)
+        await page.goto(f"{here.url}/sagas?status=needs_attention")
+        await page.locator("table.sagas input[name=id]").first.check()
+        await page.get_by_role("button", name="Resolve …").click()
+        await expect(page.locator("h1")).to_have_text("Resolve 1 saga as compensated?")
+        await page.get_by_label("How many, as a check").fill("1")
+        await page.get_by_label("Why").fill(WHY)
+        await page.get_by_role("button", name="Resolve 1 saga").click()
+        await expect(page.locator("h1")).to_contain_text("1")  # the page looks again by itself
+        await expect(page.locator("h1")).to_have_text("1 of 1 saga resolved.")
+        await page.goto(f"{here.url}/sagas?status=needs_attention")
+        await page.locator("table.sagas .name").first.click()
+        await page.get_by_label("Why, for the audit trail").first.fill(WHY)
+        await page.get_by_role("button", name="Retry", exact=True).click()
+        await expect(page.get_by_role("status").first).to_contain_text("Done: it is due at once")
+
+
+async def test_what_a_person_types_and_opens_is_left_alone(chromium: str, files: MigratedUrls) -> None:
+    async with looking(chromium, stuck_going_back(files)) as here:
+        page = await here.page()
+        await page.goto(f"{here.url}/sagas/{here.ids[0]}")
+        await expect(page.locator("#live")).to_contain_text("Live")
+        await page.locator("#step-open_order summary").click()
+        await page.get_by_label("Why, for the audit trail").first.fill(WHY)
+        await here.program.sagas.resolve(here.ids[0], "compensated", by="bob", why="faster")
+        await expect(page.locator("#s-story")).to_contain_text("Resolved by bob")
+        await expect(page.locator("#step-open_order")).to_have_attribute("open", "")
+        await expect(page.get_by_label("Why, for the audit trail").first).to_have_value(WHY)
+        await page.get_by_role("button", name="Retry", exact=True).click()
+        await expect(page.get_by_role("alert")).to_contain_text("It has moved on since you looked")
+
+
+async def pages_of(here: Looking) -> list[str]:
+    aside = "/sagas?status=completing"
+    return ["/", "/sagas", aside, f"/sagas/{here.ids[0]}", "/databases", "/audit", "/nowhere", "/sagas?key=none"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_keeps_people_out(chromium: str, files: MigratedUrls, scheme: Any) -> None:
+    async with looking(chromium, stuck_going_back(files)) as here:
+        page = await here.page(color_scheme=scheme)
+        for path in await pages_of(here):
+            await page.goto(f"{here.url}{path}")
+            found = await Axe().run(page)
+            serious = [
+                f"{path}: {one['id']}: {one['nodes'][0]['html'][:150]}"
+                for one in found.response["violations"]
+                if one["impact"] in {"serious", "critical"}
+            ]
+            assert serious == []
+
+
+async def test_no_page_scrolls_sideways(chromium: str, files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with looking(chromium, program) as here:
+        page = await here.page()
+        for path in await pages_of(here):
+            for width in WIDTHS:
+                await page.set_viewport_size({"width": width, "height": 800})
+                await page.goto(f"{here.url}{path}?live=off" if "?" not in path else f"{here.url}{path}&live=off")
+                wide = await page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{path} is {wide} wide at {width}"
+
+
+async def test_a_saga_that_is_tried_again_shows_when_in_the_browser(chromium: str, files: MigratedUrls) -> None:
+    program = stuck_going_forward(files)
+    async with program.open(), served(mounted(program, authorize=None)) as url, async_playwright() as driver:
+        saga_id = await put_aside(program)
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.goto(f"{url}/dashboard/sagas/{saga_id}")
+        await expect(page.locator("h1")).to_contain_text("It is tried again at")
+        await browser.close()
