@@ -59,14 +59,14 @@ async def observed(urls: Places, *, measured: bool = False, traced: float | None
                 metrics.exposition()
                 await asyncio.sleep(_SCRAPES)
 
-    async with databases.open(shop.settings(urls)):
-        async with sagas.open(emit=emit, tracing=None if traced is None else tracing(traced)):
-            scraping = None if metrics is None else asyncio.create_task(scrape())
-            await under_way.tick()
-            yield shop._side(order, rest=under_way.rest, quiet=under_way.tick)
-            if scraping is not None:
-                scraping.cancel()
-                await asyncio.wait([scraping])
+    opened = sagas.open(emit=emit, tracing=None if traced is None else tracing(traced))
+    async with databases.open(shop.settings(urls)), opened:
+        scraping = None if metrics is None else asyncio.create_task(scrape())
+        await under_way.tick()
+        yield shop._side(order, rest=under_way.rest, quiet=under_way.tick)
+        if scraping is not None:
+            scraping.cancel()
+            await asyncio.wait([scraping])
 
 
 if __name__ == "__main__":
