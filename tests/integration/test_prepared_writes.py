@@ -4,11 +4,12 @@ Whatever happens to what the server has prepared, a step is committed once or no
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -17,18 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import DatabaseSettings, PoolSettings, Settings
 from polysaga.databases import Fault, SqlNode
-from polysaga.databases.dialects import asyncpg_connection
+from polysaga.databases.dialects import asyncpg_connection, postgres_packets
 from polysaga.databases.dialects.asyncpg_connection import Luggage
 from polysaga.databases.dialects.postgres_packets import PreparedWrites
 from polysaga.databases.dialects.sending import Rendered, Write
 from polysaga.errors import StepMisused
 from polysaga.events import Event, StepDone, StepFailed
-from polysaga.sagas.journal.tables import LEDGER, metadata
+from polysaga.sagas.journal.statements import statements
+from polysaga.sagas.journal.tables import JOURNAL, LEDGER, metadata
 from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.protocol.states import Mark
 from tests.fixtures.servers import DatabaseFactory
 
+SAGA = text(
+    f"INSERT INTO {JOURNAL} (id, name, version, fingerprint, input, input_hash, status, epoch, owner, results, "
+    "wake_at, created_at) VALUES (:id, 'sell', 1, '', '{}', '', 'running', 1, :owner, '{}', now(), now())"
+)
 OURS = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'polysaga%'"
 
 
@@ -155,12 +161,13 @@ async def sent(shop: Shop) -> list[bytes]:
 async def test_the_writes_and_commit_are_one_packet_whose_text_is_sent_once(shop: Shop, sent: list[bytes]) -> None:
     entries = [await shop.act()]
     assert f"INSERT INTO {LEDGER}".encode() in sent[-1]
+    assert b"COMMIT" in sent[-1]
     sent.clear()
     entries += [await shop.act(), await shop.act()]
     assert len(sent) == 2 * 2
     for packet in sent[1::2]:
-        assert b"COMMIT" in packet
         assert LEDGER.encode() not in packet
+        assert b"COMMIT" not in packet
     assert await shop.whole(*entries)
 
 
@@ -226,8 +233,10 @@ async def test_a_name_that_is_taken_on_the_server_is_taken_over(shop: Shop) -> N
     async def take(session: AsyncSession) -> None:
         driver = await driver_of(session)
         for write in shop.participant.seal_done(new_entry())("null"):
-            name = PreparedWrites(lasting=True).messages([write])[6:].partition(b"\0")[0].decode()
-            await driver.execute(f"PREPARE {name} AS SELECT 1")
+            names = set(re.findall(rb"polysaga_[0-9a-f]{16}", PreparedWrites(lasting=True).messages([write])))
+            assert len(names) == 2
+            for name in names:
+                await driver.execute(f"PREPARE {name.decode()} AS SELECT 1")
 
     assert await shop.whole(await shop.act(take), await shop.act())
 
@@ -351,7 +360,7 @@ async def test_nothing_stays_prepared_if_the_url_turns_that_off(shop: Shop, url:
     other = Shop(f"{url}&statement_cache_size={size}")
     entries = [await other.act() for _ in range(3)]
     async with other.node.writer.connect() as connection:
-        assert (await connection.execute(text(OURS))).scalar_one() == (size != "0")
+        assert (await connection.execute(text(OURS))).scalar_one() == (0 if size == "0" else 2)  # and COMMIT
     await other.node.close()
     assert await shop.whole(*entries)
 
@@ -373,6 +382,42 @@ async def test_a_server_that_ends_the_session_with_the_writes_commits_nothing(sh
         await shop.act()
     assert shop.participant.fault(raised.value) is Fault.DISCONNECTED
     assert await shop.whole(known)
+
+
+async def test_a_plan_for_an_empty_journal_does_not_outlive_its_uses(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses = 8  # the server keeps the plan of the sixth
+    monkeypatch.setattr(postgres_packets, "_USES", uses)
+    ids, owner = [uuid4() for _ in range(2 * uses)], uuid4()
+    async with shop.node.single.connect() as connection:
+        await connection.execute(text(f"ALTER TABLE {JOURNAL} SET (autovacuum_enabled = off)"))
+        await connection.execute(SAGA, [{"id": one, "owner": owner} for one in ids])
+        await connection.execute(text(f"VACUUM ANALYZE {JOURNAL}"))
+    decide = statements(shop.node.dialect)["decide"]
+
+    async def scans(driver: Any) -> tuple[int, int]:
+        await driver.fetch("SELECT pg_stat_force_next_flush()")
+        counted = f"SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = '{JOURNAL}'"
+        found = await driver.fetchrow(counted)
+        return found["seq_scan"], found["idx_scan"]
+
+    async with shop.node.writer.connect() as connection:
+        driver = await driver_of(connection)
+
+        async def decide_some(some: list[UUID]) -> tuple[int, int]:
+            before = await scans(driver)
+            for one in some:
+                values = {"id": one, "epoch": 1, "owner": owner, "results": "{}"}
+                await driver.execute("BEGIN")
+                await driver.write_and_commit([Write(decide, values)])
+            after = await scans(driver)
+            return after[0] - before[0], after[1] - before[1]
+
+        assert await decide_some(ids[:uses]) == (uses, 0)
+        async with shop.node.reserved.connect() as other:
+            await other.execute(SAGA, [{"id": uuid4(), "owner": owner} for _ in range(10_000)])
+        assert await decide_some(ids[uses:]) == (0, uses)
 
 
 def test_a_write_is_prepared_again_after_two_hundred_uses_or_an_error() -> None:

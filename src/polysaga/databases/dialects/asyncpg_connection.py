@@ -24,7 +24,6 @@ from polysaga.databases.dialects.sending import Write
 
 _TERMINATE = ord("X")
 _SYNC = b"S\0\0\0\4"
-_COMMIT = unnamed("COMMIT")
 _NO_PORTAL = ""  # the server confirms that it is closed
 
 
@@ -130,7 +129,7 @@ def connection_class(driver: Any) -> type:
             self._check_open()
             await self._protocol._wait_for_cancellation()  # noqa: SLF001
             # Nothing comes between this and the message that takes it along.
-            self._luggage.add(self._prepared.messages(writes) + _COMMIT)
+            self._luggage.add(self._prepared.messages(writes))
             self._luggage.unanswered = False  # it asks for the answer
             try:
                 await self._protocol.close_portal(_NO_PORTAL, None)

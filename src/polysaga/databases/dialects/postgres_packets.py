@@ -23,7 +23,7 @@ _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 
 
 class PreparedWrites:
-    """The writes that the server has prepared on one connection.
+    """The writes, and COMMIT, that the server has prepared on one connection.
 
     The server keeps them until the connection ends, or until a program sends DEALLOCATE ALL. It then refuses the
     next packet, before COMMIT. A packet that is not confirmed makes the next one prepare its writes again.
@@ -35,17 +35,17 @@ class PreparedWrites:
         self._sent = self._uses  # the same, once the server has executed what was sent
 
     def messages(self, writes: Sequence[Write]) -> bytes:
-        """Return messages that make the server execute *writes*; it fails at one that does not change one row."""
+        """Return messages for *writes* and COMMIT; the server fails at a write that does not change one row."""
         self._sent, self._uses = self._uses, {}
-        return b"".join([self._message(write) for write in writes])
+        sealed = [self._message(_sure(one.statement), one.statement.bind(one.values)) for one in writes]
+        return b"".join(sealed) + self._message(_COMMIT, ())
 
     def confirm(self) -> None:
         """Take note that the server has executed the last messages."""
         self._uses = self._sent
 
-    def _message(self, write: Write) -> bytes:
-        name, prepare, once = _prepared(write.statement)
-        values = write.statement.bind(write.values)
+    def _message(self, statement: "_Prepared", values: Sequence[Any]) -> bytes:
+        name, prepare, once = statement
         if not self._lasting:
             return once + _bind(b"", values) + _EXECUTE
         used = self._sent.get(name, 0)
@@ -65,10 +65,14 @@ class _Prepared(NamedTuple):
 
 
 @lru_cache
-def _prepared(statement: Rendered) -> _Prepared:
-    sql = statement.sql
-    if not _SURE(sql):
-        sql = f"WITH written AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM written"
+def _sure(statement: Rendered) -> _Prepared:
+    """Return *statement* as one that fails if it does not change one row."""
+    if _SURE(statement.sql):
+        return _prepared(statement.sql)
+    return _prepared(f"WITH written AS ({statement.sql} RETURNING 1) SELECT 1 / count(*) FROM written")
+
+
+def _prepared(sql: str) -> _Prepared:
     name = b"polysaga_" + hashlib.blake2b(sql.encode(), digest_size=8).hexdigest().encode()
     close = _message(b"C", b"S" + name + b"\0")  # no error if there is none
     return _Prepared(name, close + _parse(name, sql), _parse(b"", sql))
@@ -108,3 +112,5 @@ _FORMS: dict[type, Callable[[Any], bytes]] = {
     UUID: lambda value: b"%032x" % value.int,
     datetime: lambda value: value.isoformat().encode(),
 }
+
+_COMMIT = _prepared("COMMIT")
