@@ -358,7 +358,8 @@ def _failures(failures: Mapping[str, int]) -> str:
         return "no failures"
     kind, number = max(failures.items(), key=lambda item: item[1])
     rest = sum(failures.values()) - number
-    return f"{words.number(number)} {kind}" + (f", {words.number(rest)} other" if rest else "")
+    told = words.counted(number, "error") if kind == "error" else f"{words.number(number)} {kind}"
+    return told + (f", {words.counted(rest, 'other')}" if rest else "")
 
 
 def _process(one: ProcessFacts, now: datetime) -> ProcessLine:
