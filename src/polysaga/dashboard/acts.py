@@ -155,7 +155,7 @@ class Acts:
         step, steps = self._steps(form, found) if action == "skip" else ("", [])
         outcome = self._resolution(form, found) if action == "resolve" else ""
         async with site.looking.answering(60.0):
-            tried = await self._try_out(action, found, step, outcome) if found else ()
+            tried = await self._try_out(action, found, step, _given(form), outcome) if found else ()
         causes = [without(one.reason or "", masked_values(one.error, site.mask)) for one in found]
         screen = confirm_screen(
             action,
@@ -203,7 +203,9 @@ class Acts:
             return ()
         return (await self._site.sagas.find(SagaFilter(ids=ids), limit=len(ids))).sagas
 
-    async def _try_out(self, action: str, found: tuple[SagaSummary, ...], step: str, outcome: str) -> Any:
+    async def _try_out(
+        self, action: str, found: tuple[SagaSummary, ...], step: str, result: Any, outcome: str
+    ) -> Any:
         """Return what would happen to the sagas."""
         sagas = self._site.sagas
         wanted = SagaFilter(ids=[saga.id for saga in found], status=tuple(Status))
@@ -212,7 +214,7 @@ class Acts:
             case "retry":
                 return await sagas.retry(wanted, **more)
             case "skip":
-                return await sagas.skip(wanted, step, None, **more)
+                return await sagas.skip(wanted, step, result, **more)
             case "compensate":
                 return await sagas.compensate(wanted, **more)
         return await sagas.resolve(wanted, cast(Literal["completed", "compensated"], outcome), **more)
@@ -265,6 +267,14 @@ def _result(form: Form) -> Any:
         return json.loads(form.get("result") or "null")
     except (ValueError, RecursionError):
         raise ValueError('the result is not JSON; write null, 12, "text" or {"name": "value"}.') from None
+
+
+def _given(form: Form) -> Any:
+    """Return the result for a dry run; what is no JSON is refused when it counts."""
+    try:
+        return _result(form)
+    except ValueError:
+        return None
 
 
 def _outcome(form: Form) -> Literal["completed", "compensated"]:

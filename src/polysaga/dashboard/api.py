@@ -13,7 +13,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -39,6 +40,7 @@ from polysaga.sagas import (
     LateGroup,
     Option,
     Planned,
+    Repair,
     SagaSummary,
     Status,
     StepFacts,
@@ -48,6 +50,25 @@ from polysaga.sagas import (
 _PROBLEM = "application/problem+json"
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
 Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+
+
+def _written(value: object) -> object:
+    # A number would be seconds since 1970, and the document says that moments are written out.
+    if isinstance(value, str) and "T" not in value.upper():
+        raise PydanticCustomError("moment", "write a moment as 2026-11-23T14:32:07Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+Cursor = Annotated[
+    str,
+    Field(
+        max_length=80,
+        pattern=r"^20\d\d-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31|02-29)"
+        r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?\+00:00~"
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+    ),
+]
 
 
 class ApiProblem(BaseModel):
@@ -193,24 +214,57 @@ class DatabaseReport(BaseModel):
     routed: list[tuple[str, str, int]] = Field(description="node, reason and sessions of the last 15 minutes")
 
 
-class OneOrder(BaseModel):
+class SagaOrder(BaseModel):
     """What a person orders for one saga."""
+
+    model_config = ConfigDict(extra="forbid")  # a mistyped dry_run must not act
+
+    why: Words = Field(description="kept in the audit trail")
+    dry_run: bool = Field(default=False, strict=True, description="only tell what would happen")
+
+
+class SkipOrder(SagaOrder):
+    """One step that was done, or undone, by hand."""
+
+    step: Text
+    result: Any = Field(default=None, description="what the step would have returned")
+
+
+class ResolveOrder(SagaOrder):
+    """How a person says that a saga ended."""
+
+    outcome: Literal["completed", "compensated"]
+
+
+class Many(BaseModel):
+    """What a person orders for many sagas; *count* must be their number."""
 
     model_config = ConfigDict(extra="forbid")
 
     why: Words = Field(description="kept in the audit trail")
-    step: Text | None = Field(default=None, description="of `skip`")
-    result: Any = Field(default=None, description="of `skip`: what the step would have returned")
-    outcome: Literal["completed", "compensated"] | None = Field(default=None, description="of `resolve`")
-    dry_run: bool = Field(default=False, strict=True, description="only tell what would happen")
-
-
-class ManyOrder(OneOrder):
-    """What a person orders for many sagas; *count* must be their number."""
-
-    action: Literal["retry", "skip", "compensate", "resolve"]
     ids: list[UUID] = Field(min_length=1, max_length=100_000)
     count: int = Field(strict=True, ge=1)
+
+
+class ManyMoved(Many):
+    """Retry or compensate them."""
+
+    action: Literal["retry", "compensate"]
+
+
+class ManySkipped(Many):
+    """Skip one step of each."""
+
+    action: Literal["skip"]
+    step: Text
+    result: Any = Field(default=None, description="what the step would have returned")
+
+
+class ManyResolved(Many):
+    """End them by a person's word."""
+
+    action: Literal["resolve"]
+    outcome: Literal["completed", "compensated"]
 
 
 class OrderOutcome(BaseModel):
@@ -250,8 +304,10 @@ def api(site: Site, pages: Pages) -> FastAPI:
     add("/databases", made.databases, summary="Databases as this process sees them")
     add("/audit", made.audit, summary="What people did")
     add("/repairs/{batch}", made.progress, summary="How far a repair of many sagas is")
-    acting = _refusals(409)
-    add("/sagas/{saga_id}/{action}", made.order, methods=["POST"], responses=acting, summary="Repair one saga")
+    acting = _refusals(400, 409)
+    for action, act in made.acts.items():
+        summary = f"{action.capitalize()} one saga"
+        add(f"/sagas/{{saga_id}}/{action}", act, methods=["POST"], responses=acting, summary=summary)
     add("/repairs", made.begin, methods=["POST"], status_code=202, responses=acting, summary="Repair many sagas")
     app.include_router(router)
 
@@ -296,13 +352,13 @@ class _Api:
         database: Annotated[Text | None, Query(description="of the failing step")] = None,
         key: Annotated[Text | None, Query(description="the whole key, or an id")] = None,
         error: Annotated[Text | None, Query(description="part of the reason")] = None,
-        since: Annotated[AwareDatetime | Literal["1h", "24h", "7d"] | None, Query()] = None,
-        until: Annotated[AwareDatetime | None, Query()] = None,
+        since: Annotated[Literal["1h", "24h", "7d"] | Moment | None, Query()] = None,
+        until: Annotated[Moment | None, Query()] = None,
         retrying: bool = False,
         late: bool = False,
         waiting: bool = False,
         known: bool | None = None,
-        after: Annotated[Text | None, Query(description="`next` of the page before")] = None,
+        after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
     ) -> SagaList:
         """Return a page of 50 sagas, the newest first."""
         search = Search(
@@ -359,9 +415,9 @@ class _Api:
         action: Annotated[Literal["retry", "skip", "compensate", "resolve"] | None, Query()] = None,
         saga: Annotated[UUID | None, Query(description="the id of a saga")] = None,
         batch: Annotated[UUID | None, Query()] = None,
-        since: Annotated[AwareDatetime | None, Query()] = None,
-        until: Annotated[AwareDatetime | None, Query()] = None,
-        after: Annotated[Text | None, Query(description="`next` of the page before")] = None,
+        since: Annotated[Moment | None, Query()] = None,
+        until: Annotated[Moment | None, Query()] = None,
+        after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
     ) -> AuditList:
         """Return what people did, one line for each act and for each batch."""
         site = self._site
@@ -394,45 +450,67 @@ class _Api:
             raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such batch.")
         return found
 
-    async def order(
+    @property
+    def acts(self) -> Mapping[str, Callable[..., Awaitable[OrderOutcome]]]:
+        """The repairs of one saga, by their names in the address."""
+        return {
+            "retry": self.retry_saga,
+            "skip": self.skip_step,
+            "compensate": self.compensate_saga,
+            "resolve": self.resolve_saga,
+        }
+
+    async def retry_saga(
+        self, request: Request, saga_id: UUID, asked: Annotated[SagaOrder, Body()]
+    ) -> OrderOutcome:
+        """Let it go on in the direction that it had, when the cause is gone."""
+        person, sagas = await self._operator(request), self._site.sagas
+        return _outcome(await sagas.retry(saga_id, by=person.name, why=asked.why, dry_run=asked.dry_run))
+
+    async def skip_step(
+        self, request: Request, saga_id: UUID, asked: Annotated[SkipOrder, Body()]
+    ) -> OrderOutcome:
+        """Take a step as done by hand, or as undone if the saga is being undone."""
+        person, sagas = await self._operator(request), self._site.sagas
+        return _outcome(
+            await sagas.skip(
+                saga_id, asked.step, asked.result, by=person.name, why=asked.why, dry_run=asked.dry_run
+            )
+        )
+
+    async def compensate_saga(
+        self, request: Request, saga_id: UUID, asked: Annotated[SagaOrder, Body()]
+    ) -> OrderOutcome:
+        """Undo everything that it did, if it is not decided."""
+        person, sagas = await self._operator(request), self._site.sagas
+        return _outcome(await sagas.compensate(saga_id, by=person.name, why=asked.why, dry_run=asked.dry_run))
+
+    async def resolve_saga(
+        self, request: Request, saga_id: UUID, asked: Annotated[ResolveOrder, Body()]
+    ) -> OrderOutcome:
+        """End it by a person's word; none of its steps runs any more."""
+        person, sagas = await self._operator(request), self._site.sagas
+        return _outcome(
+            await sagas.resolve(saga_id, asked.outcome, by=person.name, why=asked.why, dry_run=asked.dry_run)
+        )
+
+    async def begin(
         self,
         request: Request,
-        saga_id: UUID,
-        action: Literal["retry", "skip", "compensate", "resolve"],
-        asked: Annotated[OneOrder, Body()],
-    ) -> OrderOutcome:
-        """Retry, skip a step of, compensate or resolve one saga."""
-        person, sagas = await self._operator(request), self._site.sagas
-        by, why, dry_run = person.name, asked.why, asked.dry_run
-        match action:
-            case "retry":
-                (told,) = await sagas.retry(saga_id, by=by, why=why, dry_run=dry_run)
-            case "skip":
-                step = _needed(asked.step, "step")
-                (told,) = await sagas.skip(saga_id, step, asked.result, by=by, why=why, dry_run=dry_run)
-            case "compensate":
-                (told,) = await sagas.compensate(saga_id, by=by, why=why, dry_run=dry_run)
-            case _:
-                outcome = _needed(asked.outcome, "outcome")
-                (told,) = await sagas.resolve(saga_id, outcome, by=by, why=why, dry_run=dry_run)
-        return OrderOutcome(before=told.before, after=told.after, done=told.done)
-
-    async def begin(self, request: Request, asked: Annotated[ManyOrder, Body()]) -> BatchBegun:
+        asked: Annotated[ManyMoved | ManySkipped | ManyResolved, Body(discriminator="action")],
+    ) -> BatchBegun:
         """Begin to repair the sagas in the background; `GET /repairs/{batch}` says how far it is."""
         person, ids = await self._operator(request), tuple(dict.fromkeys(asked.ids))
         if asked.count != len(ids):
             raise HTTPException(HTTPStatus.CONFLICT, f"count is {asked.count}, and these are {len(ids)} sagas.")
-        if asked.dry_run:
-            told = "Try single sagas out; many are not repaired as a dry run."
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, told)
         batch = self._site.sagas.begin_batch(
             asked.action,
             ids,
             by=person.name,
             why=asked.why,
-            step=_needed(asked.step, "step") if asked.action == "skip" else None,
-            result=asked.result,
-            outcome=_needed(asked.outcome, "outcome") if asked.action == "resolve" else None,
+            step=asked.step if isinstance(asked, ManySkipped) else None,
+            result=asked.result if isinstance(asked, ManySkipped) else None,
+            outcome=asked.outcome if isinstance(asked, ManyResolved) else None,
         )
         return BatchBegun(batch=batch)
 
@@ -539,10 +617,9 @@ def _hiding(one: Attempt, hidden: frozenset[str]) -> Attempt:
     return Attempt(one.step, one.phase, one.attempt, one.at_ms, one.ms, one.outcome, said)
 
 
-def _needed(value: Any, name: str) -> Any:
-    if value is None:
-        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"give '{name}' as well")
-    return value
+def _outcome(repairs: tuple[Repair, ...]) -> OrderOutcome:
+    (told,) = repairs
+    return OrderOutcome(before=told.before, after=told.after, done=told.done)
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

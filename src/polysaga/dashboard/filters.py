@@ -151,7 +151,7 @@ def _conditions(search: Search) -> list[Markup]:
     found: list[Markup] = []
     if search.status:
         states = [words.STATUS[status.value] for status in search.status]
-        found.append(Markup("that are {}").format(tag("b", words.joined(states, "or"))))
+        found.append(Markup("with the status {}").format(tag("b", words.joined(states, "or"))))
     if search.step:
         found.append(Markup("with trouble at {}").format(tag("b", search.step)))
     if search.database:

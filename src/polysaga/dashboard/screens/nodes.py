@@ -264,6 +264,8 @@ def _mark(node: NodeFacts, one: DatabaseFacts) -> NodeMark:
         return NodeMark(cls="out", icon="replica", text=f"{name}, lag not known")
     if one.driver_chooses:  # the driver says whole seconds
         return NodeMark(cls="", icon="replica", text=f"{name} {_whole(node.lag)}")
+    if not node.lag:
+        return NodeMark(cls="", icon="replica", text=f"{name} not behind")
     behind = words.duration(node.lag)
     if node.lag > one.max_lag:
         return NodeMark(cls="out", icon="replica", text=f"{name} {behind} behind, over {one.max_lag:g} s")
@@ -362,7 +364,8 @@ def _lag_text(node: NodeFacts, one: DatabaseFacts) -> str:
         return "no answer"
     if node.lag is None:
         return "lag not known yet"
-    return f"{words.duration(node.lag)} behind" + ("" if node.history else "; its course is not measured")
+    behind = f"{words.duration(node.lag)} behind" if node.lag else "not behind"
+    return behind + ("" if node.history else "; its course is not measured")
 
 
 def _reads_text(one: DatabaseFacts, total: int) -> str:

@@ -1,5 +1,6 @@
 """Repairs of many sagas: what would happen to how many, and how far they are."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from polysaga.sagas import BatchProgress, Repair, Status
 
 _PACE = 200  # repairs in a second, about
 _SOME = 3
+_NAMED = re.compile(r"^'\w+' does not fit saga '[^']+' [0-9a-f-]{36}, which is (?=\w+: )")
 _VERBS: Mapping[str, tuple[str, str]] = {  # the order, and what is under way
     "retry": ("Retry", "Retrying"),
     "skip": ("Skip a step of", "Skipping a step of"),
@@ -150,7 +152,7 @@ def _change(before: Status, after: Status, number: int) -> str:
 
 
 def _without_id(one: Repair) -> str:
-    told = words.first_line(one.problem or "it is refused")
+    told = _NAMED.sub("", words.first_line(one.problem or "it is refused"))
     return told.replace(f" {one.saga_id}", "").replace(str(one.saga_id), "…")
 
 
