@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from polysaga import Saga, Sagas
+from polysaga import Saga, SagaFilter, Sagas, Status
 from polysaga.dashboard import dashboard
 from polysaga.dashboard.headers import CSP
 from polysaga.errors import ConfigurationError, Refused
 from polysaga.events import Events, SagaParked
+from polysaga.sagas import Inspector
 from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
 from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Order, Program
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
@@ -356,3 +357,26 @@ def test_a_mistaken_argument_is_told_with_its_remedy(files: MigratedUrls, given:
     program = Program(files, PLACE_ORDER)
     with pytest.raises(ConfigurationError, match=told):
         dashboard(program.sagas, program.databases, **given)
+
+
+async def test_what_has_ended_is_not_counted(files: MigratedUrls, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, counted = stuck_going_back(files), list[Any]()
+    whole = Inspector.count
+
+    async def count(self: Inspector, wanted: SagaFilter) -> Any:
+        counted.append(wanted.statuses)
+        return await whole(self, wanted)
+
+    monkeypatch.setattr(Inspector, "count", count)
+    async with opened(program) as visit:
+        await parked(program)
+        for query in ["", "?status=completed", "?status=completed&name=place-order", "?key=k"]:
+            await visit.get(f"/sagas{query}")
+        assert counted == []
+        text = plain(await visit.get("/sagas?name=place-order"))
+        assert "Sagas of place-order, the newest first." in text
+        assert "all 1 parked that match" in text
+        assert "1 saga , with the status needs attention" in plain(
+            await visit.get("/sagas?status=needs_attention")
+        )
+        assert counted == [(Status.NEEDS_ATTENTION,)] * 2

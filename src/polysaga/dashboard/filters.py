@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing.elements import tag
@@ -141,7 +141,10 @@ def sentence(search: Search, number: str | None) -> Markup:
     """Return the search in words: `1,204 sagas of place-order need attention, failed at reserve_stock, ...`."""
     if search.key is not None and not search.status:
         return Markup("Sagas with the key or id {}.").format(tag("b", search.key))
-    head = Markup("All sagas") if number is None else tag("b", f"{number} saga{'' if number == '1' else 's'}")
+    if number is None:
+        head = escape("Sagas" if search.narrow else "All sagas")
+    else:
+        head = tag("b", f"{number} saga{'' if number == '1' else 's'}")
     parts = [Markup("{} of {}").format(head, search.name) if search.name else head]
     parts += _conditions(search)
     return Markup(", ").join(parts) + Markup(", the newest first.")

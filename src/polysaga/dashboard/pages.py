@@ -235,13 +235,22 @@ class Pages:
         return SagaPage(tuple(sorted(page.sagas, key=lambda saga: order.get(saga.id, 0))), None)
 
     async def _count(self, search: filters.Search) -> tuple[str | None, str]:
-        if search.key is not None:
+        """Return how many match, and how many a repair of all that match would be about.
+
+        Only what is unfinished is counted: that is cheap, however many sagas have ended. A repair without a status
+        is about those that are parked.
+        """
+        repairable = search if search.unfinished else replace(search, status=(Status.NEEDS_ATTENTION,))
+        if search.key is not None or (search.status and not search.unfinished):
             return None, ""
         site = self._site
         async with site.looking.answering():
-            count = await site.sagas.inspector().count(search.selects(site.now()))
+            count = await site.sagas.inspector().count(repairable.selects(site.now()))
         number = words.number(count.number)
-        return number if count.exact else f"{number} or more", number if count.exact else ""
+        many = number if count.exact and count.number else ""
+        if repairable is not search:
+            return None, many and f"{many} parked"
+        return number if count.exact else f"{number} or more", many
 
     async def _is_empty(self) -> bool:
         async with self._site.looking.answering():
