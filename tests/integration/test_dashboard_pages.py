@@ -11,7 +11,7 @@ import pytest
 from polysaga import Saga, SagaFilter, Sagas, Status
 from polysaga.dashboard import dashboard
 from polysaga.dashboard.headers import CSP
-from polysaga.errors import ConfigurationError, Refused
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, Refused
 from polysaga.events import Events, SagaParked
 from polysaga.sagas import Inspector
 from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
@@ -380,3 +380,22 @@ async def test_what_has_ended_is_not_counted(files: MigratedUrls, monkeypatch: p
             await visit.get("/sagas?status=needs_attention")
         )
         assert counted == [(Status.NEEDS_ATTENTION,)] * 2
+
+
+async def test_a_database_that_does_not_answer_is_said_to_be_silent(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program(files, PLACE_ORDER)
+
+    async def gone() -> None:
+        raise DatabaseUnavailable("points", "points", "connection refused")
+
+    async with opened(program) as visit:
+        await finished(program, (await program.sagas.start(program.saga, Order())).id)
+        assert "All databases answer." in plain(await visit.get("/databases"))
+        monkeypatch.setattr("polysaga.dashboard.looking._ASKED", 0.0)
+        monkeypatch.setattr(program.handles["points"].primary, "ping", gone)
+        assert "points: it does not answer." in plain(await visit.get("/databases"))
+        overview = plain(await visit.get("/"))
+        assert "points: it does not answer." in overview
+        assert "All databases answer." not in overview

@@ -24,7 +24,6 @@ from polysaga.dashboard.filters import Search
 from polysaga.dashboard.looking import JournalDown
 from polysaga.dashboard.masking import decoded, without
 from polysaga.dashboard.pages import Pages
-from polysaga.dashboard.readings import databases_of
 from polysaga.dashboard.screens.listing import comes_next, going_on, masked_values
 from polysaga.dashboard.screens.nodes import state
 from polysaga.dashboard.site import Site
@@ -382,7 +381,7 @@ class _Api:
     async def databases(self) -> list[DatabaseReport]:
         """Return roles, lag, pools and reads of each database, from memory."""
         site = self._site
-        found = databases_of(site.databases, site.journal, site.clock)
+        found = await site.facts()
         return [
             DatabaseReport(
                 name=one.name,

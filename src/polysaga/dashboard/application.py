@@ -7,6 +7,7 @@ It serves any FastAPI or Starlette application, below any prefix, and behind a p
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +28,6 @@ from polysaga.dashboard.live import Live
 from polysaga.dashboard.looking import JournalDown, Looking
 from polysaga.dashboard.masking import Mask, secret_names
 from polysaga.dashboard.pages import Pages
-from polysaga.dashboard.readings import databases_of
 from polysaga.dashboard.recent import Recent
 from polysaga.dashboard.screens.declared import declared
 from polysaga.dashboard.screens.nodes import strip
@@ -164,7 +164,11 @@ class _Refusals:
     async def journal_down(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, JournalDown)
         site = self._site
-        databases = databases_of(site.databases, site.journal, site.clock)
+        # What is known of the journal's own database may be some seconds old.
+        databases = [
+            replace(one, refusal=error.why) if one.journal and not one.replicated else one
+            for one in await site.facts()
+        ]
         answer = site.page(
             request,
             "down.html",

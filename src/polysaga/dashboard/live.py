@@ -31,7 +31,6 @@ from polysaga.dashboard.access import NotAllowed
 from polysaga.dashboard.looking import JournalDown
 from polysaga.dashboard.marks import Marks
 from polysaga.dashboard.pages import Pages, shown_in
-from polysaga.dashboard.readings import databases_of
 from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.site import Site
 from polysaga.errors import PolysagaError
@@ -184,13 +183,13 @@ class Live:
 
     async def _overview(self) -> Marks:
         site = self._site
-        databases = databases_of(site.databases, site.journal, site.clock)
+        databases = await site.facts()
         found, activity = await site.looking.overview(), await site.looking.activity()
         return marks.of_overview(found, activity, databases, site.recent.lines)
 
     async def _databases(self) -> Marks:
         site = self._site
-        databases = databases_of(site.databases, site.journal, site.clock)
+        databases = await site.facts()
         return marks.of_databases(databases, await site.looking.overview(), site.recent.lines)
 
     async def _audit(self, query: str) -> Marks:

@@ -5,7 +5,7 @@ page says so from memory, and the next look finds out by itself when it is back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -13,11 +13,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from polysaga.clock import Clock
 from polysaga.config import masked
+from polysaga.databases import AnyHandle
 from polysaga.errors import TryAgain
+from polysaga.limits import limited
+from polysaga.routing.health import state_of
 from polysaga.sagas import Activity, Overview, Sagas
 from polysaga.texts import said
 
 _SHARED = 2.0  # seconds that a look is good for
+_ASKED = 5.0  # seconds that it is remembered which databases answer
+_PROMPT = 1.0  # seconds for such an answer
 _PATIENCE = 5.0  # seconds for one look
 
 
@@ -40,6 +45,9 @@ class Looking:
         self.last: Overview | None = None
         self._activity: Activity | None = None
         self._activity_at = float("-inf")
+        self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._silent: frozenset[str] = frozenset()
 
     async def overview(self, *, fresh: bool = False) -> Overview:
         """Return what is unfinished, at most two seconds old unless *fresh*; raise `JournalDown`."""
@@ -62,6 +70,27 @@ class Looking:
                     self._activity = await self._sagas.inspector().activity()
                 self._activity_at = self._clock.monotonic()
             return self._activity
+
+    async def silent(self, handles: Collection[AnyHandle]) -> frozenset[str]:
+        """Return the names of the databases that do not answer; they are asked at most every five seconds.
+
+        One that takes longer than a second counts as silent.
+        """
+        asked = self._clock.monotonic()
+        async with self._asking:
+            if self._asked_at < asked - _ASKED:
+                answers = await asyncio.gather(*(self._answers(handle) for handle in handles))
+                self._silent = frozenset(
+                    handle.name for handle, answer in zip(handles, answers, strict=True) if not answer
+                )
+                self._asked_at = self._clock.monotonic()
+            return self._silent
+
+    async def _answers(self, handle: AnyHandle) -> bool:
+        try:
+            return await limited(state_of(handle), _PROMPT) != "unreachable"
+        except (TimeoutError, TryAgain, SQLAlchemyError, OSError):
+            return False
 
     @asynccontextmanager
     async def answering(self, patience: float = _PATIENCE) -> AsyncIterator[None]:

@@ -15,12 +15,12 @@ from starlette.responses import Response
 from polysaga.dashboard import filters, marks, words
 from polysaga.dashboard.drawing import charts
 from polysaga.dashboard.looking import JournalDown
-from polysaga.dashboard.readings import databases_of, engines_of
+from polysaga.dashboard.readings import engines_of
 from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.case import SagaScreen, saga_screen
 from polysaga.dashboard.screens.declared import DeclaredSaga, find
 from polysaga.dashboard.screens.listing import rows
-from polysaga.dashboard.screens.nodes import databases_screen, strip, trouble
+from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
 from polysaga.sagas import AuditPage, Overview, SagaFilter, SagaPage, SagaSummary, Status
@@ -46,7 +46,7 @@ class Pages:
         site = self._site
         visitor = await site.door.visitor(request)
         found, activity = await site.looking.overview(), await site.looking.activity()
-        databases = databases_of(site.databases, site.journal, site.clock)
+        databases = await site.facts()
         screen = overview_screen(
             found,
             activity,
@@ -66,7 +66,7 @@ class Pages:
                 live="overview",
                 json="/overview",
                 graphs=[_graph(one) for one in site.program],
-                checks=self._checks(),
+                checks=self._checks(databases),
                 **shared,
             )
         source = "Numbers of the last hour are of this process only"
@@ -188,7 +188,7 @@ class Pages:
         """Answer with the databases."""
         site = self._site
         visitor = await site.door.visitor(request)
-        facts = databases_of(site.databases, site.journal, site.clock)
+        facts = await site.facts()
         screen = databases_screen(facts, site.recent.lines, site.now())
         seen: marks.Marks = {}
         with suppress(JournalDown):  # what this process knows of its databases needs no journal
@@ -283,15 +283,17 @@ class Pages:
             "spans": list(filters.SPANS.items()),
         }  # fmt: skip
 
-    def _checks(self) -> list[tuple[str, str, str, str]]:
-        site = self._site
-        engines = engines_of(site.databases)
-        number = words.counted(len(engines), "database answers", "databases answer")
+    def _checks(self, databases: Sequence[DatabaseFacts]) -> list[tuple[str, str, str, str]]:
+        site, engines = self._site, {one.name: one.engine for one in databases}
+        silent = [one.name for one in databases if one.refusal is not None]
         listed = ", ".join(f"{name} {engine}" for name, engine in engines.items())
-        checks = [
-            ("ok", "done", f"{number[:1].upper()}{number[1:]}", listed),
-            ("ok", "done", "Our tables are there", f"journal and audit trail in {site.journal}, a ledger in each"),
-        ]
+        answer = words.counted(len(databases), "database answers", "databases answer")
+        checks = [("ok", "done", answer, listed)]
+        if silent:
+            checks = [("failed", "gone", f"{words.joined(silent)} does not answer", listed)]
+        checks.append(
+            ("ok", "done", "Our tables are there", f"journal and audit trail in {site.journal}, a ledger in each")
+        )
         if "SQLite" in engines.values():
             checks.append(("warn", "late", "SQLite has no replicas", "All reads go to the one file."))
         if not site.door.knows_people:

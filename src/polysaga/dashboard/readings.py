@@ -1,7 +1,8 @@
-"""What this process knows of its databases, from memory: no database is asked."""
+"""What this process knows of its databases, from memory: no database is asked here."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from polysaga.clock import Clock
@@ -17,9 +18,24 @@ _SHOWN, _STEP = timedelta(minutes=15), timedelta(seconds=5)
 _ENGINES = {"postgresql": "PostgreSQL", "mysql": "MySQL or MariaDB", "sqlite": "SQLite", "mongodb": "MongoDB"}
 
 
-def databases_of(databases: Databases, journal: str, clock: Clock) -> tuple[DatabaseFacts, ...]:
-    """Return what is known of each database."""
-    return tuple(_database(handle, databases, handle.name == journal, clock) for handle in databases)
+def databases_of(
+    databases: Databases, journal: str, clock: Clock, silent: Collection[str] = ()
+) -> tuple[DatabaseFacts, ...]:
+    """Return what is known of each database; those named in *silent* do not answer."""
+    found = (_database(handle, databases, handle.name == journal, clock) for handle in databases)
+    return tuple(_silenced(one) if one.name in silent and one.refusal is None else one for one in found)
+
+
+def _silenced(one: DatabaseFacts) -> DatabaseFacts:
+    nodes = one.nodes
+    if len(nodes) == 1:  # those of a database with replicas are watched one by one
+        nodes = (replace(nodes[0], failure="it does not answer"),)
+    return replace(one, nodes=nodes, refusal="it does not answer")
+
+
+def unwatched(databases: Databases) -> list[AnyHandle]:
+    """Return the databases that no monitor watches, because they have no replicas."""
+    return [handle for handle in databases if handle.name not in databases.routers]
 
 
 def engines_of(databases: Databases) -> dict[str, str]:

@@ -18,8 +18,10 @@ from polysaga.dashboard.access import Door, Visitor, keep
 from polysaga.dashboard.looking import Looking
 from polysaga.dashboard.marks import Marks, combined
 from polysaga.dashboard.masking import Mask
+from polysaga.dashboard.readings import databases_of, unwatched
 from polysaga.dashboard.recent import Recent
 from polysaga.dashboard.screens.declared import DeclaredSaga
+from polysaga.dashboard.screens.nodes import DatabaseFacts
 from polysaga.dashboard.statics import Statics
 from polysaga.people import Person
 from polysaga.routing import Databases
@@ -91,6 +93,11 @@ class Site:
     def now(self) -> datetime:
         """Return the time of this process."""
         return self.clock.now()
+
+    async def facts(self) -> tuple[DatabaseFacts, ...]:
+        """Return what this process knows of its databases; those without a monitor are asked for an answer."""
+        silent = await self.looking.silent(unwatched(self.databases))
+        return databases_of(self.databases, self.journal, self.clock, silent)
 
     def page(
         self,

@@ -254,7 +254,7 @@ def _pool_text(pool: PoolFacts | None) -> str:
 
 def _mark(node: NodeFacts, one: DatabaseFacts) -> NodeMark:
     name = host(node.url)
-    if node.failure is not None:
+    if node.failure is not None or (one.refusal is not None and len(one.nodes) == 1):
         return NodeMark(cls="gone", icon="gone", text=f"{name} does not answer")
     if node.label == "primary":
         return NodeMark(cls="primary", icon="primary", text=f"{name} primary" if one.replicated else name)
