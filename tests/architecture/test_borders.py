@@ -27,6 +27,7 @@ LATE = {
     "polysaga/cli/main.py: load_command",  # the command that is run
     "polysaga/cli/main.py: main",  # what knows errors of databases
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
+    "polysaga/cli/worker.py: _metrics",  # an extra
     "polysaga/databases/dialects/postgres.py: PostgresAsyncpg.engine_arguments",  # the driver
     "polysaga/databases/dialects/postgres.py: PostgresPsycopg.options",  # the driver
     "polysaga/databases/mongo_node.py: MongoNode.__init__",  # our door to the driver

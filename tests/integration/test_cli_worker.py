@@ -130,3 +130,22 @@ def test_a_worker_whose_port_is_taken_says_so(shop: Path) -> None:
         assert port in said
         assert "Traceback" not in said
         first.send_signal(signal.SIGTERM)
+
+
+def test_its_metrics_are_served_beside_its_health(shop: Path) -> None:
+    with begin([sys.executable, "-c", DIES], cwd=shop, env={**os.environ, "DIES": "1"}) as dying:
+        assert dying.wait(60) == -signal.SIGKILL
+    with worker(shop, "--health-port", "0") as process:
+        ready = next_line(process, "the worker is there").strip().partition("; health at ")[2]
+        address = ready.replace("/health/ready", "/metrics")
+
+        def scraped() -> str:
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                return str(answer.read().decode())
+
+        poll_until(lambda: 'polysaga_claims_taken_over_total{saga="buy"} 1.0' in scraped(), "the takeover shows")
+        poll_until(lambda: "polysaga_journal_reader 1.0" in scraped(), "the worker counts in the journal")
+        assert asked(address, "POST")[0] == 404
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

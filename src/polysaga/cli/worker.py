@@ -7,21 +7,29 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from polysaga.cli.programs import Target, load_sagas, settings_for
 from polysaga.errors import ConfigurationError
+from polysaga.events import Events
 from polysaga.limits import unless
+from polysaga.loading import load_module
 from polysaga.migrations import migrate as migrate_tables
+from polysaga.routing import Databases
 from polysaga.routing.health import state_of
 from polysaga.sagas import Sagas
 from polysaga.telemetry import LogSubscriber
 
+if TYPE_CHECKING:
+    from polysaga.telemetry.prometheus import Metrics
+
 _LONGEST = 8192  # bytes of a request's head
 _PATIENCE = 5.0  # seconds for a client to send it
 _ASKING = (signal.SIGTERM, signal.SIGINT)
+_LOOKING = {"GET", "HEAD"}
 
 
 def worker(
@@ -32,7 +40,7 @@ def worker(
         typer.Option(
             min=0,
             max=65535,
-            help="Serve /health/live and /health/ready there; 0: any free port.",
+            help="Serve /health/live, /health/ready and /metrics there; 0: any free port.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +63,8 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
     settings, asked, loop = settings_for(sagas), asyncio.Event(), asyncio.get_running_loop()
     for number in _ASKING:
         loop.add_signal_handler(number, asked.set)
-    told = LogSubscriber()
+    metrics = None if health is None else _metrics(sagas)
+    told = Events(LogSubscriber(), *([] if metrics is None else [metrics]))
     async with AsyncExitStack() as stack:
 
         async def begin() -> str:
@@ -65,7 +74,10 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
             await stack.enter_async_context(sagas.open(settings.sagas, emit=told))
             if health is None:
                 return ""
-            return f"; health at {await stack.enter_async_context(_served(sagas, asked, *health))}"
+            if metrics is not None:
+                await stack.enter_async_context(metrics.reading())
+            served = _served(sagas, asked, metrics, *health)
+            return f"; health at {await stack.enter_async_context(served)}"
 
         try:
             served = await unless(asked, begin())
@@ -78,8 +90,18 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
         typer.echo(f"ends: its sagas have up to {settings.sagas.drain:g} s, the others are handed back")
 
 
+def _metrics(sagas: Sagas) -> "Metrics | None":
+    """Return the metrics of this process; None without prometheus-client, which is an extra."""
+    if find_spec("prometheus_client") is None or not isinstance(sagas.databases, Databases):
+        return None
+    made: Metrics = load_module("polysaga.telemetry.prometheus").Metrics(sagas.databases, sagas)
+    return made
+
+
 @asynccontextmanager
-async def _served(sagas: Sagas, asked: asyncio.Event, host: str, port: int) -> AsyncIterator[str]:
+async def _served(
+    sagas: Sagas, asked: asyncio.Event, metrics: "Metrics | None", host: str, port: int
+) -> AsyncIterator[str]:
     """Answer questions about the health of this process while the block runs; the block gets the address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,8 +109,14 @@ async def _served(sagas: Sagas, asked: asyncio.Event, host: str, port: int) -> A
             async with asyncio.timeout(_PATIENCE):
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, path, *_ = head.decode("latin-1").split(" ")
-                status, body = await _answered(sagas, asked, method, path.partition("?")[0])
-                writer.write(_response(status, body, with_body=method != "HEAD"))
+                path = path.partition("?")[0]
+                if path == "/metrics" and metrics is not None and method in _LOOKING:
+                    content, kind = metrics.exposition()
+                    status = HTTPStatus.OK
+                else:
+                    status, body = await _answered(sagas, asked, method, path)
+                    content, kind = json.dumps(body).encode(), "application/json"
+                writer.write(_response(status, content, kind, with_body=method != "HEAD"))
                 await writer.drain()
         except (TimeoutError, ValueError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # no request, or no client any more
@@ -111,7 +139,7 @@ async def _answered(
 ) -> tuple[HTTPStatus, dict[str, Any]]:
     if path not in {"/health/live", "/health/ready"}:
         return HTTPStatus.NOT_FOUND, {"detail": "there are /health/live and /health/ready"}
-    if method not in {"GET", "HEAD"}:
+    if method not in _LOOKING:
         return HTTPStatus.METHOD_NOT_ALLOWED, {"detail": "only GET and HEAD"}
     if path == "/health/live":
         return HTTPStatus.OK, {"status": "alive"}
@@ -125,10 +153,9 @@ async def _answered(
     return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "not-ready", "databases": found}
 
 
-def _response(status: HTTPStatus, body: dict[str, Any], *, with_body: bool) -> bytes:
-    content = json.dumps(body).encode()
+def _response(status: HTTPStatus, content: bytes, kind: str, *, with_body: bool) -> bytes:
     head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + (content if with_body else b"")
