@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from polysaga import Saga, SagaFilter, Sagas, Status
 from polysaga.dashboard import dashboard
@@ -399,3 +400,19 @@ async def test_a_database_that_does_not_answer_is_said_to_be_silent(
         overview = plain(await visit.get("/"))
         assert "points: it does not answer." in overview
         assert "All databases answer." not in overview
+
+
+async def test_a_traced_saga_has_a_link_to_its_trace_and_another_has_none(files: MigratedUrls) -> None:
+    program, trace_id = Program(files, PLACE_ORDER), "0af7651916cd43dd8448eb211c80319c"
+    async with opened(program, trace="https://traces.example/{trace_id}") as visit:
+        saga = await finished(program, (await program.sagas.start(program.saga, Order())).id)
+        assert "traces.example" not in (await visit.get(f"/sagas/{saga.id}")).text
+        node = program.runner.engine.journal.node
+        async with node.writer.begin() as connection:
+            await connection.execute(
+                text(f"UPDATE polysaga_journal SET trace = '00-{trace_id}-b7ad6b7169203331-01'")
+            )
+
+        page = (await visit.get(f"/sagas/{saga.id}")).text
+
+        assert f'href="https://traces.example/{trace_id}"' in page

@@ -255,6 +255,10 @@ async def test_a_failing_step_is_found_by_its_name_and_its_database(urls: Urls) 
         assert await found(database="inventory") == [saga_id]
         assert await found(database="inventory", step="reserve_stock") == [saga_id]
         assert await found(step="confirm_order") == [saga_id], "the refusal because of which it is undone"
+        for step in ("reserve_stock", "confirm_order"):
+            assert await found(step=step, status=Status.NEEDS_ATTENTION) == [saga_id], "by its reason alone"
+        assert await found(step="credit_points", status=Status.NEEDS_ATTENTION) == []
+        assert await found(step="confirm_order", status=(Status.COMPLETED, Status.COMPENSATED)) == []
         assert await found(step="credit_points") == []
         assert await found(database="points") == []
         assert await found(database="points", step="reserve_stock") == []

@@ -17,6 +17,7 @@ from polysaga.dashboard.screens.history import (
     attempts_of,
     failures,
     kind_of,
+    lasted,
     spent,
     timeline,
 )
@@ -421,16 +422,15 @@ def _facts(found: Examination, trace: str | None, hidden: frozenset[str]) -> lis
     if saga.parked_at is not None and saga.status is Status.NEEDS_ATTENTION:
         facts.append(("Parked", _plain(f"{words.at(saga.parked_at, now)} UTC, {words.ago(saga.parked_at, now)}")))
     if saga.finished_at is not None:
-        took = words.duration(words.since(saga.created_at, saga.finished_at))
+        took = words.duration(lasted(saga, saga.finished_at))
         facts.append(("Ended", _plain(f"{words.at(saga.finished_at, now)} UTC, after {took}")))
     facts += [
         ("Driven by", _plain(_driver(found))),
         ("Claims", _plain(f"{saga.epoch}, {_lost(saga.expiries)}")),
         ("Deadline", none if saga.deadline is None else _plain(f"{words.at(saga.deadline, now)} UTC")),
     ]
-    if trace is not None:
-        trace_id = saga.id.hex
-        link = tag("a", f"{trace_id[:12]}…", href=trace.replace(_TRACE, trace_id), rel="noreferrer")
+    if trace is not None and saga.trace_id is not None:
+        link = tag("a", f"{saga.trace_id[:12]}…", href=trace.replace(_TRACE, saga.trace_id), rel="noreferrer")
         facts.append(("Trace", link))
     return facts
 

@@ -63,6 +63,15 @@ def attempts_of(history: Sequence[Attempt], step: str) -> list[Attempt]:
     return [one for one in history if one.step == step]
 
 
+def lasted(saga: SagaState, finished_at: datetime) -> float:
+    """Return the seconds that a saga at rest took.
+
+    Its row is born with the commit of the first step, and the times of its attempts count from when that began.
+    """
+    last = max((one.at_ms + one.ms for one in saga.history), default=0.0)
+    return max(last / 1000, words.since(saga.created_at, finished_at))
+
+
 def failures(history: Sequence[Attempt], step: str, phase: str) -> list[Attempt]:
     """Return the failed attempts of *step* in *phase*."""
     return [one for one in history if one.step == step and one.phase == phase and kind_of(one) == "failed"]

@@ -14,7 +14,7 @@ from polysaga.dashboard import words
 from polysaga.dashboard.drawing.elements import tag, together
 from polysaga.dashboard.masking import without
 from polysaga.dashboard.screens.declared import DeclaredSaga, DeclaredStep, by_name
-from polysaga.dashboard.screens.history import failures
+from polysaga.dashboard.screens.history import failures, lasted
 from polysaga.dashboard.screens.listing import lateness, resolved_by
 from polysaga.errors import Refused
 from polysaga.sagas import Examination, Parking, Planned, Reason, Status
@@ -314,7 +314,7 @@ class _Teller:
     def was(self) -> str:
         saga, now = self.saga, self.found.at
         if saga.finished_at is not None:
-            took = words.duration(words.since(saga.created_at, saga.finished_at))
+            took = words.duration(lasted(saga, saga.finished_at))
             return f"at rest since {words.at(saga.finished_at, now)}, after {took}"
         if saga.status is Status.NEEDS_ATTENTION:
             was = "" if saga.parked_from is None else f"was {saga.parked_from.value}"

@@ -30,6 +30,7 @@ from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
+_RESTING = frozenset({Status.NEEDS_ATTENTION, Status.COMPLETED, Status.COMPENSATED})
 _DONE = frozenset({"done", "found", "null"})  # outcomes of attempts that did not fail
 _WITH_REASON = frozenset({Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION})  # in `error`
 _LOOK = 10_000  # rows that one search reads at most
@@ -249,7 +250,7 @@ class Catalogue:
             conditions.append(late_if(dialect))
         if wanted.waiting:
             conditions.append(f"owner IS NULL AND wake_at < {BEFORE_NEVER}")
-        if _reads_histories(wanted):
+        if wanted.retrying or wanted.step is not None or wanted.database is not None:
             conditions += self._near(wanted, values)
         if wanted.known is not None:
             known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
@@ -269,10 +270,12 @@ class Catalogue:
         near = ["1 = 0"]
         for number, step in enumerate(sorted(steps)):
             name, reason, attempt = _pattern(json.dumps(step)), "reason" + number * "_", "attempt" + number * "_"
-            values[reason], values[attempt] = f'%"step": {name}%', f'%"step":{name}%'
-            near.append(
-                f"error LIKE :{reason} ESCAPE '!' OR (wake_at IS NOT NULL AND history LIKE :{attempt} ESCAPE '!')"
-            )
+            # The message follows the step: the facts of a refusal may have a member of this name, too.
+            values[reason], values[attempt] = f'%"step": {name}, "message": %', f'%"step":{name}%'
+            told = f"error LIKE :{reason} ESCAPE '!'"
+            if _reads_histories(wanted):
+                told += f" OR (wake_at IS NOT NULL AND history LIKE :{attempt} ESCAPE '!')"
+            near.append(told)
         yield f"({' OR '.join(near)})"
 
     def _matches(self, wanted: SagaFilter, saga: SagaSummary, history: str | None) -> bool:
@@ -362,8 +365,12 @@ def _awake(wanted: SagaFilter) -> bool:
 
 
 def _reads_histories(wanted: SagaFilter) -> bool:
-    """Return whether the failing step must be known, which no column has."""
-    return wanted.retrying or wanted.step is not None or wanted.database is not None
+    """Return whether the step that failed last must be known, which no column has.
+
+    A saga that is parked or at rest has the step in its reason.
+    """
+    moves = not wanted.statuses or not _RESTING.issuperset(wanted.statuses)
+    return wanted.retrying or wanted.database is not None or (wanted.step is not None and moves)
 
 
 def _pattern(text: str) -> str:
