@@ -53,7 +53,7 @@ class Looking:
         """Return what is unfinished, at most two seconds old unless *fresh*; raise `JournalDown`."""
         asked = self._clock.monotonic()
         async with self._lock:
-            # Somebody else may have looked while this caller waited.
+            # Another caller may have looked while this one waited.
             good = asked if fresh else asked - _SHARED
             if self.last is None or self._at < good:
                 async with self.answering():

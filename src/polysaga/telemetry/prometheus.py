@@ -4,7 +4,7 @@
     install(app, databases, sagas=sagas, emit=Events(LogSubscriber(), metrics))
     app.include_router(metrics_routes(metrics))  # polysaga.fastapi: GET /metrics
 
-Counters and histograms follow the events of this process. Gauges of pools, nodes and gates are set when somebody
+Counters and histograms follow the events of this process. Gauges of pools, nodes and gates are set when a client
 scrapes. What only the journal knows (parked, overdue, oldest, outboxes) is counted every `every` seconds by one
 process for all (`sagas/operations/census.py`), so a scrape never asks a database, however often it comes.
 

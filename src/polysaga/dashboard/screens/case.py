@@ -637,7 +637,7 @@ def _skip(
             (
                 f"{where} says from then on that {step} is undone.",
                 f"Next: {rest}; then the saga is compensated.",
-                "If it was not undone, what it did stays, and nobody looks at it again.",
+                "If it was not undone, what it did stays, and no process looks at it again.",
             ),
         )
     return (
