@@ -42,5 +42,8 @@ def upgrade(op: Operations) -> None:
     inspected = inspect(op.get_bind())
     if "polysaga_pulse_seen" not in {found["name"] for found in inspected.get_indexes("polysaga_pulse")}:
         op.create_index("polysaga_pulse_seen", "polysaga_pulse", ["seen_at"])
-    if "trace" not in {found["name"] for found in inspected.get_columns("polysaga_journal")}:
+    if op.get_bind().dialect.name == "postgresql":
+        # SQLAlchemy does not recognise the types of columns if the server quotes all identifiers.
+        op.execute("ALTER TABLE polysaga_journal ADD COLUMN IF NOT EXISTS trace VARCHAR(64)")
+    elif "trace" not in {found["name"] for found in inspected.get_columns("polysaga_journal")}:
         op.add_column("polysaga_journal", Column("trace", String(64)))

@@ -35,7 +35,7 @@ class Row:
     expiries: int = 0
     progress: int = 0
     remaining: float | None = None  # seconds to the deadline, by the database's clock when it was read
-    age: float = 0.0  # seconds since the start, by the same clock
+    age: float = field(default=0.0, compare=False)  # seconds since the start, by the same clock
     trace: str | None = None
 
 
