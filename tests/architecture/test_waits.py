@@ -29,6 +29,7 @@ ENDLESS = {
     "tests/soak/house.py: _supervise",  # the thread that waits for its service
     "devservers/cli.py: _run",  # in the foreground, for a person
 }
+WAITS = {"wait", "join", "communicate"}
 OF_PROCESSES = {"run", "communicate", "wait", "check_output", "check_call"}
 
 
@@ -51,7 +52,14 @@ def test_what_does_not_sleep_is_left_alone(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["event.wait()", "thread.join()", "process.communicate()", "subprocess.run(['ls'], check=True)"]
+    "text",
+    [
+        "event.wait()",
+        "thread.join()",
+        "asyncio.to_thread(thread.join)",
+        "process.communicate()",
+        "subprocess.run(['ls'], check=True)",
+    ],
 )
 def test_an_endless_wait_is_recognised(text: str) -> None:
     assert _is_endless(_only_call(text))
@@ -76,11 +84,14 @@ def _sleeps(call: ast.Call) -> bool:
 
 
 def _is_endless(call: ast.Call) -> bool:
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "to_thread" and len(call.args) == 1:
+        work = call.args[0]
+        return isinstance(work, ast.Attribute) and work.attr in WAITS and not call.keywords
     if not isinstance(call.func, ast.Attribute) or any(keyword.arg == "timeout" for keyword in call.keywords):
         return False
     if isinstance(call.func.value, ast.Name) and call.func.value.id == "subprocess":
         return call.func.attr in OF_PROCESSES
-    return call.func.attr in {"wait", "join", "communicate"} and not call.args and not call.keywords
+    return call.func.attr in WAITS and not call.args and not call.keywords
 
 
 def _calls() -> Iterator[tuple[str, ast.Call]]:

@@ -5,7 +5,6 @@ read through a connection of its own, never through the participant under test.
 """
 
 import asyncio
-import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +27,7 @@ from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from tests.conformance.kinds import Kind
+from tests.fixtures.left_behind import driver_threads_ended
 from tests.fixtures.waiting import until, within
 
 PARTICIPANTS: dict[str, type[SqlParticipant]] = {
@@ -306,12 +306,8 @@ async def furnish(kind: Kind, url: str) -> None:
 async def opened(kind: Kind, url: str) -> AsyncIterator[SqlShop | MongoShop]:
     """Lend a shop; every pool that it made is closed at the end."""
     _expect_noise()
-    async with AsyncExitStack() as stack:
+    async with driver_threads_ended(), AsyncExitStack() as stack:
         yield SqlShop(kind, url, stack) if kind.sql else MongoShop(kind, url, stack)
-    # aiosqlite's threads speak to the loop until they end, also those of connections that were given up.
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            await asyncio.to_thread(thread.join, 5.0)
 
 
 def _expect_noise() -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import re
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -66,6 +65,7 @@ from polysaga.errors import (
 from polysaga.events import DatabaseOpened, Event
 from polysaga.fastapi import auto, install, problem, problems, reader, writer
 from polysaga.migrations import Migration
+from tests.fixtures.left_behind import driver_threads_ended
 
 SECRET = "hush-hush"  # stands in statements, values and messages, and in no response
 
@@ -1196,27 +1196,20 @@ async def start(directory: Path, **wiring: Any) -> None:
         pass
 
 
-async def driver_threads_end() -> None:
-    """Wait for the threads of connections that were refused: aiosqlite lets them end on their own."""
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            await asyncio.to_thread(thread.join)
-
-
 async def test_a_database_that_cannot_be_reached_at_the_start_is_one_clear_error(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "not" / "there")
-    with pytest.raises(DatabaseUnavailable, match="database 'orders' is not reachable at sqlite") as failed:
-        await start(tmp_path, settings=settings)
+    async with driver_threads_ended():
+        with pytest.raises(DatabaseUnavailable, match="database 'orders' is not reachable at sqlite") as failed:
+            await start(tmp_path, settings=settings)
     assert failed.value.database == "orders"
     assert "\n" not in str(failed.value)
-    await driver_threads_end()
 
 
 async def test_after_a_start_that_failed_the_next_one_succeeds(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnavailable):
-        await start(tmp_path, settings=settings_in(tmp_path / "not" / "there"))
-    await start(tmp_path)
-    await driver_threads_end()
+    async with driver_threads_ended():
+        with pytest.raises(DatabaseUnavailable):
+            await start(tmp_path, settings=settings_in(tmp_path / "not" / "there"))
+        await start(tmp_path)
 
 
 async def test_a_driver_that_is_not_installed_is_an_error_that_says_how_to_install_it(

@@ -107,6 +107,8 @@ class Pulse:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        # Not at the start: on SQLite it would hold the only writer just when the program's first requests come.
+        await self._clock.sleep(BEAT)
         await repeat(self._engine, self.beat, patience=BEAT)
 
     def facts(self, minute: int) -> dict[str, Any]:
