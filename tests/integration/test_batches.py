@@ -9,6 +9,7 @@ import pytest
 from polysaga import Status
 from polysaga.errors import ConfigurationError, PayloadError
 from polysaga.sagas import BatchProgress, SagaFilter
+from polysaga.sagas.journal import figures
 from polysaga.sagas.operations import batches
 from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.programs import PLACE_ORDER, Program, Urls
@@ -78,6 +79,20 @@ async def test_another_process_sees_how_far_a_batch_is(urls: Urls) -> None:
         assert (there.action, there.by, there.why) == (here.action, here.by, here.why)
         assert there.ended_at is not None
         assert await other.sagas.batch(uuid4()) is None
+
+
+async def test_another_process_reads_a_batch_page_by_page(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_LINES", 1)
+    async with stuck_going_back(urls).open() as program, Program(urls, PLACE_ORDER).open() as other:
+        sagas = [await parked(program) for _ in range(3)]
+        batch_id = program.sagas.begin_batch("resolve", sagas, **ME, outcome="compensated")
+        await ended(program, batch_id)
+        moments = [(await program.sagas.get(saga_id)).audit[0].at for saga_id in sagas]
+
+        there = await other.sagas.batch(batch_id)
+
+        assert there is not None
+        assert (there.done, there.began_at, there.ended_at) == (3, min(moments), max(moments))
 
 
 async def test_a_filter_that_finds_more_than_a_batch_may_have_says_so(

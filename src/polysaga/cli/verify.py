@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polysaga.cli.programs import Target, load_sagas, settings_for
-from polysaga.cli.saga_options import moment
+from polysaga.cli.saga_options import Since
 from polysaga.clock import Clock
 from polysaga.sagas import Contradiction, ContradictionKind, Sagas, Verification
 
@@ -26,15 +26,7 @@ _KIND = max(map(len, ContradictionKind))
 def verify(
     target: Target,
     limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
-    since: Annotated[
-        datetime | None,
-        typer.Option(
-            metavar="TIME",
-            parser=moment,
-            help="Only sagas begun since then, e.g. '2026-11-29 14:00' in UTC, or 2h ago.",
-            show_default=False,
-        ),
-    ] = None,
+    since: Since = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the journal with all ledgers and outboxes.

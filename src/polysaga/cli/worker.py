@@ -19,7 +19,7 @@ from polysaga.limits import unless
 from polysaga.loading import load_module
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
-from polysaga.routing.health import state_of
+from polysaga.routing.health import states_of
 from polysaga.sagas import Sagas
 from polysaga.telemetry import LogSubscriber
 
@@ -84,7 +84,8 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
         except asyncio.CancelledError:
             typer.echo("asked to end while it started", err=True)
             return
-        typer.echo(f"drives {', '.join(sagas.names)}; the journal is in {sagas.journal.name}{served}")
+        names = ", ".join(f"{saga.name} {saga.version}" for saga in sagas.declared)
+        typer.echo(f"drives {names}; the journal is in {sagas.journal.name}{served}")
         await asked.wait()
         sagas.wind_down()
         typer.echo(f"ends: its sagas have up to {settings.sagas.drain:g} s, the others are handed back")
@@ -145,10 +146,8 @@ async def _answered(
         return HTTPStatus.OK, {"status": "alive"}
     if asked.is_set():
         return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "ending"}
-    handles = list(sagas.databases)
-    states = await asyncio.gather(*(state_of(handle) for handle in handles))
-    found = {handle.name: state for handle, state in zip(handles, states, strict=True)}
-    if all(state == "ok" for state in states):
+    found = await states_of(sagas.databases)
+    if all(state == "ok" for state in found.values()):
         return HTTPStatus.OK, {"status": "ready", "databases": found}
     return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "not-ready", "databases": found}
 

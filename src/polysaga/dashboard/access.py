@@ -116,7 +116,7 @@ class Door:
             raise NotAllowed(
                 HTTPStatus.FORBIDDEN,
                 "This form is not one that the dashboard gave you.",
-                "Nothing was changed. Your cookie may have been deleted, or you have signed in as somebody else "
+                "Nothing was changed. Your cookie may have been deleted, or you have signed in as another person "
                 "since; open the page again, and send its form.",
                 visitor.person,
             )

@@ -6,6 +6,7 @@ values are the text `masked`. Refusals are problem details (RFC 9457).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ from polysaga.dashboard.filters import Search
 from polysaga.dashboard.looking import JournalDown
 from polysaga.dashboard.masking import decoded, without
 from polysaga.dashboard.pages import Pages
-from polysaga.dashboard.screens.listing import comes_next, going_on, masked_values
+from polysaga.dashboard.screens.listing import comes_next, going_on, masked_in, masked_values
 from polysaga.dashboard.screens.nodes import state
 from polysaga.dashboard.site import Site
 from polysaga.errors import DefinitionError, PayloadError, PolysagaError, TryAgain, UnknownSaga
@@ -372,11 +373,7 @@ class _Api:
 
     async def saga(self, saga_id: UUID) -> SagaExamined:
         """Return a saga with its history, what each ledger says of it, what comes next and what can be done."""
-        site = self._site
-        async with site.looking.answering(20.0):
-            saga = await site.sagas.get(saga_id)
-            found = await site.sagas.inspector().examine(saga_id, details=saga)
-        return self._report(found)
+        return self._report(await self._pages.examined(saga_id))
 
     async def databases(self) -> list[DatabaseReport]:
         """Return roles, lag, pools and reads of each database, from memory."""
@@ -549,8 +546,7 @@ class _Api:
 
     def _report(self, found: Examination) -> SagaExamined:
         saga, mask = found.saga, self._site.mask
-        results = [row.result for look in found.looks for row in look.rows.values()]
-        hidden = mask.values(saga.input, *results, *saga.results.values()) | masked_values(saga.error, mask)
+        hidden = masked_in(found, mask)
         cause = None if saga.error is None else saga.error.parked or saga.error
         trace = None if cause is None else cause.traceback
         return SagaExamined(
@@ -608,12 +604,11 @@ class _Api:
 def _plain_cause(cause: Cause, *, masking: bool) -> Cause:
     if not masking:
         return cause
-    return Cause(**{**{name: getattr(cause, name) for name in cause.__slots__}, "example_message": cause.message})
+    return replace(cause, example_message=cause.message)
 
 
 def _hiding(one: Attempt, hidden: frozenset[str]) -> Attempt:
-    said = None if one.said is None else without(one.said, hidden)
-    return Attempt(one.step, one.phase, one.attempt, one.at_ms, one.ms, one.outcome, said)
+    return one if one.said is None else replace(one, said=without(one.said, hidden))
 
 
 def _outcome(repairs: tuple[Repair, ...]) -> OrderOutcome:

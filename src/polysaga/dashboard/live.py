@@ -6,8 +6,8 @@ puts the changed parts in their place. So a stream carries nothing that its view
 - One task looks every two seconds, while there are viewers. Viewers of the same page share one look, and all of
   them the look at what is unfinished. No database session is held between two looks.
 - What a viewer has not been told yet is a set of parts, so a slow reader costs no memory.
-- The program's `authorize` is asked again whenever something is told, and every 15 seconds: a viewer who may not
-  look any more, or has another role now, is told to load the page again, and the stream ends.
+- The stream asks the program's `authorize` again before it says something, and every 15 seconds. For a viewer who
+  may not look any more, or has another role now, it ends, and the page's script loads the page again.
 - A journal that does not answer ends no stream: viewers are told, and hear again when it is back.
 - When the process is asked to end, all streams end at once, so the server need not wait for them.
 """

@@ -23,7 +23,7 @@ from polysaga.dashboard.screens.listing import rows
 from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
-from polysaga.sagas import AuditPage, Overview, SagaFilter, SagaPage, SagaSummary, Status
+from polysaga.sagas import AuditPage, Examination, Overview, SagaFilter, SagaPage, SagaSummary, Status
 
 _PAGE = 50  # sagas, or lines of the audit trail
 _BUILT_IN = (
@@ -155,9 +155,7 @@ class Pages:
         """Return everything about one saga, and its parts; raise `UnknownSaga`."""
         site = self._site
         overview = await site.looking.overview()
-        async with site.looking.answering(20.0):  # each ledger has 15 s
-            saga = await site.sagas.get(saga_id)
-            found = await site.sagas.inspector().examine(saga_id, details=saga)
+        found = await self.examined(saga_id)
         screen = saga_screen(
             found,
             declared=find(site.program, found.saga.name, found.saga.version),
@@ -167,7 +165,14 @@ class Pages:
             lease=site.lease,
             whole=whole,
         )
-        return screen, marks.of_case(saga, overview)
+        return screen, marks.of_case(found.saga, overview)
+
+    async def examined(self, saga_id: UUID) -> Examination:
+        """Return what all databases say of one saga; raise `UnknownSaga`."""
+        sagas = self._site.sagas
+        async with self._site.looking.answering(20.0):  # each ledger has 15 s
+            # `Sagas.get` has the latest attempts of a saga that this process drives.
+            return await sagas.inspector().examine(saga_id, details=await sagas.get(saga_id))
 
     def answer_saga(self, request: Request, visitor: Any, screen: SagaScreen, **more: Any) -> Response:
         """Answer with the page of one saga; *more* is what a form brought along."""

@@ -19,7 +19,7 @@ from polysaga.fastapi.problems import problem
 from polysaga.limits import unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
-from polysaga.routing.health import State, state_of
+from polysaga.routing.health import State, states_of
 from polysaga.sagas import Sagas
 from polysaga.sagas.driving.tracing import Tracing
 from polysaga.signals import heard
@@ -123,10 +123,8 @@ def _health(databases: Databases) -> APIRouter:
         responses=problems(503),
     )
     async def ready(request: Request) -> Readiness | Response:
-        handles = list(databases)
-        answers = await asyncio.gather(*(state_of(handle) for handle in handles))
-        found = {handle.name: answer for handle, answer in zip(handles, answers, strict=True)}
-        if all(answer == "ok" for answer in answers):
+        found = await states_of(databases)
+        if all(answer == "ok" for answer in found.values()):
             return Readiness(databases=found)
         detail = ", ".join(f"database '{name}' is {answer}" for name, answer in found.items() if answer != "ok")
         status, members = HTTPStatus.SERVICE_UNAVAILABLE, {"databases": found}

@@ -1,5 +1,7 @@
-"""Whether a database answers now, in one word."""
+"""Whether databases answer now, each in one word."""
 
+import asyncio
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,3 +21,10 @@ async def state_of(handle: AnyHandle) -> State:
     except SQLAlchemyError:  # the pool's timeout among them
         return "busy"
     return "ok"
+
+
+async def states_of(handles: Iterable[AnyHandle]) -> dict[str, State]:
+    """Return the state of each database by its name; all are asked at once."""
+    asked = tuple(handles)
+    states = await asyncio.gather(*map(state_of, asked))
+    return {handle.name: state for handle, state in zip(asked, states, strict=True)}

@@ -82,20 +82,10 @@ class Sagas:
         self._batches = Batches(self._repairs, self._figures, Clock())
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The sagas by name and version, such as "place-order 1"."""
-        return tuple(f"{saga.name} {saga.version}" for saga in self._definitions)
-
-    @property
     def participants(self) -> tuple[AnyHandle, ...]:
         """The databases that take part in any saga: each of them has a ledger."""
         used = {step.database_name for definition in self._definitions.values() for step in definition.steps}
         return tuple(handle for handle in self.databases if handle.name in used)
-
-    @property
-    def definition_names(self) -> frozenset[str]:
-        """The names of the program's sagas, without their versions."""
-        return frozenset(saga.name for saga in self._definitions)
 
     @property
     def in_flight(self) -> int:

@@ -88,7 +88,7 @@ class Metrics(Collector):
         self.registry = registry
         self._databases, self._sagas, self._every = databases, sagas, every
         self._clock = clock or Clock()
-        names = frozenset[str]() if sagas is None else sagas.definition_names
+        names = frozenset[str]() if sagas is None else frozenset(saga.name for saga in sagas.declared)
         self._known = names
         self._saga, self._step = Names(names, limit=limit), Names((), limit=20 * (limit + len(names)))
         registry.register(self)  # first: at a scrape it sets the gauges that follow

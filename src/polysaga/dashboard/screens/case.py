@@ -1,7 +1,7 @@
 """The page of one saga: its story, timeline, steps, ledgers, payloads, facts, and what a person can do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from markupsafe import Markup
@@ -21,7 +21,7 @@ from polysaga.dashboard.screens.history import (
     spent,
     timeline,
 )
-from polysaga.dashboard.screens.listing import masked_values
+from polysaga.dashboard.screens.listing import masked_in
 from polysaga.dashboard.screens.story import Story, story
 from polysaga.sagas import Examination, LedgerLook, Option, Status, StepFacts
 
@@ -137,8 +137,7 @@ def saga_screen(
 ) -> SagaScreen:
     """Return the page; *trace* is the address of a trace, with `{trace_id}` in it."""
     saga = found.saga
-    results = [row.result for look in found.looks for row in look.rows.values()]
-    hidden = mask.values(saga.input, *results, *saga.results.values()) | masked_values(saga.error, mask)
+    hidden = masked_in(found, mask)
     drawing, kinds = timeline(found, dict(engines))
     steps = _steps(found, declared, mask, hidden, whole=whole)
     agree, wrong = _agreement(found)
@@ -226,24 +225,10 @@ def _step(
         does=does,
         undo="" if declared is None else declared.undo or "",
         undoes=words.first_line(step.undoes or ""),
-        attempts=tuple(_hiding(line, hidden) for line in lines),
+        attempts=tuple(replace(line, said=without(line.said, hidden)) for line in lines),
         result=None if result is None else _payload(result, mask, whole=whole),
         trace=without(trace, hidden),
         open=step.name == saga.step or state in {"active", "stuck"},
-    )
-
-
-def _hiding(line: AttemptLine, hidden: frozenset[str]) -> AttemptLine:
-    return AttemptLine(
-        phase=line.phase,
-        number=line.number,
-        at=line.at,
-        took=line.took,
-        kind=line.kind,
-        icon=line.icon,
-        outcome=line.outcome,
-        said=without(line.said, hidden),
-        skipped=line.skipped,
     )
 
 
@@ -664,7 +649,7 @@ def _compensate(found: Examination) -> tuple[str, ...]:
         will.insert(0, "The attempt that is under way is cancelled, and its end awaited.")
     if pivot is not None:
         will.append(f"If {pivot} commits first, this is refused: too late.")
-    will.append("A caller that still waits is told that it was undone.")
+    will.append("A caller that still waits learns that it was undone.")
     return tuple(will)
 
 

@@ -1,16 +1,15 @@
 """One line for one saga: what is going on, and what comes next and when."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from polysaga.dashboard import words
 from polysaga.dashboard.masking import Mask, without
 from polysaga.dashboard.screens.declared import DeclaredSaga, by_name, find
-from polysaga.sagas import Reason, SagaSummary, Status
+from polysaga.sagas import Examination, Reason, SagaSummary, Status
 
-_PAUSE = 30.0  # seconds that a saga is put aside; late is twice that
 _AT_REST = "nothing: it is at rest"
 _FOLD = 400  # characters of a reason that a list shows to a pointer
 
@@ -32,8 +31,6 @@ class SagaRow:
     next2: str
     age: str
     started: str
-    changed: bool = False
-    chosen: bool = False
 
 
 def rows(
@@ -43,10 +40,9 @@ def rows(
     program: Sequence[DeclaredSaga],
     mask: Mask,
     lease: float,
-    chosen: Collection[UUID] = (),
 ) -> list[SagaRow]:
     """Return the lines of a list."""
-    return [row(saga, now, program=program, mask=mask, lease=lease, chosen=saga.id in chosen) for saga in sagas]
+    return [row(saga, now, program=program, mask=mask, lease=lease) for saga in sagas]
 
 
 def row(
@@ -56,7 +52,6 @@ def row(
     program: Sequence[DeclaredSaga],
     mask: Mask,
     lease: float,
-    chosen: bool = False,
 ) -> SagaRow:
     """Return the line of one saga."""
     steps = by_name(find(program, saga.name, saga.version))
@@ -78,7 +73,6 @@ def row(
         next2=then,
         age=words.brief(words.since(saga.created_at, now)),
         started=words.clock(saga.created_at),
-        chosen=chosen,
     )
 
 
@@ -127,10 +121,8 @@ def comes_next(saga: SagaSummary, now: datetime, lease: float) -> tuple[str, str
 
 def lateness(saga: SagaSummary, now: datetime, lease: float) -> str:
     """Return by how much a saga is late; empty if it is not."""
-    if saga.wake_at is None or saga.status.final or saga.status is Status.NEEDS_ATTENTION:
-        return ""
-    grace = 2 * (_PAUSE if saga.owner is None else lease)
-    return words.duration(words.since(saga.wake_at, now)) if now > saga.wake_at + timedelta(seconds=grace) else ""
+    seconds = saga.late_by(now, lease)
+    return "" if seconds is None else words.duration(seconds)
 
 
 def resolved_by(saga: SagaSummary) -> str:
@@ -144,6 +136,13 @@ def masked_values(reason: Reason | None, mask: Mask) -> frozenset[str]:
         return frozenset()
     found = mask.values_of(reason.facts)
     return found if reason.parked is None else found | mask.values_of(reason.parked.facts)
+
+
+def masked_in(found: Examination, mask: Mask) -> frozenset[str]:
+    """Return the masked values in the input, the results and the reason of a saga, which its texts may repeat."""
+    saga = found.saga
+    results = [row.result for look in found.looks for row in look.rows.values()]
+    return mask.values(saga.input, *results, *saga.results.values()) | masked_values(saga.error, mask)
 
 
 def totals(unfinished: Mapping[Status, int]) -> tuple[int, int]:

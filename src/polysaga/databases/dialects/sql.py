@@ -6,9 +6,10 @@ driver: SQLAlchemy's execution layers cost more client time than the statement i
 """
 
 import asyncio
+import json
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -33,6 +34,11 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
+
+
+def rows_of_ids(ids: Iterable[UUID]) -> str:
+    """Return the JSON that stands for *ids* in `:rows`, as `rows_of` reads it: each as `saga_id`."""
+    return json.dumps([{"saga_id": str(one)} for one in ids])
 
 
 class SqlDialect:
@@ -81,6 +87,10 @@ class SqlDialect:
     def key_of(self, column: str) -> str:
         """Return SQL that turns *column*, a `uuid` of `rows_of`, into a primary key as tables store it."""
         return column
+
+    def ids_of_rows(self) -> str:
+        """Return SQL for a query, the primary keys in the JSON that `rows_of_ids` makes of ids, in `:rows`."""
+        return f"SELECT {self.key_of('given.saga_id')} FROM {self.rows_of({'saga_id': 'uuid'})}"
 
     def address(self, url: URL) -> URL:
         """Return *url* without what `options` reads: server, account and database are left."""

@@ -13,8 +13,9 @@ from uuid import UUID
 
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Rendered, SqlDialect
-from polysaga.errors import PayloadError
-from polysaga.sagas.journal.claims import PAUSE
+from polysaga.databases.dialects.sql import rows_of_ids
+from polysaga.sagas.journal.claims import PAUSE, TOLERATED
+from polysaga.sagas.journal.paging import cursor, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditFilter
 from polysaga.sagas.protocol.reasons import Reason
@@ -95,9 +96,8 @@ class Figures:
             f"SELECT id, epoch FROM {JOURNAL} WHERE wake_at > {BEFORE_NEVER} AND status = 'needs_attention' "
             "ORDER BY wake_at LIMIT :most"
         )
-        given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
         self._reasons = render(
-            f"SELECT id, name, fingerprint, epoch, error FROM {JOURNAL} WHERE id IN ({given}) "
+            f"SELECT id, name, fingerprint, epoch, error FROM {JOURNAL} WHERE id IN ({dialect.ids_of_rows()}) "
             "AND status = 'needs_attention'"
         )
         self._now = render(f"SELECT {dialect.clock} AS now")
@@ -130,7 +130,7 @@ class Figures:
 
     async def reasons(self, saga_ids: Collection[UUID]) -> list[ParkedRow]:
         """Return why those of *saga_ids* are parked that are; without tracebacks."""
-        values = {"rows": json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])}
+        values = {"rows": rows_of_ids(saga_ids)}
         return [
             ParkedRow(
                 self._node.dialect.key_from(row["id"]),
@@ -160,11 +160,10 @@ class Figures:
         if end is not None:
             values |= {"end_at": end["recorded_at"], "end": end["id"]}
             among += ["recorded_at >= :end_at", "(recorded_at > :end_at OR id >= :end)"]
-        where = [*among, *matches]
         # The page first: names are looked up for its lines only.
         page = (
-            f"SELECT id, saga_id, recorded_at, actor, action, why, details FROM {AUDIT}{_where(where)} "
-            "ORDER BY recorded_at DESC, id DESC LIMIT :most"
+            "SELECT id, saga_id, recorded_at, actor, action, why, details "
+            f"FROM {AUDIT}{where([*among, *matches])} ORDER BY recorded_at DESC, id DESC LIMIT :most"
         )
         statement = dialect.render(
             f"SELECT a.*, j.name AS saga FROM ({page}) AS a LEFT JOIN {JOURNAL} AS j ON j.id = a.saga_id "
@@ -172,10 +171,10 @@ class Figures:
         )
         found = [self._audit_row(row) for row in await self._rows(statement, values)]
         if len(found) == most:
-            return found, audit_cursor(found[-1].at, found[-1].id)
+            return found, cursor(found[-1].at, found[-1].id)
         if end is None:
             return found, None
-        return found, audit_cursor(dialect.moment_from(end["recorded_at"]), dialect.key_from(end["id"]))
+        return found, cursor(dialect.moment_from(end["recorded_at"]), dialect.key_from(end["id"]))
 
     async def batch(self, batch_id: UUID) -> tuple[int, int | None, datetime, AuditRow, datetime] | None:
         """Return how many lines a batch has, how many sagas, its first moment, its last line, and the time now.
@@ -187,22 +186,23 @@ class Figures:
         except (ValueError, OverflowError):
             return None  # the id of no batch
         wanted, count, after = AuditFilter(batch=batch_id, since=since), 0, None
-        rows: list[AuditRow] = []
+        newest = oldest = None
         while True:
             page, after = await self.audit(wanted, after, _LINES)
             count += len(page)
-            rows = [*rows[:1], *page[-1:]] if rows else [*page[:1], *page[-1:]]
+            if page:
+                newest, oldest = newest or page[0], page[-1]
             if after is None:
                 break
-        if not rows:
+        if newest is None or oldest is None:
             return None
-        size = rows[0].details.get("batch_size")
-        return count, size if isinstance(size, int) else None, rows[-1].at, rows[0], await self.now()
+        size = newest.details.get("batch_size")
+        return count, size if isinstance(size, int) else None, oldest.at, newest, await self.now()
 
     async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the last line that a search may read; None if no line follows it."""
         statement = self._node.dialect.render(
-            f"SELECT recorded_at, id FROM {AUDIT}{_where(among)} "
+            f"SELECT recorded_at, id FROM {AUDIT}{where(among)} "
             f"ORDER BY recorded_at DESC, id DESC LIMIT 2 OFFSET {_AUDIT_LOOK - 1}"
         )
         found = await self._rows(statement, values)
@@ -238,12 +238,7 @@ def late_if(dialect: SqlDialect) -> str:
 
 def late_values(lease: float) -> dict[str, float]:
     """Return the parameters of `late_if`, in seconds: two leases, or two pauses of sagas that were put aside."""
-    return {"patience": 2 * lease, "pause": 2 * PAUSE}
-
-
-def audit_cursor(at: datetime, line: UUID) -> str:
-    """Return the cursor that goes on behind a line."""
-    return f"{at.isoformat()}~{line}"
+    return {"patience": TOLERATED * lease, "pause": TOLERATED * PAUSE}
 
 
 def _audit_range(wanted: AuditFilter, values: dict[str, Any], dialect: SqlDialect, after: str | None) -> list[str]:
@@ -258,12 +253,8 @@ def _audit_range(wanted: AuditFilter, values: dict[str, Any], dialect: SqlDialec
         values["until"] = dialect.moment(wanted.until)
         among.append("recorded_at < :until")
     if after is not None:
-        try:
-            at, _, line = after.partition("~")
-            values["at"] = dialect.moment(datetime.fromisoformat(at))
-            values["line"] = dialect.key(UUID(line))
-        except ValueError:
-            raise PayloadError(f"{after!r} is no cursor: pass on `AuditPage.next` as it is") from None
+        at, line = place(after, "AuditPage")
+        values |= {"at": dialect.moment(at), "line": dialect.key(line)}
         among += ["recorded_at <= :at", "(recorded_at < :at OR id < :line)"]
     return among
 
@@ -280,7 +271,3 @@ def _audit_matches(wanted: AuditFilter, values: dict[str, Any]) -> list[str]:
         values["batch"] = f'%"batch": "{wanted.batch}"%'
         matches.append("details LIKE :batch")
     return matches
-
-
-def _where(conditions: Collection[str]) -> str:
-    return f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Seal, Send, Transaction, sender
-from polysaga.databases.dialects.sql import COMMITTED
+from polysaga.databases.dialects.sql import COMMITTED, rows_of_ids
 from polysaga.errors import DatabaseUnavailable
 from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.claims import Claims, Pick
@@ -254,7 +254,7 @@ class Journal:
 
         *reserved*: look through the reserved connection.
         """
-        rows = json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])
+        rows = rows_of_ids(saga_ids)
         async with self._reserved() if reserved else self.node.single.connect() as connection:
             found = (await sender(connection)(self._sql["standings"], {"rows": rows})).rows
         standings = map(self._standing, found)

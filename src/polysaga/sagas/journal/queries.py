@@ -20,9 +20,11 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import SqlNode
+from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.journal.figures import late_if, late_values
+from polysaga.sagas.journal.paging import cursor, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
 from polysaga.sagas.protocol.reasons import Reason, attempts_in, decoded_history, tenures_in
@@ -90,7 +92,7 @@ class Catalogue:
             read += len(page.rows)
             if len(found) > limit:
                 last = found[limit - 1]
-                return SagaPage(tuple(found[:limit]), _cursor(last.created_at, last.id))
+                return SagaPage(tuple(found[:limit]), cursor(last.created_at, last.id))
             if page.next is None:
                 return SagaPage(tuple(found), None)
             if page.searched_to is not None or read >= _LOOK:
@@ -117,7 +119,7 @@ class Catalogue:
             among += end.conditions
             statement = self._node.dialect.render(
                 "SELECT count(*) FROM "
-                f"(SELECT id FROM {JOURNAL}{_where([*among, *conditions])} LIMIT :most) AS found"
+                f"(SELECT id FROM {JOURNAL}{where([*among, *conditions])} LIMIT :most) AS found"
             )
             result = await connection.exec_driver_sql(statement.sql, statement.bind({**values, **end.values}))
             number = int(result.scalar_one())
@@ -134,7 +136,7 @@ class Catalogue:
             order = "ASC" if wanted.oldest_first else "DESC"
             columns = f"{_SUMMARY}, history" if _reads_histories(wanted) else _SUMMARY
             statement = self._node.dialect.render(
-                f"SELECT {columns} FROM {JOURNAL}{_where([*among, *end.conditions, *conditions])} "
+                f"SELECT {columns} FROM {JOURNAL}{where([*among, *end.conditions, *conditions])} "
                 f"ORDER BY {age} {order}, id {order} LIMIT :limit"
             )
             result = await connection.exec_driver_sql(statement.sql, statement.bind({**values, **end.values}))
@@ -143,14 +145,14 @@ class Catalogue:
             ]
         if len(found) > limit:
             last = found[limit - 1][0]
-            return _Page(found[:limit], _cursor(last.created_at, last.id))
+            return _Page(found[:limit], cursor(last.created_at, last.id))
         if end.row is None:
             return _Page(found, None)
         searched_to, last_id = (
             self._node.dialect.moment_from(end.row[0]),
             self._node.dialect.key_from(end.row[1]),
         )
-        return _Page(found, _cursor(searched_to, last_id), searched_to)
+        return _Page(found, cursor(searched_to, last_id), searched_to)
 
     async def _end(
         self,
@@ -165,7 +167,7 @@ class Catalogue:
             return _End()
         order = "ASC" if wanted.oldest_first else "DESC"
         statement = self._node.dialect.render(
-            f"SELECT created_at, id FROM {JOURNAL}{_where(among)} "
+            f"SELECT created_at, id FROM {JOURNAL}{where(among)} "
             f"ORDER BY created_at {order}, id {order} LIMIT 2 OFFSET {_LOOK - 1}"
         )
         found = (await connection.exec_driver_sql(statement.sql, statement.bind(values))).all()
@@ -228,16 +230,14 @@ class Catalogue:
         if wanted.statuses and not self._is_indexed(wanted):
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
-        if wanted.ids is not None:
-            values["ids"] = json.dumps([{"saga_id": str(one)} for one in wanted.ids])
-            picked = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
-            conditions.append(f"id IN ({picked.replace(':rows', ':ids')})")
+        ids = wanted.ids
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
-            ids = [{"saga_id": str(id_from_key(name, wanted.key))} for name in sorted(names)]
-            values["rows"] = json.dumps(ids)
-            given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
-            conditions.append(f"id IN ({given})")
+            keyed = {id_from_key(name, wanted.key) for name in names}
+            ids = keyed if ids is None else keyed.intersection(ids)
+        if ids is not None:
+            values["rows"] = rows_of_ids(sorted(ids))
+            conditions.append(f"id IN ({dialect.ids_of_rows()})")
         if wanted.name is not None:
             values["name"] = wanted.name
             conditions.append("name = :name")
@@ -319,12 +319,8 @@ class Catalogue:
             older.append("created_at < :until")
         if after is None:
             return older
-        try:
-            at, _, saga_id = after.partition("~")
-            values["at"] = self._node.dialect.moment(datetime.fromisoformat(at))
-            values["id"] = self._node.dialect.key(UUID(saga_id))
-        except ValueError:
-            raise PayloadError(f"{after!r} is no cursor: pass on `SagaPage.next` as it is") from None
+        at, saga_id = place(after, "SagaPage")
+        values |= {"at": self._node.dialect.moment(at), "id": self._node.dialect.key(saga_id)}
         # Not (created_at, id) < (...): MySQL would not use the index for it.
         beyond = ">" if wanted.oldest_first else "<"
         return [*older, f"created_at {beyond}= :at", f"(created_at {beyond} :at OR id {beyond} :id)"]
@@ -376,11 +372,3 @@ def _reads_histories(wanted: SagaFilter) -> bool:
 def _pattern(text: str) -> str:
     """Return *text* for LIKE with the escape character !."""
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-
-
-def _where(conditions: Collection[str]) -> str:
-    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
-
-
-def _cursor(created_at: datetime, saga_id: UUID) -> str:
-    return f"{created_at.isoformat()}~{saga_id}"

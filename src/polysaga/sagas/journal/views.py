@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from polysaga.sagas.journal.claims import PAUSE, TOLERATED
 from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Tenure
 from polysaga.sagas.protocol.states import Status
 
@@ -85,6 +86,16 @@ class SagaSummary:
     def parked_at(self) -> datetime | None:
         """Since when a parked saga is parked; None if an earlier version parked it."""
         return None if self.error is None or self.error.parked is None else self.error.parked.at
+
+    def late_by(self, now: datetime, lease: float) -> float | None:
+        """Return for how many seconds it has been due; None unless that is too long for a process that is up.
+
+        *now* is by the journal's clock, *lease* the program's `sagas.lease`.
+        """
+        if self.wake_at is None:
+            return None
+        seconds = (now - self.wake_at).total_seconds()
+        return seconds if seconds > TOLERATED * (PAUSE if self.owner is None else lease) else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all facts by name, the reason as the journal keeps it: what the command line and HTTP print."""

@@ -21,7 +21,7 @@ _DIFFERS = re.compile(
 _LONGEST = 300  # characters of a reason that are compared
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class _Likeness:
     name: str
     step: str
@@ -69,17 +69,16 @@ def likeness(name: str, reason: Reason) -> _Likeness:
 def causes(parked: Iterable[ParkedRow], database_of: Callable[[str, str], str | None]) -> tuple[Cause, ...]:
     """Return *parked* by cause, the largest first; *database_of* gets fingerprint and step."""
 
-    def key(row: ParkedRow) -> tuple[str, str, str, str]:
-        alike = likeness(row.name, row.reason)
-        return alike.name, alike.step, alike.direction.value, alike.message
+    def key(row: ParkedRow) -> _Likeness:
+        return likeness(row.name, row.reason)
 
-    groups = [tuple(rows) for _, rows in groupby(sorted(parked, key=key), key)]
-    found = [_cause(rows, database_of) for rows in groups]
+    groups = groupby(sorted(parked, key=key), key)
+    found = [_cause(alike, tuple(rows), database_of) for alike, rows in groups]
     return tuple(sorted(found, key=lambda cause: -cause.count))
 
 
-def _cause(rows: Sequence[ParkedRow], database_of: Callable[[str, str], str | None]) -> Cause:
-    first, alike = rows[0], likeness(rows[0].name, rows[0].reason)
+def _cause(alike: _Likeness, rows: Sequence[ParkedRow], database_of: Callable[[str, str], str | None]) -> Cause:
+    first = rows[0]
     moments = [at for row in rows if (at := _parked_at(row)) is not None]
     message = (first.reason.parked or first.reason).message
     return Cause(

@@ -18,8 +18,8 @@ from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.resources import Engine
-from polysaga.sagas.journal.claims import PAUSE
-from polysaga.sagas.journal.figures import MOST_PARKED, Figures, audit_cursor
+from polysaga.sagas.journal.figures import MOST_PARKED, Figures
+from polysaga.sagas.journal.paging import cursor
 from polysaga.sagas.journal.pulses import Pulses
 from polysaga.sagas.journal.queries import Catalogue
 from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState
@@ -121,7 +121,7 @@ class Inspector:
         row = await self._engine.journal.load(saga_id)
         if saga is None or row is None:
             raise UnknownSaga(saga_id)
-        definition, now = self._definitions.get(row.fingerprint), await self._figures.now()
+        definition, now = self._definitions.get(row.fingerprint), saga.created_at + timedelta(seconds=row.age)
         looks = await self._looks(row, definition)
         records = {step: found for look in looks for step, found in look.rows.items()}
         removed_at = self._removed_at(saga)
@@ -129,7 +129,7 @@ class Inspector:
         return Examination(
             saga=saga,
             at=now,
-            late=_is_late(saga, now, self._engine.settings.lease),
+            late=saga.late_by(now, self._engine.settings.lease) is not None,
             steps=() if definition is None else tuple(map(_facts, definition.steps)),
             looks=looks,
             contradictions=(
@@ -175,7 +175,7 @@ class Inspector:
                             batch=batch,
                         )
                     )
-                before = audit_cursor(row.at, row.id)
+                before = cursor(row.at, row.id)
             read += _AUDIT_AT_ONCE
             if following is None:
                 break
@@ -307,13 +307,6 @@ class Inspector:
         if saga.finished_at is None:
             return None
         return saga.finished_at + timedelta(seconds=self._engine.settings.retention)
-
-
-def _is_late(saga: SagaState, now: datetime, lease: float) -> bool:
-    if saga.wake_at is None:
-        return False
-    patience = 2 * PAUSE if saga.owner is None else 2 * lease
-    return saga.wake_at < now - timedelta(seconds=patience)
 
 
 def _facts(step: AnyStep) -> StepFacts:

@@ -3,7 +3,6 @@
 `lending.py` guards the session that the user's code gets; this module defines what is written and when.
 """
 
-import json
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -15,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Seal, Send, sender
+from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
@@ -54,8 +54,9 @@ class SqlParticipant:
             f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id > :after AND saga_id <= :upto "
             "ORDER BY saga_id, step LIMIT :most"
         )
-        given = f"SELECT {dialect.key_of('given.saga_id')} FROM {dialect.rows_of({'saga_id': 'uuid'})}"
-        self._records = render(f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id IN ({given})")
+        self._records = render(
+            f"SELECT saga_id, step, state, result FROM {LEDGER} WHERE saga_id IN ({dialect.ids_of_rows()})"
+        )
         self.outbox = SqlOutbox(node)
         watch(node)
 
@@ -105,7 +106,7 @@ class SqlParticipant:
         return list(map(self._record, await read_rows(self.node, self._page, values, "ledger")))
 
     async def records(self, saga_ids: Collection[UUID]) -> Sequence[Record]:
-        values = {"rows": json.dumps([{"saga_id": str(saga_id)} for saga_id in saga_ids])}
+        values = {"rows": rows_of_ids(saga_ids)}
         return list(map(self._record, await read_rows(self.node, self._records, values, "ledger")))
 
     def _record(self, row: Mapping[str, Any]) -> Record:
