@@ -1,7 +1,7 @@
 """Orders over three databases: Polysaga against the coordinator that people write by hand.
 
 `plain` runs the steps one after the other. `side-by-side` runs stock and points at the same time, as the saga
-does. Neither is durable.
+does. Neither is durable. The sides on connections run the same steps on an `AsyncConnection` instead of a session.
 """
 
 import asyncio
@@ -13,8 +13,14 @@ from benchmarks.parts import Scale, alone
 from benchmarks.process import Process
 from benchmarks.servers import running
 
-_SIDES = ("plain", "ours", "side-by-side")
-_PAIRS = [("ours", "plain"), ("ours", "side-by-side")]
+_SIDES = ("plain", "ours", "side-by-side", "ours-on-connections", "plain-on-connections")
+_PAIRS = [
+    ("ours", "plain"),
+    ("ours", "side-by-side"),
+    ("ours-on-connections", "plain"),
+    ("ours-on-connections", "plain-on-connections"),
+    ("ours-on-connections", "ours"),
+]
 
 
 def measure(scale: Scale) -> dict[str, Any]:

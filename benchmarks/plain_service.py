@@ -19,7 +19,7 @@ from orders.errors import OutOfStock, UnknownProduct
 from orders.inventory import inventory_of
 from orders.place_order import place_order
 from orders.schemas import Order, OrderCreate, PricedOrder
-from orders.serving import freeze_startup_objects
+from orders.serving import calm_garbage_collection
 
 
 async def serve(places: dict[str, str], port: int) -> None:
@@ -48,7 +48,7 @@ async def serve(places: dict[str, str], port: int) -> None:
             response.headers["Location"] = f"/orders/{placed.id}"
             return placed
 
-        freeze_startup_objects()
+        calm_garbage_collection()
         await uvicorn.Server(uvicorn.Config(app, port=port, access_log=False, log_level="warning")).serve()
 
 

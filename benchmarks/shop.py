@@ -7,7 +7,7 @@ the same size.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from benchmarks.plain import PlainCoordinator, Transaction
 from benchmarks.process import Recipe
-from benchmarks.side import Places, Side, at_once, serve
+from benchmarks.side import Opening, Places, Side, at_once, serve
 from devservers import MARIADB, MONGO, POSTGRES
 from orders.databases import databases
 from orders.errors import OutOfStock
@@ -47,7 +47,7 @@ Waiting: TypeAlias = Callable[[], Awaitable[None]]
 
 
 def recipe(kind: str, places: Places) -> Recipe:
-    """Return how to start the side `ours`, `plain` (one step after the other) or `side-by-side`."""
+    """Return how to start a side of `_KINDS`; `plain` runs one step after the other."""
     return Recipe("benchmarks.shop", kind, places)
 
 
@@ -78,8 +78,10 @@ async def fill(urls: Places) -> None:
 
 
 @asynccontextmanager
-async def ours(urls: Places) -> AsyncIterator[Side]:
-    """Place orders by sagas that survive any crash."""
+async def ours(urls: Places, *, on_connections: bool = False) -> AsyncIterator[Side]:
+    """Place orders by sagas that survive any crash; *on_connections* as if each step were annotated so."""
+    for step in place_order.steps:
+        step.bare = on_connections
     under_way = UnderWay()
 
     async def order(value: PricedOrder) -> None:
@@ -93,16 +95,16 @@ async def ours(urls: Places) -> AsyncIterator[Side]:
 
 
 @asynccontextmanager
-async def plain(urls: Places, *, side_by_side: bool = False) -> AsyncIterator[Side]:
-    """Place orders as one would by hand."""
-    async with transactions(urls) as found:
+async def plain(urls: Places, *, side_by_side: bool = False, on_connections: bool = False) -> AsyncIterator[Side]:
+    """Place orders as one would by hand, in sessions or *on_connections*."""
+    async with transactions(urls, on_connections=on_connections) as found:
         coordinator = PlainCoordinator(place_order, found, side_by_side=side_by_side)
         yield _side(coordinator.run)
 
 
 @asynccontextmanager
-async def transactions(urls: Places) -> AsyncIterator[dict[str, Transaction]]:
-    """Lend plain sessions for every database, with pools of the size that our side has."""
+async def transactions(urls: Places, *, on_connections: bool = False) -> AsyncIterator[dict[str, Transaction]]:
+    """Lend plain sessions, or connections, for every database, with pools of the size that our side has."""
     async with AsyncExitStack() as stack:
         found: dict[str, Transaction] = {}
         for name, url in urls.items():
@@ -112,7 +114,8 @@ async def transactions(urls: Places) -> AsyncIterator[dict[str, Transaction]]:
             else:
                 engine = create_async_engine(url, pool_size=POOL["size"], max_overflow=POOL["max_overflow"])
                 stack.push_async_callback(engine.dispose)
-                found[name] = async_sessionmaker(engine, expire_on_commit=False).begin
+                sessions = async_sessionmaker(engine, expire_on_commit=False)
+                found[name] = engine.begin if on_connections else sessions.begin
         yield found
 
 
@@ -183,5 +186,13 @@ def _on_mongo(client: AsyncMongoClient[dict[str, Any]]) -> Transaction:
     return begin
 
 
+_KINDS: Mapping[str, Opening] = {
+    "ours": ours,
+    "plain": plain,
+    "side-by-side": lambda urls: plain(urls, side_by_side=True),
+    "ours-on-connections": lambda urls: ours(urls, on_connections=True),
+    "plain-on-connections": lambda urls: plain(urls, on_connections=True),
+}
+
 if __name__ == "__main__":
-    serve({"ours": ours, "plain": plain, "side-by-side": lambda urls: plain(urls, side_by_side=True)})
+    serve(_KINDS)

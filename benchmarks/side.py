@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO, TypeAlias
 
 from benchmarks import packets
-from orders.serving import freeze_startup_objects
+from orders.serving import calm_garbage_collection
 
 Places: TypeAlias = dict[str, str]  # URLs by name
 
@@ -63,7 +63,7 @@ def serve(kinds: Mapping[str, Opening]) -> None:
 
 async def _serve(opening: Opening, places: Places, answers: TextIO) -> None:
     async with opening(places) as side:
-        freeze_startup_objects()  # every side, as `orders serve` does
+        calm_garbage_collection()  # every side, as `orders serve` does
         _answer(answers, {"open": True})
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked = json.loads(line)

@@ -11,7 +11,7 @@ from sqlalchemy import delete
 
 from devservers import Server
 from polysaga.sagas.journal.tables import journal
-from tests.conformance.kinds import KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
+from tests.conformance.kinds import BARE_KINDS, KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened
 from tests.fixtures import own_loop
 
@@ -56,11 +56,18 @@ def furnished(request: pytest.FixtureRequest) -> Callable[[Kind], str]:
     return url_of
 
 
-@pytest.fixture(params=KINDS, ids=str)
+@pytest.fixture(params=[*KINDS, *BARE_KINDS], ids=str)
 async def shop(
     request: pytest.FixtureRequest, furnished: Callable[[Kind], str]
 ) -> AsyncIterator[SqlShop | MongoShop]:
     async with opened(request.param, furnished(request.param)) as one:
+        yield one
+
+
+@pytest.fixture(params=BARE_KINDS, ids=str)
+async def bare_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
         yield one
 
 

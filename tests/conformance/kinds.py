@@ -17,6 +17,7 @@ class Kind:
     commits_implicitly: bool = False  # DDL commits what was done before it
     ends_at_errors: bool = False  # the server itself refuses to go on after an error in a transaction
     mysql: bool = False  # MySQL itself, where it differs from MariaDB
+    bare: bool = False  # steps get a connection in place of a session
     errors_at_once: frozenset[str] = field(default=frozenset())  # transient faults that compensators may meet
 
     def __str__(self) -> str:
@@ -53,4 +54,7 @@ MONGO = Kind(
 
 KINDS = (ASYNCPG, PSYCOPG, MARIADB, MYSQL, SQLITE, MONGO)
 SQL_KINDS = tuple(kind for kind in KINDS if kind.sql)
+BARE_KINDS = tuple(
+    replace(kind, name=f"{kind}-connection", bare=True) for kind in (ASYNCPG, PSYCOPG, MARIADB, SQLITE)
+)
 SERVERS = tuple(kind for kind in SQL_KINDS if kind.tells_transactions)

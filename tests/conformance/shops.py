@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from pydantic import SecretStr
@@ -19,13 +20,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import Fault, MongoNode, SqlNode
+from polysaga.databases.dialects.sending import Seal
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX, ledger, metadata
-from polysaga.sagas.participants import Entry, Participant
+from polysaga.sagas.participants import Entry, Participant, UndoWork, Work
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
+from polysaga.sagas.protocol.rows import LedgerRow
 from tests.conformance.kinds import Kind
 from tests.fixtures.left_behind import driver_threads_ended
 from tests.fixtures.waiting import until, within
@@ -109,6 +112,23 @@ def settings(url: str, *, connections: int = 4, lock_timeout: float = 5.0, idle:
     )
 
 
+@cache
+def lending_connections(kind: type[SqlParticipant]) -> type[SqlParticipant]:
+    """Return *kind*, but each step and each compensation gets a connection, as if annotated so."""
+
+    class OnConnections(kind):  # type: ignore[valid-type, misc]
+        async def act(self, entry: Entry, work: Work, *, bare: bool = True) -> str:
+            return await super().act(entry, work, bare=bare)
+
+        async def transact(self, work: Work, seal: Seal, *, bare: bool = True) -> str:
+            return await super().transact(work, seal, bare=bare)
+
+        async def undo(self, entry: Entry, work: UndoWork | None, *, bare: bool = True) -> LedgerRow:
+            return await super().undo(entry, work, bare=bare)
+
+    return OnConnections
+
+
 class SqlShop:
     """A shop on PostgreSQL, MariaDB, MySQL or SQLite."""
 
@@ -126,7 +146,8 @@ class SqlShop:
 
     def participant(self, *, connections: int = 4, lock_timeout: float = 5.0) -> SqlParticipant:
         node = self.node(connections=connections, lock_timeout=lock_timeout)
-        return PARTICIPANTS[node.dialect.name](node)
+        kind = PARTICIPANTS[node.dialect.name]
+        return lending_connections(kind)(node) if self.kind.bare else kind(node)
 
     async def sell(self, session: Any, item: str, receipt: str | None = None) -> None:
         await session.execute(insert(Sale).values(receipt=receipt or uuid.uuid4().hex, item=item))

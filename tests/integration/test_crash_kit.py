@@ -18,7 +18,7 @@ from polysaga.errors import ConfigurationError
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.driving import execution as executor
 from polysaga.sagas.participants import Entry, UndoWork, Work
-from polysaga.sagas.participants.lending import commit, lend
+from polysaga.sagas.participants.lending import lend
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.protocol import decisions
 from polysaga.sagas.protocol.decisions import Finish, Move
@@ -66,10 +66,11 @@ def test_a_sample_of_disturbances_leaves_the_shop_in_order(saga: Any, given: Any
 def test_a_ledger_row_in_a_second_transaction_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transact = SqlParticipant.transact
 
-    async def in_two(self: SqlParticipant, work: Work, seal: Any) -> str:
-        async with lend(self.node) as session:
+    async def in_two(self: SqlParticipant, work: Work, seal: Any, *, bare: bool = False) -> str:
+        transaction = lend(self.node)
+        async with transaction as session:
             result = await work(session)
-            await session.run_sync(commit)
+            await transaction.commit()
 
         async def nothing(_: Any) -> str:
             return result
@@ -83,10 +84,12 @@ def test_a_ledger_row_in_a_second_transaction_is_found(tmp_path: Path, monkeypat
 def test_a_compensation_that_blocks_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undo = SqlParticipant.undo
 
-    async def only_what_is_there(self: SqlParticipant, entry: Entry, work: UndoWork | None) -> LedgerRow:
+    async def only_what_is_there(
+        self: SqlParticipant, entry: Entry, work: UndoWork | None, *, bare: bool = False
+    ) -> LedgerRow:
         if entry.step not in await self.look(entry.saga_id, [entry.step]):
             return LedgerRow(Mark.BLOCKED, None)
-        return await undo(self, entry, work)
+        return await undo(self, entry, work, bare=bare)
 
     monkeypatch.setattr(SqlParticipant, "undo", only_what_is_there)
     found = broken(tmp_path)

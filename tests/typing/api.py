@@ -6,7 +6,7 @@ from typing import assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga import (
     AnyDatabase,
@@ -96,6 +96,21 @@ async def confirm(db: AsyncSession, order: Order, ctx: StepContext) -> Placed:
     return Placed(number=ctx.result(reserve).place)
 
 
+@place_order.step(orders, kind="retriable")
+async def tell(db: AsyncConnection, order: Order, ctx: StepContext) -> Reservation:
+    return Reservation(place=3)
+
+
+assert_type(tell, Step[AsyncConnection, Order, Reservation])
+
+
+@tell.compensation
+async def untell(db: AsyncConnection, order: Order, done: Reservation, ctx: StepContext) -> None: ...
+
+
+assert_type(untell, Callable[[AsyncConnection, Order, Reservation, StepContext], Awaitable[None]])
+
+
 sagas = Sagas(databases, place_order, journal=orders)
 cancel_order = Saga("cancel-order", input=int)
 assert_type(cancel_order, Saga[int, None])
@@ -150,6 +165,16 @@ async def without_a_context(db: AsyncSession, order: Order) -> None: ...
 
 @place_order.step(orders)  # type: ignore[arg-type]
 def not_async(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
+
+
+@tell.compensation  # type: ignore[arg-type]
+async def with_a_session_behind_a_connection(
+    db: AsyncSession, order: Order, done: Reservation, ctx: StepContext
+) -> None: ...
+
+
+@place_order.step(inventory)  # type: ignore[arg-type]
+async def with_a_connection_of_documents(db: AsyncConnection, order: Order, ctx: StepContext) -> None: ...
 
 
 @place_order.step(orders, kind="retryable")  # type: ignore[call-overload, untyped-decorator]

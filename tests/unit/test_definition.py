@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from polysaga import Databases, MongoDatabase, Saga, Sagas, SqlDatabase, StepContext
+from polysaga import AnyDatabase, Databases, MongoDatabase, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.errors import DefinitionError, Refused
 from polysaga.sagas import Retry, Step
 from polysaga.sagas.definition.definition import define
@@ -253,6 +254,19 @@ def journal_in_an_unknown_database() -> None:
     Sagas(Databases(orders), journal=SqlDatabase("journal"))
 
 
+def connection_of_a_document_database() -> None:
+    async def reserve(db: AsyncConnection, value: int, ctx: StepContext) -> None: ...
+
+    fresh().step(inventory)(reserve)  # type: ignore[arg-type]
+
+
+def connection_of_any_database_in_a_compensation() -> None:
+    async def undo_it(db: AsyncConnection, value: int, done: None, ctx: StepContext) -> None: ...
+
+    step: Step[Any, int, None] = fresh().step(AnyDatabase("anywhere"))(named("reserve"))
+    step.compensation(undo_it)
+
+
 def two_sagas_of_one_name() -> None:
     sagas = [saga_of([Planned("open", "orders")]) for _ in range(2)]
     handle = next(iter(define(sagas[0]).steps)).database
@@ -359,6 +373,14 @@ MISTAKES = [
     (step_on_an_unknown_database, r"step 'reserve' .* runs on 'inventory', which is not one of the program's"),
     (step_on_a_namesake_of_a_known_database, r"step 'reserve' .* runs on 'orders', which is not one of"),
     (journal_in_an_unknown_database, r"the journal's database 'journal' is not one of the program's databases"),
+    (
+        connection_of_a_document_database,
+        r"step 'reserve' asks for an AsyncConnection, which only a SqlDatabase lends: .* MongoDatabase",
+    ),
+    (
+        connection_of_any_database_in_a_compensation,
+        r"compensation of step 'reserve' asks for an AsyncConnection, which only a SqlDatabase lends",
+    ),
     (two_sagas_of_one_name, r"two sagas are named 'order' in version 1"),
 ]
 
@@ -724,3 +746,68 @@ def test_names_that_only_type_checkers_know_may_stand_where_nothing_is_read_from
     step.compensation(traced(free))
     saga.step(None)(traced(mail)).compensation(traced(unmail))
     assert step.result.dump_json(Placed()) == b'{"number":0}'
+
+
+async def takes_a_connection(db: AsyncConnection, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_a_session(db: AsyncSession, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_a_name_for_type_checkers(db: "sa.AsyncConnection", value: int, ctx: StepContext) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+async def takes_a_connection_by_another_name(conn: AsyncConnection, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_anything(db: Any, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_either(db: AsyncConnection | AsyncSession, value: int, ctx: StepContext) -> None: ...
+
+
+async def says_nothing(db, value: int, ctx: StepContext) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@functools.wraps(takes_a_connection)
+async def wrapped(*given: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("action", "bare"),
+    [
+        (takes_a_connection, True),
+        (takes_a_name_for_type_checkers, True),
+        (takes_a_connection_by_another_name, True),
+        (wrapped, True),
+        (takes_a_session, False),
+        (takes_anything, False),
+        (takes_either, False),
+        (says_nothing, False),
+    ],
+)
+def test_the_annotation_of_the_first_parameter_decides_what_a_step_gets(action: Any, *, bare: bool) -> None:
+    saga = fresh()
+    step = saga.step(orders)(action)
+    assert step.bare is bare
+
+
+async def undoes_on_a_connection(db: AsyncConnection, value: int, done: None, ctx: StepContext) -> None: ...
+
+
+async def undoes_on_a_session(db: AsyncSession, value: int, done: None, ctx: StepContext) -> None: ...
+
+
+async def undoes_silently(db, value: int, done: None, ctx: StepContext) -> None: ...  # type: ignore[no-untyped-def]
+
+
+@pytest.mark.parametrize("action", [takes_a_connection, takes_a_session])
+@pytest.mark.parametrize("undo_it", [undoes_on_a_connection, undoes_on_a_session, undoes_silently, undo])
+def test_a_compensation_gets_what_its_step_gets_and_says_nothing_else(action: Any, undo_it: Any) -> None:
+    step: Step[Any, int, None] = fresh().step(orders)(action)
+    if {action, undo_it} in ({takes_a_connection, undoes_on_a_session}, {takes_a_session, undoes_on_a_connection}):
+        with pytest.raises(DefinitionError, match=r"compensation of step .* asks for another `db` than its step"):
+            step.compensation(undo_it)
+        return
+    step.compensation(undo_it)
+    assert step.undo is undo_it

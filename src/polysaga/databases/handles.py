@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError, IllegalStateChangeError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.clock import Clock
@@ -194,7 +194,12 @@ class Database(Generic[NodeT, SessionT]):
 
 
 class SqlDatabase(Database[SqlNode, AsyncSession]):
-    """PostgreSQL, MySQL, MariaDB or SQLite; hands out SQLAlchemy's `AsyncSession`."""
+    """PostgreSQL, MySQL, MariaDB or SQLite; hands out SQLAlchemy's `AsyncSession`.
+
+    The step of a saga gets an `AsyncConnection` instead if its first parameter is annotated with it.
+    """
+
+    bare = AsyncConnection
 
     def _lend(
         self, node: SqlNode, *, read_only: bool, snapshot: bool = False

@@ -40,7 +40,7 @@ async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Await
                     timeout_graceful_shutdown=math.ceil(app.state.drain),
                 )
             )
-            freeze_startup_objects()
+            calm_garbage_collection()
             beside = asyncio.create_task(_beside(server, listener, up))
             _stop_on_signals(server)
             try:
@@ -67,10 +67,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def freeze_startup_objects() -> None:
-    """Exclude all loaded objects from garbage collection: they are never garbage; this saves 7 % of an order."""
+def calm_garbage_collection() -> None:
+    """Let the collector look at less and less often; this saves a tenth of the processor time of an order.
+
+    What is loaded is never garbage. A hundred sagas in flight are 30,000 young objects, which die with them:
+    at the default of 700 the collector looks at them again and again.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _stop_on_signals(server: _Server) -> None:

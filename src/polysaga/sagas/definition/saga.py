@@ -14,7 +14,7 @@ last step has no database, the decision is the finishing write of the journal.
 import re
 import typing
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
@@ -29,6 +29,8 @@ from polysaga.sagas.definition.signatures import (
 from polysaga.sagas.definition.step import (
     Action,
     AnyStep,
+    BareHandle,
+    BareT,
     Call,
     Handle,
     InputT,
@@ -44,6 +46,16 @@ OutputT = TypeVar("OutputT", covariant=True)
 _LONGEST_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds
 _SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Declare(Protocol[SessionT, BareT, InputT]):
+    """Declares a function as a step; its annotation says whether it takes a session or less."""
+
+    @overload
+    def __call__(self, action: "Action[SessionT, InputT, ResultT]", /) -> Step[SessionT, InputT, ResultT]: ...
+
+    @overload
+    def __call__(self, action: "Action[BareT, InputT, ResultT]", /) -> Step[BareT, InputT, ResultT]: ...
 
 
 class Saga(Generic[InputT, OutputT]):
@@ -127,6 +139,18 @@ class Saga(Generic[InputT, OutputT]):
     @overload
     def step(
         self,
+        database: BareHandle[SessionT, BareT],
+        *,
+        after: Sequence[AnyStep] | None = None,
+        kind: Kind = "compensatable",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        undo_retry: Retry | None = None,
+    ) -> "Declare[SessionT, BareT, InputT]": ...
+
+    @overload
+    def step(
+        self,
         database: Handle[SessionT],
         *,
         after: Sequence[AnyStep] | None = None,
@@ -149,6 +173,9 @@ class Saga(Generic[InputT, OutputT]):
         """Declare the decorated function as a step that runs on *database*, after the steps in *after*.
 
         Without *after* it follows the step declared before it. *timeout* is in seconds, for one attempt.
+
+        The function's first parameter is a session of *database*. On a `SqlDatabase` it is an `AsyncConnection` if
+        it is annotated so, which costs less of the process's time (`docs/guides/writing-a-saga.md`).
 
         *undo_retry* sets how long the compensation is retried; then the saga is parked for a person.
 

@@ -59,6 +59,42 @@ def check_database(database: object, step: str) -> None:
         raise DefinitionError(f"step '{step}' runs on {database!r}, which is not a database: give it a handle")
 
 
+def asks_bare(function: Callable[..., Any], database: object, what: str) -> bool:
+    """Return whether the first parameter of *function* is annotated with what *database* lends besides sessions.
+
+    Raise if it asks for a connection of a *database* that lends none.
+    """
+    first, name = _first_annotation(function)
+    if database is None:
+        return False
+    bare: type | None = getattr(database, "bare", None)
+    if bare is None and name == "AsyncConnection":
+        raise DefinitionError(
+            f"{what} asks for an AsyncConnection, which only a SqlDatabase lends: declare one, "
+            f"or annotate `{first}` with the session of {database!r}"
+        )
+    return bare is not None and name == bare.__name__
+
+
+def check_bare(undo: Callable[..., Any], database: object, what: str, *, bare: bool) -> None:
+    """Raise if the compensation *undo* is annotated with something else than its step, which is *bare* or not."""
+    first, name = _first_annotation(undo)
+    if name not in {"", "Any", "object"} and asks_bare(undo, database, what) is not bare:
+        raise DefinitionError(f"{what} asks for another `{first}` than its step: annotate both alike")
+
+
+def _first_annotation(function: Callable[..., Any]) -> tuple[str, str]:
+    """Return the first parameter of *function* and the last name of its annotation; none is an empty text.
+
+    The annotation is not resolved: its import may be for type checkers only.
+    """
+    first = next(iter(inspect.signature(function).parameters), "")
+    annotation = _annotations(function).get(first, "")
+    text = getattr(annotation, "__forward_arg__", annotation)
+    name = text if isinstance(text, str) else getattr(text, "__name__", str(text))
+    return first, name.rpartition(".")[2].strip("'\" ")
+
+
 def hint(function: Callable[..., Any], name: str, what: str) -> Any:
     """Return one annotation of *function*, including the metadata of `Annotated`, which is part of the type.
 

@@ -11,11 +11,13 @@ from pydantic import TypeAdapter
 
 from polysaga.errors import DefinitionError
 from polysaga.sagas.definition.retries import COMPENSATION, RETRIABLE, STEP
-from polysaga.sagas.definition.signatures import check_function, check_unknown, result_type
+from polysaga.sagas.definition.signatures import asks_bare, check_bare, check_function, check_unknown, result_type
 
 Kind: TypeAlias = Literal["compensatable", "pivot", "retriable"]
 SessionT = TypeVar("SessionT")
 LentT = TypeVar("LentT", covariant=True)
+BareT = TypeVar("BareT")
+BareT_co = TypeVar("BareT_co", covariant=True)
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
 Action: TypeAlias = "Callable[[SessionT, InputT, StepContext], Awaitable[ResultT]]"
@@ -39,6 +41,14 @@ class Handle(Protocol[LentT]):
         """Note that the caller has written."""
 
 
+class BareHandle(Handle[LentT], Protocol[LentT, BareT_co]):
+    """A database of which a step may ask less than a session, by its annotation."""
+
+    @property
+    def bare(self) -> type[BareT_co]:
+        """What a step gets that is annotated with this type."""
+
+
 class Step(Generic[SessionT, InputT, ResultT]):
     """One local transaction in one database, or a call that needs none; made by `Saga.step`."""
 
@@ -53,6 +63,7 @@ class Step(Generic[SessionT, InputT, ResultT]):
         self.name, self.kind, self.database, self.action, self.after = name, kind, database, action, after
         self.result: TypeAdapter[ResultT] = result_type(action, f"step '{name}'")
         self.undo: Undo[SessionT, InputT, ResultT] | None = None
+        self.bare = asks_bare(action, database, f"step '{name}'")  # for a connection in place of a session
         self.retry = RETRIABLE if kind == "retriable" else STEP
         self.undo_retry = COMPENSATION
         self.timeout = 30.0  # seconds for one attempt
@@ -75,6 +86,8 @@ class Step(Generic[SessionT, InputT, ResultT]):
         It happens exactly once for a step that happened and never for one that did not. The compensation of a
         step without a database runs at least once, even if it is unknown whether the step happened. In that
         case *done* is None, and `ctx.idempotency_key`, the same as in the call, must be enough to undo it.
+
+        It gets what the step gets, a session or a connection.
         """
         if self.kind != "compensatable":
             raise DefinitionError(f"step '{self.name}' is {self.kind} and is never undone; drop its compensation")
@@ -87,6 +100,7 @@ class Step(Generic[SessionT, InputT, ResultT]):
             self.undo = without_session(undo)
         else:
             check_function(undo, 4, what, "(db, input, done, ctx)")
+            check_bare(undo, self.database, what, bare=self.bare)
             self.undo = undo
         return undo
 

@@ -95,7 +95,7 @@ class Steps:
 
         async def act(attempt: int) -> Fact:
             work = progress.values.undo_work(step, attempt)
-            found = await participant.undo(progress.entry(step), work)
+            found = await participant.undo(progress.entry(step), work, bare=step.bare)
             if work is None and found.state is Mark.DONE:
                 return progress.values.did(step.name, found)
             return Undid(step.name, Mark.BLOCKED if found.state is Mark.BLOCKED else Mark.COMPENSATED)
@@ -122,7 +122,7 @@ class Steps:
                 await undo(session, progress.values.text(step.name))
                 return "null"
 
-            await home.transact(work, seal)
+            await home.transact(work, seal, bare=step.bare)
             return undone
 
         async def look() -> Sighting:
@@ -142,7 +142,7 @@ class Steps:
 
         async def act(attempt: int) -> Fact:
             work = progress.values.work(step, attempt)
-            result = await home.transact(work, self._engine.journal.seal_start(birth))
+            result = await home.transact(work, self._engine.journal.seal_start(birth), bare=step.bare)
             return Did(step.name, result, status)
 
         async def look() -> Sighting:
@@ -168,7 +168,8 @@ class Steps:
             seal = journal.seal_decision(progress.claim, lambda result: progress.journaled(**{step.name: result}))
 
         async def act(attempt: int) -> Fact:
-            return Did(step.name, await home.transact(progress.values.work(step, attempt), seal), status)
+            work = progress.values.work(step, attempt)
+            return Did(step.name, await home.transact(work, seal, bare=step.bare), status)
 
         async def look() -> Sighting:
             row = self._still_ours(await journal.load(progress.saga_id))
@@ -186,9 +187,10 @@ class Steps:
         async def act(attempt: int) -> Fact:
             work, entry = progress.values.work(step, attempt), progress.entry(step)
             if last and isinstance(participant, SqlParticipant):
-                result = await participant.transact(work, self._last_seal(participant, entry))
+                seal = self._last_seal(participant, entry)
+                result = await participant.transact(work, seal, bare=step.bare)
                 return Did(step.name, result, Status.COMPLETED)
-            return Did(step.name, await participant.act(entry, work))
+            return Did(step.name, await participant.act(entry, work, bare=step.bare))
 
         async def look() -> Sighting:
             row = (await participant.look(progress.saga_id, [step.name])).get(step.name)

@@ -44,13 +44,15 @@ class Participant(Protocol):
     def node(self) -> Node:
         """The primary."""
 
-    async def act(self, entry: Entry, work: Work) -> str:
+    async def act(self, entry: Entry, work: Work, *, bare: bool = False) -> str:
         """Run *work* and record it `done`, as one transaction; return the result.
+
+        With *bare* an SQL database lends it a connection in place of a session.
 
         Raises what the work or the database raised, after a rollback: read the row before judging the error.
         """
 
-    async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
+    async def undo(self, entry: Entry, work: UndoWork | None, *, bare: bool = False) -> LedgerRow:
         """Make sure that the step is undone or never happens, as one transaction.
 
         Return the row as it was before, or a `blocked` one if there was none. With *work* None a `done` step stays

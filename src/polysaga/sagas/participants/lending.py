@@ -1,24 +1,25 @@
-"""Lending a session to a step: a real `AsyncSession` on a transaction that is ours.
+"""Lending a session or a connection to a step: SQLAlchemy's own, on a transaction that is ours.
 
 The step can flush, execute and use savepoints, but not commit, roll back or close. A driver error inside the
 transaction, outside a savepoint, dooms it even if the code swallows the error. Otherwise, after a deadlock, InnoDB
 would roll back silently, let the code go on and commit only the second half of the step. Statements that commit
 implicitly on MySQL and MariaDB are refused before they are sent.
 
-Our last statement and COMMIT go to the driver directly, past the session's greenlet. This is the main reason why a
+Our last statement and COMMIT go to the driver directly, past SQLAlchemy's greenlet. This is the main reason why a
 saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
 from polysaga.clock import Clock
 from polysaga.databases import SqlNode
@@ -31,87 +32,186 @@ from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_t
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.texts import said
 
+LentT = TypeVar("LentT", Session, Connection)
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
+_AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
 _NO_SUCH = 1305  # savepoint, function or procedure
 
 
-class lend:  # noqa: N801 - reads as a verb where it is used
-    """Lend an `AsyncSession` on one transaction; whatever happens, the connection comes back clean."""
+class StepTransaction(Protocol):
+    """The transaction of one step. Whatever happens in its block, the connection comes back clean."""
+
+    async def __aenter__(self) -> Any:
+        """Lend what the user's code works with."""
+
+    async def __aexit__(self, *failure: object) -> None: ...
+
+    async def connection(self) -> AsyncConnection:
+        """Return the connection of the transaction."""
+
+    async def check_whole(self) -> None:
+        """Write what is pending; raise if the transaction is not the one that was begun, whole."""
+
+    async def seal_and_commit(self, writes: Sequence[Write]) -> None:
+        """Write what is pending, then *writes*, then commit.
+
+        Raises `Fenced` if one of the writes does not change exactly one row.
+        """
+
+    async def commit(self) -> None:
+        """Commit and give the connection back."""
+
+
+def lend(node: SqlNode, *, bare: bool = False) -> StepTransaction:
+    """Lend one transaction on *node*: an `AsyncSession`, or *bare* an `AsyncConnection`."""
+    return _ConnectionWork(node) if bare else _SessionWork(node)
+
+
+class _Work(Generic[LentT]):
+    """What both kinds have in common. `_run` calls a function in the greenlet of what was lent."""
+
+    _run: Callable[[Callable[[LentT], Any]], Awaitable[Any]]
 
     def __init__(self, node: SqlNode) -> None:
+        self._node, self._loan = node, _Loan()
+
+    async def seal_and_commit(self, writes: Sequence[Write]) -> None:
+        dialect = self._node.dialect
+        adapted = self._settled()
+        if adapted is None:
+            adapted = await self._run(self._whole)
+        try:
+            sealed = await dialect.seal(adapted.driver_connection, writes)
+        except asyncio.CancelledError:
+            # The server may still be executing: the connection must not be reused.
+            await self._run(self._drop)
+            raise
+        if sealed is Sealed.FENCED:
+            raise Fenced("a write that ends a step changed no row")
+        if sealed is Sealed.COMMITTED:
+            dialect.forget_transaction(adapted)
+            self._loan.note_commit()
+        await self._run(self._commit)  # a pool that overflowed closes the connection, and that is sent
+
+    async def check_whole(self) -> None:
+        await self._run(self._whole)
+
+    async def commit(self) -> None:
+        await self._run(self._commit)
+
+    async def _give_back(self, closing: Coroutine[Any, Any, None], *, failed: bool) -> None:
+        self._loan.end()
+        # Shielded: a cancelled step must still give its connection back.
+        try:
+            await asyncio.shield(asyncio.ensure_future(closing))
+        except (DBAPIError, OSError):
+            # A dead connection has nothing to roll back, and one that another task still uses cannot be rolled
+            # back: neither may keep its place in the pool. The caller must get the error, or the cancellation,
+            # that ended the step.
+            await self._run(self._drop)
+            if not failed:
+                raise
+
+    def _settled(self) -> Any:
+        """Return the adapted driver connection if `_whole` would have nothing to do; else None."""
+        raise NotImplementedError
+
+    def _whole(self, lent: LentT) -> Any:
+        """Write what is pending; return the adapted driver connection; raise if the transaction is not whole."""
+        raise NotImplementedError
+
+    def _commit(self, lent: LentT) -> None:
+        """Commit and close what was lent."""
+        raise NotImplementedError
+
+    def _drop(self, _: LentT) -> None:
+        self._loan.drop()
+
+
+class _SessionWork(_Work[Session]):
+    def __init__(self, node: SqlNode) -> None:
+        super().__init__(node)
         # Closed for good at the end: a task that outlives its step has no session to write with.
         self._session = PatientSession(
             node.writer, sync_session_class=_StepSession, expire_on_commit=False, close_resets_only=False
         )
+        self._run = self._session.run_sync
         lent: Any = self._session.sync_session
-        self._loan = lent.loan = _Loan()
+        lent.loan = self._loan
 
     async def __aenter__(self) -> AsyncSession:
         return self._session
 
     async def __aexit__(self, *failure: object) -> None:
-        if not self._loan.lent:
-            return  # committed and closed already, without another switch to the greenlet
-        self._loan.end()
-        # Shielded: a cancelled step must still give its connection back.
+        if self._loan.lent:  # else it was committed and closed, without another switch to the greenlet
+            await self._give_back(self._session.close(), failed=failure[0] is not None)
+
+    async def connection(self) -> AsyncConnection:
+        return await self._session.connection()
+
+    def _settled(self) -> Any:
+        session = self._session.sync_session
+        if (
+            not session._is_clean()  # noqa: SLF001 - what `flush` itself asks first
+            or session.in_nested_transaction()
+            or session.dispatch.before_commit
+        ):
+            return None
+        return self._loan.settled(self._node)
+
+    def _whole(self, lent: Session) -> Any:
+        lent.flush()
+        return self._loan.verify(self._node, self._loan.connection or lent.connection())
+
+    def _commit(self, lent: Session) -> None:
+        self._loan.end(committed=True)
         try:
-            await asyncio.shield(asyncio.ensure_future(self._session.close()))
-        except (DBAPIError, OSError):
-            # A dead connection has nothing to roll back, and one that another task still uses cannot be rolled
-            # back: neither may keep its place in the pool. The caller must get the error, or the cancellation,
-            # that ended the step.
-            await self._session.run_sync(lambda _: self._loan.drop())
-            if failure[0] is None:
-                raise
+            Session.commit(lent)
+        except BaseException:
+            # The server may not have ended the transaction: the connection must not be reused with it open.
+            self._loan.drop()
+            raise
+        finally:
+            Session.close(lent)
 
 
-async def seal_and_commit(session: AsyncSession, node: SqlNode, writes: Sequence[Write]) -> None:
-    """Write what is pending, then *writes*, then commit.
+class _ConnectionWork(_Work[Connection]):
+    """For steps that need no session: no unit of work, no identity map, and none of the time that they take."""
 
-    Raises `Fenced` if one of the writes does not change exactly one row.
-    """
-    lent: Any = session.sync_session
-    loan: _Loan = lent.loan
-    adapted = loan.settled(node, lent)
-    if adapted is None:
-        adapted = await session.run_sync(check_whole, node)
-    try:
-        sealed = await node.dialect.seal(adapted.driver_connection, writes)
-    except asyncio.CancelledError:
-        # The server may still be executing: the connection must not be reused.
-        await session.run_sync(lambda _: loan.drop())
-        raise
-    if sealed is Sealed.FENCED:
-        raise Fenced("a write that ends a step changed no row")
-    if sealed is Sealed.COMMITTED:
-        node.dialect.forget_transaction(adapted)
-        loan.note_commit()
-    await session.run_sync(commit)  # a pool that overflowed closes the connection, and that is sent
+    async def __aenter__(self) -> AsyncConnection:
+        lent = await greenlet_spawn(self._node.writer.sync_engine.connect)
+        self._connection = _StepConnection(self._node.writer, lent)
+        self._connection.loan = self._loan
+        self._run = self._connection.run_sync
+        self._loan.begin(lent)  # the transaction begins with the first statement
+        return self._connection
 
+    async def __aexit__(self, *failure: object) -> None:
+        if self._loan.lent:
+            await self._give_back(AsyncConnection.close(self._connection), failed=failure[0] is not None)
 
-def check_whole(session: Session, node: SqlNode) -> Any:
-    """Write what is pending; return the adapted driver connection, or raise if the transaction is not whole.
+    async def connection(self) -> AsyncConnection:
+        return self._connection
 
-    Runs in the session's greenlet.
-    """
-    session.flush()
-    loan: _Loan = session.loan  # type: ignore[attr-defined]
-    return loan.verify(node, session)
+    def _settled(self) -> Any:
+        connection = self._connection.sync_connection
+        if connection is None or connection.invalidated or connection.in_nested_transaction():
+            return None
+        return self._loan.settled(self._node)
 
+    def _whole(self, lent: Connection) -> Any:
+        return self._loan.verify(self._node, lent)
 
-def commit(session: Session) -> None:
-    """Commit and close a lent session; runs in its greenlet."""
-    loan: _Loan = session.loan  # type: ignore[attr-defined]
-    loan.end(committed=True)
-    try:
-        Session.commit(session)
-    except BaseException:
-        # The server may not have ended the transaction: the connection must not be reused with it open.
-        loan.drop()
-        raise
-    finally:
-        Session.close(session)
+    def _commit(self, lent: Connection) -> None:
+        self._loan.end(committed=True)
+        try:
+            lent.commit()
+        except BaseException:
+            self._loan.drop()  # as above
+            raise
+        finally:
+            lent.close()
 
 
 def watch(node: SqlNode) -> None:
@@ -128,7 +228,12 @@ def watch(node: SqlNode) -> None:
         event.listen(engine, execution, partial(_refuse_ending, node.dialect.name))
     if node.dialect.name == "mysql":
         event.listen(engine, "do_execute", _watch_call)
-    engine.dialect.do_commit = partial(_commit_unless_lent, engine.dialect.do_commit)  # type: ignore[method-assign]
+    dialect: Any = engine.dialect
+    dialect.do_begin = partial(_note_begin, dialect.do_begin)
+    dialect.do_commit = partial(_commit_unless_lent, dialect.do_commit)
+    dialect.set_connection_execution_options = partial(
+        _refuse_autocommit, dialect.set_connection_execution_options
+    )
 
 
 class _Loan:
@@ -139,6 +244,7 @@ class _Loan:
         self.doom: BaseException | None = None
         self.nested: BaseException | None = None  # the last error inside a savepoint
         self.connection: Connection | None = None
+        self.begins = 0  # seen while it was lent
         self._transaction: object | None = None
         self._info: dict[Any, Any] = {}
 
@@ -156,6 +262,14 @@ class _Loan:
             self._info[COMMITTED] = True
             self._info[ANSWERED_AT] = Clock.monotonic()
 
+    def refuse(self, what: str) -> None:
+        """Raise while the connection is lent: a step called *what*."""
+        if self.lent:
+            raise StepMisused(
+                f"a step called {what}: the transaction ends with the step; "
+                "use begin_nested() for a part that may fail"
+            )
+
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
         self._info[SEALED] = True
@@ -165,24 +279,16 @@ class _Loan:
         if self.connection is not None and not self.connection.closed and not self.connection.invalidated:
             self.connection.invalidate()
 
-    def settled(self, node: SqlNode, session: Session) -> Any:
-        """Return the adapted driver connection if `check_whole` would have nothing to do; else None."""
+    def settled(self, node: SqlNode) -> Any:
+        """Return the adapted driver connection if the transaction is whole; else None."""
         connection = self.connection
-        if (
-            connection is None
-            or self.doom is not None
-            or not session._is_clean()  # noqa: SLF001 - what `flush` itself asks first
-            or session.in_nested_transaction()
-            or session.dispatch.before_commit
-            or connection.get_transaction() is not self._transaction
-        ):
+        if connection is None or self.doom is not None or not self._is_ours(connection):
             return None
         adapted: Any = connection.connection.dbapi_connection
         return adapted if node.dialect.begun(adapted.driver_connection) else None
 
-    def verify(self, node: SqlNode, session: Session) -> Any:
+    def verify(self, node: SqlNode, connection: Connection) -> Any:
         """Return the adapted driver connection; raise unless the transaction is the one that was begun, whole."""
-        connection = self.connection or session.connection()
         if self.doom is not None:
             fault = node.dialect.fault(self.doom)
             if fault is not None and fault.transient:
@@ -192,13 +298,22 @@ class _Loan:
                 "use begin_nested() for a part that may fail"
             ) from self.doom
         adapted: Any = connection.connection.dbapi_connection
-        if connection.get_transaction() is self._transaction:
+        if self._transaction is None and self.begins == 0:
+            connection.exec_driver_sql("SELECT 1")  # a step without SQL, on a connection that has not begun
+        if self._is_ours(connection):
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
             connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
         raise StepMisused("a step ended its transaction by itself; it must end with the step")
+
+    def _is_ours(self, connection: Connection) -> bool:
+        """Return whether the transaction is the only one of this loan."""
+        found = connection.get_transaction()
+        if self._transaction is not None:  # it had begun before
+            return found is self._transaction
+        return found is not None and found.is_active and self.begins == 1
 
 
 class _StepSession(Session):
@@ -219,17 +334,35 @@ class _StepSession(Session):
         super().close()
 
     def _refuse(self, what: str) -> None:
-        if self.loan.lent:
-            raise StepMisused(
-                f"a step called {what}() on its session: the transaction ends with the step; "
-                "use begin_nested() for a part that may fail"
-            )
+        self.loan.refuse(f"{what}() on its session")
+
+
+class _StepConnection(AsyncConnection):
+    """A connection whose transaction belongs to the participant."""
+
+    loan: _Loan
+
+    def begin(self) -> AsyncTransaction:
+        self.loan.refuse("begin() on its connection, which has begun")
+        return super().begin()
+
+    async def commit(self) -> None:
+        self.loan.refuse("commit() on its connection")
+        await super().commit()
+
+    async def rollback(self) -> None:
+        self.loan.refuse("rollback() on its connection")
+        await super().rollback()
+
+    async def close(self) -> None:
+        self.loan.refuse("close() on its connection")
+        await super().close()
 
 
 @event.listens_for(_StepSession, "after_begin")
 def _begin(session: _StepSession, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        raise StepMisused("a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction")
+        raise StepMisused(_AUTOCOMMIT)
     if not session.loan.lent:
         raise StepMisused("a task that outlives its step used the step's session")
     session.loan.begin(connection)
@@ -252,6 +385,23 @@ def _doom(context: ExceptionContext) -> None:
         loan.doom = error
     else:
         loan.nested = error
+
+
+def _note_begin(do_begin: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
+    loan = lent.info.get(_LOAN)
+    if loan is not None:
+        loan.begins += 1
+    do_begin(lent)
+
+
+def _refuse_autocommit(
+    set_options: Callable[[Connection, Mapping[str, Any]], None],
+    connection: Connection,
+    options: Mapping[str, Any],
+) -> None:
+    if options.get("isolation_level") == "AUTOCOMMIT" and _LOAN in connection.info:
+        raise StepMisused(_AUTOCOMMIT)
+    set_options(connection, options)
 
 
 def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:

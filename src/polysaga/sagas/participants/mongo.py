@@ -40,7 +40,7 @@ class MongoParticipant:
         self.node, self._clock = node, clock
         self.outbox = MongoOutbox(node, clock)
 
-    async def act(self, entry: Entry, work: Work) -> str:
+    async def act(self, entry: Entry, work: Work, *, bare: bool = False) -> str:
         async with self._transaction() as session:
             result = await work(session)
             self._still_begun(session)
@@ -56,7 +56,7 @@ class MongoParticipant:
             self._be_in_time(entry)
         return result
 
-    async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
+    async def undo(self, entry: Entry, work: UndoWork | None, *, bare: bool = False) -> LedgerRow:
         async with self._transaction() as session:
             found = await self._claim_row(session, entry)
             if found.state is Mark.DONE and work is not None:

@@ -19,7 +19,7 @@ from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, UndoWork, Work
-from polysaga.sagas.participants.lending import check_whole, commit, lend, seal_and_commit, watch
+from polysaga.sagas.participants.lending import lend, watch
 from polysaga.sagas.participants.outboxes import SqlOutbox
 from polysaga.sagas.participants.reading import read_rows
 from polysaga.sagas.participants.removal import Removal
@@ -60,18 +60,19 @@ class SqlParticipant:
         self.outbox = SqlOutbox(node)
         watch(node)
 
-    def act(self, entry: Entry, work: Work) -> Coroutine[Any, Any, str]:
-        return self.transact(work, self.seal_done(entry))
+    def act(self, entry: Entry, work: Work, *, bare: bool = False) -> Coroutine[Any, Any, str]:
+        return self.transact(work, self.seal_done(entry), bare=bare)
 
-    async def transact(self, work: Work, seal: Seal) -> str:
-        """Run *work* as one transaction that ends with the writes of *seal*.
+    async def transact(self, work: Work, seal: Seal, *, bare: bool = False) -> str:
+        """Run *work* as one transaction that ends with the writes of *seal*; with *bare* on a connection.
 
         Raises `Fenced`, after a rollback, if one of them changes no row.
         """
-        async with lend(self.node) as session:
+        transaction = lend(self.node, bare=bare)
+        async with transaction as lent:
             with nullcontext() if self._file is None else holding(self._file):
-                result = await work(session)
-            await seal_and_commit(session, self.node, seal(result))
+                result = await work(lent)
+            await transaction.seal_and_commit(seal(result))
         return result
 
     def seal_done(self, entry: Entry) -> Seal:
@@ -79,17 +80,18 @@ class SqlParticipant:
         values = {**self._values(entry), "state": str(Mark.DONE)}
         return lambda result: [Write(self._done, {**values, "result": result})]
 
-    async def undo(self, entry: Entry, work: UndoWork | None) -> LedgerRow:
-        async with lend(self.node) as session:
-            send = sender(await session.connection())
+    async def undo(self, entry: Entry, work: UndoWork | None, *, bare: bool = False) -> LedgerRow:
+        transaction = lend(self.node, bare=bare)
+        async with transaction as lent:
+            send = sender(await transaction.connection())
             found = await self._claim_row(send, entry)
             if found.state is Mark.DONE and work is not None:
                 with nullcontext() if self._file is None else holding(self._file):
-                    await work(session, found.result or "null")
-                await session.run_sync(check_whole, self.node)
+                    await work(lent, found.result or "null")
+                await transaction.check_whole()
                 if (await send(self._compensated, self._values(entry))).count != 1:
                     raise StepMisused(f"the compensation of '{entry.step}' changed its own ledger row")
-            await session.run_sync(commit)
+            await transaction.commit()
         return found
 
     async def look(self, saga_id: UUID, steps: Sequence[str]) -> Mapping[str, LedgerRow]:

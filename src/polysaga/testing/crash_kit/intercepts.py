@@ -92,13 +92,13 @@ def tap_participant(participant: Any, owner: Owner) -> None:
         _replace(participant, "act", _work(owner, participant.act))
     undo, look = participant.undo, participant.look
 
-    async def named_undo(entry: Any, work: Any) -> Any:
+    async def named_undo(entry: Any, work: Any, **options: Any) -> Any:
         name = f"undo {entry.step}"
         await owner.take_turn()
         WORK.set(name)
         owner.scene.touch(owner, participant.node.database)
         await owner.scene.reach(owner, Stage.BEGIN, name)
-        return await undo(entry, work)
+        return await undo(entry, work, **options)
 
     async def announced_look(*arguments: Any) -> Any:
         owner.scene.touch(owner, participant.node.database)
@@ -131,10 +131,10 @@ async def _seen(owner: Owner, look: Awaitable[Any]) -> Any:
 
 def _work(owner: Owner, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @wraps(method)
-    async def reported(*arguments: Any) -> Any:
+    async def reported(*arguments: Any, **options: Any) -> Any:
         RAN.set([])
         try:
-            result = await method(*arguments)
+            result = await method(*arguments, **options)
             name = WORK.get()
             if name is not None:
                 await owner.scene.reach(owner, Stage.AFTER, name)
