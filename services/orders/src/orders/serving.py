@@ -98,7 +98,9 @@ async def _beside(server: _Server, listener: socket.socket, up: Callable[[str], 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket bound to the port; it does not listen until the application is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named so that asyncio sends without delay (TCP_NODELAY): else every answer on a kept
+    # connection waits 40 ms for the client to acknowledge its head.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
