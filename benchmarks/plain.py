@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
+from pymongo.errors import PyMongoError
+
 from polysaga.sagas import Saga, StepContext
 from polysaga.sagas.definition.definition import define
 from polysaga.sagas.definition.step import AnyStep
@@ -39,8 +41,14 @@ class PlainCoordinator:
 
         async def take(step: AnyStep) -> None:
             context = StepContext(saga_id, step.name, 1, results)
-            async with self._transaction(step) as session:
-                result = await step.action(session, value, context)
+            while True:
+                try:
+                    async with self._transaction(step) as session:
+                        result = await step.action(session, value, context)
+                    break
+                except PyMongoError as error:  # two orders for one product: PyMongo's documents say, try again
+                    if not error.has_error_label("TransientTransactionError"):
+                        raise
             results[step.name] = result
             if step.undo is not None:
                 compensations.append(self._compensation(step, saga_id, value, results))

@@ -139,7 +139,8 @@ async def _begin(urls: Places, count: int) -> None:
         async with places:
             await sagas.start(saga, Work(number=number))
 
-    async with databases.open(_settings(urls, count)), sagas.open():
+    settings = _settings(urls, count)
+    async with databases.open(settings), sagas.open(settings.sagas):
         await asyncio.gather(*map(start, range(count)))
         await hanging.reached.wait()
         print(json.dumps({"in_flight": count}), flush=True)
@@ -158,7 +159,8 @@ async def _take_over(urls: Places) -> None:
         elif isinstance(event, WorkerTicked):
             ticked.set()
 
-    async with databases.open(_settings(urls, 1)), sagas.open(emit=hear):
+    settings = _settings(urls, 1)
+    async with databases.open(settings), sagas.open(settings.sagas, emit=hear):
         await ticked.wait()
         print(json.dumps({"up": True}), flush=True)
         await asyncio.to_thread(sys.stdin.read)

@@ -88,6 +88,11 @@ def sides(part: Part) -> str:
     return f"{table(heads, figures)}\n\n{table(ratio_heads, ratios)}"
 
 
+def on_connections(part: Part) -> str:
+    """Return the same for the sides whose steps run on connections."""
+    return sides({"turns": part["on_connections"]})
+
+
 def counts(part: Part) -> str:
     """Return what one saga sends."""
     names = ("packets", "statements", "commits")
@@ -163,6 +168,7 @@ def memory(part: Part) -> str:
 BLOCKS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "plain": ("plain", sides),
     "plain-counts": ("plain", counts),
+    "plain-on-connections": ("plain", on_connections),
     "refusals": ("refusals", sides),
     "http": ("http", sides),
     "peers": ("peers", peers),

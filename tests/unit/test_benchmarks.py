@@ -214,7 +214,7 @@ def result() -> dict[str, Any]:
     return {
         "about": about | {"machine": machine, "versions": {"python": "3.11"}},
         "parts": {
-            "plain": {"servers": servers, "turns": turns, "counts": counts},
+            "plain": {"servers": servers, "turns": turns, "on_connections": turns[:1], "counts": counts},
             "recovery": dict.fromkeys(
                 (
                     "in_flight",
