@@ -28,7 +28,7 @@ setup: ## install what is missing: uv and the Python packages
 	@scripts/setup
 
 .PHONY: setup-servers
-setup-servers: ## the same, and MariaDB, PgBouncer and Chromium (needs root or sudo) and MySQL
+setup-servers: ## the same, and MariaDB, PgBouncer, promtool and Chromium (needs root or sudo) and MySQL
 	@scripts/setup servers
 
 .PHONY: check
