@@ -131,6 +131,36 @@ async def test_a_batch_ends_with_its_process_and_leaves_the_rest_as_it_was(
         assert (await program.sagas.get(saga_id)).status is Status.NEEDS_ATTENTION
 
 
+async def test_a_batch_that_a_person_stops_leaves_the_rest_as_it_was(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, carry_out, under_way = asyncio.Event(), Repairs.carry_out, 0
+
+    async def wait(self: Repairs, *asked: Any, **more: Any) -> Any:
+        nonlocal under_way
+        under_way += 1
+        await reached(go_on, "the test lets the repairs go on")
+        return await carry_out(self, *asked, **more)
+
+    async with stuck_going_back(urls).open() as program, Program(urls, PLACE_ORDER).open() as other:
+        sagas = [await parked(program) for _ in range(6)]
+        monkeypatch.setattr(Repairs, "carry_out", wait)
+        batch_id = program.sagas.begin_batch("resolve", sagas, **ME, outcome="compensated")
+        await until(lambda: under_way == 4, "four repairs are under way")
+
+        assert not other.sagas.stop_batch(batch_id, by="bob"), "it works elsewhere"
+        assert program.sagas.stop_batch(batch_id, by="bob")
+        assert program.sagas.stop_batch(batch_id, by="eve"), "it is stopped already"
+        go_on.set()
+
+        told = await ended(program, batch_id)
+        assert (told.done, told.total, told.stopped_by, told.problem) == (4, 6, "bob", None)
+        states = [(await program.sagas.get(saga_id)).status for saga_id in sagas]
+        assert sorted(states) == [Status.COMPENSATED] * 4 + [Status.NEEDS_ATTENTION] * 2
+        assert not program.sagas.stop_batch(batch_id, by="bob"), "it has ended"
+        assert not program.sagas.stop_batch(uuid4(), by="bob")
+
+
 async def test_an_error_that_is_no_refusal_ends_the_batch_and_is_told(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

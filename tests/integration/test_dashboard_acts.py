@@ -1,5 +1,6 @@
 """Forms that act: what they change, under whose name, and everything that they are refused for."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from polysaga import Status
 from polysaga.dashboard import Person
 from polysaga.sagas import SagaFilter
+from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import ADA, LENA, Visit, hidden, mounted, opened, plain
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
 FORM = {"why": "the shelf was counted"}
@@ -371,6 +373,43 @@ async def test_the_oldest_one_can_be_tried_first(files: MigratedUrls) -> None:
         assert "Try the oldest one first" in plain(question)
         oldest = (await program.sagas.find(SagaFilter(status=Status.NEEDS_ATTENTION, oldest_first=True))).sagas[0]
         assert f'name="id" value="{oldest.id}"' in question.text
+
+
+async def test_an_operator_stops_a_batch_and_a_viewer_does_not(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, carry_out = asyncio.Event(), Repairs.carry_out
+
+    async def wait(self: Repairs, *asked: Any, dry_run: bool, **more: Any) -> Any:
+        if not dry_run:
+            await reached(go_on, "the test lets the repairs go on")
+        return await carry_out(self, *asked, dry_run=dry_run, **more)
+
+    monkeypatch.setattr(Repairs, "carry_out", wait)
+    program = stuck_going_back(files)
+    async with program.open():
+        visit, lena = (Visit(mounted(program), who=who) for who in ("ada", "lena"))
+        ids = [await parked(program) for _ in range(6)]
+        form = {**await chosen_or_matching(visit, ids, matching=True), "action": "retry", **FORM, "count": "6"}
+        where = (await visit.post("/repairs/begin", form)).headers["location"].removeprefix("/dashboard")
+        token = {"token": form["token"]}
+
+        page = await visit.get(where)
+        assert "Stop here" in plain(page)
+        assert "Stop here" not in plain(await lena.get(where))
+        await lena.get("/sagas")
+        assert (await lena.post(f"{where}/stop", token)).status_code == 403
+        assert (await visit.post(f"{where}/stop", {"token": "another"})).status_code == 403
+        assert (await visit.get(f"{where}/stop")).status_code == 405
+        stopped = await visit.post(f"{where}/stop", token)
+        assert (stopped.status_code, stopped.headers["location"]) == (303, f"/dashboard{where}")
+        assert "Stopped by ada" in plain(await visit.get(where))
+        go_on.set()
+        await until(lambda: _over(visit, f"/dashboard{where}"), "the batch ends")
+        told = plain(await visit.get(where))
+        assert "Stopped by ada: 4 of 6 sagas done." in told
+        assert "2 not done: they are as they were" in told
+        assert "Stop here" not in told
 
 
 async def test_the_page_of_an_unknown_batch_is_not_there(files: MigratedUrls) -> None:

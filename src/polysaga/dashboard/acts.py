@@ -116,6 +116,15 @@ class Acts:
             return await self._ask(request, visitor, form, told=f"Nothing was changed: {problem}", status=status)
         return back_to(request, f"/repairs/{batch}")
 
+    async def stop(self, request: Request) -> Response:
+        """Stop a batch; the sagas that it has not come to stay as they are."""
+        form, batch_id = await form_of(request), request.path_params["batch"]
+        request.state.asked_for = [("Action", "stop a repair of many sagas"), ("Batch", str(batch_id))]
+        visitor = await self._site.door.actor(request, form)
+        # One that has ended meanwhile, or works elsewhere, says so on its page.
+        self._site.sagas.stop_batch(batch_id, by=visitor.person.name)
+        return back_to(request, f"/repairs/{batch_id}")
+
     async def progress(self, request: Request) -> Response:
         """Show how far a batch is."""
         site, batch_id = self._site, request.path_params["batch"]

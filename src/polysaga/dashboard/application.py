@@ -96,6 +96,7 @@ def dashboard(
             Route("/repairs", acts.confirm, methods=["POST"]),
             Route("/repairs/begin", acts.begin, methods=["POST"]),
             Route("/repairs/{batch:uuid}", acts.progress),
+            Route("/repairs/{batch:uuid}/stop", acts.stop, methods=["POST"]),
             Route("/databases", pages.databases),
             Route("/audit", pages.audit),
             Mount("/api", api(site, pages)),

@@ -94,7 +94,7 @@ def of_batch(batch: BatchProgress, found: Overview) -> Marks:
     """Return how far a batch is."""
     return {
         **of_frame(found),
-        "b-far": _hash(batch.done, sorted(batch.refused.items()), batch.ended_at, batch.total),
+        "b-far": _hash(batch.done, sorted(batch.refused.items()), batch.ended_at, batch.total, batch.stopped_by),
     }
 
 

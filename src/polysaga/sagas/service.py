@@ -303,6 +303,13 @@ class Sagas:
         """Return how far a batch is, of another process by the audit trail; None if no process knows it."""
         return await self._batches.progress(batch_id)
 
+    def stop_batch(self, batch_id: UUID, *, by: str) -> bool:
+        """Stop a batch: repairs under way are finished, the other sagas stay as they are; *by* is who stops it.
+
+        Return False if it has ended, or if this process does not work on it.
+        """
+        return self._batches.stop(batch_id, by)
+
     async def retry(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
     ) -> tuple[Repair, ...]:

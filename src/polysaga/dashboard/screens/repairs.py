@@ -76,6 +76,7 @@ class ProgressScreen:
     bar: Markup | None
     outcomes: tuple[Prospect, ...]
     over: bool
+    may_stop: bool
 
 
 def confirm_screen(
@@ -166,7 +167,9 @@ def progress_screen(batch: BatchProgress, now: datetime) -> ProgressScreen:
     title = (
         f"{verb} {words.number(total)} {noun}: {words.number(settled)} {words.verb(settled, 'is', 'are')} done."
     )
-    if over and batch.problem is None:
+    if batch.stopped_by is not None and settled < total:
+        title = f"Stopped by {batch.stopped_by}: {words.number(settled)} of {words.number(total)} {noun} done."
+    elif over and batch.problem is None:
         title = (
             f"{words.number(batch.done)} of {words.number(total)} {noun} {_DONE.get(batch.action, 'repaired')}."
         )
@@ -194,6 +197,7 @@ def progress_screen(batch: BatchProgress, now: datetime) -> ProgressScreen:
         bar=charts.level(settled, total, f"{words.number(settled)} of {words.number(total)} done"),
         outcomes=tuple(outcomes),
         over=over,
+        may_stop=batch.here and not over and batch.stopped_by is None,
     )
 
 

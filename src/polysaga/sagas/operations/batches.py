@@ -41,6 +41,7 @@ class _Batch:
     refused: Counter[str] = field(default_factory=Counter)
     ended_at: datetime | None = None
     problem: str | None = None
+    stopped_by: str | None = None
 
 
 class Batches:
@@ -97,7 +98,16 @@ class Batches:
             ended_at=batch.ended_at,
             here=True,
             problem=batch.problem,
+            stopped_by=batch.stopped_by,
         )
+
+    def stop(self, batch_id: UUID, by: str) -> bool:
+        """Begin no more repairs of a batch; return whether this process works on it."""
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.ended_at is not None:
+            return False
+        batch.stopped_by = batch.stopped_by or by
+        return True
 
     async def close(self) -> None:
         """Stop: what is not repaired yet stays as it is."""
@@ -113,6 +123,8 @@ class Batches:
         async def work() -> None:
             for saga_id in waiting:
                 await self._repair(batch, saga_id, order)
+                if batch.stopped_by is not None:
+                    return
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(_SIDE_BY_SIDE):
@@ -155,6 +167,7 @@ class Batches:
             ended_at=last.at if is_over else None,
             here=False,
             problem=None,
+            stopped_by=None,
         )
 
 

@@ -160,3 +160,4 @@ class BatchProgress:
     ended_at: datetime | None
     here: bool  # this process works on it
     problem: str | None  # why it ended before it was through, such as a journal that does not answer
+    stopped_by: str | None  # the person who stopped it; of a batch of another process it is not known
