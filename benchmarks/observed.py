@@ -1,9 +1,11 @@
-"""`python -m benchmarks.observed`: what it costs to scrape metrics each second, and to trace every saga.
+"""`python -m benchmarks.observed`: what it costs to be scraped each second, to be traced, and to be watched.
 
-Every side is compared with the same program without either, in turns, at concurrency 16. Takes three minutes.
+Every side is compared with the same program without any of it, in turns, at concurrency 16. *viewed* has ten
+viewers on the dashboard's overview. Takes four minutes; `python -m benchmarks.observed viewed` measures one side.
 """
 
 import asyncio
+import sys
 
 from benchmarks import shop
 from benchmarks.bursts import take_turns
@@ -13,7 +15,7 @@ from benchmarks.process import Process, Recipe
 from benchmarks.quick import show
 from benchmarks.servers import running
 
-_OTHERS = ("measured", "traced", "sampled", "both")
+_OTHERS = ("measured", "traced", "sampled", "both", "viewed")
 _ROUNDS, _SECONDS = 12, 1.5
 
 
@@ -23,7 +25,7 @@ def main() -> None:
         for version in databases.versions:
             tell(version)
         asyncio.run(shop.fill(databases.urls))
-        for other in _OTHERS:
+        for other in sys.argv[1:] or _OTHERS:
             recipes = {side: Recipe("benchmarks.observed_side", side, databases.urls) for side in ("alone", other)}
             sides = {side: Process(recipe, databases.pids) for side, recipe in recipes.items()}
             with started(sides):

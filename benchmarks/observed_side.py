@@ -1,17 +1,21 @@
-"""The shop's saga while it is looked at: plainly, scraped for metrics each second, traced, or both.
+"""The shop's saga while it is looked at: plainly, scraped for metrics each second, traced, both, or by viewers.
 
 The exporter of the traces takes batches of spans and drops them: what a program's own exporter costs is its own.
 """
 
 import asyncio
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+import uvicorn
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
 from benchmarks import shop
 from benchmarks.side import Places, Side, serve
@@ -19,10 +23,12 @@ from orders.databases import databases
 from orders.place_order import place_order
 from orders.sagas import sagas
 from orders.schemas import PricedOrder
+from polysaga.dashboard import dashboard
 from polysaga.events import Events
 from polysaga.telemetry.prometheus import Metrics
 from polysaga.telemetry.tracing import SagaTracing
 
+_VIEWERS = 10
 _SCRAPES = 1.0  # seconds between two
 
 
@@ -38,6 +44,48 @@ def tracing(share: float) -> SagaTracing:
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(share)))
     provider.add_span_processor(BatchSpanProcessor(Dropping()))
     return SagaTracing(databases, provider=provider)
+
+
+@asynccontextmanager
+async def viewed(urls: Places) -> AsyncIterator[Side]:
+    """Place orders by sagas while ten viewers, in a process of their own, have the dashboard's overview open."""
+    async with observed(urls) as side:
+        config = uvicorn.Config(shown(), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        server = _Announced(config)
+        serving = asyncio.create_task(server.serve())
+        await server.up.wait()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        viewers = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.viewers", str(port), str(_VIEWERS), stdout=asyncio.subprocess.PIPE
+        )
+        assert viewers.stdout is not None
+        await viewers.stdout.readline()  # all have their page
+        try:
+            yield side
+        finally:
+            viewers.terminate()
+            await viewers.wait()
+            server.should_exit = server.force_exit = True
+            await serving
+
+
+class _Announced(uvicorn.Server):
+    """Sets an event when it is up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+def shown() -> Starlette:
+    """Return an application with the dashboard."""
+    app = Starlette()
+    app.mount("/dashboard", dashboard(sagas, databases))
+    return app
 
 
 @asynccontextmanager
@@ -73,6 +121,7 @@ if __name__ == "__main__":
     serve(
         {
             "alone": observed,
+            "viewed": viewed,
             "measured": partial(observed, measured=True),
             "traced": partial(observed, traced=1.0),
             "sampled": partial(observed, traced=0.01),

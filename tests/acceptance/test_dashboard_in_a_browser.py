@@ -1,5 +1,6 @@
 """The dashboard in a real browser: a person finds, understands and repairs sagas, on any screen."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import mounted, served
 from tests.fixtures.programs import MigratedUrls, Program
+from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import parked, put_aside, stuck_going_back, stuck_going_forward
 
 expect.set_options(timeout=20_000)
@@ -27,6 +30,7 @@ addEventListener('securitypolicyviolation', (event) => window.violations.push(ev
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polysaga.dashboard.live.EVERY", 0.2)
+    monkeypatch.setattr("polysaga.dashboard.live.LOAD", 0.05)
     monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.1)
 
 
@@ -160,19 +164,115 @@ async def pages_of(here: Looking) -> list[str]:
     return ["/", "/sagas", aside, f"/sagas/{here.ids[0]}", "/databases", "/audit", "/nowhere", "/sagas?key=none"]
 
 
+async def barriers(page: Page, what: str) -> list[str]:
+    """Return what keeps people from using the page, as far as axe can tell."""
+    found = await Axe().run(page)
+    return [
+        f"{what}: {one['id']}: {one['nodes'][0]['html'][:150]}"
+        for one in found.response["violations"]
+        if one["impact"] in {"serious", "critical"}
+    ]
+
+
+async def sideways(page: Page, what: str) -> list[str]:
+    """Return at which widths of the screen the page is wider than that."""
+    found = []
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        wide = await page.evaluate("document.documentElement.scrollWidth")
+        if wide > width:
+            found.append(f"{what} is {wide} wide at {width}")
+    await page.set_viewport_size({"width": 1280, "height": 900})
+    return found
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_keeps_people_out(chromium: str, files: MigratedUrls, scheme: Any) -> None:
     async with looking(chromium, stuck_going_back(files)) as here:
         page = await here.page(color_scheme=scheme)
         for path in await pages_of(here):
             await page.goto(f"{here.url}{path}")
-            found = await Axe().run(page)
-            serious = [
-                f"{path}: {one['id']}: {one['nodes'][0]['html'][:150]}"
-                for one in found.response["violations"]
-                if one["impact"] in {"serious", "critical"}
-            ]
-            assert serious == []
+            assert await barriers(page, path) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_on_the_way_of_a_repair_keeps_people_out_or_scrolls_sideways(
+    chromium: str, files: MigratedUrls, monkeypatch: pytest.MonkeyPatch, scheme: Any
+) -> None:
+    go_on, carry_out = asyncio.Event(), Repairs.carry_out
+
+    async def wait(self: Repairs, *asked: Any, dry_run: bool, **more: Any) -> Any:
+        if not dry_run:
+            await reached(go_on, "the test has looked at the page")
+        return await carry_out(self, *asked, dry_run=dry_run, **more)
+
+    monkeypatch.setattr(Repairs, "carry_out", wait)
+    async with looking(chromium, stuck_going_back(files)) as here:
+        page, found = await here.page(color_scheme=scheme), []
+
+        async def look(what: str) -> None:
+            found.extend([*await barriers(page, what), *await sideways(page, what)])
+
+        for action in ("Resolve …", "Skip a step …", "Retry …"):
+            await page.goto(f"{here.url}/sagas?status=needs_attention")
+            await page.get_by_label("all 2 that match").check()
+            await page.get_by_role("button", name=action).click()
+            await look(f"the question of {action}")
+        await page.get_by_label("How many, as a check").fill("3")
+        await page.get_by_label("Why").fill(WHY)
+        await page.get_by_role("button", name="Retry 2 sagas").click()
+        await expect(page.get_by_role("alert")).to_contain_text("You typed 3, and 2 match now.")
+        await look("the question again")
+        await page.get_by_label("How many, as a check").fill("2")
+        await page.get_by_role("button", name="Retry 2 sagas").click()
+        await expect(page.get_by_role("button", name="Stop here")).to_be_visible()
+        await look("a repair under way")
+        await page.get_by_role("button", name="Stop here").click()
+        await expect(page.locator("h1")).to_contain_text("Stopped by")
+        await look("a repair that is stopped")
+        go_on.set()
+        await expect(page.locator("#b-far")).to_contain_text("ended at")
+        await look("a repair that has ended")
+        assert await violations(page) == []
+        assert found == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_of_a_viewer_or_without_a_journal_keeps_people_out_or_scrolls_sideways(
+    chromium: str, files: MigratedUrls, monkeypatch: pytest.MonkeyPatch, scheme: Any
+) -> None:
+    async def silent(self: Any) -> None:
+        raise OSError("connection refused")
+
+    program = stuck_going_back(files)
+    async with program.open(), served(mounted(program)) as address, async_playwright() as driver:
+        saga_id, url = await parked(program), f"{address}/dashboard"
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            context = await browser.new_context(color_scheme=scheme, extra_http_headers={"x-person": "lena"})
+            page, found = await context.new_page(), []
+            for path in ("/", "/sagas?status=needs_attention", f"/sagas/{saga_id}"):
+                await page.goto(f"{url}{path}")
+                await expect(page.locator(".person")).to_contain_text("viewer")
+                found += [*await barriers(page, path), *await sideways(page, path)]
+            monkeypatch.setattr("polysaga.sagas.operations.inspector.Inspector.overview", silent)
+            monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.0)
+
+            async def is_down() -> bool:  # a look that was under way may still be good for the first request
+                answer = await page.goto(f"{url}/")
+                return answer is not None and answer.status == 503
+
+            await until(is_down, "the page says that the journal does not answer")
+            await expect(page.locator("main")).to_contain_text("The journal does not answer")
+            found += [*await barriers(page, "no journal"), *await sideways(page, "no journal")]
+            monkeypatch.undo()
+            await expect(page.locator("main")).not_to_contain_text("does not answer")  # it comes back by itself
+            stranger = await browser.new_page()
+            await stranger.goto(f"{url}/")
+            found += [*await barriers(stranger, "no person"), *await sideways(stranger, "no person")]
+            assert found == []
+        finally:
+            await browser.close()
 
 
 async def test_no_page_scrolls_sideways(chromium: str, files: MigratedUrls) -> None:

@@ -1,5 +1,7 @@
 """The dashboard as JSON: the same facts, the same people, problems as RFC 9457 wants them."""
 
+import asyncio
+import json
 from typing import Any
 from uuid import UUID
 
@@ -7,9 +9,10 @@ import pytest
 
 from polysaga import Status
 from polysaga.errors import Refused
+from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import Visit, mounted, opened
 from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Order, Program
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import finished, parked, stuck_going_back
 
 WHY = {"why": "the shelf was counted"}
@@ -64,10 +67,60 @@ async def test_filters_and_pages_are_those_of_the_list(
         assert none["sagas"] == []
 
 
+async def test_what_the_document_allows_is_taken(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        ids = [str(await parked(program)) for _ in range(2)]
+        order = {**WHY, "action": "retry", "ids": ids}
+        headers = {"content-type": "application/json"}
+        for count in ("3.0", '"2"', "true", "2.5"):
+            body = json.dumps(order)[:-1] + f', "count": {count}}}'
+            answer = await visit.http.post("/dashboard/api/repairs", content=body, headers=headers)
+            assert answer.status_code == (409 if count == "3.0" else 422), count
+        body = json.dumps(order)[:-1] + ', "count": 2.0}'  # in JSON an integer
+        answer = await visit.http.post("/dashboard/api/repairs", content=body, headers=headers)
+        assert answer.status_code == 202
+        leap = "2024-02-29T10:00:00+00:00~" + str(UUID(int=1))
+        assert (await visit.get("/api/sagas", params={"after": leap})).status_code == 200
+
+
+async def test_a_batch_is_stopped_where_it_works(files: MigratedUrls, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, carry_out = asyncio.Event(), Repairs.carry_out
+
+    async def wait(self: Repairs, *asked: Any, **more: Any) -> Any:
+        await reached(go_on, "the test lets the repairs go on")
+        return await carry_out(self, *asked, **more)
+
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        ids = [str(await parked(program)) for _ in range(6)]
+        monkeypatch.setattr(Repairs, "carry_out", wait)
+        order = {**WHY, "action": "retry", "ids": ids, "count": 6}
+        batch = (await visit.http.post("/dashboard/api/repairs", json=order)).json()["batch"]
+        stop = f"/dashboard/api/repairs/{batch}/stop"
+
+        assert (await visit.http.post(stop, content="{}")).status_code == 403, "not JSON"
+        stopped = await visit.http.post(stop, json={})
+        assert (stopped.status_code, stopped.json()["stopped_by"]) == (200, "ada")
+        go_on.set()
+
+        async def over() -> bool:
+            return bool((await visit.get(f"/api/repairs/{batch}")).json()["ended_at"])
+
+        await until(over, "the batch ends")
+        assert (await visit.get(f"/api/repairs/{batch}")).json()["done"] == 4
+        again = await visit.http.post(stop, json={})
+        assert (again.status_code, again.json()["detail"]) == (409, "It has ended.")
+        nowhere = await visit.http.post(f"/dashboard/api/repairs/{UUID(int=1)}/stop", json={})
+        assert nowhere.status_code == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/sagas?status=nonsense", 422), ("/sagas?after=zzz", 422), ("/sagas?since=2026-01-01T00:00", 422),
-     ("/sagas?name=%00", 422), ("/sagas/1", 422), (f"/sagas/{UUID(int=1)}", 404), ("/audit?after=zzz", 422),
+     ("/sagas?name=%00", 422),
+     (f"/sagas?after=2026-02-29T10:00:00%2B00:00~{UUID(int=1)}", 422),
+     ("/sagas/1", 422), (f"/sagas/{UUID(int=1)}", 404), ("/audit?after=zzz", 422),
      (f"/repairs/{UUID(int=1)}", 404), ("/nowhere", 404)],
 )  # fmt: skip
 async def test_mistakes_are_problem_details(files: MigratedUrls, path: str, status: int) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from starlette.requests import Request
 
 from polysaga import Status
-from polysaga.dashboard import Person
+from polysaga.dashboard import Person, live
 from polysaga.sagas.operations.inspector import Inspector
 from tests.fixtures.dashboards import ADA, LENA, Stream, Visit, mounted
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
@@ -21,7 +21,39 @@ from tests.integration.test_repairs import finished, parked, stuck_going_back
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polysaga.dashboard.live.EVERY", 0.05)
+    monkeypatch.setattr("polysaga.dashboard.live.LOAD", 0.0)
     monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("viewers", "seconds"), [(0, 2.0), (1, 2.0), (4, 2.0), (10, 5.0), (50, 25.0), (500, 30.0)]
+)
+def test_many_viewers_with_something_to_load_hear_less_often(
+    monkeypatch: pytest.MonkeyPatch, viewers: int, seconds: float
+) -> None:
+    monkeypatch.undo()
+    assert live.pause_after(viewers) == seconds
+
+
+async def test_a_round_counts_the_viewers_that_load_their_page(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+
+    def noted(number: int) -> float:
+        loads.append(number)
+        return 0.05
+
+    monkeypatch.setattr(live, "pause_after", noted)
+    program = stuck_going_back(files)
+    async with program.open():
+        app = mounted(program)
+        async with Stream(app, "/live/overview") as one, Stream(app, "/live/overview") as two:
+            for stream in (one, two):
+                await stream.next("seen", "changed")
+            await parked(program)
+            await until(lambda: 2 in loads, "both viewers have something to load")
+            await until(lambda: loads[-1] == 0, "nobody has anything to load any more")
 
 
 async def test_the_overview_hears_of_a_saga_that_is_parked(files: MigratedUrls) -> None:

@@ -134,6 +134,7 @@ async def test_a_search_that_makes_no_sense_is_told_in_the_words_of_the_client(
         {"wanted": {"name": None}},
         {"wanted": {"status": []}},
         {"wanted": {"older_than": "soon"}},
+        {"wanted": {"older_than": False}},
         {"wanted": {"nam": "place-order"}},
         {"dryrun": False},
         {"dry_run": 0},

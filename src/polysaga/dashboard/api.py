@@ -49,7 +49,8 @@ from polysaga.sagas import (
 
 _PROBLEM = "application/problem+json"
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
-Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+# The \s of JSON Schema lacks what Python takes for space besides.
+Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$")]
 
 
 def _written(value: object) -> object:
@@ -59,12 +60,18 @@ def _written(value: object) -> object:
     return value
 
 
+def _whole(value: object) -> object:
+    # A number without a fraction is an integer in JSON, also as 2.0; a text or true is none.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 Cursor = Annotated[
     str,
     Field(
         max_length=80,
-        pattern=r"^20\d\d-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31|02-29)"
+        pattern=r"^(20\d\d-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+        r"|20([02468][048]|[13579][26])-02-29)"
         r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?\+00:00~"
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
     ),
@@ -243,7 +250,7 @@ class Many(BaseModel):
 
     why: Words = Field(description="kept in the audit trail")
     ids: list[UUID] = Field(min_length=1, max_length=100_000)
-    count: int = Field(strict=True, ge=1)
+    count: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_whole)]
 
 
 class ManyMoved(Many):
@@ -308,6 +315,8 @@ def api(site: Site, pages: Pages) -> FastAPI:
     for action, act in made.acts.items():
         summary = f"{action.capitalize()} one saga"
         add(f"/sagas/{{saga_id}}/{action}", act, methods=["POST"], responses=acting, summary=summary)
+    stop = "Stop a repair of many sagas"
+    add("/repairs/{batch}/stop", made.stop, methods=["POST"], responses=acting, summary=stop)
     add("/repairs", made.begin, methods=["POST"], status_code=202, responses=acting, summary="Repair many sagas")
     app.include_router(router)
 
@@ -510,6 +519,15 @@ class _Api:
         )
         return BatchBegun(batch=batch)
 
+    async def stop(self, request: Request, batch: UUID) -> BatchProgress:
+        """Begin no more repairs of it: the sagas that it has not come to stay as they are."""
+        person = await self._operator(request)
+        told = await self.progress(batch)
+        if not self._site.sagas.stop_batch(batch, by=person.name):
+            why = "It has ended." if told.here else "Another process works on it; it is stopped there."
+            raise HTTPException(HTTPStatus.CONFLICT, why)
+        return await self.progress(batch)
+
     async def _operator(self, request: Request) -> Person:
         person = await self._site.door.person(request)
         if person.role is not Role.OPERATOR:
@@ -653,11 +671,11 @@ async def _of_request(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_sagas(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PolysagaError | DefinitionError)
-    if isinstance(error, UnknownSaga):
+    if isinstance(error, UnknownSaga | DefinitionError):  # a saga, or a step of it, that does not exist
         return _problem(404, str(error))
     if isinstance(error, TryAgain):
         return _problem(503, str(error), {"Retry-After": "1"})
-    return _problem(422 if isinstance(error, PayloadError | DefinitionError) else 409, str(error))
+    return _problem(422 if isinstance(error, PayloadError) else 409, str(error))
 
 
 _ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {

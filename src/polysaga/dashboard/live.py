@@ -3,8 +3,10 @@
 A stream says which parts of its page have changed, never what they say: the page's script fetches the page and
 puts the changed parts in their place. So a stream carries nothing that its viewer may not see.
 
-- One task looks every two seconds, while there are viewers. Viewers of the same page share one look, and all of
-  them the look at what is unfinished. No database session is held between two looks.
+- One task looks every two seconds or less often, while there are viewers. Viewers of the same page share one look,
+  and all of them the look at what is unfinished. No database session is held between two looks.
+- Each viewer that hears of a change loads the page. The next round waits half a second for each of them, half a
+  minute at most: so many viewers of a busy service hear less often, and cost it little.
 - What a viewer has not been told yet is a set of parts, so a slow reader costs no memory.
 - The stream asks the program's `authorize` again before it says something, and every 15 seconds. For a viewer who
   may not look any more, or has another role now, it ends, and the page's script loads the page again.
@@ -39,6 +41,8 @@ from polysaga.sagas import SagaFilter
 from polysaga.signals import heard
 
 EVERY = 2.0  # seconds between two looks
+LOAD = 0.5  # seconds for each viewer that loads the page again, if that is more
+_RAREST = 30.0  # seconds between two looks at most
 ASK_AGAIN = 15.0  # seconds until `authorize` is asked again although nothing has changed
 _MOST = 500  # streams of one process
 _RETRY = 3000  # milliseconds until a browser opens a stream anew
@@ -136,9 +140,9 @@ class Live:
     async def _look_while_there_are_viewers(self) -> None:
         with heard(self._stop):
             while self._watches and not self._stopping.is_set():
-                await self._round()
+                pause = pause_after(await self._round())
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(EVERY):
+                    async with asyncio.timeout(pause):
                         await self._stopping.wait()
 
     def _stop(self) -> None:
@@ -147,7 +151,8 @@ class Live:
             for viewer in watch.viewers:
                 viewer.news.set()
 
-    async def _round(self) -> None:
+    async def _round(self) -> int:
+        """Look once at every page that is watched; return how many viewers have something to load."""
         for watch in tuple(self._watches.values()):
             try:
                 found: Marks | None = await watch.look()
@@ -160,6 +165,7 @@ class Live:
                     viewer.changed |= _changed(watch.marks, found, viewer)
                 viewer.news.set()
             watch.marks = found if found is not None else watch.marks
+        return sum(bool(viewer.changed) for watch in self._watches.values() for viewer in watch.viewers)
 
     def _look_for(self, request: Request) -> Look:
         """Return the look at the page that a stream is for; raise `HTTPException` if there is no such page."""
@@ -215,6 +221,11 @@ class Live:
         async with site.looking.answering():
             batch = await site.sagas.batch(batch_id)
         return {} if batch is None else marks.of_batch(batch, found)
+
+
+def pause_after(loads: int) -> float:
+    """Return the seconds to the next round after one that makes *loads* viewers load their page."""
+    return min(max(EVERY, LOAD * loads), _RAREST)
 
 
 def _changed(before: Marks | None, now: Marks, viewer: _Viewer) -> set[str]:

@@ -1,4 +1,4 @@
-"""The files that pages load: a style sheet, an icon, htmx and one script of our own.
+"""The files that pages load: a style sheet, an icon, htmx and two scripts of our own.
 
 Each has a hash of its content in its address, so browsers keep it for ever and a new version is loaded at once.
 """
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 _TYPES = {"css": "text/css", "svg": "image/svg+xml", "js": "text/javascript"}
-NAMES = ("style.css", "logo.svg", "htmx-4.0.1.min.js", "live.js")
+NAMES = ("style.css", "logo.svg", "htmx-4.0.1.min.js", "live.js", "back.js")
 
 
 class Statics:

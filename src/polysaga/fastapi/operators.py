@@ -21,6 +21,7 @@ from fastapi.security import HTTPBearer
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -76,7 +77,16 @@ Words = Annotated[
     Field(min_length=1, max_length=2000, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
-Age = Annotated[float, Field(ge=0, le=3_000_000_000, allow_inf_nan=False)]  # seconds; less than 100 years
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):  # Python takes it for a number
+        raise PydanticCustomError("number", "write a number")
+    return value
+
+
+# Seconds; less than 100 years.
+Age = Annotated[float, Field(ge=0, le=3_000_000_000, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Cursor = Annotated[
     str,
     AfterValidator(_cursor),
