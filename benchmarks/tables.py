@@ -16,6 +16,17 @@ _FIGURES = ("throughput", "p50_ms", "p99_ms", "client_cpu_ms", "server_cpu_ms")
 _RATIOS = ("throughput", "p50_ms", "client_cpu_ms", "cpu_ms")
 
 
+def joined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last of *results* with the parts that only earlier ones have, and their commits in `earlier`."""
+    last = results[-1]
+    parts, earlier = dict(last["parts"]), dict(last.get("earlier", {}))
+    for one in reversed(results[:-1]):
+        for name, part in one["parts"].items():
+            if name not in parts:
+                parts[name], earlier[name] = part, one["about"]["commit"]
+    return {**last, "parts": parts, "earlier": earlier}
+
+
 def filled(page: str, result: Mapping[str, Any], plots: Mapping[str, str], folder: str) -> str:
     """Return *page* with every block made anew; raise `KeyError` for a block that no function makes."""
 
@@ -66,6 +77,9 @@ def about(result: Mapping[str, Any]) -> str:
         f"Servers: {', '.join(sorted(servers))}.",
         f"Packages: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
     ]
+    for commit in dict.fromkeys(result.get("earlier", {}).values()):
+        names = [name for name, other in result["earlier"].items() if other == commit]
+        lines.insert(1, f"Measured on the same machine at the earlier commit `{commit[:10]}`: {', '.join(names)}.")
     if told["short"]:
         lines.insert(0, "**This was a short run to see that everything works: the figures say nothing.**")
     return "\n".join(textwrap.fill(f"- {line}", _WIDTH, subsequent_indent="  ") for line in lines)

@@ -258,6 +258,20 @@ def test_making_the_page_twice_changes_nothing() -> None:
     assert tables.filled(once, result(), {}, "performance") == once
 
 
+def test_parts_of_an_earlier_result_are_shown_and_named() -> None:
+    first, second = result(), result()
+    second["about"] = second["about"] | {"commit": "1234567890abcdef"}
+    second["parts"] = {"http": second["parts"]["http"]}
+
+    both = tables.joined([first, second])
+    page = tables.filled(PAGE.read_text(), both, {}, "performance")
+
+    assert tables.joined([both]) == both
+    assert "at commit `1234567890`" in page
+    assert "at the earlier commit `abcdef1234`: plain, recovery." in " ".join(page.split())
+    assert "| 16 | ours | 100.0 | 500.0 | 900.0 | 2.0 | 1.0 |" in page
+
+
 def test_every_block_has_its_place_on_the_page() -> None:
     text = PAGE.read_text()
 
