@@ -39,4 +39,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _children(pid: int, tid: str) -> list[str]:
-    return Path(f"/proc/{pid}/task/{tid}/children").read_text().split()
+    try:
+        return Path(f"/proc/{pid}/task/{tid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # the thread has just ended

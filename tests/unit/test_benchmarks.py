@@ -124,6 +124,13 @@ def test_processor_time_of_a_process_includes_its_ended_threads() -> None:
     assert processors.resident(os.getpid()) > 2**20
 
 
+def test_a_thread_that_ends_meanwhile_does_not_hide_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*found(path), str(2**22 + 1)])
+    assert processors.used(os.getpid()) > 0
+    assert processors.resident(os.getpid()) > 2**20
+
+
 def test_a_process_that_is_gone_used_nothing() -> None:
     assert processors.used(2**22 + 1) == processors.resident(2**22 + 1) == 0
 
