@@ -341,6 +341,26 @@ async def test_all_that_match_needs_a_filter(files: MigratedUrls) -> None:
         await refused(await visit.post("/repairs", nothing), 422, "The request was refused.")
 
 
+async def test_all_that_match_are_those_of_the_list_also_if_none_of_them_is_parked(files: MigratedUrls) -> None:
+    program = stuck_going_forward(files)
+    async with opened(program) as visit:
+        await put_aside(program)
+        page = await visit.get("/sagas?waiting=1")
+        form = {name: hidden(page, name) for name in ("token", "query")} | {"which": "matching", "action": "retry"}
+        assert "Retry 1 saga?" in plain(await visit.post("/repairs", form))
+
+
+async def test_a_form_with_nothing_chosen_leads_back_to_the_list(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        await parked(program)
+        form = {"token": await visit.token(), "query": "", "which": "chosen", "action": "retry"}
+        referrer = {"referer": "http://localhost/dashboard/sagas?status=needs_attention"}
+        answer = await visit.post("/repairs", form, headers=referrer)
+        assert answer.status_code == 422
+        assert 'href="/dashboard/sagas?status=needs_attention">Back to the page</a>' in answer.text
+
+
 @pytest.mark.parametrize(
     ("action", "more", "said"),
     [

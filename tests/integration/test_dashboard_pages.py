@@ -15,8 +15,9 @@ from polysaga.dashboard.headers import CSP
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, Refused
 from polysaga.events import Events, SagaParked
 from polysaga.sagas import Inspector
+from polysaga.sagas.driving import execution
 from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
-from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Order, Program
+from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program, make_due, take_over
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
@@ -108,7 +109,36 @@ async def test_a_refused_saga_is_said_to_be_cleanly_undone(files: MigratedUrls) 
         text = plain(await visit.get(f"/sagas/{saga.id}"))
         assert "Refused and cleanly undone: no lantern left" in text
         assert "the business saying no" in text
+        # The first step, whose record is the journal's row, is undone like the others.
+        assert "Nothing of it. open_order and credit_points were undone." in text
+        assert "Happened and is undone." in text
+        assert "still stands" not in text
         assert "refused: no lantern left" in plain(await visit.get("/sagas"))
+
+
+async def test_a_saga_that_its_processes_do_not_survive_warns_before_the_next_one(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "MOST_EXPIRIES", 0)
+    first, second, third = (Program(files, PLACE_ORDER) for _ in range(3))
+    gates = {program: Gate() for program in (first, second)}
+    for program, gate in gates.items():
+        program.on("reserve_stock", gate)
+        program.on("credit_points", gate)
+    async with first.open(lease=3600.0), second.open(lease=3600.0, drain=0.01):
+        handle = await first.sagas.start(first.saga, Order())
+        await gates[first].reached()
+        await take_over(second, handle.id)  # it finds the record of the first step: that is progress
+        await gates[second].reached()
+    async with opened(third) as visit:
+        await make_due(third, handle.id)
+        await third.recorder.wait_for(SagaParked)
+        text = plain(await visit.get(f"/sagas/{handle.id}"))
+        assert "No process came past reserve_stock in inventory." in text
+        assert "1 processes in a row ended, or hung, while they drove this saga; next comes reserve_stock" in text
+        assert "A retry may end the next process too" in text
+        assert "Compensate does not run reserve_stock ." in text
+        assert "reserve_stock" in plain(await visit.get("/"))
 
 
 async def test_filters_are_in_the_address_and_pages_go_on_behind_the_last_row(

@@ -467,6 +467,9 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
             await last.recorder.wait_for(SagaParked if status == "needs_attention" else SagaFinished)
             found = await last.sagas.get(handle.id)
     assert found.status == status
+    if status == "needs_attention":
+        assert found.step == "credit_points"
+        assert "11 processes in a row ended, or hung" in (found.reason or "")
 
 
 async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:

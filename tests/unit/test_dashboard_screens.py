@@ -207,7 +207,7 @@ def test_equal_events_within_five_minutes_are_one_line() -> None:
         clock.moment += timedelta(minutes=1)
     recent(WorkerTicked(0, 0, 0))
     (line,) = recent.lines
-    assert line.told == "3 place-order sagas parked: no shelf since 14:32:07"
+    assert line.told == "3 place-order sagas parked: no shelf (since 14:32:07)"
     clock.moment += timedelta(minutes=10)
     recent(SagaParked(id_from_time(NOW), "place-order", "no shelf"))
     assert len(recent.lines) == 2

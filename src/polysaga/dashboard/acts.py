@@ -7,6 +7,7 @@ matches now, nothing is changed and the question comes again.
 
 import json
 from collections import Counter
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Literal, cast
 from uuid import UUID
@@ -200,7 +201,10 @@ class Acts:
             search = filters.read(form.get("query", ""))
             if not search.narrow:
                 raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Filter by something before you act on all.")
-            return await self._site.sagas.freeze(_for_repair(search).selects(self._site.now()))
+            wanted = _for_repair(search).selects(self._site.now())
+            if not wanted.statuses:  # left to itself `freeze` takes the parked ones only
+                wanted = replace(wanted, status=[status for status in Status if not status.final])
+            return await self._site.sagas.freeze(wanted)
         chosen = dict.fromkeys(one for text in form.all("id") if (one := uuid_in(text)) is not None)
         if not chosen:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Choose a saga first: tick the box of its row.")

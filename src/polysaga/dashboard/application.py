@@ -158,7 +158,10 @@ class _Refusals:
                 "Nothing was changed. Open the saga or the list, and use the form there.",
             ),
         }.get(HTTPStatus(error.status_code), ("The request was refused.", str(error.detail)))
-        answer = self._say(request, HTTPStatus(error.status_code), sentence, advice)
+        more = {}
+        if request.method == "POST":  # the form is still filled in there
+            more = {"back": own_path(request, request.headers.get("referer", "")), "back_text": "Back to the page"}
+        answer = self._say(request, HTTPStatus(error.status_code), sentence, advice, **more)
         answer.headers.update(headers)
         return answer
 
@@ -190,7 +193,13 @@ class _Refusals:
         return PlainTextResponse("The dashboard failed; the log of the program says why.", 500, headers=ALWAYS)
 
     def _say(self, request: Request, status: HTTPStatus, sentence: str, advice: str, **more: Any) -> Response:
-        data = {"asked_for": (), "viewer": False, "back": f"{base_of(request)}/", "back_text": "To the overview"}
+        data = {
+            "asked_for": (),
+            "viewer": False,
+            "back": f"{base_of(request)}/",
+            "back_text": "To the overview",
+            "linked": status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN},
+        }
         return self._site.page(
             request, "denied.html", status=status, sentence=sentence, advice=advice, **{**data, **more}
         )

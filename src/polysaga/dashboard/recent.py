@@ -52,7 +52,7 @@ class Happening:
         """The line for people."""
         if self.count == 1:
             return self.text
-        since = f" since {words.clock(self.first)}" if self.first != self.at else ""
+        since = f" (since {words.clock(self.first)})" if self.first != self.at else ""
         return f"{self.many.replace('{}', words.number(self.count))}{since}"
 
 
@@ -104,8 +104,8 @@ def told_of(event: Event, now: datetime) -> Happening | None:
             many = f"{event.by} ordered {event.action} for {{}} {event.saga} sagas: {event.why}"
             return line("info", "person", text, many)
         case SagaClaimed():
-            text = f"{event.saga} …{words.tail(event.saga_id)} taken over: its lease had run out"
-            return line("info", "taken", text, f"{{}} {event.saga} sagas taken over: their leases had run out")
+            text = f"{event.saga} …{words.tail(event.saga_id)} taken over: no process drove it"
+            return line("info", "taken", text, f"{{}} {event.saga} sagas taken over: no process drove them")
         case SagaNotKnown():
             what = f"{event.saga} version {event.version} is not known here; left for a process that knows it"
             return line("late", "late", what, f"{what} ({{}} times)")

@@ -421,7 +421,8 @@ def _facts(found: Examination, trace: str | None, hidden: frozenset[str]) -> lis
 
 
 def _lost(expiries: int) -> str:
-    return "none lost" if not expiries else f"{expiries} lost in a row without progress"
+    # One may be the first after a person's retry.
+    return "none lost in a row" if expiries <= 1 else f"{expiries} lost in a row without progress"
 
 
 def _driver(found: Examination) -> str:
@@ -433,9 +434,12 @@ def _driver(found: Examination) -> str:
     if saga.owner is None:
         when = "" if saga.wake_at is None else f" until {words.at(saga.wake_at, now)}"
         return f"no process: put aside{when}"
+    if saga.wake_at is not None and saga.wake_at < now and not saga.driven_here:
+        return f"no process: claim {saga.epoch} ran out at {words.at(saga.wake_at, now)}"
     until = "" if saga.wake_at is None else f" until {words.at(saga.wake_at, now)}, renewed every few seconds"
-    who = "this process" if saga.driven_here else saga.owners[-1].process if saga.owners else "another process"
-    return f"{who}, claim {saga.epoch}{until}"
+    last = saga.owners[-1] if saga.owners else None
+    who = "a process that has written nothing yet" if last is None or last.epoch != saga.epoch else last.process
+    return f"{'this process' if saga.driven_here else who}, claim {saga.epoch}{until}"
 
 
 def _audit(found: Examination, hidden: frozenset[str]) -> list[AuditEvent]:
@@ -640,12 +644,14 @@ def _compensate(found: Examination) -> tuple[str, ...]:
     pivot = next((step.name for step in found.steps if step.kind == "pivot"), None)
     done = [step for look in found.looks for step, row in look.rows.items() if row.state.value == "done"]
     undone = [step.name for step in reversed(found.steps) if step.name in done and step.undoable]
+    if not saga.known:
+        return (f"A process that knows version {saga.version} undoes what it did; until one is up, it waits.",)
     will = [
         f"Undone in order: {words.joined(undone)}."
         if undone
         else "Nothing of it has happened that must be undone."
     ]
-    if saga.owner is not None:
+    if saga.owner is not None and saga.wake_at is not None and saga.wake_at > found.at:
         will.insert(0, "The attempt that is under way is cancelled, and its end awaited.")
     if pivot is not None:
         will.append(f"If {pivot} commits first, this is refused: too late.")

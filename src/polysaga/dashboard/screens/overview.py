@@ -172,6 +172,10 @@ def overview_screen(
 
 
 def _headline(found: Overview, parked: int) -> str:
+    unknown = sum(group.count for group in found.late if not group.known)
+    if not parked and unknown:
+        wait = words.verb(unknown, "saga waits", "sagas wait")
+        return f"{words.number(unknown)} {wait} for a process of another version."
     if not parked:
         return "Nothing needs you."
     most = "5,000 or more" if not found.causes_complete else words.number(parked)
@@ -214,7 +218,7 @@ def _causes_note(found: Overview) -> str:
 def _cause(cause: Cause, now: datetime, mask: Mask) -> CauseLine:
     undoing = cause.direction is Status.COMPENSATING
     if cause.step is None:
-        what = f"{cause.name}: no step to blame"
+        what = f"{cause.name}: at no step"
     elif undoing:
         what = f"{cause.name}: {cause.step}{words.place(cause.database)} cannot be undone"
     else:
@@ -253,7 +257,7 @@ def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLi
                 what=f"{words.verb(found.waiting, 'saga', 'sagas')} put aside",
                 kind="waiting",
                 word="waiting",
-                meta=f"A step keeps failing, so no process drives them until they are due.{when}",
+                meta=f"No process drives them until they are due: a step fails, or a person retries.{when}",
                 query=Search(waiting=True).query(),
             )
         )

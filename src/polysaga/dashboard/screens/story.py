@@ -20,6 +20,7 @@ from polysaga.errors import Refused
 from polysaga.sagas import Examination, Parking, Planned, Reason, Status
 
 STEPS = 6  # of a list in one sentence
+_TROUBLE = 3  # processes in a row that lost a saga: no deployment, but trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,12 @@ class _Teller:
             return _say("Late by {}: no process has taken it over.", late)
         coming = self.found.moves[0] if self.found.moves else None
         where = "" if coming is None else words.place(self.database.get(coming.step))
-        if saga.owner is None and saga.wake_at is not None:
-            when = words.ahead(saga.wake_at, self.found.at)
+        waits_until = saga.wake_at if saga.owner is None else None
+        if waits_until is not None and waits_until <= self.found.at and coming is not None:
+            goes_on = self._move(coming.step, coming.phase)
+            return _say("Due now: the next free process goes on with {}{}.", goes_on, where)
+        if waits_until is not None:
+            when = words.ahead(waits_until, self.found.at)
             what = "Decided, but" if saga.status is Status.COMPLETING else "Put aside, because"
             name = step or (None if coming is None else coming.step)
             if name is None:
@@ -126,6 +131,9 @@ class _Teller:
     def _parked_headline(self) -> Markup:
         saga, step = self.saga, self.saga.step
         end = "Nothing moves until a person decides."
+        if self._is_deserted and step is not None:
+            where, phase = words.place(self.database.get(step)), "undo" if self._undoes() else "do"
+            return _say("No process came past {}{}. {}", self._move(step, phase), where, end)
         if step is None:
             return _say("Parked: {}. {}", self._text(saga.reason or "no reason was kept").rstrip("."), end)
         where = words.place(self.database.get(step))
@@ -203,7 +211,7 @@ class _Teller:
         if not failed:
             return ""
         seconds = words.since(self.saga.created_at, self.saga.parked_at) - failed[0].at_ms / 1000
-        return f"for {words.duration(max(0.0, seconds))}"
+        return f"for {words.duration(seconds)}" if seconds >= 1 else ""
 
     def undone_for(self) -> Markup:
         saga, error = self.saga, self.saga.error
@@ -285,7 +293,26 @@ class _Teller:
             return order + Markup(" For as long as it takes: it is decided, so it is never undone.")
         return order + Markup(" A compensation that keeps failing parks the saga for a person.")
 
+    @property
+    def _is_deserted(self) -> bool:
+        return self.cause is not None and self.cause.is_deserted
+
+    def _after_desertion(self, moves: Sequence[Markup], end: str) -> Markup:
+        """Say what a person can do with a saga whose processes ended or hung one after the other."""
+        told = _say(
+            "Nothing by itself. A {} may end the next process too: read in the logs why they ended, and remove "
+            "the cause first. Then: {}",
+            tag("b", "retry"),
+            _then(moves, end),
+        )
+        undo = any(one.action == "compensate" and one.problem is None for one in self.found.options)
+        if undo and self.saga.step is not None:
+            told += _say(" {} does not run {}.", tag("b", "Compensate"), _code(self.saga.step))
+        return told
+
     def _after_retry(self, moves: Sequence[Markup], end: str) -> Markup:
+        if not moves and self._is_deserted:
+            return _say("Nothing by itself. Every step is done: {} only ends it.", tag("b", "retry"))
         if not moves:
             return Markup("Nothing by itself. Remove the cause, then decide on the right what happens.")
         skip = ""
@@ -294,6 +321,8 @@ class _Teller:
         ):
             done = "undone" if self._undoes() else "done"
             skip = _say(" If {} was {} by hand, {} it instead.", self.saga.step, done, tag("b", "skip"))
+        if self._is_deserted:
+            return self._after_desertion(moves, end)
         told = _say("Nothing by itself. Remove the cause, then {}: {}", tag("b", "retry"), _then(moves, end))
         return told + skip if skip else told
 
@@ -301,6 +330,12 @@ class _Teller:
         saga = self.saga
         if saga.status.final or saga.status is Status.NEEDS_ATTENTION:
             return Markup()
+        if saga.expiries >= _TROUBLE:
+            return _say(
+                "Look into the logs of the processes: {} in a row ended, or hung, while they drove it. After ten "
+                "it is parked.",
+                f"{saga.expiries:,}",
+            )
         if self.found.late and saga.known:
             return Markup("Look at the processes on the overview: the one that drove it may hang.")
         if saga.status is Status.RUNNING:

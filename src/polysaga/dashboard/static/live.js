@@ -21,7 +21,11 @@
     refresh.hidden = state === "live";
     pause.hidden = state !== "live";
   };
-  const lost = (why) => say("paused", why || "Not live,", "");
+  const lost = (why) => {
+    say("paused", why || "Not live,", "");
+    const since = sign.querySelector(".as-of");
+    since.textContent = since.textContent.replace("as of ", "");
+  };
 
   const rows = () => Array.from(document.querySelectorAll("tr[id^='saga-']"), (row) => row.id.slice(5));
 

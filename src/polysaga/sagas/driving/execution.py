@@ -50,9 +50,11 @@ from polysaga.sagas.protocol.known import (
     Failed,
     Interrupted,
     Stuck,
+    Surveyed,
 )
 from polysaga.sagas.protocol.outcomes import Failure, overdue
-from polysaga.sagas.protocol.reasons import Reason
+from polysaga.sagas.protocol.plans import planned
+from polysaga.sagas.protocol.reasons import DESERTED, Reason
 from polysaga.sagas.protocol.rows import Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.sagas.protocol.verdicts import Verdict
@@ -150,11 +152,22 @@ class Execution:
             if found > row.progress:
                 await self._writes.note_progress(found)
             elif row.expiries > MOST_EXPIRIES:
-                told = f"{row.expiries} owners in a row lost their claim without any progress"
-                self._learn(await self._writes.park(Reason(message=told)))
+                self._learn(await self._writes.park(self._deserted(row.expiries, surveyed)))
         self.announcements.tell_started()
         self.announcements.tell()
         return True
+
+    def _deserted(self, times: int, surveyed: Surveyed) -> Reason:
+        """Return why a saga is parked that no process has brought on: it probably kills them, or hangs."""
+        progress = self.progress
+        moves = planned(progress.definition, progress.known, surveyed.records, home=progress.home)
+        told = f"{times} processes in a row ended, or hung, while they drove this saga"
+        if not moves:
+            return Reason(
+                kind=DESERTED, message=f"{told}; all of its steps are done, so another one may be the cause"
+            )
+        what = f"undoing {moves[0].step}" if moves[0].phase == "undo" else moves[0].step
+        return Reason(kind=DESERTED, step=moves[0].step, message=f"{told}; next comes {what}")
 
     def hangs(self, hanging: Collection["asyncio.Task[Any]"]) -> bool:
         """Return whether a task of this execution is among *hanging*; if so, its claim must run out."""

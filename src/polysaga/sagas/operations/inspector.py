@@ -216,7 +216,11 @@ class Inspector:
         except (SQLAlchemyError, PolysagaError) as error:
             return LedgerLook(database=database, is_journal=is_journal, problem=said(error))
         if is_journal:
-            found |= {step: LedgerRow(Mark.DONE, text) for step, text in row.results.items() if step not in found}
+            # A step that was born with the journal's row is undone in one commit with the final status.
+            resolved = (row.error or Reason()).resolved is not None
+            undone = row.status is Status.COMPENSATED and not resolved
+            mark = Mark.COMPENSATED if undone else Mark.DONE
+            found |= {step: LedgerRow(mark, text) for step, text in row.results.items() if step not in found}
         return LedgerLook(database=database, is_journal=is_journal, rows=found)
 
     def _contradictions(

@@ -14,6 +14,8 @@ from pydantic_core import to_json
 
 from polysaga.sagas.protocol.states import Status
 
+DESERTED = "deserted"  # a kind of reason to park
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Why:
@@ -25,6 +27,11 @@ class _Why:
     code: str | None = None  # of a refusal
     facts: Any = None  # of a refusal, as JSON keeps them
     traceback: str | None = None
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether process after process ended, or hung, while it drove the saga, and none brought it on."""
+        return self.kind == DESERTED
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain types that the journal stores, without missing values."""
