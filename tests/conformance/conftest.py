@@ -71,6 +71,20 @@ async def bare_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], 
         yield one
 
 
+@pytest.fixture(params=[*SQL_KINDS, *BARE_KINDS], ids=str)
+async def any_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
+@pytest.fixture(params=[one for one in (*SQL_KINDS, *BARE_KINDS) if not one.side_by_side], ids=str)
+async def file_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+    async with opened(request.param, furnished(request.param)) as one:
+        assert isinstance(one, SqlShop)
+        yield one
+
+
 @pytest.fixture(params=SQL_KINDS, ids=str)
 async def sql_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
     async with opened(request.param, furnished(request.param)) as one:

@@ -6,19 +6,20 @@ The whole suite of `test_participant.py` and its sisters runs on such steps too;
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.errors import StepMisused
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
-from tests.conformance.shops import SqlShop
-from tests.conformance.test_participant import entry, refunding, row_of, selling
-from tests.fixtures.waiting import reached
+from tests.conformance.shops import SqlShop, turns
+from tests.conformance.test_participant import cancelling, entry, refunding, row_of, selling
+from tests.fixtures.waiting import reached, within
 
 End = Callable[[AsyncConnection], Awaitable[Any]]
 
@@ -339,3 +340,70 @@ async def test_a_connection_is_in_no_transaction_when_the_next_step_gets_it(bare
             await participant.act(entry(), work)
         assert await bare_shop.sold(item) == (number + 1) // 2
     assert len(set(ids)) == 1
+
+
+async def _on(lent: AsyncSession | AsyncConnection) -> AsyncConnection:
+    return lent if isinstance(lent, AsyncConnection) else await lent.connection()
+
+
+async def test_a_step_that_takes_another_connection_of_the_pool_is_whole_or_not_at_all(
+    any_shop: SqlShop, item: str
+) -> None:
+    participant, step = any_shop.participant(connections=1), entry()
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        connection = await _on(lent)
+        await any_shop.sell(connection, item)
+        await connection.invalidate()
+        await connection.run_sync(lambda sync: sync.rollback())
+        await any_shop.sell(connection, item)
+        return "null"
+
+    with suppress(StepMisused, SQLAlchemyError):
+        await participant.act(step, work)
+
+    done = await row_of(participant, step) is not None
+    assert await any_shop.sold(item) == (2 if done else 0)
+    await participant.act(entry(), selling(any_shop, f"{item}-next"))
+
+
+async def test_a_step_cannot_commit_on_another_connection_of_the_pool(any_shop: SqlShop, item: str) -> None:
+    participant, step = any_shop.participant(connections=1), entry()
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        connection = await _on(lent)
+        await connection.invalidate()
+        with suppress(Exception):
+            await connection.run_sync(lambda sync: sync.rollback())
+        await any_shop.sell(connection, item)
+        await connection.run_sync(lambda sync: sync.commit())
+        return "null"
+
+    with pytest.raises((StepMisused, SQLAlchemyError)):
+        await participant.act(step, work)
+
+    assert await any_shop.sold(item) == 0
+    assert await row_of(participant, step) is None
+    await participant.act(step, selling(any_shop, item))
+
+
+@cancelling
+async def test_a_task_that_is_left_behind_does_not_hide_that_the_row_was_refused(
+    file_shop: SqlShop, item: str
+) -> None:
+    participant = file_shop.participant(connections=1)
+    for rounds in range(12):
+        step, sold = entry(not_after=datetime.now(UTC) - timedelta(seconds=60)), f"{item[:20]}-{rounds}"
+        tasks: list[asyncio.Task[None]] = []
+
+        async def work(lent: AsyncSession | AsyncConnection) -> str:
+            await file_shop.sell(lent, sold)  # noqa: B023 - run before the next round
+            tasks.append(asyncio.ensure_future(file_shop.sell(lent, f"{sold}-late")))  # noqa: B023
+            await turns(rounds)  # noqa: B023
+            return "null"
+
+        with suppress(Exception):
+            await within(participant.act(step, work), "the step ends")
+        await within(asyncio.gather(*tasks, return_exceptions=True), "the task that was left behind ends")
+        assert await row_of(participant, step) is None
+        assert await file_shop.sold(sold) == 0

@@ -748,6 +748,9 @@ def test_names_that_only_type_checkers_know_may_stand_where_nothing_is_read_from
     assert step.result.dump_json(Placed()) == b'{"number":0}'
 
 
+Alias = AsyncConnection
+
+
 async def takes_a_connection(db: AsyncConnection, value: int, ctx: StepContext) -> None: ...
 
 
@@ -758,6 +761,24 @@ async def takes_a_name_for_type_checkers(db: "sa.AsyncConnection", value: int, c
 
 
 async def takes_a_connection_by_another_name(conn: AsyncConnection, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_an_annotated_connection(
+    db: Annotated[AsyncConnection, "ours"], value: int, ctx: StepContext
+) -> None: ...
+
+
+async def takes_a_connection_or_none(db: AsyncConnection | None, value: int, ctx: StepContext) -> None: ...
+
+
+async def takes_an_alias(db: "Alias", value: int, ctx: StepContext) -> None: ...
+
+
+class Special(AsyncConnection):
+    """A connection of a program's own kind."""
+
+
+async def takes_a_subclass(db: Special, value: int, ctx: StepContext) -> None: ...
 
 
 async def takes_anything(db: Any, value: int, ctx: StepContext) -> None: ...
@@ -780,6 +801,10 @@ async def wrapped(*given: Any) -> None: ...
         (takes_a_name_for_type_checkers, True),
         (takes_a_connection_by_another_name, True),
         (wrapped, True),
+        (takes_an_annotated_connection, True),
+        (takes_a_connection_or_none, True),
+        (takes_an_alias, True),
+        (takes_a_subclass, True),
         (takes_a_session, False),
         (takes_anything, False),
         (takes_either, False),

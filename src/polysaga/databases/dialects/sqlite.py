@@ -182,10 +182,10 @@ class SQLite(SqlDialect):
         return None
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
-        # One hop to the connection's thread, where a cursor of our own would cost three.
-        before = driver.total_changes
-        rows = await driver.execute_fetchall(statement.sql, statement.bind(values))
-        return StatementResult(rows, len(rows) if statement.answers else driver.total_changes - before)
+        # One hop to the connection's thread, where a cursor of our own would cost three. What another task, that a
+        # step left behind, changes on this connection meanwhile is not counted.
+        rows, changed = await driver._execute(_executed, driver._conn, statement.sql, statement.bind(values))  # noqa: SLF001
+        return StatementResult(rows, len(rows) if statement.answers else changed)
 
     def moment(self, value: datetime) -> Any:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
@@ -243,3 +243,9 @@ async def _turn_to_wal(driver: Any) -> None:
         else:
             break
     await driver.execute_fetchall(f"PRAGMA busy_timeout = {milliseconds}")
+
+
+def _executed(connection: sqlite3.Connection, sql: str, values: Any) -> tuple[list[Any], int]:
+    """Return the rows and the number of changed ones; runs in the connection's thread."""
+    cursor = connection.execute(sql, values)
+    return cursor.fetchall(), cursor.rowcount

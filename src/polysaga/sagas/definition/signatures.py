@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,35 +65,45 @@ def asks_bare(function: Callable[..., Any], database: object, what: str) -> bool
 
     Raise if it asks for a connection of a *database* that lends none.
     """
-    first, name = _first_annotation(function)
     if database is None:
         return False
+    first, kind = _first_annotation(function)
     bare: type | None = getattr(database, "bare", None)
-    if bare is None and name == "AsyncConnection":
+    if bare is not None:
+        return issubclass(kind, bare) if isinstance(kind, type) else kind == bare.__name__
+    if getattr(kind, "__name__", kind) == "AsyncConnection":
         raise DefinitionError(
             f"{what} asks for an AsyncConnection, which only a SqlDatabase lends: declare one, "
             f"or annotate `{first}` with the session of {database!r}"
         )
-    return bare is not None and name == bare.__name__
+    return False
 
 
 def check_bare(undo: Callable[..., Any], database: object, what: str, *, bare: bool) -> None:
     """Raise if the compensation *undo* is annotated with something else than its step, which is *bare* or not."""
-    first, name = _first_annotation(undo)
-    if name not in {"", "Any", "object"} and asks_bare(undo, database, what) is not bare:
+    first, kind = _first_annotation(undo)
+    if kind not in {"", Any, object} and asks_bare(undo, database, what) is not bare:
         raise DefinitionError(f"{what} asks for another `{first}` than its step: annotate both alike")
 
 
-def _first_annotation(function: Callable[..., Any]) -> tuple[str, str]:
-    """Return the first parameter of *function* and the last name of its annotation; none is an empty text.
+def _first_annotation(function: Callable[..., Any]) -> tuple[str, Any]:
+    """Return the first parameter of *function* and its annotation; without one an empty text.
 
-    The annotation is not resolved: its import may be for type checkers only.
+    What an annotation adds (`Annotated`, `| None`) is left out. One that cannot be resolved, because its import is
+    for type checkers only, is its last name.
     """
     first = next(iter(inspect.signature(function).parameters), "")
     annotation = _annotations(function).get(first, "")
-    text = getattr(annotation, "__forward_arg__", annotation)
-    name = text if isinstance(text, str) else getattr(text, "__name__", str(text))
-    return first, name.rpartition(".")[2].strip("'\" ")
+    if annotation == "":
+        return first, ""
+    try:
+        kind = without_extras(hint(function, first, "the first parameter"))
+    except (DefinitionError, AttributeError, TypeError, SyntaxError):
+        text = getattr(annotation, "__forward_arg__", annotation)
+        return first, str(text).rpartition(".")[2].strip("'\" ")
+    others = [one for one in typing.get_args(kind) if one is not type(None)]
+    optional = typing.get_origin(kind) in {typing.Union, types.UnionType} and len(others) == 1
+    return first, others[0] if optional else kind
 
 
 def hint(function: Callable[..., Any], name: str, what: str) -> Any:

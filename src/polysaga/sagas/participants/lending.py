@@ -105,10 +105,10 @@ class _Work(Generic[LentT]):
         # Shielded: a cancelled step must still give its connection back.
         try:
             await asyncio.shield(asyncio.ensure_future(closing))
-        except (DBAPIError, OSError):
+        except (DBAPIError, OSError, RuntimeError):
             # A dead connection has nothing to roll back, and one that another task still uses cannot be rolled
-            # back: neither may keep its place in the pool. The caller must get the error, or the cancellation,
-            # that ended the step.
+            # back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool. The
+            # caller must get the error, or the cancellation, that ended the step.
             await self._run(self._drop)
             if not failed:
                 raise
@@ -254,6 +254,9 @@ class _Loan:
             self.connection, self._transaction = connection, connection.get_transaction()
             self._info = connection.info
             self._info[_LOAN] = self
+            # After `invalidate` it would take another connection of the pool, with transactions that no loan sees.
+            lent: Any = connection
+            lent._Connection__can_reconnect = False  # noqa: SLF001 - SQLAlchemy sets it as well
 
     def end(self, *, committed: bool = False) -> None:
         self.lent = False
