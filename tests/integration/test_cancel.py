@@ -135,10 +135,10 @@ async def test_a_cancellation_is_not_certain_while_the_pivot_cannot_be_blocked(u
         inventory: Any = program.runner.engine.participants["inventory"]
         undo = inventory.undo
 
-        async def refuse(entry: Entry, work: Any) -> LedgerRow:
+        async def refuse(entry: Entry, work: Any, **options: Any) -> LedgerRow:
             if entry.step == "decide_there":
                 raise RuntimeError("the pivot cannot be blocked")
-            row: LedgerRow = await undo(entry, work)
+            row: LedgerRow = await undo(entry, work, **options)
             return row
 
         inventory.undo = refuse
@@ -189,9 +189,9 @@ async def test_who_cancels_what_is_being_undone_waits_while_the_database_of_its_
         theirs = other.runner.engine.participants["inventory"]
         undo, look = mine.undo, theirs.look
 
-        async def freeze(*given: Any) -> Any:
+        async def freeze(*given: Any, **options: Any) -> Any:
             await reached(awake, "the test wakes it up")
-            return await undo(*given)
+            return await undo(*given, **options)
 
         async def be_away(*given: Any) -> Any:
             if looked.is_set():
@@ -331,8 +331,8 @@ async def test_a_pivot_that_commits_while_it_is_cancelled_has_the_last_word(urls
         home, committed = program.runner.engine.home_participant, asyncio.Event()
         transact = home.transact
 
-        async def commit_and_be_silent(work: Any, seal: Any) -> str:
-            result: str = await transact(work, seal)
+        async def commit_and_be_silent(work: Any, seal: Any, **options: Any) -> str:
+            result: str = await transact(work, seal, **options)
             if "confirm_order" in result:
                 committed.set()
                 await forever()

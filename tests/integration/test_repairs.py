@@ -448,10 +448,10 @@ async def test_a_database_that_is_down_leaves_the_saga_parked_for_the_same_repai
         participant = runner.engine.participants["inventory"]
         undo, down = participant.undo, True
 
-        async def fail(*arguments: Any) -> Any:
+        async def fail(*arguments: Any, **options: Any) -> Any:
             if down:
                 raise TimeoutError
-            return await undo(*arguments)
+            return await undo(*arguments, **options)
 
         participant.undo = fail  # type: ignore[method-assign]
         with pytest.MonkeyPatch.context() as patch:

@@ -263,10 +263,11 @@ async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_n
         inventory = slow.runner.engine.participants["inventory"]
         undo, asleep, wake = inventory.undo, asyncio.Event(), asyncio.Event()
 
-        async def sleep(entry: Any, work: Any) -> Any:
+        async def sleep(entry: Any, work: Any, **options: Any) -> Any:
             asleep.set()
             await reached(wake, "the test wakes it up")
-            return await undo(replace(entry, not_after=entry.not_after - timedelta(seconds=MONTH)), work)
+            late = replace(entry, not_after=entry.not_after - timedelta(seconds=MONTH))
+            return await undo(late, work, **options)
 
         inventory.undo = sleep
         handle = await slow.sagas.start(slow.saga, Order(), key="k-1")

@@ -36,12 +36,12 @@ async def test_a_first_attempt_that_commits_after_the_refusal_of_the_second_is_w
         transact, add = engine.home_participant.transact, engine.starts.add
         held: list[Any] = []
 
-        async def send_and_lose(work: Any, seal: Any) -> Any:
+        async def send_and_lose(work: Any, seal: Any, **options: Any) -> Any:
             if not held:
                 held.append((work, seal))
                 program.on("open_order", refuse)
                 raise TimeoutError
-            return await transact(work, seal)
+            return await transact(work, seal, **options)
 
         async def land_first(birth: Any, **more: Any) -> Any:
             del program.hooks["open_order"]
@@ -61,7 +61,7 @@ async def test_a_start_whose_commit_may_have_arrived_is_told_as_uncertain(urls: 
     program.steps["open_order"].retry = QUICK
     async with program.open():
 
-        async def be_silent(work: Any, seal: Any) -> Any:
+        async def be_silent(work: Any, seal: Any, **options: Any) -> Any:
             raise TimeoutError
 
         program.runner.engine.home_participant.transact = be_silent
@@ -74,7 +74,7 @@ async def test_a_start_that_certainly_failed_is_told_so_to_all_who_joined_it(url
     async with Program(urls, PLACE_ORDER).open() as program:
         arrived, fail = asyncio.Event(), asyncio.Event()
 
-        async def be_down(work: Any, seal: Any) -> Any:
+        async def be_down(work: Any, seal: Any, **options: Any) -> Any:
             arrived.set()
             await reached(fail, "the test lets it fail")
             raise DatabaseUnavailable("orders", "there", "it is down")
