@@ -4,20 +4,21 @@ The whole suite of `test_participant.py` and its sisters runs on such steps too;
 """
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.errors import StepMisused
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
-from tests.conformance.shops import SqlShop, turns
+from tests.conformance.shops import Sale, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, refunding, row_of, selling
 from tests.fixtures.waiting import reached, within
 
@@ -389,16 +390,16 @@ async def test_a_step_cannot_commit_on_another_connection_of_the_pool(any_shop: 
 
 @cancelling
 async def test_a_task_that_is_left_behind_does_not_hide_that_the_row_was_refused(
-    file_shop: SqlShop, item: str
+    any_shop: SqlShop, item: str
 ) -> None:
-    participant = file_shop.participant(connections=1)
+    participant = any_shop.participant(connections=1)
     for rounds in range(12):
         step, sold = entry(not_after=datetime.now(UTC) - timedelta(seconds=60)), f"{item[:20]}-{rounds}"
         tasks: list[asyncio.Task[None]] = []
 
         async def work(lent: AsyncSession | AsyncConnection) -> str:
-            await file_shop.sell(lent, sold)  # noqa: B023 - run before the next round
-            tasks.append(asyncio.ensure_future(file_shop.sell(lent, f"{sold}-late")))  # noqa: B023
+            await any_shop.sell(lent, sold)  # noqa: B023 - run before the next round
+            tasks.append(asyncio.ensure_future(any_shop.sell(lent, f"{sold}-late")))  # noqa: B023
             await turns(rounds)  # noqa: B023
             return "null"
 
@@ -406,4 +407,101 @@ async def test_a_task_that_is_left_behind_does_not_hide_that_the_row_was_refused
             await within(participant.act(step, work), "the step ends")
         await within(asyncio.gather(*tasks, return_exceptions=True), "the task that was left behind ends")
         assert await row_of(participant, step) is None
-        assert await file_shop.sold(sold) == 0
+        assert await any_shop.sold(sold) == 0
+
+
+@cancelling
+@pytest.mark.parametrize("own", [0, 1])
+async def test_the_pages_of_a_statement_that_a_step_leaves_behind_land_in_no_other_step(
+    any_shop: SqlShop, item: str, own: int
+) -> None:
+    participant, step = any_shop.participant(connections=1), entry()
+    await participant.act(entry(), selling(any_shop, "the first"))
+    left: list[asyncio.Task[None]] = []
+
+    async def sell_many(lent: AsyncSession | AsyncConnection) -> None:
+        rows = [{"receipt": uuid.uuid4().hex, "item": item} for _ in range(60)]
+        many = insert(Sale) if any_shop.kind.mysql else insert(Sale).returning(Sale.receipt)
+        await lent.execute(many, rows, execution_options={"insertmanyvalues_page_size": 1})
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        for _ in range(own):
+            await any_shop.sell(lent, "its own")
+        left.append(asyncio.ensure_future(sell_many(lent)))
+        await turns(4 if own else 12)
+        return "null"
+
+    with suppress(Exception):
+        await within(participant.act(step, work), "the step ends")
+    sold = await any_shop.sold(item)
+    assert sold == 0 or await row_of(participant, step) is not None
+
+    await within(participant.act(entry(), selling(any_shop, f"{item}-next")), "the next step ends")
+    await within(asyncio.gather(*left, return_exceptions=True), "the task that was left behind ends")
+    assert await any_shop.sold(item) == sold
+    assert await any_shop.sold(f"{item}-next") == 1
+    await nothing_open(any_shop)
+
+
+@cancelling
+async def test_a_step_that_leaves_a_slow_statement_behind_fails_at_once(any_shop: SqlShop, item: str) -> None:
+    if any_shop.kind.scheme.startswith("sqlite"):
+        pytest.skip("SQLite has no statement that waits")
+    participant, step = any_shop.participant(connections=1), entry()
+    pause = "SELECT pg_sleep(60)" if any_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(60)"
+    left: list[asyncio.Task[Any]] = []
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        await any_shop.sell(lent, item)
+        for late in (lent.execute(text(pause)), any_shop.sell(lent, item)):
+            left.append(asyncio.ensure_future(late))
+            await turns(30)  # the first is inside its statement, the second waits for the first
+        return "null"
+
+    with pytest.raises(StepMisused, match="left behind"):
+        await within(participant.act(step, work), "the step ends")
+    ends = await within(asyncio.gather(*left, return_exceptions=True), "the tasks that were left behind end")
+
+    assert [isinstance(end, Exception) for end in ends] == [True, True]
+    assert await any_shop.sold(item) == 0
+    assert await row_of(participant, step) is None
+    await participant.act(step, selling(any_shop, item))  # the only place of the pool is free, and clean
+    assert await any_shop.sold(item) == 1
+
+
+@cancelling
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+async def test_a_task_that_goes_on_writing_writes_with_its_step_or_not_at_all(
+    any_shop: SqlShop, item: str, fails: bool
+) -> None:
+    participant = any_shop.participant(connections=1)
+    await participant.act(entry(), selling(any_shop, "the first"))
+    for rounds in range(20):
+        step, sold = entry(), f"{item[:20]}-{rounds}"
+        left: list[asyncio.Task[None]] = []
+
+        async def go_on(lent: AsyncSession | AsyncConnection) -> None:
+            for _ in range(100):
+                await turns(rounds % 7)  # noqa: B023 - run before the next round
+                with suppress(Exception):
+                    await any_shop.sell(lent, sold)  # noqa: B023
+
+        async def work(lent: AsyncSession | AsyncConnection) -> str:
+            await any_shop.sell(lent, f"{sold}-own")  # noqa: B023
+            left.append(asyncio.ensure_future(go_on(lent)))  # noqa: B023
+            await turns(rounds)  # noqa: B023
+            if fails:
+                raise LookupError
+            return "null"
+
+        with suppress(Exception):
+            await within(participant.act(step, work), "the step ends")
+        with_the_step = await any_shop.sold(sold)
+        await within(asyncio.gather(*left), "the task that was left behind ends")
+        await within(participant.act(entry(), selling(any_shop, "the next")), "the next step ends")
+
+        done = await row_of(participant, step) is not None
+        assert not (done and fails)
+        assert await any_shop.sold(f"{sold}-own") == int(done)
+        assert await any_shop.sold(sold) == with_the_step
+        assert done or with_the_step == 0

@@ -477,6 +477,10 @@ class PostgresPsycopg(Postgres):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
+    def statement_lock(self, adapted: Any) -> asyncio.Lock:
+        lock: asyncio.Lock = adapted.driver_connection.lock  # SQLAlchemy's adapter relies on it
+        return lock
+
     def discard(self, driver: Any) -> None:
         self.cut(driver)
         if driver.lock.locked():

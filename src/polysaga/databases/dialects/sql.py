@@ -181,6 +181,11 @@ class SqlDialect:
         """
         raise NotImplementedError
 
+    def statement_lock(self, adapted: Any) -> asyncio.Lock:
+        """Return the lock that a task holds while it is in a statement on SQLAlchemy's *adapted* connection."""
+        lock: asyncio.Lock = adapted._execute_mutex  # noqa: SLF001 - nothing public leads to it
+        return lock
+
     def discard(self, driver: Any) -> None:
         """Cut the driver's own connection, and close it: it has no owner that would."""
         self.cut(driver)

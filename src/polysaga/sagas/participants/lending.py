@@ -10,11 +10,12 @@ saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-dri
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncTransaction
 from sqlalchemy.orm import Session, SessionTransaction
@@ -25,7 +26,7 @@ from polysaga.clock import Clock
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, SEALED
+from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, SEALED, SqlDialect
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
@@ -36,6 +37,8 @@ LentT = TypeVar("LentT", Session, Connection)
 _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
+_LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
+_LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _NO_SUCH = 1305  # savepoint, function or procedure
 
 
@@ -71,16 +74,18 @@ def lend(node: SqlNode, *, bare: bool = False) -> StepTransaction:
 class _Work(Generic[LentT]):
     """What both kinds have in common. `_run` calls a function in the greenlet of what was lent."""
 
+    _kind: ClassVar[Any]  # whose commit and close are SQLAlchemy's own, not those that refuse
     _run: Callable[[Callable[[LentT], Any]], Awaitable[Any]]
 
     def __init__(self, node: SqlNode) -> None:
-        self._node, self._loan = node, _Loan()
+        self._node, self._loan = node, _Loan(node.dialect)
 
     async def seal_and_commit(self, writes: Sequence[Write]) -> None:
         dialect = self._node.dialect
         adapted = self._settled()
         if adapted is None:
             adapted = await self._run(self._whole)
+        self._loan.shut(adapted)
         try:
             sealed = await dialect.seal(adapted.driver_connection, writes)
         except asyncio.CancelledError:
@@ -98,20 +103,47 @@ class _Work(Generic[LentT]):
         await self._run(self._whole)
 
     async def commit(self) -> None:
-        await self._run(self._commit)
+        await self._run(self._shut_and_commit)
 
-    async def _give_back(self, closing: Coroutine[Any, Any, None], *, failed: bool) -> None:
+    def _shut_and_commit(self, lent: LentT) -> None:
+        if (adapted := self._loan.adapted()) is not None:
+            self._loan.shut(adapted)
+        self._commit(lent)
+
+    def _commit(self, lent: LentT) -> None:
+        self._loan.end(committed=True)
+        try:
+            self._kind.commit(lent)
+        except BaseException:
+            # The server may not have ended the transaction: the connection must not be reused with it open.
+            self._loan.drop()
+            raise
+        finally:
+            self._kind.close(lent)
+            self._loan.forget()
+
+    async def _give_back(self, *, failed: bool) -> None:
         self._loan.end()
         # Shielded: a cancelled step must still give its connection back.
         try:
-            await asyncio.shield(asyncio.ensure_future(closing))
+            await asyncio.shield(asyncio.ensure_future(self._close_clean()))
         except (DBAPIError, OSError, RuntimeError):
-            # A dead connection has nothing to roll back, and one that another task still uses cannot be rolled
-            # back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool. The
-            # caller must get the error, or the cancellation, that ended the step.
+            # A dead connection has nothing to roll back, and one that another task still reads from cannot be
+            # rolled back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool.
+            # The caller must get the error, or the cancellation, that ended the step.
             await self._run(self._drop)
             if not failed:
                 raise
+
+    async def _close_clean(self) -> None:
+        if await self._loan.interrupt():
+            await self._run(self._drop)
+        await self._close()
+        self._loan.forget()
+
+    async def _close(self) -> None:
+        """Roll back, and close what was lent."""
+        raise NotImplementedError
 
     def _settled(self) -> Any:
         """Return the adapted driver connection if `_whole` would have nothing to do; else None."""
@@ -121,15 +153,13 @@ class _Work(Generic[LentT]):
         """Write what is pending; return the adapted driver connection; raise if the transaction is not whole."""
         raise NotImplementedError
 
-    def _commit(self, lent: LentT) -> None:
-        """Commit and close what was lent."""
-        raise NotImplementedError
-
     def _drop(self, _: LentT) -> None:
         self._loan.drop()
 
 
 class _SessionWork(_Work[Session]):
+    _kind = Session
+
     def __init__(self, node: SqlNode) -> None:
         super().__init__(node)
         # Closed for good at the end: a task that outlives its step has no session to write with.
@@ -145,7 +175,10 @@ class _SessionWork(_Work[Session]):
 
     async def __aexit__(self, *failure: object) -> None:
         if self._loan.lent:  # else it was committed and closed, without another switch to the greenlet
-            await self._give_back(self._session.close(), failed=failure[0] is not None)
+            await self._give_back(failed=failure[0] is not None)
+
+    async def _close(self) -> None:
+        await self._session.close()
 
     async def connection(self) -> AsyncConnection:
         return await self._session.connection()
@@ -164,20 +197,11 @@ class _SessionWork(_Work[Session]):
         lent.flush()
         return self._loan.verify(self._node, self._loan.connection or lent.connection())
 
-    def _commit(self, lent: Session) -> None:
-        self._loan.end(committed=True)
-        try:
-            Session.commit(lent)
-        except BaseException:
-            # The server may not have ended the transaction: the connection must not be reused with it open.
-            self._loan.drop()
-            raise
-        finally:
-            Session.close(lent)
-
 
 class _ConnectionWork(_Work[Connection]):
     """For steps that need no session: no unit of work, no identity map, and none of the time that they take."""
+
+    _kind = Connection
 
     async def __aenter__(self) -> AsyncConnection:
         lent = await greenlet_spawn(self._node.writer.sync_engine.connect)
@@ -189,7 +213,10 @@ class _ConnectionWork(_Work[Connection]):
 
     async def __aexit__(self, *failure: object) -> None:
         if self._loan.lent:
-            await self._give_back(AsyncConnection.close(self._connection), failed=failure[0] is not None)
+            await self._give_back(failed=failure[0] is not None)
+
+    async def _close(self) -> None:
+        await AsyncConnection.close(self._connection)
 
     async def connection(self) -> AsyncConnection:
         return self._connection
@@ -202,16 +229,6 @@ class _ConnectionWork(_Work[Connection]):
 
     def _whole(self, lent: Connection) -> Any:
         return self._loan.verify(self._node, lent)
-
-    def _commit(self, lent: Connection) -> None:
-        self._loan.end(committed=True)
-        try:
-            lent.commit()
-        except BaseException:
-            self._loan.drop()  # as above
-            raise
-        finally:
-            lent.close()
 
 
 def watch(node: SqlNode) -> None:
@@ -239,14 +256,23 @@ def watch(node: SqlNode) -> None:
 class _Loan:
     """What happened on the connection while it was lent."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: SqlDialect) -> None:
         self.lent = True
         self.doom: BaseException | None = None
         self.nested: BaseException | None = None  # the last error inside a savepoint
         self.connection: Connection | None = None
         self.begins = 0  # seen while it was lent
+        self.ending: asyncio.Task[Any] | None = None  # the only task that may still send statements
         self._transaction: object | None = None
+        self._dialect = dialect
         self._info: dict[Any, Any] = {}
+
+    def adapted(self) -> Any:
+        """Return the adapted driver connection, or None if there is none, or no longer."""
+        connection = self.connection
+        if connection is None or connection.closed or connection.invalidated:
+            return None
+        return connection.connection.dbapi_connection
 
     def begin(self, connection: Connection) -> None:
         # A task that outlives its step may get its connection after the loan has ended.
@@ -258,12 +284,43 @@ class _Loan:
             lent: Any = connection
             lent._Connection__can_reconnect = False  # noqa: SLF001 - SQLAlchemy sets it as well
 
+    def shut(self, adapted: Any) -> None:
+        """Refuse every further statement of another task; raise if one is inside a statement."""
+        self.ending = asyncio.current_task()
+        if _held(self._dialect.statement_lock(adapted)):
+            raise StepMisused(_LEFT_BEHIND)
+
+    async def interrupt(self) -> bool:
+        """Refuse every further statement of another task; return whether one was inside a statement.
+
+        If so, its statement fails, and it has left the driver: a driver that closes a connection under a task
+        which waits for it may break the next connection that gets the same file descriptor.
+        """
+        self.ending = asyncio.current_task()
+        adapted = self.adapted()
+        if adapted is None or not _held(lock := self._dialect.statement_lock(adapted)):
+            return False
+        self._dialect.cut(adapted.driver_connection)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVES), lock:
+                pass
+        return True
+
+    def refuse_others(self) -> None:
+        """Raise in a task that was left behind: the step is being ended by another."""
+        if self.ending is not None and self.ending is not asyncio.current_task():
+            raise StepMisused(_LEFT_BEHIND)
+
     def end(self, *, committed: bool = False) -> None:
         self.lent = False
-        self._info.pop(_LOAN, None)
         if committed:
             self._info[COMMITTED] = True
             self._info[ANSWERED_AT] = Clock.monotonic()
+
+    def forget(self) -> None:
+        """Let the connection, which was given back, take part in other transactions."""
+        if self._info.get(_LOAN) is self:
+            del self._info[_LOAN]
 
     def refuse(self, what: str) -> None:
         """Raise while the connection is lent: a step called *what*."""
@@ -324,6 +381,11 @@ class _StepSession(Session):
 
     loan: _Loan
 
+    def get_bind(self, *asked: Any, **options: Any) -> Engine | Connection:
+        # Asked before SQLAlchemy takes a connection: a session that is taking one cannot be closed.
+        self.loan.refuse_others()
+        return super().get_bind(*asked, **options)
+
     def commit(self) -> None:
         self._refuse("commit")
         super().commit()
@@ -371,6 +433,11 @@ def _begin(session: _StepSession, transaction: SessionTransaction, connection: C
     session.loan.begin(connection)
 
 
+def _held(lock: asyncio.Lock) -> bool:
+    """Return whether a task holds *lock* or is the next to hold it: on its way to the next it is not locked."""
+    return lock.locked() or bool(lock._waiters)  # noqa: SLF001
+
+
 def _doom(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None or connection.closed or connection.invalidated:
@@ -409,7 +476,7 @@ def _refuse_autocommit(
 
 def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
     loan = lent.info.get(_LOAN)
-    if loan is not None:
+    if loan is not None and loan.lent:
         # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
@@ -418,7 +485,14 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
 
 
 def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
-    if ends_transaction(dialect, statement) and _LOAN in rest[-1].root_connection.info:
+    try:
+        loan = rest[-1].root_connection.info.get(_LOAN)  # raises if the connection was given back meanwhile
+    except NotImplementedError:
+        return  # SQLAlchemy looks at the server, before the pool has a connection
+    if loan is None:
+        return
+    loan.refuse_others()
+    if ends_transaction(dialect, statement):
         raise StepMisused(
             f"a step sent {statement.strip()[:60]!r}: it ends the step's transaction, or commits implicitly as "
             "DDL and programs do on MySQL and MariaDB, or is several statements in one; the transaction ends "
