@@ -22,6 +22,7 @@
     │   ├── ReadOnlyNode                a server refused a write because it only reads
     │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── SessionOver                 a session was used after the block it was lent for
+    │   ├── SessionShared               a session ended while another task was inside a statement
     │   ├── StepMisused                 a step tried to end the transaction it was lent
     │   ├── SagaFailed                  a step raised an undeclared error; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
@@ -224,6 +225,20 @@ class SessionOver(FixTheProgram):
         super().__init__(
             f"this session of database '{database}' ended with the block or the request that it was lent for; "
             "open another one where it is needed, with the handle's reader() or writer()"
+        )
+        self.database = database
+
+
+class SessionShared(FixTheProgram):
+    """A session was to commit while another task was inside a statement on it, or was used while it ended.
+
+    Nothing of it is committed.
+    """
+
+    def __init__(self, database: str) -> None:
+        super().__init__(
+            f"two tasks used one session of database '{database}' at a time; await every task that uses a session "
+            "before its block ends and before commit(), or let each task open a session of its own"
         )
         self.database = database
 

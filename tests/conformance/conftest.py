@@ -5,6 +5,7 @@ Tests do not meet: each has saga ids and items of its own. Those of the journal 
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import delete
@@ -64,53 +65,22 @@ async def shop(
         yield one
 
 
-@pytest.fixture(params=BARE_KINDS, ids=str)
-async def bare_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
+def _sql_shops(*kinds: Kind) -> Any:
+    @pytest.fixture(params=kinds, ids=str)
+    async def one(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
+        async with opened(request.param, furnished(request.param)) as opened_shop:
+            assert isinstance(opened_shop, SqlShop)
+            yield opened_shop
+
+    return one
 
 
-@pytest.fixture(params=[*SQL_KINDS, *BARE_KINDS], ids=str)
-async def any_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
-
-
-@pytest.fixture(params=[one for one in (*SQL_KINDS, *BARE_KINDS) if not one.side_by_side], ids=str)
-async def file_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
-
-
-@pytest.fixture(params=SQL_KINDS, ids=str)
-async def sql_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
-
-
-@pytest.fixture(params=SERVERS, ids=str)
-async def server_shop(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
-
-
-@pytest.fixture(params=[MARIADB, MYSQL], ids=str)
-async def mariadb(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
-
-
-@pytest.fixture(params=[MYSQL], ids=str)
-async def mysql(request: pytest.FixtureRequest, furnished: Callable[[Kind], str]) -> AsyncIterator[SqlShop]:
-    async with opened(request.param, furnished(request.param)) as one:
-        assert isinstance(one, SqlShop)
-        yield one
+sql_shop = _sql_shops(*SQL_KINDS)
+bare_shop = _sql_shops(*BARE_KINDS)
+any_shop = _sql_shops(*SQL_KINDS, *BARE_KINDS)
+server_shop = _sql_shops(*SERVERS)
+mariadb = _sql_shops(MARIADB, MYSQL)
+mysql = _sql_shops(MYSQL)
 
 
 @pytest.fixture(params=[MONGO], ids=str)

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.event import registry
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import MongoSession
 from polysaga.errors import StepMisused
+from polysaga.sagas.participants import lending
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
-from tests.conformance.shops import MongoShop, Refund, Sale, Shop, SqlShop
+from tests.conformance.shops import PARTICIPANTS, MongoShop, Refund, Sale, Shop, SqlShop
 from tests.conformance.test_participant import entry, refunding, row_of, selling
 
 End = Callable[[AsyncSession], Awaitable[Any]]
@@ -241,6 +243,25 @@ async def test_a_step_that_swallows_a_driver_error_is_doomed(shop: Shop, item: s
         await participant.act(step, work)
 
     assert await shop.sold(item) == 0
+    assert await row_of(participant, step) is None
+
+
+async def test_an_engine_that_got_the_place_in_memory_of_one_that_is_gone_is_watched(
+    sql_shop: SqlShop, item: str
+) -> None:
+    node = sql_shop.node()
+    place = id(node.writer.sync_engine)
+    registry._key_to_collection[place, "handle_error", id(lending._doom)]  # as if it were the listener of another
+    participant, step = PARTICIPANTS[node.dialect.name](node), entry()
+
+    async def work(session: AsyncSession) -> str:
+        with suppress(DBAPIError):
+            await sql_shop.sell(session, item, "taken")
+            await sql_shop.sell(session, item, "taken")
+        return "null"
+
+    with pytest.raises(StepMisused):
+        await participant.act(step, work)
     assert await row_of(participant, step) is None
 
 

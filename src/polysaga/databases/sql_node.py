@@ -30,6 +30,7 @@ from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.databases.dialects.sql import ANSWERED_AT
+from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.pools import CountedPool, PoolUse
 from polysaga.databases.samples import Sample
@@ -227,6 +228,7 @@ class SqlNode:
             raise ConfigurationError(
                 f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
+        end_alone(engine.sync_engine, self.dialect, self.database)
         self.dialect.prepare(engine, read_only=read_only)
         self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)

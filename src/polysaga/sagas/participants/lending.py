@@ -11,9 +11,9 @@ saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-dri
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
@@ -27,6 +27,7 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, SEALED, SqlDialect
+from polysaga.databases.endings import ENDING, held
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
@@ -38,7 +39,8 @@ _LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
 _LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
-_LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
+# Not `event.contains`: it takes a new engine for one that is gone if it got the same place in memory.
+_watched: WeakSet[Engine] = WeakSet()
 _NO_SUCH = 1305  # savepoint, function or procedure
 
 
@@ -85,7 +87,7 @@ class _Work(Generic[LentT]):
         adapted = self._settled()
         if adapted is None:
             adapted = await self._run(self._whole)
-        self._loan.shut(adapted)
+        self._loan.shut_unused(adapted)
         try:
             sealed = await dialect.seal(adapted.driver_connection, writes)
         except asyncio.CancelledError:
@@ -107,7 +109,7 @@ class _Work(Generic[LentT]):
 
     def _shut_and_commit(self, lent: LentT) -> None:
         if (adapted := self._loan.adapted()) is not None:
-            self._loan.shut(adapted)
+            self._loan.shut_unused(adapted)
         self._commit(lent)
 
     def _commit(self, lent: LentT) -> None:
@@ -136,8 +138,7 @@ class _Work(Generic[LentT]):
                 raise
 
     async def _close_clean(self) -> None:
-        if await self._loan.interrupt():
-            await self._run(self._drop)
+        self._loan.shut()
         await self._close()
         self._loan.forget()
 
@@ -238,8 +239,9 @@ def watch(node: SqlNode) -> None:
     `commit`) would make SQLAlchemy prepare the dispatch of all of them, anew for every connection.
     """
     engine = node.writer.sync_engine
-    if event.contains(engine, "handle_error", _doom):
+    if engine in _watched:
         return
+    _watched.add(engine)
     event.listen(engine, "handle_error", _doom)
     for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
         event.listen(engine, execution, partial(_refuse_ending, node.dialect.name))
@@ -262,8 +264,8 @@ class _Loan:
         self.nested: BaseException | None = None  # the last error inside a savepoint
         self.connection: Connection | None = None
         self.begins = 0  # seen while it was lent
-        self.ending: asyncio.Task[Any] | None = None  # the only task that may still send statements
         self._transaction: object | None = None
+        self._ending: asyncio.Task[Any] | None = None
         self._dialect = dialect
         self._info: dict[Any, Any] = {}
 
@@ -284,31 +286,21 @@ class _Loan:
             lent: Any = connection
             lent._Connection__can_reconnect = False  # noqa: SLF001 - SQLAlchemy sets it as well
 
-    def shut(self, adapted: Any) -> None:
+    def shut(self) -> None:
+        """Refuse every further statement of another task."""
+        self._ending = asyncio.current_task()
+        if self._is_noted():
+            self._info[ENDING] = self._ending
+
+    def shut_unused(self, adapted: Any) -> None:
         """Refuse every further statement of another task; raise if one is inside a statement."""
-        self.ending = asyncio.current_task()
-        if _held(self._dialect.statement_lock(adapted)):
+        self.shut()
+        if held(self._dialect.statement_lock(adapted)):
             raise StepMisused(_LEFT_BEHIND)
-
-    async def interrupt(self) -> bool:
-        """Refuse every further statement of another task; return whether one was inside a statement.
-
-        If so, its statement fails, and it has left the driver: a driver that closes a connection under a task
-        which waits for it may break the next connection that gets the same file descriptor.
-        """
-        self.ending = asyncio.current_task()
-        adapted = self.adapted()
-        if adapted is None or not _held(lock := self._dialect.statement_lock(adapted)):
-            return False
-        self._dialect.cut(adapted.driver_connection)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVES), lock:
-                pass
-        return True
 
     def refuse_others(self) -> None:
         """Raise in a task that was left behind: the step is being ended by another."""
-        if self.ending is not None and self.ending is not asyncio.current_task():
+        if self._ending is not None and self._ending is not asyncio.current_task():
             raise StepMisused(_LEFT_BEHIND)
 
     def end(self, *, committed: bool = False) -> None:
@@ -319,8 +311,9 @@ class _Loan:
 
     def forget(self) -> None:
         """Let the connection, which was given back, take part in other transactions."""
-        if self._info.get(_LOAN) is self:
+        if self._is_noted():
             del self._info[_LOAN]
+            self._info.pop(ENDING, None)
 
     def refuse(self, what: str) -> None:
         """Raise while the connection is lent: a step called *what*."""
@@ -367,6 +360,10 @@ class _Loan:
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
         raise StepMisused("a step ended its transaction by itself; it must end with the step")
+
+    def _is_noted(self) -> bool:
+        """Return whether the connection is still this loan's: one that left the pool has a next user."""
+        return self._info.get(_LOAN) is self
 
     def _is_ours(self, connection: Connection) -> bool:
         """Return whether the transaction is the only one of this loan."""
@@ -433,11 +430,6 @@ def _begin(session: _StepSession, transaction: SessionTransaction, connection: C
     session.loan.begin(connection)
 
 
-def _held(lock: asyncio.Lock) -> bool:
-    """Return whether a task holds *lock* or is the next to hold it: on its way to the next it is not locked."""
-    return lock.locked() or bool(lock._waiters)  # noqa: SLF001
-
-
 def _doom(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None or connection.closed or connection.invalidated:
@@ -485,14 +477,7 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
 
 
 def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
-    try:
-        loan = rest[-1].root_connection.info.get(_LOAN)  # raises if the connection was given back meanwhile
-    except NotImplementedError:
-        return  # SQLAlchemy looks at the server, before the pool has a connection
-    if loan is None:
-        return
-    loan.refuse_others()
-    if ends_transaction(dialect, statement):
+    if ends_transaction(dialect, statement) and _LOAN in rest[-1].root_connection.info:
         raise StepMisused(
             f"a step sent {statement.strip()[:60]!r}: it ends the step's transaction, or commits implicitly as "
             "DDL and programs do on MySQL and MariaDB, or is several statements in one; the transaction ends "
