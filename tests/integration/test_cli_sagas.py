@@ -78,6 +78,7 @@ def test_sagas_are_listed_newest_first_and_filtered(shop: Project) -> None:
     assert ids(shop, "--step", "credit") == ids(shop, "--database", "points") == [2, 1]
     assert ids(shop, "--step", "reserve") == ids(shop, "--database", "orders") == []
     assert ids(shop, "--late") == ids(shop, "--waiting") == ids(shop, "--retrying") == []
+    assert ids(shop, "--crashing") == []
     assert ids(shop, "--oldest-first", "--limit", "2") == [1, 2]
     page = call(shop, "list", "--limit", "2")
     assert ids(shop, "--after", page["next"]) == [1]

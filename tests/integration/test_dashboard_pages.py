@@ -17,7 +17,16 @@ from polysaga.events import Events, SagaParked
 from polysaga.sagas import Inspector
 from polysaga.sagas.driving import execution
 from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
-from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program, make_due, take_over
+from tests.fixtures.programs import (
+    PLACE_ORDER,
+    Gate,
+    MigratedUrls,
+    Order,
+    Program,
+    lose_processes,
+    make_due,
+    take_over,
+)
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
@@ -139,6 +148,27 @@ async def test_a_saga_that_its_processes_do_not_survive_warns_before_the_next_on
         assert "A retry may end the next process too" in text
         assert "Compensate does not run reserve_stock ." in text
         assert "reserve_stock" in plain(await visit.get("/"))
+
+
+async def test_a_saga_that_keeps_losing_its_process_is_told_before_it_is_parked(files: MigratedUrls) -> None:
+    program, gate = Program(files, PLACE_ORDER), Gate()
+    program.on("reserve_stock", gate)
+    async with opened(program) as visit:
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        await lose_processes(program, handle.id, 3)
+
+        overview = plain(await visit.get("/"))
+        assert "1 saga keeps losing its process." in overview
+        assert "Nothing needs you." not in overview
+        assert "Three processes in a row, or more, ended or hung while they drove it: read their logs." in overview
+        assert "crashing=1" in (await visit.get("/")).text
+        listed = plain(await visit.get("/sagas?crashing=1"))
+        assert "1 saga , whose processes end or hang" in listed
+        assert "3 processes in a row ended, or hung, while they drove it" in listed
+        gate.open()
+        await finished(program, handle.id)
+        assert str(handle.id) not in (await visit.get("/sagas?crashing=1")).text
 
 
 async def test_filters_are_in_the_address_and_pages_go_on_behind_the_last_row(

@@ -20,7 +20,7 @@ from polysaga.sagas.journal.tables import journal
 from polysaga.sagas.operations import inspector as inspecting
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
-from tests.fixtures.programs import PLACE_ORDER, Order, Program, Urls, take_over
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, lose_processes, take_over
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import (
@@ -268,6 +268,23 @@ async def test_a_failing_step_is_found_by_its_name_and_its_database(urls: Urls) 
         assert await found(oldest_first=True) == [saga_id, fine]
         assert await found(ids=[fine]) == [fine]
         assert await found(ids=[]) == []
+
+
+async def test_a_saga_that_keeps_losing_its_process_is_found_and_counted(urls: Urls) -> None:
+    program, gate = Program(urls, PLACE_ORDER), Gate()
+    program.on("reserve_stock", gate)
+    async with program.open():
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        for lost, crashing in ((2, False), (3, True)):
+            await lose_processes(program, handle.id, lost)
+            found = (await program.sagas.find(SagaFilter(crashing=True))).sagas
+            assert [saga.id for saga in found] == [handle.id] * crashing
+            assert (await program.sagas.inspector().overview()).crashing == int(crashing)
+        assert found[0].crashing
+        gate.open()
+        assert not (await finished(program, handle.id)).crashing
+        assert (await program.sagas.inspector().overview()).crashing == 0
 
 
 async def test_sagas_are_found_by_the_time_of_their_start(urls: Urls) -> None:

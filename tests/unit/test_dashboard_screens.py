@@ -115,7 +115,7 @@ def test_moments_say_the_day_if_it_is_not_today() -> None:
 def test_a_search_comes_back_from_its_own_address() -> None:
     search = filters.read(
         "status=running&status=completing&name=place-order&step=a&database=b&key=k%26&error=x%3Dy&since=1h"
-        "&until=2026-11-23T14:32&retrying=1&late=1&waiting=1&known=0&after=2026-11-23T14:20:25%2B00:00~"
+        "&until=2026-11-23T14:32&retrying=1&late=1&waiting=1&crashing=1&known=0&after=2026-11-23T14:20:25%2B00:00~"
         "019ab3e1-0d3d-7a51-8c1e-7a2f4b90d3c6"
     )
     assert search.problems == ()

@@ -82,6 +82,9 @@ FailingDatabase = Annotated[
 Retrying = Annotated[bool, typer.Option("--retrying", help="Only those whose last attempt failed.")]
 Late = Annotated[bool, typer.Option("--late", help="Only those that no process has taken over in time.")]
 Waiting = Annotated[bool, typer.Option("--waiting", help="Only those that are put aside until they wake.")]
+Crashing = Annotated[
+    bool, typer.Option("--crashing", help="Only those that three processes in a row ended or hung on.")
+]
 OldestFirst = Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")]
 Unknown = Annotated[bool, typer.Option("--unknown", help="Only those that this program has no definition of.")]
 By = Annotated[

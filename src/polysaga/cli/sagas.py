@@ -10,6 +10,7 @@ from polysaga.cli.configured import configured
 from polysaga.cli.programs import Target, settings_for
 from polysaga.cli.saga_options import (
     Age,
+    Crashing,
     Error,
     FailingDatabase,
     FailingStep,
@@ -61,6 +62,7 @@ def list_sagas(
     retrying: Retrying = False,
     late: Late = False,
     waiting: Waiting = False,
+    crashing: Crashing = False,
     oldest_first: OldestFirst = False,
     limit: Most = 50,
     after: Annotated[
@@ -83,6 +85,7 @@ def list_sagas(
         retrying=retrying,
         late=late,
         waiting=waiting,
+        crashing=crashing,
         oldest_first=oldest_first,
     )
     page = run_on(target, lambda program: program.find(wanted, limit=limit, after=after))

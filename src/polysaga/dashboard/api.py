@@ -123,6 +123,7 @@ class UnfinishedNow(BaseModel):
     at: datetime
     unfinished: dict[Status, int]
     waiting: int = Field(description="put aside until they wake")
+    crashing: int = Field(description="while they were driven, three processes in a row ended or hung")
     late: list[LateGroup]
     causes: list[Cause]
     causes_complete: bool
@@ -342,6 +343,7 @@ class _Api:
             at=found.at,
             unfinished=dict(found.unfinished),
             waiting=found.waiting,
+            crashing=found.crashing,
             late=list(found.late),
             causes=causes,
             causes_complete=found.causes_complete,
@@ -366,13 +368,15 @@ class _Api:
         retrying: bool = False,
         late: bool = False,
         waiting: bool = False,
+        crashing: bool = False,
         known: bool | None = None,
         after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
     ) -> SagaList:
         """Return a page of 50 sagas, the newest first."""
         search = Search(
             status=tuple(status or ()), name=name, step=step, database=database, key=key, error=error, since=since,
-            until=until, retrying=retrying, late=late, waiting=waiting, known=known, after=after,
+            until=until, retrying=retrying, late=late, waiting=waiting, crashing=crashing, known=known,
+            after=after,
         )  # fmt: skip
         async with self._site.looking.answering():
             page = await self._pages.find(search)

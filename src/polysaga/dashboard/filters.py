@@ -19,6 +19,12 @@ from polysaga.sagas import SagaFilter, Status
 
 _SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 SPANS = {"1h": "last hour", "24h": "last 24 hours", "7d": "last 7 days"}
+_FLAGS = {
+    "retrying": "with a step that is retried",
+    "late": "late",
+    "waiting": "put aside",
+    "crashing": "whose processes end or hang",
+}
 _LONGEST = 255  # characters of one parameter
 UNFINISHED = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
 _CURSOR = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)~[0-9a-fA-F-]{36}")
@@ -39,6 +45,7 @@ class Search:
     retrying: bool = False
     late: bool = False
     waiting: bool = False
+    crashing: bool = False
     known: bool | None = None
     after: str | None = None
     problems: tuple[str, ...] = ()
@@ -49,14 +56,14 @@ class Search:
         return any(
             (
                 self.status, self.name, self.step, self.database, self.key, self.error, self.since, self.until,
-                self.retrying, self.late, self.waiting, self.known is not None,
+                self.retrying, self.late, self.waiting, self.crashing, self.known is not None,
             )
         )  # fmt: skip
 
     @property
     def unfinished(self) -> bool:
         """Whether only sagas that are not at rest can match."""
-        if self.retrying or self.late or self.waiting:
+        if self.retrying or self.late or self.waiting or self.crashing:
             return True
         return bool(self.status) and not any(status.final for status in self.status)
 
@@ -70,7 +77,7 @@ class Search:
             moment = getattr(one, name)
             if moment is not None:
                 pairs.append((name, moment if isinstance(moment, str) else moment.isoformat()))
-        pairs += [(name, "1") for name in ("retrying", "late", "waiting") if getattr(one, name)]
+        pairs += [(name, "1") for name in _FLAGS if getattr(one, name)]
         if one.known is not None:
             pairs.append(("known", "1" if one.known else "0"))
         return urlencode(pairs)
@@ -83,9 +90,7 @@ class Search:
             "database": self.database,
             "since": since,
             "until": self.until,
-            "retrying": self.retrying,
-            "late": self.late,
-            "waiting": self.waiting,
+            **{name: getattr(self, name) for name in _FLAGS},
         }
         # Only what is asked for, so the filter stays as plain as the search.
         more = {name: value for name, value in given.items() if value}
@@ -120,9 +125,7 @@ def read(query: str) -> Search:
         error=_first(given, "error"),
         since=_since(_first(given, "since"), problems),
         until=_moment(_first(given, "until"), "until", problems),
-        retrying="retrying" in given,
-        late="late" in given,
-        waiting="waiting" in given,
+        **{name: name in given for name in _FLAGS},
         known=known,
         after=after,
         problems=tuple(problems),
@@ -163,8 +166,7 @@ def _conditions(search: Search) -> list[Markup]:
         found.append(Markup("with a reason that contains &ldquo;{}&rdquo;").format(search.error))
     if search.key:
         found.append(Markup("with the key or id {}").format(tag("b", search.key)))
-    flags = [("retrying", "with a step that is retried"), ("late", "late"), ("waiting", "put aside")]
-    found += [tag("b", word) for name, word in flags if getattr(search, name)]
+    found += [tag("b", word) for name, word in _FLAGS.items() if getattr(search, name)]
     if search.known is not None:
         found.append(Markup("whose version this process {}").format("knows" if search.known else "does not know"))
     if isinstance(search.since, str):

@@ -282,6 +282,7 @@ class Pages:
             ],
             "waiting": overview.waiting,
             "late": sum(group.count for group in overview.late),
+            "crashing": overview.crashing,
             "names": [(name, name) for name in names],
             "steps": [(name, name) for name in steps],
             "places": [(handle.name, handle.name) for handle in site.databases],
@@ -342,6 +343,8 @@ def _known_number(query: str, overview: Overview) -> int:
     search = filters.read(query)
     if search.late:
         return sum(group.count for group in overview.late)
+    if search.crashing:
+        return overview.crashing
     if search.retrying or any(status.final for status in search.status):
         return 0
     if search.status == (Status.NEEDS_ATTENTION,):

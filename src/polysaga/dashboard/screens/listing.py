@@ -87,6 +87,8 @@ def going_on(saga: SagaSummary) -> str:
     if saga.reason:
         refused = saga.error is not None and saga.error.kind == "refused" and saga.error.parked is None
         return f"refused: {saga.reason}" if refused else saga.reason
+    if saga.crashing:
+        return f"{saga.expiries} processes in a row ended, or hung, while they drove it"
     if saga.owner is None and not saga.status.final:
         return "put aside, because a step keeps failing"
     return {

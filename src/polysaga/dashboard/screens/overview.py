@@ -173,6 +173,9 @@ def overview_screen(
 
 def _headline(found: Overview, parked: int) -> str:
     unknown = sum(group.count for group in found.late if not group.known)
+    if not parked and found.crashing:
+        keep = words.verb(found.crashing, "saga keeps losing its process", "sagas keep losing their processes")
+        return f"{words.number(found.crashing)} {keep}."
     if not parked and unknown:
         wait = words.verb(unknown, "saga waits", "sagas wait")
         return f"{words.number(unknown)} {wait} for a process of another version."
@@ -248,6 +251,20 @@ def _parked(cause: Cause, now: datetime) -> str:
 
 def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLine]:
     lines = [_late(group, found.at) for group in found.late]
+    if found.crashing:
+        verb = words.verb(found.crashing, "saga keeps losing its process", "sagas keep losing their processes")
+        lines.insert(
+            0,
+            LateLine(
+                number=words.number(found.crashing),
+                what=verb,
+                kind="late",
+                word="crashing",
+                meta="Three processes in a row, or more, ended or hung while they drove it: read their logs. "
+                "After ten it is parked.",
+                query=Search(crashing=True).query(),
+            ),
+        )
     if found.waiting:
         soonest = min((one.wake_at for one in found.oldest if one.owner is None and one.wake_at), default=None)
         when = "" if soonest is None else f" The next one is tried {words.ahead(soonest, found.at)}."

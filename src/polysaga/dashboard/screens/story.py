@@ -20,7 +20,6 @@ from polysaga.errors import Refused
 from polysaga.sagas import Examination, Parking, Planned, Reason, Status
 
 STEPS = 6  # of a list in one sentence
-_TROUBLE = 3  # processes in a row that lost a saga: no deployment, but trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,7 +329,7 @@ class _Teller:
         saga = self.saga
         if saga.status.final or saga.status is Status.NEEDS_ATTENTION:
             return Markup()
-        if saga.expiries >= _TROUBLE:
+        if saga.crashing:
             return _say(
                 "Look into the logs of the processes: {} in a row ended, or hung, while they drove it. After ten "
                 "it is parked.",

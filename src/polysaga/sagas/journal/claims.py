@@ -18,6 +18,7 @@ from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL
 from polysaga.sagas.protocol.outcomes import overdue
 
 PAUSE = 30.0  # seconds until a saga that was put aside is due again
+CRASHES = 3  # claims lost in a row: no deployment, but trouble
 TOLERATED = 2  # leases, or pauses, for which a saga that is due may wait for a process
 
 

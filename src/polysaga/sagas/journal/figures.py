@@ -14,7 +14,7 @@ from uuid import UUID
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Rendered, SqlDialect
 from polysaga.databases.dialects.sql import rows_of_ids
-from polysaga.sagas.journal.claims import PAUSE, TOLERATED
+from polysaga.sagas.journal.claims import CRASHES, PAUSE, TOLERATED
 from polysaga.sagas.journal.paging import cursor, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditFilter
@@ -34,6 +34,7 @@ class Unfinished:
     status: Status
     count: int
     waiting: int  # put aside
+    crashing: int  # three processes in a row ended or hung while they drove them
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class Figures:
         # PostgreSQL has no least UUID before version 18.
         example = "cast(id AS text)" if dialect.name == "postgresql" else "id"
         self._unfinished = render(
-            "SELECT status, count(*) AS number, sum(CASE WHEN owner IS NULL THEN 1 ELSE 0 END) AS waiting "
+            "SELECT status, count(*) AS number, sum(CASE WHEN owner IS NULL THEN 1 ELSE 0 END) AS waiting, "
+            f"sum(CASE WHEN expiries >= {CRASHES} AND wake_at < {BEFORE_NEVER} THEN 1 ELSE 0 END) AS crashing "
             f"FROM {JOURNAL} WHERE wake_at IS NOT NULL GROUP BY status"
         )
         self._late = render(
@@ -105,7 +107,10 @@ class Figures:
     async def unfinished(self) -> list[Unfinished]:
         """Return how many sagas are not at rest, by status."""
         rows = await self._rows(self._unfinished, {})
-        return [Unfinished(Status(row["status"]), int(row["number"]), int(row["waiting"])) for row in rows]
+        return [
+            Unfinished(Status(row["status"]), int(row["number"]), int(row["waiting"]), int(row["crashing"]))
+            for row in rows
+        ]
 
     async def late(self) -> list[LateRow]:
         """Return the sagas that were due two leases ago, those put aside a minute ago; the earliest first."""

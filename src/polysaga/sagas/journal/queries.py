@@ -23,6 +23,7 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
+from polysaga.sagas.journal.claims import CRASHES
 from polysaga.sagas.journal.figures import late_if, late_values
 from polysaga.sagas.journal.paging import cursor, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
@@ -250,6 +251,8 @@ class Catalogue:
             conditions.append(late_if(dialect))
         if wanted.waiting:
             conditions.append(f"owner IS NULL AND wake_at < {BEFORE_NEVER}")
+        if wanted.crashing:
+            conditions.append(f"expiries >= {CRASHES} AND wake_at < {BEFORE_NEVER}")
         if wanted.retrying or wanted.step is not None or wanted.database is not None:
             conditions += self._near(wanted, values)
         if wanted.known is not None:
@@ -357,7 +360,7 @@ def writable(text: str) -> bool:
 def _awake(wanted: SagaFilter) -> bool:
     """Return whether only unfinished sagas are wanted."""
     unfinished = bool(wanted.statuses) and not any(status.final for status in wanted.statuses)
-    return unfinished or wanted.retrying or wanted.late or wanted.waiting
+    return unfinished or wanted.retrying or wanted.late or wanted.waiting or wanted.crashing
 
 
 def _reads_histories(wanted: SagaFilter) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from polysaga.sagas.journal.claims import PAUSE, TOLERATED
+from polysaga.sagas.journal.claims import CRASHES, PAUSE, TOLERATED
 from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Tenure
 from polysaga.sagas.protocol.states import Status
 
@@ -20,8 +20,9 @@ class SagaFilter:
     process knows. *step* is the one that failed last, or because of which the saga is undone or parked; *database*
     is that of such a step, as this process's definitions say. *since* and *until* bound the start of the saga.
 
-    *retrying*, *late* and *waiting* find unfinished sagas only. The last attempt of a retrying one failed. A late
-    one was due two leases ago, and no process has taken it over. A waiting one is put aside until it wakes.
+    *retrying*, *late*, *waiting* and *crashing* find unfinished sagas only. The last attempt of a retrying one
+    failed. A late one was due two leases ago, and no process has taken it over. A waiting one is put aside until
+    it wakes. While a crashing one was driven, three processes in a row ended or hung.
     """
 
     name: str | None = None
@@ -37,6 +38,7 @@ class SagaFilter:
     retrying: bool = False
     late: bool = False
     waiting: bool = False
+    crashing: bool = False
     ids: Collection[UUID] | None = None
     oldest_first: bool = False
 
@@ -86,6 +88,12 @@ class SagaSummary:
     def parked_at(self) -> datetime | None:
         """Since when a parked saga is parked; None if an earlier version parked it."""
         return None if self.error is None or self.error.parked is None else self.error.parked.at
+
+    @property
+    def crashing(self) -> bool:
+        """Whether three processes in a row ended or hung while they drove it."""
+        moving = not self.status.final and self.status is not Status.NEEDS_ATTENTION
+        return moving and self.expiries >= CRASHES
 
     def late_by(self, now: datetime, lease: float) -> float | None:
         """Return for how many seconds it has been due; None unless that is too long for a process that is up.

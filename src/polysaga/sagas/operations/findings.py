@@ -50,6 +50,7 @@ class Overview:
     at: datetime  # by the journal's clock
     unfinished: Mapping[Status, int]
     waiting: int  # put aside: no process drives them until they wake
+    crashing: int  # while they were driven, three processes in a row ended or hung
     late: tuple[LateGroup, ...]
     causes: tuple[Cause, ...]  # the largest first
     causes_complete: bool  # False: only the first 5,000 parked sagas are grouped

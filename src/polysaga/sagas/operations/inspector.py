@@ -85,6 +85,7 @@ class Inspector:
             at=await self._figures.now(),
             unfinished={status: counts.get(status, 0) for status in (*moving, Status.NEEDS_ATTENTION)},
             waiting=sum(one.waiting for one in unfinished if one.status is not Status.NEEDS_ATTENTION),
+            crashing=sum(one.crashing for one in unfinished),
             late=tuple(
                 LateGroup(
                     name=one.name,
