@@ -92,6 +92,19 @@ async def test_a_saga_put_aside_says_when_it_is_tried_again(files: MigratedUrls)
         assert "put aside" in plain(await visit.get("/"))
 
 
+async def test_a_list_says_which_step_is_retried(files: MigratedUrls) -> None:
+    program = stuck_going_forward(files)
+    async with opened(program) as visit:
+        saga_id = await put_aside(program)
+        listed = plain(await visit.get("/sagas?retrying=1"))
+        assert "put aside, because record_event keeps failing" in listed
+        assert "record_event in inventory" in listed
+        (saga,) = (await visit.get("/api/sagas?retrying=1")).json()["sagas"]
+        assert (saga["id"], saga["step"], saga["retried"]) == (str(saga_id), None, "record_event")
+        text = plain(await visit.get(f"/sagas/{saga_id}"))
+        assert "For as long as it takes" in text
+
+
 async def test_a_saga_at_rest_says_so_and_offers_no_act(files: MigratedUrls) -> None:
     program = Program(files, PLACE_ORDER)
     async with opened(program) as visit:

@@ -98,6 +98,7 @@ class ListedSaga(BaseModel):
     status: Status
     parked_from: Status | None
     step: str | None = Field(description="the step that the reason is about")
+    retried: str | None = Field(description="the step whose last attempt failed")
     reason: str | None
     going_on: str
     next: str = Field(description="what happens next and when")
@@ -555,6 +556,7 @@ class _Api:
             "status": saga.status,
             "parked_from": saga.parked_from,
             "step": saga.step,
+            "retried": saga.retried,
             "reason": None if saga.reason is None else without(saga.reason, hidden),
             "going_on": without(going_on(saga), hidden),
             "next": f"{coming}, {then}" if then else coming,

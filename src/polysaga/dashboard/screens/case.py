@@ -641,11 +641,11 @@ def _skip(
 
 def _compensate(found: Examination) -> tuple[str, ...]:
     saga = found.saga
+    if not saga.known:
+        return (f"A process that knows version {saga.version} undoes what it did; until one is up, it waits.",)
     pivot = next((step.name for step in found.steps if step.kind == "pivot"), None)
     done = [step for look in found.looks for step, row in look.rows.items() if row.state.value == "done"]
     undone = [step.name for step in reversed(found.steps) if step.name in done and step.undoable]
-    if not saga.known:
-        return (f"A process that knows version {saga.version} undoes what it did; until one is up, it waits.",)
     will = [
         f"Undone in order: {words.joined(undone)}."
         if undone

@@ -55,7 +55,8 @@ def row(
 ) -> SagaRow:
     """Return the line of one saga."""
     steps = by_name(find(program, saga.name, saga.version))
-    step = steps.get(saga.step or "")
+    name = saga.step or saga.retried
+    step = steps.get(name or "")
     hidden = masked_values(saga.error, mask)
     text = without(going_on(saga), hidden)
     coming, then = comes_next(saga, now, lease)
@@ -65,7 +66,7 @@ def row(
         saga=saga.name,
         version="" if saga.known else f"v{saga.version}",
         key=None if saga.key is None else without(saga.key, hidden),
-        step=saga.step,
+        step=name,
         database=None if step is None else step.database,
         why=words.plainly(words.first_line(text)),
         why_whole=text[:_FOLD],
@@ -90,7 +91,10 @@ def going_on(saga: SagaSummary) -> str:
     if saga.crashing:
         return f"{saga.expiries} processes in a row ended, or hung, while they drove it"
     if saga.owner is None and not saga.status.final:
-        return "put aside, because a step keeps failing"
+        return f"put aside, because {saga.retried or 'a step'} keeps failing"
+    if saga.retried is not None:
+        undone = saga.status is Status.COMPENSATING
+        return f"{'undoing ' * undone}{saga.retried} failed, and is retried"
     return {
         Status.RUNNING: "its steps are under way; it is not decided",
         Status.COMPLETING: "decided; the steps behind the decision are under way",

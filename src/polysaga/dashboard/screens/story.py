@@ -287,10 +287,23 @@ class _Teller:
                 if saga.deadline is None
                 else f" If it is not decided {words.ahead(saga.deadline, found.at)}, it is undone."
             )
-            return order + _say(" If a step keeps failing, everything is undone.{}", when)
+            return order + self._while_it_fails("everything is undone") + when
         if saga.status is Status.COMPLETING:
             return order + Markup(" For as long as it takes: it is decided, so it is never undone.")
-        return order + Markup(" A compensation that keeps failing parks the saga for a person.")
+        return order + self._while_it_fails("the saga is parked for a person")
+
+    def _while_it_fails(self, end: str) -> Markup:
+        """Say for how long what comes next is retried, and what happens then."""
+        coming = self.found.moves[0] if self.found.moves else None
+        if coming is None:
+            return _say(" If {} keeps failing, {}.", "a compensation" if self._undoes() else "a step", end)
+        known, move = self.steps.get(coming.step), self._move(coming.step, coming.phase)
+        if known is None:
+            return _say(" If {} keeps failing, {}.", move, end)
+        within = known.within if coming.phase == "do" else known.undo_within
+        if within is None:
+            return _say(" {} is retried for as long as it takes.", move)
+        return _say(" If {} keeps failing for {}, {}.", move, words.brief(within), end)
 
     @property
     def _is_deserted(self) -> bool:
@@ -298,6 +311,8 @@ class _Teller:
 
     def _after_desertion(self, moves: Sequence[Markup], end: str) -> Markup:
         """Say what a person can do with a saga whose processes ended or hung one after the other."""
+        if not moves:
+            return _say("Nothing by itself. Every step is done: {} only ends it.", tag("b", "retry"))
         told = _say(
             "Nothing by itself. A {} may end the next process too: read in the logs why they ended, and remove "
             "the cause first. Then: {}",
@@ -310,8 +325,8 @@ class _Teller:
         return told
 
     def _after_retry(self, moves: Sequence[Markup], end: str) -> Markup:
-        if not moves and self._is_deserted:
-            return _say("Nothing by itself. Every step is done: {} only ends it.", tag("b", "retry"))
+        if self._is_deserted:
+            return self._after_desertion(moves, end)
         if not moves:
             return Markup("Nothing by itself. Remove the cause, then decide on the right what happens.")
         skip = ""
@@ -320,8 +335,6 @@ class _Teller:
         ):
             done = "undone" if self._undoes() else "done"
             skip = _say(" If {} was {} by hand, {} it instead.", self.saga.step, done, tag("b", "skip"))
-        if self._is_deserted:
-            return self._after_desertion(moves, end)
         told = _say("Nothing by itself. Remove the cause, then {}: {}", tag("b", "retry"), _then(moves, end))
         return told + skip if skip else told
 

@@ -28,12 +28,14 @@ from polysaga.sagas.journal.figures import late_if, late_values
 from polysaga.sagas.journal.paging import cursor, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
-from polysaga.sagas.protocol.reasons import Reason, attempts_in, decoded_history, tenures_in
+from polysaga.sagas.protocol.reasons import Attempt, Reason, attempts_in, decoded_history, tenures_in
 from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
 _RESTING = frozenset({Status.NEEDS_ATTENTION, Status.COMPLETED, Status.COMPENSATED})
+_MOVING = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
+_MOVES = f"status IN ({', '.join(repr(status.value) for status in _MOVING)})"
 _DONE = frozenset({"done", "found", "null"})  # outcomes of attempts that did not fail
 _WITH_REASON = frozenset({Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION})  # in `error`
 _LOOK = 10_000  # rows that one search reads at most
@@ -135,15 +137,14 @@ class Catalogue:
             # Few sagas are not at rest: the coalesce keeps their sort off the age index, which holds all sagas.
             age = "coalesce(created_at, created_at)" if _awake(wanted) else "created_at"
             order = "ASC" if wanted.oldest_first else "DESC"
-            columns = f"{_SUMMARY}, history" if _reads_histories(wanted) else _SUMMARY
+            # Of a saga that moves it is short, and tells which step is retried; of one at rest it may be long.
+            history = "history" if _reads_histories(wanted) else f"CASE WHEN {_MOVES} THEN history END AS history"
             statement = self._node.dialect.render(
-                f"SELECT {columns} FROM {JOURNAL}{where([*among, *end.conditions, *conditions])} "
+                f"SELECT {_SUMMARY}, {history} FROM {JOURNAL}{where([*among, *end.conditions, *conditions])} "
                 f"ORDER BY {age} {order}, id {order} LIMIT :limit"
             )
             result = await connection.exec_driver_sql(statement.sql, statement.bind({**values, **end.values}))
-            found = [
-                (SagaSummary(**self._summary(row)), row.get("history")) for row in map(dict, result.mappings())
-            ]
+            found = [(SagaSummary(**self._summary(row)), row["history"]) for row in map(dict, result.mappings())]
         if len(found) > limit:
             last = found[limit - 1][0]
             return _Page(found[:limit], cursor(last.created_at, last.id))
@@ -282,11 +283,11 @@ class Catalogue:
         yield f"({' OR '.join(near)})"
 
     def _matches(self, wanted: SagaFilter, saga: SagaSummary, history: str | None) -> bool:
-        last = next(reversed(attempts_in(decoded_history(history))), None)
-        failing = last if last is not None and last.outcome not in _DONE and not saga.status.final else None
-        if wanted.retrying and (failing is None or saga.status is Status.NEEDS_ATTENTION):
+        last = _failed_last(history)
+        failing = None if last is None or saga.status.final else last.step
+        if wanted.retrying and saga.retried is None:
             return False
-        steps = {step for step in (saga.step, failing and failing.step) if step}
+        steps = {step for step in (saga.step, failing) if step}
         if saga.error is not None and saga.error.step:
             steps.add(saga.error.step)
         if wanted.step is not None:
@@ -334,6 +335,7 @@ class Catalogue:
         def moment(name: str) -> datetime | None:
             return None if row[name] is None else dialect.moment_from(row[name])
 
+        failed = _failed_last(row["history"])
         return {
             "id": dialect.key_from(row["id"]),
             "name": row["name"],
@@ -349,12 +351,19 @@ class Catalogue:
             "expiries": row["expiries"],
             "created_at": moment("created_at"),
             "finished_at": moment("finished_at"),
+            "retried": failed.step if row["status"] in _MOVING and failed is not None else None,
         }
 
 
 def writable(text: str) -> bool:
     """Return whether every database can store *text*."""
     return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def _failed_last(history: str | None) -> Attempt | None:
+    """Return the last attempt in a saga's history if it failed."""
+    last = next(reversed(attempts_in(decoded_history(history))), None)
+    return None if last is None or last.outcome in _DONE else last
 
 
 def _awake(wanted: SagaFilter) -> bool:

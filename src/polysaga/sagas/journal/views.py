@@ -66,6 +66,7 @@ class SagaSummary:
     expiries: int  # claims lost in a row without any progress
     created_at: datetime
     finished_at: datetime | None
+    retried: str | None  # the step whose last attempt failed, in a saga that moves
 
     @property
     def reason(self) -> str | None:
