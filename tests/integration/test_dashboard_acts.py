@@ -16,7 +16,14 @@ from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import ADA, LENA, Visit, hidden, mounted, opened, plain
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
 from tests.fixtures.waiting import reached, until
-from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
+from tests.integration.test_repairs import (
+    finished,
+    parked,
+    put_aside,
+    stuck_going_back,
+    stuck_going_forward,
+    stumble,
+)
 
 FORM = {"why": "the shelf was counted"}
 NOT_OURS, FOREIGN = "not one that the dashboard gave you", "Pages of other sites may not act here."
@@ -308,9 +315,23 @@ async def test_many_sagas_are_retried_after_their_number_was_typed(files: Migrat
         for one in ids:
             await finished(program, one)
         await until(lambda: _over(visit, where), "the batch ends")
-        assert "3 of 3 sagas retried." in plain(await visit.http.get(where))
+        page = plain(await visit.http.get(where))
+        assert "3 of 3 sagas retried." in page
+        assert "How its sagas stand now by the journal 3 compensated" in page
+        program.on("undo:reserve_stock", stumble)
+        again = [await parked(program) for _ in range(2)]
+        batch = program.sagas.begin_batch("retry", again, by="ada", why="gone?")
+        await until(lambda: _stands(visit, batch, "2 needs attention"), "both are parked again")
+        page = await visit.get(f"/repairs/{batch}")
+        assert "How its sagas stand now by the journal 2 needs attention" in plain(page)
+        assert all(f"/sagas/{one}" in page.text for one in again)
         audit = plain(await visit.get("/audit"))
         assert "retry 3 sagas of place-order" in audit
+
+
+async def _stands(visit: Visit, batch: UUID, how: str) -> bool:
+    page = plain(await visit.get(f"/repairs/{batch}"))
+    return "2 of 2 sagas retried." in page and f"How its sagas stand now by the journal {how}" in page
 
 
 async def _over(visit: Visit, where: str) -> bool:

@@ -135,14 +135,15 @@ class Acts:
             batch = await site.sagas.batch(batch_id)
         if batch is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        screen = progress_screen(batch, site.now())
+        fates = await site.looking.fates(batch_id)
+        screen = progress_screen(batch, fates, site.now(), mask=site.mask)
         return site.page(
             request,
             "progress.html",
             visitor=visitor,
             here="Sagas",
-            live=None if screen.over else f"repairs/{batch_id}",
-            seen=of_batch(batch, overview),
+            live=f"repairs/{batch_id}" if screen.moves else None,
+            seen=of_batch(batch, fates, overview),
             json=f"/repairs/{batch_id}",
             b=screen,
         )

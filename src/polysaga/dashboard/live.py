@@ -220,7 +220,9 @@ class Live:
         site, found = self._site, await self._site.looking.overview()
         async with site.looking.answering():
             batch = await site.sagas.batch(batch_id)
-        return {} if batch is None else marks.of_batch(batch, found)
+        if batch is None:
+            return {}
+        return marks.of_batch(batch, await site.looking.fates(batch_id), found)
 
 
 def pause_after(loads: int) -> float:

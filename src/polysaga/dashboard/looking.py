@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,12 +18,13 @@ from polysaga.databases import AnyHandle
 from polysaga.errors import TryAgain
 from polysaga.limits import limited
 from polysaga.routing.health import state_of
-from polysaga.sagas import Activity, Overview, Sagas
+from polysaga.sagas import Activity, Overview, Sagas, SagaSummary
 from polysaga.texts import said
 
 _SHARED = 2.0  # seconds that a look is good for
 _ASKED = 5.0  # seconds that it is remembered which databases answer
 _PROMPT = 1.0  # seconds for such an answer
+_FATES = 200  # sagas of a batch
 _PATIENCE = 5.0  # seconds for one look
 
 
@@ -70,6 +72,11 @@ class Looking:
                     self._activity = await self._sagas.inspector().activity()
                 self._activity_at = self._clock.monotonic()
             return self._activity
+
+    async def fates(self, batch: UUID) -> tuple[SagaSummary, ...]:
+        """Return the last 200 sagas that *batch* has repaired, as they stand now; raise `JournalDown`."""
+        async with self.answering():
+            return await self._sagas.inspector().repaired(batch, limit=_FATES)
 
     async def silent(self, handles: Collection[AnyHandle]) -> frozenset[str]:
         """Return the names of the databases that do not answer; they are asked at most every five seconds.

@@ -90,11 +90,12 @@ def of_audit(lines: Sequence[AuditLine], found: Overview) -> Marks:
     return {**of_frame(found), "a-rows": _hash([(line.at, line.saga_id, line.count) for line in lines])}
 
 
-def of_batch(batch: BatchProgress, found: Overview) -> Marks:
-    """Return how far a batch is."""
+def of_batch(batch: BatchProgress, fates: Sequence[SagaSummary], found: Overview) -> Marks:
+    """Return how far a batch is, and what has become of its sagas."""
     return {
         **of_frame(found),
         "b-far": _hash(batch.done, sorted(batch.refused.items()), batch.ended_at, batch.total, batch.stopped_by),
+        "b-fates": _hash([(saga.id, saga.status, saga.epoch, saga.retried) for saga in fates]),
     }
 
 

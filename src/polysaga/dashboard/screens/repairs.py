@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,10 +11,14 @@ from markupsafe import Markup
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing import charts
-from polysaga.sagas import BatchProgress, Repair, Status
+from polysaga.dashboard.filters import UNFINISHED
+from polysaga.dashboard.masking import Mask, without
+from polysaga.dashboard.screens.listing import going_on, masked_values
+from polysaga.sagas import BatchProgress, Repair, SagaSummary, Status
 
 _PACE = 200  # repairs in a second, about
 _SOME = 3
+_EXAMPLES = 5  # sagas of one status that the page of a batch names
 _NAMED = re.compile(r"^'\w+' does not fit saga '[^']+' [0-9a-f-]{36}, which is (?=\w+: )")
 _VERBS: Mapping[str, tuple[str, str]] = {  # the order, and what is under way
     "retry": ("Retry", "Retrying"),
@@ -66,6 +70,16 @@ class ConfirmScreen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What has become of some repaired sagas; *examples* are those that are not through."""
+
+    number: str
+    kind: str
+    text: str
+    examples: tuple[tuple[UUID, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressScreen:
     """How far a bulk repair is."""
 
@@ -75,7 +89,10 @@ class ProgressScreen:
     note: str
     bar: Markup | None
     outcomes: tuple[Prospect, ...]
+    fates: tuple[Fate, ...]
+    fates_note: str
     over: bool
+    moves: bool  # the batch, or one of its sagas
     may_stop: bool
 
 
@@ -157,8 +174,10 @@ def _without_id(one: Repair) -> str:
     return told.replace(f" {one.saga_id}", "").replace(str(one.saga_id), "…")
 
 
-def progress_screen(batch: BatchProgress, now: datetime) -> ProgressScreen:
-    """Return how far *batch* is."""
+def progress_screen(
+    batch: BatchProgress, fates: Sequence[SagaSummary], now: datetime, *, mask: Mask
+) -> ProgressScreen:
+    """Return how far *batch* is, and how the last of its sagas, *fates*, stand."""
     refused = sum(batch.refused.values())
     over, settled = batch.ended_at is not None, batch.done + refused
     total = batch.total if batch.total is not None else settled
@@ -196,9 +215,33 @@ def progress_screen(batch: BatchProgress, now: datetime) -> ProgressScreen:
         note=_note(batch, rest, settled, now),
         bar=charts.level(settled, total, f"{words.number(settled)} of {words.number(total)} done"),
         outcomes=tuple(outcomes),
+        fates=tuple(_fates(fates, mask)),
+        fates_note=f"the last {words.number(len(fates))}" if len(fates) < batch.done else "by the journal",
         over=over,
+        moves=not over or any(_moves(saga) for saga in fates),
         may_stop=batch.here and not over and batch.stopped_by is None,
     )
+
+
+def _fates(sagas: Sequence[SagaSummary], mask: Mask) -> Iterator[Fate]:
+    for status in (Status.NEEDS_ATTENTION, *UNFINISHED, Status.COMPENSATED, Status.COMPLETED):
+        found = [saga for saga in sagas if saga.status is status]
+        if not found:
+            continue
+        shown = found[:_EXAMPLES] if status is Status.NEEDS_ATTENTION or _moves(found[0]) else []
+        yield Fate(
+            number=words.number(len(found)),
+            kind=status.value,
+            text=words.STATUS[status.value],
+            examples=tuple(
+                (saga.id, words.first_line(without(going_on(saga), masked_values(saga.error, mask))))
+                for saga in shown
+            ),
+        )
+
+
+def _moves(saga: SagaSummary) -> bool:
+    return not saga.status.final and saga.status is not Status.NEEDS_ATTENTION
 
 
 def _note(batch: BatchProgress, rest: int, settled: int, now: datetime) -> str:

@@ -186,11 +186,9 @@ class Figures:
 
         None if it has no line. The id of a batch says when it began, so later lines only are read.
         """
-        try:
-            since = datetime.fromtimestamp((batch_id.int >> 80) / 1000, UTC) - _CLOCKS_DIFFER
-        except (ValueError, OverflowError):
-            return None  # the id of no batch
-        wanted, count, after = AuditFilter(batch=batch_id, since=since), 0, None
+        wanted, count, after = _of_batch(batch_id), 0, None
+        if wanted is None:
+            return None
         newest = oldest = None
         while True:
             page, after = await self.audit(wanted, after, _LINES)
@@ -203,6 +201,14 @@ class Figures:
             return None
         size = newest.details.get("batch_size")
         return count, size if isinstance(size, int) else None, oldest.at, newest, await self.now()
+
+    async def repaired(self, batch_id: UUID, most: int) -> list[UUID]:
+        """Return the sagas that a batch has repaired, the last *most* of them."""
+        wanted = _of_batch(batch_id)
+        if wanted is None:
+            return []
+        lines, _ = await self.audit(wanted, None, most)
+        return [line.saga_id for line in lines]
 
     async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the last line that a search may read; None if no line follows it."""
@@ -230,6 +236,15 @@ class Figures:
         async with self._node.writer.connect() as connection:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             return [dict(row) for row in result.mappings()]
+
+
+def _of_batch(batch_id: UUID) -> AuditFilter | None:
+    """Return the filter for the lines of a batch; None if no batch can have this id, which has its time."""
+    try:
+        since = datetime.fromtimestamp((batch_id.int >> 80) / 1000, UTC) - _CLOCKS_DIFFER
+    except (ValueError, OverflowError):
+        return None
+    return AuditFilter(batch=batch_id, since=since)
 
 
 def late_if(dialect: SqlDialect) -> str:

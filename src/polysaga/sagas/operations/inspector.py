@@ -22,7 +22,7 @@ from polysaga.sagas.journal.figures import MOST_PARKED, Figures
 from polysaga.sagas.journal.paging import cursor
 from polysaga.sagas.journal.pulses import Pulses
 from polysaga.sagas.journal.queries import Catalogue
-from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState
+from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState, SagaSummary
 from polysaga.sagas.operations.activity import Activity, ActivityReader, OwnPulse
 from polysaga.sagas.operations.causes import ParkedSagas, causes, likeness
 from polysaga.sagas.operations.findings import (
@@ -181,6 +181,13 @@ class Inspector:
             if following is None:
                 break
         return AuditPage(tuple(lines), following)
+
+    async def repaired(self, batch_id: UUID, *, limit: int = 200) -> tuple[SagaSummary, ...]:
+        """Return the last *limit* sagas that a batch has repaired, as they stand now, the newest saga first."""
+        ids = await self._figures.repaired(batch_id, limit)
+        if not ids:
+            return ()
+        return (await self._catalogue.find(SagaFilter(ids=ids), limit=limit, after=None)).sagas
 
     def _database_of(self, fingerprint: str, step: str) -> str | None:
         definition = self._definitions.get(fingerprint)
