@@ -35,8 +35,8 @@ class Registry:
         self._handles = {handle.name: handle for handle in handles}
         if len(self._handles) != len(handles):
             raise ConfigurationError("two databases have the same name; every handle needs its own")
-        self._open = False
         self._source = settings
+        self.opened_with: Settings | None = None  # None: closed
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -62,7 +62,7 @@ class Registry:
         The end takes at most two seconds, whatever drivers do. Raises `ConfigurationError` for settings that do
         not fit the handles, `DatabaseUnavailable` if a primary does not answer.
         """
-        if self._open:
+        if self.opened_with is not None:
             raise ConfigurationError("these databases are open already; open them once per process")
         settings = (self.settings() if settings is None else settings).spelt_as(self._handles)
         self._check_names(settings)
@@ -71,7 +71,7 @@ class Registry:
             ends = Ends(stack, [node for group in nodes.values() for node in group])
             stack.push_async_callback(_close, ends.nodes)
             stack.push_async_callback(_stop, ends.watchers)
-            self._open = True
+            self.opened_with = settings
             stack.callback(self._detach)
             await _each(*(self._attach(self._handles[name], group, emit, ends) for name, group in nodes.items()))
             alone = [group[0] for group in nodes.values() if len(group) == 1]
@@ -85,7 +85,7 @@ class Registry:
         emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
 
     def _detach(self) -> None:
-        self._open = False
+        self.opened_with = None
         for handle in self:
             handle.attach(())
 

@@ -108,8 +108,11 @@ class Sagas:
 
     @property
     def settings(self) -> SagaSettings:
-        """The settings that the sagas are open with; the defaults while they are not open."""
-        return SagaSettings() if self._runner is None else self._runner.engine.settings
+        """The settings that the sagas are open with, or else the databases, or else the defaults."""
+        if self._runner is not None:
+            return self._runner.engine.settings
+        opened = self.databases.opened_with
+        return SagaSettings() if opened is None else opened.sagas
 
     @asynccontextmanager
     async def open(
@@ -123,13 +126,13 @@ class Sagas:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
         The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. The databases must
-        be open. *tracing* follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a
-        journal or ledger table is missing.
+        be open; *settings* replace those for sagas that they were opened with. *tracing* follows the sagas as
+        traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger table is missing.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
         events = Events(emit)
-        engine = self._engine(settings or SagaSettings(), events, clock or Clock())
+        engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
         await check_tables(engine)
         runner = self._make_runner(engine, self._known())
@@ -233,7 +236,7 @@ class Sagas:
         primary does not answer.
         """
         home = journal_node(self.journal.primary)
-        known = settings or SagaSettings()
+        known = settings or self.settings
         patience = LATE * known.lease
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
         participants = self._engine_at_hand().participants
@@ -262,7 +265,8 @@ class Sagas:
     def inspector(self, settings: SagaSettings | None = None) -> Inspector:
         """Return what answers people's questions about the sagas of all processes; the databases must be open.
 
-        *settings*: the program's, unless the sagas are open; they say from when on a saga is late.
+        *settings*: instead of those that the sagas or the databases are open with; they say from when on a saga is
+        late.
         """
         engine = self._engine_at_hand(settings)
         catalogue = catalogue_of(engine, self._known())
@@ -398,7 +402,7 @@ class Sagas:
         """Return the engine of the open sagas, or else one that only reads and repairs."""
         if self._runner is not None:
             return self._open_runner().engine
-        return self._engine(settings or SagaSettings(), ignore, Clock())
+        return self._engine(settings or self.settings, ignore, Clock())
 
     def _known(self) -> dict[str, Definition]:
         return {one.fingerprint: one for one in self._definitions.values()}

@@ -70,7 +70,7 @@ class ConfirmScreen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
+class FateLine:
     """What has become of some repaired sagas; *examples* are those that are not through."""
 
     number: str
@@ -89,7 +89,7 @@ class ProgressScreen:
     note: str
     bar: Markup | None
     outcomes: tuple[Prospect, ...]
-    fates: tuple[Fate, ...]
+    fates: tuple[FateLine, ...]
     fates_note: str
     over: bool
     moves: bool  # the batch, or one of its sagas
@@ -223,13 +223,13 @@ def progress_screen(
     )
 
 
-def _fates(sagas: Sequence[SagaSummary], mask: Mask) -> Iterator[Fate]:
+def _fates(sagas: Sequence[SagaSummary], mask: Mask) -> Iterator[FateLine]:
     for status in (Status.NEEDS_ATTENTION, *UNFINISHED, Status.COMPENSATED, Status.COMPLETED):
         found = [saga for saga in sagas if saga.status is status]
         if not found:
             continue
         shown = found[:_EXAMPLES] if status is Status.NEEDS_ATTENTION or _moves(found[0]) else []
-        yield Fate(
+        yield FateLine(
             number=words.number(len(found)),
             kind=status.value,
             text=words.STATUS[status.value],
