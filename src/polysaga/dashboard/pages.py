@@ -156,6 +156,7 @@ class Pages:
         site = self._site
         overview = await site.looking.overview()
         found = await self.examined(saga_id)
+        drivers = [] if found.saga.known else await self._drivers(found.saga)
         screen = saga_screen(
             found,
             declared=find(site.program, found.saga.name, found.saga.version),
@@ -163,9 +164,16 @@ class Pages:
             mask=site.mask,
             trace=site.trace,
             lease=site.lease,
+            drivers=drivers,
             whole=whole,
         )
         return screen, marks.of_case(found.saga, overview)
+
+    async def _drivers(self, saga: SagaSummary) -> list[str]:
+        """Return the names of the processes that know the version of *saga*."""
+        activity = await self._site.looking.activity()
+        version = f"{saga.name} {saga.version}"
+        return [process.name for process in activity.processes if version in process.knows]
 
     async def examined(self, saga_id: UUID) -> Examination:
         """Return what all databases say of one saga; raise `UnknownSaga`."""

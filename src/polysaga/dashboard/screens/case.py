@@ -133,9 +133,13 @@ def saga_screen(
     mask: Mask,
     trace: str | None,
     lease: float,
+    drivers: Sequence[str] | None = None,
     whole: bool = False,
 ) -> SagaScreen:
-    """Return the page; *trace* is the address of a trace, with `{trace_id}` in it."""
+    """Return the page; *trace* is the address of a trace, with `{trace_id}` in it.
+
+    *drivers* are the processes that know the version of a saga that this one does not know; None: not looked.
+    """
     saga = found.saga
     hidden = masked_in(found, mask)
     drawing, kinds = timeline(found, dict(engines))
@@ -147,7 +151,7 @@ def saga_screen(
         saga=saga.name,
         status=saga.status.value,
         epoch=saga.epoch,
-        story=story(found, declared, lease=lease, hidden=hidden),
+        story=story(found, declared, lease=lease, hidden=hidden, drivers=drivers),
         same=_same(found),
         same_go=f"Act on all {words.number(found.alike + 1)}" if found.alike else "",
         same_query=_same_query(found, hidden),

@@ -54,16 +54,29 @@ def seen_effects(found: Examination) -> SeenEffects:
     )
 
 
-def story(found: Examination, declared: DeclaredSaga | None, *, lease: float, hidden: frozenset[str]) -> Story:
-    """Return the story; *hidden* are values that texts must not show."""
-    return _Teller(found, declared, lease, hidden).tell()
+def story(
+    found: Examination,
+    declared: DeclaredSaga | None,
+    *,
+    lease: float,
+    hidden: frozenset[str],
+    drivers: Sequence[str] | None = None,
+) -> Story:
+    """Return the story; *hidden* are values that texts must not show, *drivers* as for `saga_screen`."""
+    return _Teller(found, declared, lease, hidden, drivers).tell()
 
 
 class _Teller:
     def __init__(
-        self, found: Examination, declared: DeclaredSaga | None, lease: float, hidden: frozenset[str]
+        self,
+        found: Examination,
+        declared: DeclaredSaga | None,
+        lease: float,
+        hidden: frozenset[str],
+        drivers: Sequence[str] | None,
     ) -> None:
         self.found, self.saga, self.lease, self.hidden = found, found.saga, lease, hidden
+        self.drivers = drivers
         self.steps, self.seen = by_name(declared), seen_effects(found)
         self.database = {step.name: step.database for step in found.steps}
         self.cause: Reason | Parking | None = None
@@ -275,8 +288,17 @@ class _Teller:
         if saga.status is Status.NEEDS_ATTENTION:
             return self._after_retry(moves, end)
         if not saga.known:
+            if self.drivers is None:
+                return _say(
+                    "It waits for a process that knows version {}. The overview lists which are up.", saga.version
+                )
+            if self.drivers:
+                return _say(
+                    "It waits for a process that knows version {}; {} does.", saga.version, self.drivers[0]
+                )
             return _say(
-                "It waits for a process that knows version {}. The overview lists which are up.", saga.version
+                "It waits for a process that knows version {}, and none is up. Once one is, it goes on by itself.",
+                saga.version,
             )
         if found.late:
             return Markup("The first process that ticks takes it over. Are the other processes up?")
@@ -348,6 +370,8 @@ class _Teller:
                 "it is parked.",
                 f"{saga.expiries:,}",
             )
+        if not saga.known and self.drivers is not None and not self.drivers:
+            return _say("Deploy version {} of {} again, beside the present one.", saga.version, saga.name)
         if self.found.late and saga.known:
             return Markup("Look at the processes on the overview: the one that drove it may hang.")
         if saga.status is Status.RUNNING:
