@@ -186,6 +186,28 @@ async def sideways(page: Page, what: str) -> list[str]:
     return found
 
 
+async def test_a_page_says_in_large_that_the_service_does_not_answer(chromium: str, files: MigratedUrls) -> None:
+    async with looking(chromium, stuck_going_back(files)) as there:
+        page = await there.page()
+        await page.goto(there.url)
+        alarm, sign = page.locator("#silent"), page.locator("#live .word")
+        await expect(sign).to_have_text("Live")
+        await expect(alarm).to_be_hidden()
+
+        await page.route("**/live/**", lambda route: route.abort())
+        await page.reload()
+        await expect(alarm).to_be_visible()
+        await expect(alarm).to_contain_text("The service does not answer.")
+        await expect(sign).to_have_text("Not live since")
+        assert len(there.complaints) > 0, "the browser itself complains of the lost stream"
+        there.complaints.clear()
+
+        await page.unroute("**/live/**")
+        await expect(sign).to_have_text("Live")
+        await expect(alarm).to_be_hidden()
+        there.complaints.clear()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_keeps_people_out(chromium: str, files: MigratedUrls, scheme: Any) -> None:
     async with looking(chromium, stuck_going_back(files)) as here:
@@ -266,7 +288,9 @@ async def test_no_page_of_a_viewer_or_without_a_journal_keeps_people_out_or_scro
             await expect(page.locator("main")).to_contain_text("The journal does not answer")
             found += [*await barriers(page, "no journal"), *await sideways(page, "no journal")]
             monkeypatch.undo()
-            await expect(page.locator("main")).not_to_contain_text("does not answer")  # it comes back by itself
+            await expect(page.locator("main")).not_to_contain_text(
+                "The journal does not answer"
+            )  # it comes back by itself
             stranger = await browser.new_page()
             await stranger.goto(f"{url}/")
             found += [*await barriers(stranger, "no person"), *await sideways(stranger, "no person")]

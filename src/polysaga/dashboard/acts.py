@@ -208,7 +208,8 @@ class Acts:
             return await self._site.sagas.freeze(wanted)
         chosen = dict.fromkeys(one for text in form.all("id") if (one := uuid_in(text)) is not None)
         if not chosen:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Choose a saga first: tick the box of its row.")
+            told = "Choose sagas first: tick the boxes of their rows, or choose all that match."
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, told)
         return Frozen(tuple(chosen), complete=True)
 
     async def _summaries(self, frozen: Frozen) -> tuple[SagaSummary, ...]:

@@ -175,7 +175,8 @@ def _same(found: Examination) -> str:
     if not found.alike:
         return ""
     others = words.counted(found.alike, f"other {found.saga.name} saga")
-    return f"{others} {words.verb(found.alike, 'is', 'are')} parked at the same step with the same reason."
+    where = "at the same step " if found.saga.step is not None else ""
+    return f"{others} {words.verb(found.alike, 'is', 'are')} parked {where}with the same reason."
 
 
 def _same_query(found: Examination, hidden: frozenset[str]) -> str:
@@ -599,12 +600,16 @@ def _retry(found: Examination, moves: Sequence[str], *, undoing: bool) -> tuple[
     first = moves[0] if moves else "the saga"
     order = ", then ".join(moves[:4]) or "what is left"
     if saga.status is Status.NEEDS_ATTENTION:
+        deserted = saga.error is not None and (saga.error.parked or saga.error).is_deserted
+        fails = "If it keeps failing, it is parked again with the new reason."
+        if deserted and moves:
+            fails = f"If {first} ends its process again, it takes up to ten more along, with what they are doing."
         return (
             f"Runs {first} again. Do this when the cause is gone." if moves else "Lets it go on.",
             (
                 f"It goes back to {going} and is due at once, as claim {saga.epoch + 1}.",
                 f"Next: {order}; then the saga is {end}.",
-                "If it keeps failing, it is parked again with the new reason.",
+                fails,
             ),
         )
     when = "" if saga.wake_at is None else f" instead of at {words.at(saga.wake_at, found.at)}"

@@ -273,7 +273,7 @@ def _owners(found: Examination, span: _Span) -> list[Bar]:
     saga = found.saga
     end = span.now
     if saga.parked_at is not None and saga.status is Status.NEEDS_ATTENTION:
-        end = min(end, _ms(saga.created_at, saga.parked_at))
+        end = min(end, _parked(saga, saga.parked_at))
     elif saga.owner is None and not saga.status.final:
         end = min(end, _last_end(saga))
     begins = [(tenure.at_ms, tenure.epoch, tenure.process) for tenure in saga.owners]
@@ -290,6 +290,11 @@ def _owners(found: Examination, span: _Span) -> list[Bar]:
     elif saga.owner is None and not saga.status.final and wake is not None:
         bars.append(Bar(end, max(span.now, _ms(saga.created_at, wake)), "aside", text="put aside"))
     return bars
+
+
+def _parked(saga: SagaState, at: datetime) -> float:
+    """Return when a saga was parked, in ms: by the journal's clock, and not before the attempt that parked it."""
+    return max(_ms(saga.created_at, at), _last_end(saga))
 
 
 def _driven(found: Examination) -> str:
@@ -318,7 +323,7 @@ def _lines(found: Examination, span: _Span) -> list[Juncture]:
         turn = max((t for t in before if t <= first), default=first)
         lines.append(Juncture((turn + first) / 2, "d-undo", "decided: is undone"))
     if saga.status is Status.NEEDS_ATTENTION and saga.parked_at is not None:
-        lines.append(Juncture(_ms(saga.created_at, saga.parked_at), "d-park", "parked"))
+        lines.append(Juncture(_parked(saga, saga.parked_at), "d-park", "parked"))
     if span.moving:
         lines.append(Juncture(span.now, "d-now", f"now {words.clock(found.at)}"))
     return lines

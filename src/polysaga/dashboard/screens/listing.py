@@ -87,7 +87,8 @@ def going_on(saga: SagaSummary) -> str:
         return f"version {saga.version}, which this process does not know"
     if saga.reason:
         refused = saga.error is not None and saga.error.kind == "refused" and saga.error.parked is None
-        return f"refused: {saga.reason}" if refused else saga.reason
+        told = f"refused: {saga.reason}" if refused else saga.reason
+        return f"being undone, because: {told}" if saga.status is Status.COMPENSATING else told
     if saga.crashing:
         return f"{saga.expiries} processes in a row ended, or hung, while they drove it"
     if saga.owner is None and not saga.status.final:

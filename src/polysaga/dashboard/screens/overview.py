@@ -221,7 +221,7 @@ def _causes_note(found: Overview) -> str:
 def _cause(cause: Cause, now: datetime, mask: Mask) -> CauseLine:
     undoing = cause.direction is Status.COMPENSATING
     if cause.step is None:
-        what = f"{cause.name}: at no step"
+        what = f"{cause.name}: between two steps" if not cause.deserted else f"{cause.name}: every step is done"
     elif undoing:
         what = f"{cause.name}: {cause.step}{words.place(cause.database)} cannot be undone"
     else:
@@ -229,7 +229,7 @@ def _cause(cause: Cause, now: datetime, mask: Mask) -> CauseLine:
     search = Search(status=(Status.NEEDS_ATTENTION,), name=cause.name, step=cause.step, error=cause.error or None)
     one = cause.count == 1
     # An example may contain a masked value; the message has its digits and ids removed.
-    text = cause.example_message if one and not mask.names else cause.message
+    text = cause.example_message if cause.uniform and not mask.names else cause.message
     return CauseLine(
         number=words.number(cause.count),
         what=what,

@@ -8,11 +8,13 @@
   const sign = document.getElementById("live");
   const pause = document.getElementById("pause");
   const refresh = document.getElementById("refresh");
+  const silent = document.getElementById("silent");
   const wanted = new Set();
   let source = null;
   let mark = document.body.dataset.mark || "";
   let loading = false;
   let again = 0;
+  let alarm = 0;
 
   const say = (state, word, at) => {
     sign.dataset.state = state;
@@ -21,8 +23,15 @@
     refresh.hidden = state === "live";
     pause.hidden = state !== "live";
   };
+  const answered = () => {
+    window.clearTimeout(alarm);
+    alarm = 0;
+    silent.hidden = true;
+  };
   const lost = (why) => {
-    say("paused", why || "Not live,", "");
+    say("paused", why, "");
+    // A restart takes a moment: not every failure is worth an alarm.
+    if (alarm === 0) alarm = window.setTimeout(() => (silent.hidden = false), 3000);
     const since = sign.querySelector(".as-of");
     since.textContent = since.textContent.replace("as of ", "");
   };
@@ -83,13 +92,17 @@
     const heard = (event) => {
       const told = JSON.parse(event.data);
       if (told.mark) mark = told.mark;
+      answered();
       say("live", "Live", told.at);
       for (const id of told.ids || []) wanted.add(id);
       load();
     };
     source.addEventListener("seen", heard);
     source.addEventListener("changed", heard);
-    source.addEventListener("down", (event) => say("paused", "The journal does not answer,", JSON.parse(event.data).at));
+    source.addEventListener("down", (event) => {
+      answered();
+      say("paused", "The journal does not answer,", JSON.parse(event.data).at);
+    });
     source.addEventListener("gone", () => {
       close();
       window.location.reload();

@@ -164,7 +164,7 @@ class Execution:
         told = f"{times} processes in a row ended, or hung, while they drove this saga"
         if not moves:
             return Reason(
-                kind=DESERTED, message=f"{told}; all of its steps are done, so another one may be the cause"
+                kind=DESERTED, message=f"{told}; all of its steps are done, so another saga may be the cause"
             )
         what = f"undoing {moves[0].step}" if moves[0].phase == "undo" else moves[0].step
         return Reason(kind=DESERTED, step=moves[0].step, message=f"{told}; next comes {what}")

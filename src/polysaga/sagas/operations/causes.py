@@ -74,24 +74,27 @@ def causes(parked: Iterable[ParkedRow], database_of: Callable[[str, str], str | 
 
     groups = groupby(sorted(parked, key=key), key)
     found = [_cause(alike, tuple(rows), database_of) for alike, rows in groups]
-    return tuple(sorted(found, key=lambda cause: -cause.count))
+    # Those with every step done go by themselves: what ended their processes is more likely another saga.
+    return tuple(sorted(found, key=lambda cause: (cause.deserted and cause.step is None, -cause.count)))
 
 
 def _cause(alike: _Likeness, rows: Sequence[ParkedRow], database_of: Callable[[str, str], str | None]) -> Cause:
     first = rows[0]
     moments = [at for row in rows if (at := _parked_at(row)) is not None]
-    message = (first.reason.parked or first.reason).message
+    told = [row.reason.parked or row.reason for row in rows]
     return Cause(
         name=alike.name,
         step=alike.step or None,
         database=database_of(first.fingerprint, alike.step) if alike.step else None,
         direction=alike.direction,
         message=alike.message,
-        example_message=message,
+        example_message=told[0].message,
         count=len(rows),
         first_at=min(moments, default=None),
         last_at=max(moments, default=None),
         example=first.saga_id,
+        deserted=all(one.is_deserted for one in told),
+        uniform=len({one.message for one in told}) == 1,
         error=max(alike.message.split("…"), key=len).strip(),
     )
 

@@ -28,6 +28,8 @@ class Cause:
     last_at: datetime | None
     example: UUID
     error: str  # for `SagaFilter.error`: the longest part of the reason that they have in common
+    deserted: bool  # their processes ended or hung, one after the other
+    uniform: bool  # all have the message of the example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
