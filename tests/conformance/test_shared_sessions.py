@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import PendingRollbackError, ResourceClosedError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases.handles import sql_session
 from polysaga.errors import SessionShared
 from tests.conformance.shops import Sale, SqlShop, nothing_open, turns
-from tests.conformance.test_participant import cancelling
-from tests.fixtures.waiting import within
+from tests.conformance.test_participant import cancelling, entry, selling
+from tests.fixtures.waiting import reached, until, within
 
 Ending = Callable[[AsyncSession], Awaitable[Any]]
+_LONG = (
+    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000000) SELECT count(*) FROM n"
+)
 
 
 class Left:
@@ -35,6 +39,8 @@ class Left:
 
 
 def slow(shop: SqlShop, session: AsyncSession) -> Awaitable[Any]:
+    if shop.kind.scheme.startswith("sqlite"):
+        return session.execute(text(_LONG))
     # MariaDB's server ends it before it looks whether the client is gone.
     pause = "SELECT pg_sleep(60)" if shop.kind.scheme.startswith("postgresql") else "SELECT sleep(2)"
     return session.execute(text(pause))
@@ -223,3 +229,150 @@ async def test_a_task_that_goes_on_writing_is_refused_while_the_block_ends(sql_s
         assert own or not others
         assert await sql_shop.sold(sold) == others
         await the_next_user_is_served(sql_shop, node, f"{sold}-next")
+
+
+@cancelling
+async def test_a_long_statement_on_a_file_is_interrupted(sql_shop: SqlShop, item: str) -> None:
+    if not sql_shop.kind.scheme.startswith("sqlite"):
+        pytest.skip("a server's statements are broken off")
+    node, left = sql_shop.node(connections=1), Left()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            raw = await (await session.connection()).get_raw_connection()
+            lock = node.dialect.statement_lock(raw.dbapi_connection)
+            left.tasks.append(asyncio.ensure_future(slow(sql_shop, session)))
+
+            async def is_inside() -> bool:
+                return lock.locked()
+
+            await until(is_inside, "the task is inside its statement")
+
+    with pytest.raises(SessionShared):
+        await within(block(), "the block ends", patience=10.0)
+    assert isinstance((await left.ends())[0], Exception)
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+async def test_a_savepoint_that_waits_behind_a_slow_statement_does_not_hold_the_block_up(
+    server_shop: SqlShop, item: str, fails: bool
+) -> None:
+    node, left = server_shop.node(connections=1), Left()
+
+    async def part(session: AsyncSession) -> None:
+        async with session.begin_nested():
+            await server_shop.sell(session, item)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await server_shop.sell(session, item)
+            await left.behind(slow(server_shop, session))
+            await left.behind(part(session))
+            if fails:
+                raise LookupError
+
+    with pytest.raises(LookupError if fails else SessionShared):
+        await within(block(), "the block ends", patience=10.0)
+    assert [isinstance(end, Exception) for end in await left.ends()] == [True, True]
+    assert await server_shop.sold(item) == 0
+    await the_next_user_is_served(server_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_a_task_that_writes_on_the_connection_of_a_session_makes_no_block_hang(
+    sql_shop: SqlShop, item: str
+) -> None:
+    """MySQL's pool sends a ROLLBACK of its own after the end: the task read its answer."""
+    node = sql_shop.node(connections=1)
+    for rounds in range(25):
+        left, sold = Left(), f"{item[:20]}-{rounds}"
+
+        async def go_on(connection: AsyncConnection) -> None:
+            for _ in range(1_000):
+                await turns(1)
+                try:
+                    await sql_shop.sell(connection, sold)  # noqa: B023 - run before the next round
+                except (ResourceClosedError, PendingRollbackError):
+                    return
+                except (SessionShared, SQLAlchemyError):
+                    continue
+
+        async def block() -> None:
+            async with sql_session(node, read_only=False) as session:
+                await sql_shop.sell(session, f"{sold}-own")  # noqa: B023
+                left.tasks.append(asyncio.ensure_future(go_on(await session.connection())))  # noqa: B023
+                await turns(10 + 5 * rounds)  # noqa: B023
+
+        with suppress(SessionShared):
+            await within(block(), "the block ends", patience=10.0)
+        own, others = await sql_shop.sold(f"{sold}-own"), await sql_shop.sold(sold)
+        await left.ends()
+        assert own or not others
+        assert await sql_shop.sold(sold) == others
+        await the_next_user_is_served(sql_shop, node, f"{sold}-next")
+
+
+@pytest.mark.parametrize("moments", [0, 1, 2])
+async def test_nothing_is_written_while_the_isolation_level_is_put_back(
+    sql_shop: SqlShop, item: str, moments: int
+) -> None:
+    node, inside, left = sql_shop.node(connections=1), asyncio.Event(), Left()
+    dialect: Any = node.writer.sync_engine.dialect
+    put_back = dialect.reset_isolation_level
+
+    def put_back_slowly(connection: Any) -> None:
+        inside.set()
+        put_back(connection)
+
+    dialect.reset_isolation_level = put_back_slowly
+
+    async def late(connection: AsyncConnection) -> None:
+        await reached(inside, "the level is put back")
+        await turns(moments)
+        await sql_shop.sell(connection, f"{item}-late")
+
+    async with sql_session(node, read_only=False) as session:
+        connection = await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        await sql_shop.sell(session, item)
+        left.tasks.append(asyncio.ensure_future(late(connection)))
+        await turns(3)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+    assert isinstance((await left.ends())[0], SessionShared | SQLAlchemyError)
+    assert await sql_shop.sold(item) == 1
+    assert await sql_shop.sold(f"{item}-late") == 0
+
+
+@cancelling
+async def test_the_next_user_is_not_refused_for_a_step_that_was_closed_late(
+    server_shop: SqlShop, item: str
+) -> None:
+    participant, left = server_shop.participant(connections=1), Left()
+    node = participant.node
+    await participant.act(entry(), selling(server_shop, "the first"))
+
+    async def part(session: AsyncSession) -> None:
+        async with session.begin_nested():
+            await server_shop.sell(session, f"{item}-left")
+
+    async def work(session: AsyncSession) -> str:
+        await server_shop.sell(session, item)
+        await left.behind(slow(server_shop, session))
+        await left.behind(part(session))
+        raise LookupError
+
+    step = asyncio.ensure_future(participant.act(entry(), work))
+
+    async def is_back() -> bool:
+        return len(left.tasks) == 2 and node.pools[0].idle == 1
+
+    await until(is_back, "the connection is back in the pool, or was replaced")
+    await the_next_user_is_served(server_shop, node, f"{item}-next")
+    with pytest.raises(LookupError):
+        await within(step, "the step ends")
+    await left.ends()
+    assert await server_shop.sold(item) == 0

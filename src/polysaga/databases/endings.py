@@ -6,26 +6,29 @@ connection of the pool, asyncmy waits for an answer that another task has read, 
 sent next in the transaction of the next user.
 
 So a transaction whose statement has not ended cannot be committed; when it is rolled back, the connection is cut,
-and leaves the pool. While it ends, and once its connection is back in the pool, other tasks can send no statement.
+and leaves the pool. From the moment that a task ends a transaction until the connection is back in the pool, other
+tasks can send no statement. Much is sent after COMMIT: the pool's own ROLLBACK, and what resets the isolation.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, SqlDialect
 from polysaga.errors import SessionShared
 
-ENDING = "polysaga.ending"  # in a connection's info: the task that ends the transaction
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 
 End = Callable[[PoolProxiedConnection], None]
+_Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
+_guards: WeakKeyDictionary[Any, "_Guard"] = WeakKeyDictionary()  # by SQLAlchemy's dialect, one for each engine
 
 
 def held(lock: asyncio.Lock) -> bool:
@@ -36,65 +39,112 @@ def held(lock: asyncio.Lock) -> bool:
 def end_alone(engine: Engine, dialect: SqlDialect, database: str) -> None:
     """Let transactions on *engine* end as the module says."""
     sqlalchemys: Any = engine.dialect
-    sqlalchemys.do_commit = partial(_commit, sqlalchemys.do_commit, dialect, database)
-    sqlalchemys.do_rollback = partial(_roll_back, sqlalchemys.do_rollback, dialect)
+    guard = _guards[sqlalchemys] = _Guard(dialect, database)
+    sqlalchemys.do_begin = partial(guard.begin, sqlalchemys.do_begin)
+    sqlalchemys.do_commit = partial(guard.commit, sqlalchemys.do_commit)
+    sqlalchemys.do_rollback = partial(guard.roll_back, sqlalchemys.do_rollback)
     for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
-        event.listen(engine, execution, partial(_refuse_others, database))
+        event.listen(engine, execution, guard.refuse_others)
+    if dialect.single_writer:
+        event.listen(engine, "begin", guard.refuse_to_begin)  # before BEGIN is sent
+    if not dialect.rolls_back_on_return:
+        event.listen(engine, "reset", guard.reset)  # before the dialect's own
+    event.listen(engine, "checkin", guard.take_back)
 
 
-def _commit(do_commit: End, dialect: SqlDialect, database: str, lent: PoolProxiedConnection) -> None:
-    if held(dialect.statement_lock(lent.dbapi_connection)):
+def end_here(connection: Connection) -> None:
+    """Let this task end the transaction of *connection*; break off the statement that another task is inside of.
+
+    To be called in a greenlet of SQLAlchemy's.
+    """
+    if not connection.closed and not connection.invalidated:
+        connection.info[ENDING] = asyncio.current_task()
+        _guards[connection.dialect].break_off_if_used(connection.connection)
+
+
+class _Guard:
+    """Of one engine. The record of a pooled connection says which task ends its transaction."""
+
+    def __init__(self, dialect: SqlDialect, database: str) -> None:
+        self._dialect, self._database = dialect, database
+
+    def begin(self, do_begin: End, lent: PoolProxiedConnection) -> None:
+        info = _info(lent)
+        if info is not None and ENDING in info:
+            if _is_another(info):
+                raise SessionShared(self._database)
+            del info[ENDING]  # the task that has ended a transaction goes on with the connection
+        do_begin(lent)
+
+    def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
-        _alone(partial(_break_off, dialect), lent)
-        raise SessionShared(database)
-    _alone(do_commit, lent)
+        if _is_another(_info(lent)) or self.break_off_if_used(lent):
+            raise SessionShared(self._database)
+        do_commit(lent)
+
+    def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
+        # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
+        if not _is_another(_info(lent)) and not self.break_off_if_used(lent):
+            do_rollback(lent)
+
+    def reset(self, connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        self.break_off_if_used(record)
+
+    def take_back(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        """Look once more; then nothing runs between this and the return to the pool."""
+        if connection is not None:
+            self.break_off_if_used(record)
+        record.info.pop(ENDING, None)
+        record.info.pop(LOAN, None)
+
+    def refuse_to_begin(self, connection: Connection) -> None:
+        if _is_another(_info(connection)):
+            raise SessionShared(self._database)
+
+    def refuse_others(self, cursor: Any, statement: str, *rest: Any) -> None:
+        # Raises if the connection was given back, under a statement of many pages.
+        if _is_another(_info(rest[-1].root_connection)):
+            raise SessionShared(self._database)
+
+    def break_off_if_used(self, lent: _Pooled) -> bool:
+        """Keep others from sending statements, and break off one that has been sent; return whether one had."""
+        info = _info(lent)
+        if info is not None:
+            info.setdefault(ENDING, asyncio.current_task())
+        lock = self._dialect.statement_lock(lent.dbapi_connection)
+        if not held(lock):
+            return False
+        self._dialect.cut(lent.driver_connection)
+        # A driver that closes a connection under a task may break the next one that gets the same descriptor.
+        await_only(_left(lock))
+        if lent.dbapi_connection is not None:  # else SQLAlchemy has heard of it from the other task
+            lent.invalidate()
+        return True
 
 
-def _roll_back(do_rollback: End, dialect: SqlDialect, lent: PoolProxiedConnection) -> None:
-    if held(dialect.statement_lock(lent.dbapi_connection)):
-        _alone(partial(_break_off, dialect), lent)
-    else:
-        _alone(do_rollback, lent)
-
-
-def _alone(end: End, lent: PoolProxiedConnection) -> None:
-    info = _info(lent)
-    if info is None or ENDING in info:
-        return end(lent)
-    info[ENDING] = task = asyncio.current_task()
-    try:
-        return end(lent)
-    finally:
-        if info.get(ENDING) is task:  # else the connection was replaced, and its next user is ending
-            del info[ENDING]
-
-
-def _break_off(dialect: SqlDialect, lent: PoolProxiedConnection) -> None:
-    # A driver that closes a connection under a task may break the next one that gets the same file descriptor.
-    lock, driver = dialect.statement_lock(lent.dbapi_connection), lent.driver_connection
-    dialect.cut(driver)
-    await_only(_left(lock))
-    if lent.is_valid:  # else SQLAlchemy has heard of it from the other task
-        lent.invalidate()
-
-
-async def _left(lock: asyncio.Lock) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LEAVES), lock:
-            pass
-
-
-def _refuse_others(database: str, cursor: Any, statement: str, *rest: Any) -> None:
-    info = _info(rest[-1].root_connection)  # raises if it was given back, under a statement of many pages
-    if info is None:
-        return
-    ending = info.get(ENDING)
-    if ending is not None and ending is not asyncio.current_task():
-        raise SessionShared(database)
-
-
-def _info(connection: Connection | PoolProxiedConnection) -> dict[Any, Any] | None:
+def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
     try:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
+
+
+def _is_another(info: dict[Any, Any] | None) -> bool:
+    """Return whether another task is ending the transaction."""
+    return info is not None and ENDING in info and info[ENDING] is not asyncio.current_task()
+
+
+async def _left(lock: asyncio.Lock) -> None:
+    """Return when the tasks that hold *lock* have left, also if this one is cancelled, or after five seconds."""
+    waiting = asyncio.ensure_future(_taken(lock))
+    try:
+        await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await asyncio.wait({waiting})
+        raise
+
+
+async def _taken(lock: asyncio.Lock) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVES), lock:
+            pass

@@ -13,16 +13,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy.exc import DBAPIError, IllegalStateChangeError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.clock import Clock
+from polysaga.databases.endings import end_here
 from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.databases.sql_node import SqlNode
-from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode, SessionOver
+from polysaga.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    PoolExhausted,
+    ReadOnlyNode,
+    SessionOver,
+    SessionShared,
+)
 from polysaga.faults import Fault
 
 Node: TypeAlias = SqlNode | MongoNode
@@ -45,6 +54,7 @@ _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
 _PATIENCE = 30.0  # seconds that the end of a session waits for a task that still uses it
 _MOMENT = 0.02  # seconds
+_CONCURRENT = "isce"  # SQLAlchemy's code: another task is acquiring a connection, or beginning a savepoint
 # For programs that call `polysaga.fastapi.install`, and so never call `open` themselves.
 WITH_THE_APPLICATION = (
     "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
@@ -251,6 +261,14 @@ class LentSession(Session):
         return super()._autobegin_t(begin)
 
 
+def _end_here(session: Session) -> None:
+    transaction = session.get_transaction()
+    # All connections of the session. It may be about to get a savepoint, which waits behind a slow statement.
+    for connection in {} if transaction is None else set(transaction._connections):  # noqa: SLF001
+        if isinstance(connection, Connection):
+            end_here(connection)
+
+
 def _running() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -286,6 +304,7 @@ class PatientSession(AsyncSession):
         clock = Clock()
         while True:  # the other task waits for a connection and its locks, as long as the settings let it
             await clock.sleep(_MOMENT)
+            await self.run_sync(_end_here)
             with contextlib.suppress(IllegalStateChangeError):
                 return await super().close()
 
@@ -302,7 +321,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         async with session:
             try:
                 yield session
-                await session.commit()
+                await _commit(session, node.database)
             finally:
                 lent.end(node.database)
     except (DBAPIError, PoolTimeout) as error:
@@ -310,6 +329,15 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         if ours is None:
             raise
         raise ours from error
+
+
+async def _commit(session: AsyncSession, database: str) -> None:
+    try:
+        await session.commit()
+    except InvalidRequestError as error:
+        if error.code != _CONCURRENT:
+            raise
+        raise SessionShared(database) from error
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:

@@ -257,7 +257,8 @@ class MySQL(SqlDialect):
         @event.listens_for(engine.sync_engine, "reset")
         def roll_back(connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
             # The rollback is a round trip; a step that has just committed saves it.
-            if not record.info.pop(COMMITTED, False) and not state.terminate_only:
+            is_open = record.dbapi_connection is connection
+            if not record.info.pop(COMMITTED, False) and not state.terminate_only and is_open:
                 connection.rollback()
 
     def connector(self, adapter: Any) -> Callable[..., Any]:

@@ -31,6 +31,9 @@ from polysaga.faults import Fault
 ANSWERED_AT = "polysaga.answered_at"
 COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
 SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the last statement
+# In a connection's info until it is back in the pool: the task that ends its transaction, and the step's loan.
+ENDING = "polysaga.ending"
+LOAN = "polysaga.loan"
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")

@@ -161,7 +161,8 @@ class SQLite(SqlDialect):
         await driver.close()
 
     def cut(self, driver: Any) -> None:
-        """Do nothing: a file does not fall silent."""
+        with contextlib.suppress(ValueError, sqlite3.ProgrammingError):  # it is closed
+            driver._conn.interrupt()  # noqa: SLF001 - `Connection.interrupt` of aiosqlite is a coroutine
 
     def discard(self, driver: Any) -> None:
         driver.stop()

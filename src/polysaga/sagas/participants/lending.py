@@ -26,8 +26,8 @@ from polysaga.clock import Clock
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, SEALED, SqlDialect
-from polysaga.databases.endings import ENDING, held
+from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, ENDING, LOAN, SEALED, SqlDialect
+from polysaga.databases.endings import held
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
@@ -35,7 +35,6 @@ from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.texts import said
 
 LentT = TypeVar("LentT", Session, Connection)
-_LOAN = "polysaga.loan"
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
 _LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
@@ -122,13 +121,12 @@ class _Work(Generic[LentT]):
             raise
         finally:
             self._kind.close(lent)
-            self._loan.forget()
 
     async def _give_back(self, *, failed: bool) -> None:
         self._loan.end()
         # Shielded: a cancelled step must still give its connection back.
         try:
-            await asyncio.shield(asyncio.ensure_future(self._close_clean()))
+            await asyncio.shield(asyncio.ensure_future(self._close_alone()))
         except (DBAPIError, OSError, RuntimeError):
             # A dead connection has nothing to roll back, and one that another task still reads from cannot be
             # rolled back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool.
@@ -137,10 +135,9 @@ class _Work(Generic[LentT]):
             if not failed:
                 raise
 
-    async def _close_clean(self) -> None:
+    async def _close_alone(self) -> None:
         self._loan.shut()
         await self._close()
-        self._loan.forget()
 
     async def _close(self) -> None:
         """Roll back, and close what was lent."""
@@ -281,7 +278,7 @@ class _Loan:
         if self.connection is None and self.lent:
             self.connection, self._transaction = connection, connection.get_transaction()
             self._info = connection.info
-            self._info[_LOAN] = self
+            self._info[LOAN] = self
             # After `invalidate` it would take another connection of the pool, with transactions that no loan sees.
             lent: Any = connection
             lent._Connection__can_reconnect = False  # noqa: SLF001 - SQLAlchemy sets it as well
@@ -308,12 +305,6 @@ class _Loan:
         if committed:
             self._info[COMMITTED] = True
             self._info[ANSWERED_AT] = Clock.monotonic()
-
-    def forget(self) -> None:
-        """Let the connection, which was given back, take part in other transactions."""
-        if self._is_noted():
-            del self._info[_LOAN]
-            self._info.pop(ENDING, None)
 
     def refuse(self, what: str) -> None:
         """Raise while the connection is lent: a step called *what*."""
@@ -363,7 +354,7 @@ class _Loan:
 
     def _is_noted(self) -> bool:
         """Return whether the connection is still this loan's: one that left the pool has a next user."""
-        return self._info.get(_LOAN) is self
+        return self._info.get(LOAN) is self
 
     def _is_ours(self, connection: Connection) -> bool:
         """Return whether the transaction is the only one of this loan."""
@@ -434,7 +425,7 @@ def _doom(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None or connection.closed or connection.invalidated:
         return  # the server commits nothing of it
-    loan = connection.info.get(_LOAN)
+    loan = connection.info.get(LOAN)
     if loan is None:
         return
     code, *said = context.original_exception.args or (None,)
@@ -450,7 +441,7 @@ def _doom(context: ExceptionContext) -> None:
 
 
 def _note_begin(do_begin: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
-    loan = lent.info.get(_LOAN)
+    loan = lent.info.get(LOAN)
     if loan is not None:
         loan.begins += 1
     do_begin(lent)
@@ -461,13 +452,13 @@ def _refuse_autocommit(
     connection: Connection,
     options: Mapping[str, Any],
 ) -> None:
-    if options.get("isolation_level") == "AUTOCOMMIT" and _LOAN in connection.info:
+    if options.get("isolation_level") == "AUTOCOMMIT" and LOAN in connection.info:
         raise StepMisused(_AUTOCOMMIT)
     set_options(connection, options)
 
 
 def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
-    loan = lent.info.get(_LOAN)
+    loan = lent.info.get(LOAN)
     if loan is not None and loan.lent:
         # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
@@ -477,7 +468,7 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
 
 
 def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
-    if ends_transaction(dialect, statement) and _LOAN in rest[-1].root_connection.info:
+    if ends_transaction(dialect, statement) and LOAN in rest[-1].root_connection.info:
         raise StepMisused(
             f"a step sent {statement.strip()[:60]!r}: it ends the step's transaction, or commits implicitly as "
             "DDL and programs do on MySQL and MariaDB, or is several statements in one; the transaction ends "
@@ -487,7 +478,7 @@ def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> Non
 
 def _watch_call(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
     """Call a procedure between two marks: the savepoint is gone if the transaction ended in between."""
-    loan = context.root_connection.info.get(_LOAN) if calls_procedure(statement) else None
+    loan = context.root_connection.info.get(LOAN) if calls_procedure(statement) else None
     if loan is None:
         return False
     marks = context.root_connection.connection.cursor()
