@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, STREAMS, SqlDialect
 from polysaga.errors import SessionShared
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
@@ -96,6 +96,7 @@ class _Guard:
             self.break_off_if_used(record)
         record.info.pop(ENDING, None)
         record.info.pop(LOAN, None)
+        record.info.pop(STREAMS, None)
 
     def refuse_to_begin(self, connection: Connection) -> None:
         if _is_another(_info(connection)):

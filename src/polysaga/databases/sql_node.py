@@ -34,6 +34,7 @@ from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.pools import CountedPool, PoolUse
 from polysaga.databases.samples import Sample
+from polysaga.databases.streams import end_with_the_transaction
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.faults import Fault
 from polysaga.limits import limited
@@ -230,6 +231,7 @@ class SqlNode:
             ) from error
         end_alone(engine.sync_engine, self.dialect, self.database)
         self.dialect.prepare(engine, read_only=read_only)
+        end_with_the_transaction(engine.sync_engine, self.dialect, self.database)
         self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)
         self._ask_the_idle(engine)

@@ -34,6 +34,7 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 # In a connection's info until it is back in the pool: the task that ends its transaction, and the step's loan.
 ENDING = "polysaga.ending"
 LOAN = "polysaga.loan"
+STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")

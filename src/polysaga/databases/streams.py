@@ -1,0 +1,84 @@
+"""Server-side cursors that know when their transaction is over.
+
+SQLAlchemy lets a result of `session.stream()` be read on after its session has ended: on the connection that the
+pool has lent to another user by then. On PostgreSQL that aborts the transaction of this user. And with asyncpg and
+asyncmy it fetches without the lock that statements take, so a transaction could end under a fetch.
+"""
+
+from asyncio import Lock
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from polysaga.databases.dialects.sql import ENDING, STREAMS, SqlDialect
+from polysaga.errors import SessionOver
+
+
+def end_with_the_transaction(engine: Engine, dialect: SqlDialect, database: str) -> None:
+    """Let results that are streamed on *engine* end with the transaction that they were begun in."""
+
+    def stream(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        if not cursor.server_side:
+            return False
+        cursor.execute(statement, parameters)
+        pooled = context.root_connection.connection
+        adapted = pooled.dbapi_connection
+        lock = dialect.statement_lock(adapted)
+        takes_it = lock is not adapted._execute_mutex  # noqa: SLF001 - psycopg's own, which its fetch takes
+        mine = pooled.info.setdefault(STREAMS, object())
+
+        def refuse_if_over() -> None:
+            if (
+                pooled.dbapi_connection is not adapted
+                or pooled.info.get(STREAMS) is not mine
+                or ENDING in pooled.info
+            ):
+                raise SessionOver(database)
+
+        cursor._cursor = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over)  # noqa: SLF001
+        return True
+
+    event.listen(engine, "do_execute", stream)
+
+
+class _Stream:
+    """The driver's cursor, whose fetches take turns with statements, and raise once the transaction is over."""
+
+    def __init__(self, cursor: Any, lock: Lock | None, refuse_if_over: Callable[[], None]) -> None:
+        self._cursor, self._lock, self._refuse_if_over = cursor, lock, refuse_if_over
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def __aiter__(self) -> "_Stream":
+        self._cursor = self._cursor.__aiter__()
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._alone(self._cursor.__anext__)
+
+    async def fetch(self, *given: Any, **named: Any) -> Any:
+        return await self._alone(self._cursor.fetch, *given, **named)
+
+    async def fetchone(self) -> Any:
+        return await self._alone(self._cursor.fetchone)
+
+    async def fetchmany(self, *given: Any, **named: Any) -> Any:
+        return await self._alone(self._cursor.fetchmany, *given, **named)
+
+    async def fetchall(self) -> Any:
+        return await self._alone(self._cursor.fetchall)
+
+    async def close(self) -> None:
+        try:
+            self._refuse_if_over()
+        except SessionOver:
+            return  # the end of the transaction has closed it
+        await self._alone(self._cursor.close)
+
+    async def _alone(self, fetch: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        self._refuse_if_over()
+        async with nullcontext() if self._lock is None else self._lock:
+            return await fetch(*given, **named)
