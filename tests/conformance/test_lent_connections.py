@@ -448,7 +448,7 @@ async def test_a_step_that_leaves_a_slow_statement_behind_fails_at_once(any_shop
     if any_shop.kind.scheme.startswith("sqlite"):
         pytest.skip("SQLite has no statement that waits")
     participant, step = any_shop.participant(connections=1), entry()
-    pause = "SELECT pg_sleep(60)" if any_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(60)"
+    pause = "SELECT pg_sleep(2)" if any_shop.kind.scheme.startswith("postgresql") else "SELECT sleep(2)"
     left: list[asyncio.Task[Any]] = []
 
     async def work(lent: AsyncSession | AsyncConnection) -> str:
