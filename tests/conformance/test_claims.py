@@ -53,7 +53,7 @@ async def test_a_claim_takes_what_is_overdue_under_a_new_owner_and_the_next_epoc
     assert await journal.finish([ending(taken.claim)]) == {late.claim.saga_id}
 
 
-async def test_a_claim_of_what_is_just_due_looks_two_leases_back(empty_journal: SqlShop) -> None:
+async def test_a_claim_of_what_is_just_due_looks_no_further_back_than_asked(empty_journal: SqlShop) -> None:
     now, journal = datetime.now(UTC), journal_of(empty_journal, lease=600.0)
     ages = {"ahead": -600.0, "just": 300.0, "lately": 1000.0, "long ago": 1500.0}
     births = {name: birth() for name in ages}
@@ -62,7 +62,7 @@ async def test_a_claim_of_what_is_just_due_looks_two_leases_back(empty_journal: 
         moment = journal.node.dialect.moment(now - timedelta(seconds=age))
         await put(empty_journal, births[name].claim, wake_at=moment)
 
-    just, rest = await journal.claim(10, Pick.JUST_DUE), await journal.claim(10)
+    just, rest = await journal.claim(10, Pick.JUST_DUE, window=1200.0), await journal.claim(10)
 
     assert _ids(just) == {births[name].claim.saga_id for name in ("just", "lately")}
     assert _ids(rest) == {births["long ago"].claim.saga_id}

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -26,12 +27,12 @@ class Hand:
     sagas: list[UUID]
     later: float = 0.0  # seconds by which the clock of the program is ahead
 
-    async def make_old(self) -> None:
-        """Let the claims of the sagas have run out three leases ago, as a transaction would that commits late."""
+    async def make_old(self, ago: float = 3 * LEASE) -> None:
+        """Let the claims of the sagas have run out *ago* seconds, as a transaction would that commits late."""
         node = self.program.runner.engine.journal.node
         statement = node.dialect.render(f"UPDATE {JOURNAL} SET wake_at = {node.dialect.later(':seconds')}")
         async with node.writer.begin() as connection:
-            await connection.exec_driver_sql(statement.sql, statement.bind({"seconds": -3 * LEASE}))
+            await connection.exec_driver_sql(statement.sql, statement.bind({"seconds": -ago}))
 
     @property
     def claimed(self) -> set[UUID]:
@@ -53,13 +54,43 @@ async def hand(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Han
         gate.open()
 
 
-async def test_a_tick_reads_no_further_back_than_two_leases(hand: Hand) -> None:
+@pytest.mark.parametrize(
+    ("ago", "pause", "found"), [(3.0, 0.0, 1), (60.0, 0.0, 0), (500.0, 900.0, 1), (1000.0, 900.0, 0)]
+)
+async def test_a_tick_reads_back_to_the_last_look_and_five_seconds_before_it(
+    hand: Hand, ago: float, pause: float, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_RARELY", 1e9)
     await hand.worker.tick()
-    await hand.make_old()
+    await hand.make_old(ago)
+    hand.later += pause
 
     await hand.worker.tick()
 
-    assert hand.claimed == set()
+    assert len(hand.claimed) == found
+
+
+async def test_the_tick_after_a_look_that_began_late_is_for_all(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_RARELY", 1e9)
+    journal = hand.program.runner.engine.journal
+    claim = journal.claim
+
+    async def slowly(*asked: Any, **more: Any) -> Any:
+        rows = await claim(*asked, **more)
+        hand.later += 6.0
+        return rows
+
+    await hand.worker.tick()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "claim", slowly)
+        await hand.worker.tick()
+    await hand.make_old(60.0)
+
+    await hand.worker.tick()
+
+    assert len(hand.claimed) == 1
 
 
 @pytest.mark.parametrize("when", ["at the start", "a minute later", "after a pause", "after a full batch"])

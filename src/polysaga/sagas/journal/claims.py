@@ -26,7 +26,7 @@ class Pick(Enum):
     """Which sagas are handed out."""
 
     DUE = "their claim has run out, or they were put aside until now"
-    JUST_DUE = "the same, but at most two leases ago"
+    JUST_DUE = "the same, but since a moment ago only"
     LATE = "their claim holds, but their deadline has passed a lease ago and their owner has not undone them"
     CLOCK_SET_BACK = "wake_at is further ahead than any lease or pause can put it"
 

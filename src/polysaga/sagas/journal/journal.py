@@ -260,12 +260,15 @@ class Journal:
         standings = map(self._standing, found)
         return {standing.claim.saga_id: standing for standing in standings}
 
-    async def claim(self, batch: int, pick: Pick = Pick.DUE) -> list[Row]:
-        """Take over at most *batch* sagas under a new owner and the next epoch."""
+    async def claim(self, batch: int, pick: Pick = Pick.DUE, *, window: float = 0.0) -> list[Row]:
+        """Take over at most *batch* sagas under a new owner and the next epoch.
+
+        Those that are `JUST_DUE` have been due for less than *window* seconds.
+        """
         values = {
             "owner": self._dialect.key(uuid4()),
             "lease": self.lease,
-            "window": 2 * self.lease,
+            "window": window,
             "batch": batch,
         }
         async with self._reserved() as connection:

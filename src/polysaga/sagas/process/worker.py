@@ -6,12 +6,12 @@ third of a lease old, and claims overdue sagas in one bounded batch. A claim is 
 statement was sent, so a slow reply shortens the trust and never stretches it. A tick has a connection of its own
 (`SqlNode.reserved`): the sagas and the program's sessions may use up the pool, and their claims are still renewed.
 
-A tick looks only for sagas that have become due in the last two leases: it reads little, whatever stands in the
-index before them. It misses no saga that is visible when it becomes due, because this process ticks four times per
-lease; other processes may have other leases. The worker looks for all overdue sagas at the start, once a minute,
-when it hears of work, after a full batch, and if its last look is more than a lease ago: the process was frozen,
-the journal was down, or there was no room. The minute's look finds a start whose transaction committed long after
-its insert, and sagas that became due while the database's clock jumped.
+A tick looks only for sagas that have become due since the last look, and five seconds before it: it reads little,
+whatever stands in the index before them. So it misses no saga whose commit is visible five seconds after it became
+due, if the look itself begins in less time; otherwise the next look is for all. The worker looks for all overdue
+sagas at the start, once a minute, when it hears of work, after a full batch, and if its last look is more than a
+lease ago: the process was frozen, the journal was down, or there was no room. The minute's look finds a start
+whose transaction committed long after its insert, and sagas that became due while the database's clock jumped.
 
 The worker does not renew the claim of a saga whose step hangs although it was cancelled again and again. The claim
 runs out, and another process or this one begins the step anew; the ledger refuses a late first run. A start that
@@ -53,6 +53,7 @@ _TICKS_PER_LEASE = 4
 _AT_LEAST = 10  # one saga of so many in a batch is taken over although the databases are busy
 _RARELY = 60.0  # seconds between two looks for unknown definitions and a clock that was put back
 _REMOVAL = 60.0  # seconds that the removal of one batch may take
+_SLACK = 5.0  # seconds for the commit of a saga that is due, and for a look to begin
 
 
 class Worker:
@@ -145,9 +146,11 @@ class Worker:
         most, room = min(self._engine.settings.claim_batch, self._runner.free), self._runner.room
         batch = max(min(most, max(room, at_least)), 0)
         asked = Asked.now(self._engine.clock)
-        rows = await self._engine.journal.claim(batch, pick) if batch else []
+        window = asked.monotonic - self._looked_at + _SLACK
+        rows = await self._engine.journal.claim(batch, pick, window=window) if batch else []
         if pick in {Pick.DUE, Pick.JUST_DUE}:
-            self._looked_at = asked.monotonic if len(rows) < batch else -inf
+            late = pick is Pick.JUST_DUE and self._engine.clock.monotonic() - asked.monotonic > _SLACK
+            self._looked_at = -inf if late or len(rows) == batch else asked.monotonic
         for row in rows:
             self._runner.take_over(row, asked)
         if len(rows) == batch:
