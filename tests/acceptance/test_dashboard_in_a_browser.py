@@ -1,6 +1,5 @@
 """The dashboard in a real browser: a person finds, understands and repairs sagas, on any screen."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,10 +10,10 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import mounted, served
 from tests.fixtures.programs import MigratedUrls, Program
-from tests.fixtures.waiting import reached, until
+from tests.fixtures.repairs import HeldRepairs
+from tests.fixtures.waiting import until
 from tests.integration.test_repairs import parked, put_aside, stuck_going_back, stuck_going_forward
 
 expect.set_options(timeout=20_000)
@@ -108,7 +107,7 @@ async def test_a_person_repairs_all_parked_sagas_and_watches(
         await expect(page.locator("#s-story")).to_contain_text("ZeroDivisionError: cannot do it")
         await page.get_by_role("link", name="Act on all 2").click()
         del here.program.hooks["undo:reserve_stock"]  # the cause is gone
-        await page.get_by_label("all 2 that match").check()
+        await expect(page.locator(".bulk .if-none")).to_contain_text("All 2 that match")
         await page.get_by_role("button", name="Retry …").click()
         await expect(page.locator("h1")).to_have_text("Retry 2 sagas?")
         await page.get_by_label("How many, as a check").fill("2")
@@ -129,7 +128,10 @@ async def test_everything_works_without_javascript(chromium: str, files: Migrate
     async with looking(chromium, stuck_going_back(files)) as here:
         page = await here.page(java_script_enabled=False)
         await page.goto(f"{here.url}/sagas?status=needs_attention")
+        await expect(page.locator(".bulk .if-chosen")).to_be_hidden()
         await page.locator("table.sagas input[name=id]").first.check()
+        await expect(page.locator(".bulk .if-none")).to_be_hidden()
+        await expect(page.locator(".bulk .if-chosen")).to_be_visible()
         await page.get_by_role("button", name="Resolve …").click()
         await expect(page.locator("h1")).to_have_text("Resolve 1 saga as compensated?")
         await page.get_by_label("How many, as a check").fill("1")
@@ -221,14 +223,7 @@ async def test_no_page_keeps_people_out(chromium: str, files: MigratedUrls, sche
 async def test_no_page_on_the_way_of_a_repair_keeps_people_out_or_scrolls_sideways(
     chromium: str, files: MigratedUrls, monkeypatch: pytest.MonkeyPatch, scheme: Any
 ) -> None:
-    go_on, carry_out = asyncio.Event(), Repairs.carry_out
-
-    async def wait(self: Repairs, *asked: Any, dry_run: bool, **more: Any) -> Any:
-        if not dry_run:
-            await reached(go_on, "the test has looked at the page")
-        return await carry_out(self, *asked, dry_run=dry_run, **more)
-
-    monkeypatch.setattr(Repairs, "carry_out", wait)
+    held = HeldRepairs(monkeypatch)
     async with looking(chromium, stuck_going_back(files)) as here:
         page, found = await here.page(color_scheme=scheme), []
 
@@ -237,7 +232,7 @@ async def test_no_page_on_the_way_of_a_repair_keeps_people_out_or_scrolls_sidewa
 
         for action in ("Resolve …", "Skip a step …", "Retry …"):
             await page.goto(f"{here.url}/sagas?status=needs_attention")
-            await page.get_by_label("all 2 that match").check()
+            await expect(page.locator(".bulk .if-none")).to_contain_text("All 2 that match")
             await page.get_by_role("button", name=action).click()
             await look(f"the question of {action}")
         await page.get_by_label("How many, as a check").fill("3")
@@ -252,7 +247,7 @@ async def test_no_page_on_the_way_of_a_repair_keeps_people_out_or_scrolls_sidewa
         await page.get_by_role("button", name="Stop here").click()
         await expect(page.locator("h1")).to_contain_text("Stopped by")
         await look("a repair that is stopped")
-        go_on.set()
+        held.go_on.set()
         await expect(page.locator("#b-far")).to_contain_text("ended at")
         await look("a repair that has ended")
         assert await violations(page) == []

@@ -13,6 +13,7 @@ from polysaga.sagas.journal import figures
 from polysaga.sagas.operations import batches
 from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.programs import PLACE_ORDER, Program, Urls
+from tests.fixtures.repairs import HeldRepairs
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import ME, parked, stuck_going_back
@@ -134,24 +135,16 @@ async def test_a_batch_ends_with_its_process_and_leaves_the_rest_as_it_was(
 async def test_a_batch_that_a_person_stops_leaves_the_rest_as_it_was(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, carry_out, under_way = asyncio.Event(), Repairs.carry_out, 0
-
-    async def wait(self: Repairs, *asked: Any, **more: Any) -> Any:
-        nonlocal under_way
-        under_way += 1
-        await reached(go_on, "the test lets the repairs go on")
-        return await carry_out(self, *asked, **more)
-
     async with stuck_going_back(urls).open() as program, Program(urls, PLACE_ORDER).open() as other:
         sagas = [await parked(program) for _ in range(6)]
-        monkeypatch.setattr(Repairs, "carry_out", wait)
+        held = HeldRepairs(monkeypatch)
         batch_id = program.sagas.begin_batch("resolve", sagas, **ME, outcome="compensated")
-        await until(lambda: under_way == 4, "four repairs are under way")
+        await until(lambda: held.under_way == 4, "four repairs are under way")
 
         assert not other.sagas.stop_batch(batch_id, by="bob"), "it works elsewhere"
         assert program.sagas.stop_batch(batch_id, by="bob")
         assert program.sagas.stop_batch(batch_id, by="eve"), "it is stopped already"
-        go_on.set()
+        held.go_on.set()
 
         told = await ended(program, batch_id)
         assert (told.done, told.total, told.stopped_by, told.problem) == (4, 6, "bob", None)

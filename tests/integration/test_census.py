@@ -41,7 +41,7 @@ async def test_without_any_pulse_every_process_counts(urls: Urls) -> None:
     program = Program(urls, PLACE_ORDER)
     async with program.open():
         counting = Program(urls, PLACE_ORDER)
-        async with counting._connected():
+        async with counting.connected():
             await until(lambda: is_there(program), "the process has said that it is there")
             assert not await counting.sagas.census().elected()  # it drives no sagas
             await unseen(program)

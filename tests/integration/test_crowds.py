@@ -100,7 +100,7 @@ async def test_processes_that_take_over_together_share_and_lose_no_claim(urls: U
             handles = [await dying.sagas.start(dying.saga, Order()) for _ in range(MANY)]
             await stopped.reached()
         # What this process handed back is due for all three at once.
-        async with dying._connected():
+        async with dying.connected():
 
             async def all_at_rest() -> bool:
                 states = [await dying.sagas.get(handle.id) for handle in handles]

@@ -1,8 +1,8 @@
 """Forms that act: what they change, under whose name, and everything that they are refused for."""
 
-import asyncio
 import re
 from collections.abc import Mapping
+from html import unescape
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,10 +12,10 @@ import pytest
 from polysaga import Status
 from polysaga.dashboard import Person
 from polysaga.sagas import SagaFilter
-from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import ADA, LENA, Visit, hidden, mounted, opened, plain
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
-from tests.fixtures.waiting import reached, until
+from tests.fixtures.repairs import HeldRepairs
+from tests.fixtures.waiting import until
 from tests.integration.test_repairs import (
     finished,
     parked,
@@ -405,28 +405,61 @@ async def test_every_bulk_act_says_what_it_would_do_and_does_it(
         assert (line.by, line.action) == ("ada", action)
 
 
-async def test_the_oldest_one_can_be_tried_first(files: MigratedUrls) -> None:
+async def test_the_oldest_one_can_be_tried_first_and_leads_to_the_others(files: MigratedUrls) -> None:
     program = stuck_going_back(files)
     async with opened(program) as visit:
-        ids = [await parked(program) for _ in range(2)]
+        ids = [await parked(program) for _ in range(3)]
         form = {**await chosen_or_matching(visit, ids, matching=True), "action": "retry"}
         question = await visit.post("/repairs", form)
         assert "Try the oldest one first" in plain(question)
         oldest = (await program.sagas.find(SagaFilter(status=Status.NEEDS_ATTENTION, oldest_first=True))).sagas[0]
         assert f'name="id" value="{oldest.id}"' in question.text
+        del program.hooks["undo:reserve_stock"]
+        await visit.post(f"/sagas/{oldest.id}/retry", await form_for(visit, oldest.id))
+        await finished(program, oldest.id)
+
+        page = await visit.get(f"/sagas/{oldest.id}")
+
+        told = plain(page)
+        assert "2 other place-order sagas are still parked for the reason for which this one was." in told
+        assert "Act on the other 2" in told
+        assert re.search(r"Was parked \S+ to \S+ at reserve_stock in inventory: \w+: cannot do it", told)
+        others = re.search(r'href="(/dashboard/sagas\?[^"]*)">Act on the other 2<', page.text)
+        assert others is not None
+        listed = await visit.http.get(unescape(others.group(1)))
+        assert set(re.findall(r'name="id" value="([^"]+)"', listed.text)) == {str(one) for one in ids} - {
+            str(oldest.id)
+        }
+
+
+async def test_a_list_without_a_ticked_box_is_about_all_that_match(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        ids = [await parked(program) for _ in range(3)]
+        page = await visit.get("/sagas?status=needs_attention")
+        assert "All 3 that match" in plain(page)
+        form = {name: hidden(page, name) for name in ("token", "query")} | {"action": "retry"}
+        assert "Retry 3 sagas?" in plain(await visit.post("/repairs", form))
+        assert "Retry 2 sagas?" in plain(
+            await visit.post("/repairs", {**form, "id": [str(one) for one in ids[:2]]})
+        )
+        assert (await visit.post("/repairs", {**form, "query": ""})).status_code == 422
+
+
+async def test_the_question_says_that_sagas_are_being_undone_already(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        ids = [await parked(program) for _ in range(2)]
+        form = await chosen_or_matching(visit, ids, matching=False)
+        already = "2 of them are being undone already. Compensate only goes on with that, as retry does."
+        assert already in plain(await visit.post("/repairs", {**form, "action": "compensate"}))
+        assert already not in plain(await visit.post("/repairs", {**form, "action": "retry"}))
 
 
 async def test_an_operator_stops_a_batch_and_a_viewer_does_not(
     files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, carry_out = asyncio.Event(), Repairs.carry_out
-
-    async def wait(self: Repairs, *asked: Any, dry_run: bool, **more: Any) -> Any:
-        if not dry_run:
-            await reached(go_on, "the test lets the repairs go on")
-        return await carry_out(self, *asked, dry_run=dry_run, **more)
-
-    monkeypatch.setattr(Repairs, "carry_out", wait)
+    held = HeldRepairs(monkeypatch)
     program = stuck_going_back(files)
     async with program.open():
         visit, lena = (Visit(mounted(program), who=who) for who in ("ada", "lena"))
@@ -445,7 +478,7 @@ async def test_an_operator_stops_a_batch_and_a_viewer_does_not(
         stopped = await visit.post(f"{where}/stop", token)
         assert (stopped.status_code, stopped.headers["location"]) == (303, f"/dashboard{where}")
         assert "Stopped by ada" in plain(await visit.get(where))
-        go_on.set()
+        held.go_on.set()
         await until(lambda: _over(visit, f"/dashboard{where}"), "the batch ends")
         told = plain(await visit.get(where))
         assert "Stopped by ada: 4 of 6 sagas done." in told

@@ -1,6 +1,5 @@
 """The dashboard as JSON: the same facts, the same people, problems as RFC 9457 wants them."""
 
-import asyncio
 import json
 from typing import Any
 from uuid import UUID
@@ -9,10 +8,10 @@ import pytest
 
 from polysaga import Status
 from polysaga.errors import Refused
-from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.dashboards import Visit, mounted, opened
 from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Order, Program
-from tests.fixtures.waiting import reached, until
+from tests.fixtures.repairs import HeldRepairs
+from tests.fixtures.waiting import until
 from tests.integration.test_repairs import finished, parked, stuck_going_back
 
 WHY = {"why": "the shelf was counted"}
@@ -85,16 +84,10 @@ async def test_what_the_document_allows_is_taken(files: MigratedUrls) -> None:
 
 
 async def test_a_batch_is_stopped_where_it_works(files: MigratedUrls, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, carry_out = asyncio.Event(), Repairs.carry_out
-
-    async def wait(self: Repairs, *asked: Any, **more: Any) -> Any:
-        await reached(go_on, "the test lets the repairs go on")
-        return await carry_out(self, *asked, **more)
-
     program = stuck_going_back(files)
     async with opened(program) as visit:
         ids = [str(await parked(program)) for _ in range(6)]
-        monkeypatch.setattr(Repairs, "carry_out", wait)
+        held = HeldRepairs(monkeypatch)
         order = {**WHY, "action": "retry", "ids": ids, "count": 6}
         batch = (await visit.http.post("/dashboard/api/repairs", json=order)).json()["batch"]
         stop = f"/dashboard/api/repairs/{batch}/stop"
@@ -102,7 +95,7 @@ async def test_a_batch_is_stopped_where_it_works(files: MigratedUrls, monkeypatc
         assert (await visit.http.post(stop, content="{}")).status_code == 403, "not JSON"
         stopped = await visit.http.post(stop, json={})
         assert (stopped.status_code, stopped.json()["stopped_by"]) == (200, "ada")
-        go_on.set()
+        held.go_on.set()
 
         async def over() -> bool:
             return bool((await visit.get(f"/api/repairs/{batch}")).json()["ended_at"])

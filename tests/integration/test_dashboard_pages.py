@@ -27,6 +27,7 @@ from tests.fixtures.programs import (
     make_due,
     take_over,
 )
+from tests.fixtures.waiting import until
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
@@ -50,6 +51,51 @@ async def test_an_overview_before_the_first_saga_shows_what_is_declared(files: M
         answer = await visit.get("/")
         assert "No saga has been started yet." in plain(answer)
         assert all(step in plain(answer) for step, *_ in PLACE_ORDER)
+
+
+async def test_a_process_that_drives_no_saga_shows_and_repairs_them(files: MigratedUrls) -> None:
+    async with stuck_going_back(files).open() as program:
+        ids = [await parked(program) for _ in range(2)]
+    apart = Program(files, PLACE_ORDER)
+    async with apart.connected():
+        visit = Visit(mounted(apart))
+        for path in ["/", "/sagas", f"/sagas/{ids[0]}", "/databases", "/audit"]:
+            assert (await visit.get(path)).status_code == 200, path
+        assert "2 sagas need a person" in plain(await visit.get("/"))
+        form = {"token": await visit.token(), "query": "status=needs_attention", "why": "seen to", "count": "2"}
+
+        begun = await visit.post("/repairs/begin", {**form, "action": "retry"})
+
+        assert begun.status_code == 303
+        told = "How its sagas stand now by the journal 2 compensating"
+        await until(lambda: _says(visit, begun.headers["location"], told), "both are ordered to go on")
+        assert {(await apart.sagas.get(one)).owner for one in ids} == {None}
+    async with Program(files, PLACE_ORDER).open() as again:
+        for one in ids:
+            assert (await finished(again, one)).status is Status.COMPENSATED
+
+
+async def _says(visit: Visit, where: str, told: str) -> bool:
+    return told in plain(await visit.http.get(where))
+
+
+async def test_the_audit_trail_is_searched_by_id_and_by_key(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        one, other = await parked(program, key="monday"), await parked(program)
+        for saga_id in (one, other):
+            await program.sagas.resolve(saga_id, "compensated", by="ada", why=f"of {saga_id}")
+
+        async def found(asked: str) -> list[bool]:
+            page = plain(await visit.get("/audit", params={"saga": asked}))
+            return [f"of {saga_id}" in page for saga_id in (one, other)]
+
+        assert await found("monday") == await found(str(one)) == [True, False]
+        assert await found(str(other)) == [False, True]
+        assert await found("tuesday") == await found(str(uuid4())) == [False, False]
+        nothing = plain(await visit.get("/audit", params={"saga": str(one)[:-1]}))
+        assert "No entry matches." in nothing
+        assert "A key or an id is found whole" in nothing
 
 
 async def test_the_overview_groups_what_needs_a_person_by_cause(files: MigratedUrls) -> None:
@@ -424,6 +470,22 @@ async def test_masked_values_are_on_no_page(files: MigratedUrls) -> None:
         assert f"no {secret} left" not in (await visit.get("/sagas")).text
 
 
+async def test_masked_values_stay_hidden_after_a_repair(files: MigratedUrls) -> None:
+    program, secret = stuck_going_back(files), "lantern-of-mrs-whitfield"
+
+    async def refuse(db: Any, ctx: Any) -> None:
+        raise Refused(f"no {secret} left", item=secret)
+
+    program.on("undo:reserve_stock", refuse)
+    async with opened(program, mask=("item",)) as visit:
+        saga_id = await parked(program)
+        await program.sagas.resolve(saga_id, "compensated", by="ada", why="seen to")
+        page = await visit.get(f"/sagas/{saga_id}")
+        assert "Was parked" in plain(page)
+        assert "no masked left" in plain(page)
+        assert secret not in page.text
+
+
 @pytest.mark.parametrize(
     ("given", "told"), [({"mask": "user_id"}, "takes names"), ({"trace": "https://x"}, "needs {trace_id}")]
 )
@@ -449,7 +511,7 @@ async def test_what_has_ended_is_not_counted(files: MigratedUrls, monkeypatch: p
         assert counted == []
         text = plain(await visit.get("/sagas?name=place-order"))
         assert "Sagas of place-order, the newest first." in text
-        assert "all 1 parked that match" in text
+        assert "All 1 parked that match" in text
         assert "1 saga , with the status needs attention" in plain(
             await visit.get("/sagas?status=needs_attention")
         )

@@ -267,3 +267,20 @@ async def test_the_dashboard_guide_lets_in_whom_it_says(
             assert (page.status_code, "operator" in page.text) == (200, True)
             other = await client.get("/dashboard/", headers={"x-forwarded-user": "lena"})
             assert "viewer" in other.text
+
+
+async def test_the_dashboard_guide_serves_it_from_a_process_that_drives_no_saga(
+    guide: Callable[[str], ModuleType], files: MigratedUrls
+) -> None:
+    async with stuck_going_back(files).open() as program:
+        saga_id = await parked(program)
+    apart = Program(files, PLACE_ORDER)
+    settings = parse_settings({"databases": {name: {"url": url} for name, url in files.items()}})
+    alone = guide("dashboard").dashboard_alone(apart.sagas, apart.databases, settings)
+    async with alone.router.lifespan_context(alone):
+        transport = httpx2.ASGITransport(alone)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as client:
+            page = await client.get(f"/dashboard/sagas/{saga_id}", headers={"x-forwarded-user": "ada"})
+            assert (page.status_code, "reserve_stock" in page.text) == (200, True)
+            assert (await apart.sagas.retry(saga_id, by="ada", why="gone"))[0].done
+            assert (await apart.sagas.get(saga_id)).owner is None

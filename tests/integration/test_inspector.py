@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from polysaga import Status
 from polysaga.databases import MongoNode
@@ -324,6 +324,57 @@ async def test_the_audit_trail_is_read_from_the_newest_act_on(urls: Urls) -> Non
         assert (await inspector.audit(AuditFilter(action="retry"))).lines == ()
         assert (await inspector.audit(AuditFilter(until=lines[-1].at))).lines == ()
         assert len((await inspector.audit(AuditFilter(since=lines[-1].at))).lines) == 3
+
+
+async def test_the_audit_trail_of_a_key_is_found_also_after_its_saga_was_removed(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        handle = await program.sagas.start(program.saga, Order(), key="monday")
+        await until(lambda: program.recorder.of(SagaParked), "it is parked")
+        await parked(program)
+        await program.sagas.resolve(handle.id, "compensated", by="ada", why="seen to")
+        async with program.runner.engine.journal.node.writer.begin() as connection:
+            await connection.execute(delete(journal))
+
+        found = await program.sagas.inspector().audit(AuditFilter(key="monday"))
+
+        assert [(line.saga_id, line.saga) for line in found.lines] == [(handle.id, None)]
+        assert (await program.sagas.inspector().audit(AuditFilter(key="tuesday"))).lines == ()
+
+
+async def test_a_batch_tells_how_all_its_sagas_stand(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspecting, "_EXAMPLES", 2)
+    async with stuck_going_back(urls).open() as program:
+        ids = [await parked(program) for _ in range(4)]
+        await program.sagas.resolve(await parked(program), "compensated", **ME)  # not one of the batch
+        removed, resolved, *_ = ids
+        batch = program.sagas.begin_batch("retry", [*ids, ids[0]], **ME)
+        parks = 5 + 4
+        await until(lambda: len(program.recorder.of(SagaParked)) >= parks, "all four are parked again")
+        await program.sagas.resolve(resolved, "compensated", **ME)
+        async with program.runner.engine.journal.node.writer.begin() as connection:
+            key = program.runner.engine.journal.node.dialect.key(removed)
+            await connection.execute(delete(journal).where(journal.c.id == key))
+
+        found = await program.sagas.inspector().fates(batch)
+
+        assert found.numbers == {Status.NEEDS_ATTENTION: 2, Status.COMPENSATED: 1}
+        assert (found.removed, found.complete) == (1, True)
+        assert {saga.id for saga in found.unfinished} == set(ids) - {removed, resolved}
+        nothing = await program.sagas.inspector().fates(UUID(int=7))
+        assert (nothing.numbers, nothing.removed, nothing.unfinished) == ({}, 0, ())
+
+
+async def test_the_others_with_the_reason_of_a_repaired_saga_are_counted(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        first, *_ = [await parked(program) for _ in range(3)]
+        await program.sagas.resolve(first, "compensated", by="ada", why="one by hand")
+
+        found = await program.sagas.inspector().examine(first)
+
+        assert (found.saga.status, found.alike) == (Status.COMPENSATED, 2)
+        act = found.saga.repaired
+        assert act is not None
+        assert (act.by, act.error_before is not None and act.error_before.parked is not None) == ("ada", True)
 
 
 async def test_an_unknown_saga_is_not_examined(urls: Urls) -> None:

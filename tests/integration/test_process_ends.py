@@ -217,7 +217,7 @@ async def test_sagas_end_in_time_although_each_part_of_the_end_hangs(
         await stubborn(woken)
 
     program.on("confirm_order", hang)
-    async with program._connected():
+    async with program.connected():
         sagas = program.sagas.open(SagaSettings(drain=0.1))
         await sagas.__aenter__()
         await program.sagas.start(program.saga, Order())

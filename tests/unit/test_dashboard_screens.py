@@ -1,8 +1,10 @@
 """What pages show of databases, numbers, times, payloads and drawings: pure functions of plain facts."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, SecretStr, TypeAdapter
@@ -10,13 +12,14 @@ from pydantic import BaseModel, SecretStr, TypeAdapter
 from polysaga.clock import Clock
 from polysaga.dashboard import filters, words
 from polysaga.dashboard.drawing import charts
-from polysaga.dashboard.drawing.timeline import Axis
+from polysaga.dashboard.drawing.timeline import Axis, Bar, Juncture, Track, gantt
 from polysaga.dashboard.masking import Mask, secret_names, shown, without
 from polysaga.dashboard.recent import Recent
 from polysaga.dashboard.screens.hosts import host
 from polysaga.dashboard.screens.nodes import DatabaseFacts, NodeFacts, PoolFacts, databases_screen, strip, trouble
-from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, WorkerTicked
-from polysaga.sagas import Status
+from polysaga.dashboard.screens.repairs import confirm_screen
+from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, StepDone, StepFailed, WorkerTicked
+from polysaga.sagas import Parking, Reason, SagaSummary, Status
 from polysaga.sagas.definition.identity import id_from_time
 
 NOW = datetime(2026, 11, 23, 14, 32, 7, tzinfo=UTC)
@@ -165,6 +168,82 @@ def test_time_is_stretched_so_that_short_gaps_are_seen() -> None:
     assert axis.x(0) == 0
     assert 5 < axis.x(3) < 50
     assert round(axis.x(300_000)) == 100
+
+
+def test_words_on_the_axis_of_time_do_not_cover_each_other() -> None:
+    wanted = [
+        (0.0, "0"),
+        (300_000.0, "5 min"),
+        (200_000.0, "3 min 20 s"),
+        (199_999.0, "3 min 19 s"),
+        (3.0, "3.0 ms"),
+    ]
+    axis = Axis([t for t, _ in wanted], 300_000)
+    shown = axis.ticks(wanted)
+    assert [t for t, _ in shown] == [0.0, 3.0, 200_000.0, 300_000.0]
+    near = [(0.0, "0"), (1.0, "1.0 ms"), (2.0, "2.0 ms")]
+    assert len(Axis([0, 1, 2, *range(100_000, 200_000, 10_000)], 200_000).ticks(near)) == 1
+
+
+def test_flags_that_would_cover_each_other_stand_below_each_other() -> None:
+    def heights(*lines: Juncture) -> list[int]:
+        bars = [Bar(t, t, "own") for t in range(0, 99, 5)]
+        drawing = str(gantt(Track("owner", "", bars), [], lines, [(0.0, "0")], 100.0, "said"))
+        return [int(y) for y in re.findall(r'class="g-flag"[^>]* y="(\d+)"', drawing)]
+
+    decided, now = Juncture(99.0, "d-forward", "decided: goes forward"), Juncture(100.0, "d-now", "now 12:00:00")
+    assert heights(decided, now) == [15, 29]
+    assert heights(Juncture(1.0, "d-forward", "decided"), now) == [15, 15]
+
+
+def test_an_outage_that_only_steps_noticed_is_two_lines_with_its_length() -> None:
+    clock = _At()
+    recent = Recent(clock)
+    saga = UUID(int=1)
+    recent(StepDone(saga, "place-order", "award", "points", 1, 0.1, found=False))
+    for attempt in range(3):
+        recent(StepFailed(saga, "place-order", "award", "points", attempt, "unreachable", "refused"))
+        clock.moment += timedelta(seconds=10)
+    recent(StepFailed(saga, "place-order", "place", "orders", 1, "deadlock", "try again"))
+    for _ in range(2):
+        recent(StepDone(saga, "place-order", "award", "points", 4, 0.1, found=False))
+    back, lost = recent.lines
+    assert (back.told, back.database, back.kind) == ("points: steps reach it again", "points", "ok")
+    assert lost.told.startswith("points: 3 attempts of steps could not reach it (since ")
+    assert back.at - lost.first == timedelta(seconds=30)
+
+
+def test_a_retry_of_sagas_that_end_their_processes_is_warned_of() -> None:
+    def asked(action: str, *kinds: str) -> tuple[str, ...]:
+        found = [_parked(kind) for kind in kinds]
+        ids = [one.id for one in found]
+        screen = confirm_screen(action, ids, [], complete=True, now=NOW, found=found, mask=Mask(()))
+        return screen.warnings
+
+    (warning,) = asked("retry", "deserted", "deserted", "failed")
+    assert warning.startswith("2 of them are parked because their processes ended or hung, one after the other.")
+    assert asked("compensate", "deserted") == asked("retry", "failed") == ()
+
+
+def _parked(kind: str) -> SagaSummary:
+    reason = Reason(parked=Parking(status=Status.RUNNING, at=NOW, kind=kind, step="place", message="it failed"))
+    return SagaSummary(
+        id=id_from_time(NOW),
+        name="place-order",
+        version=1,
+        key=None,
+        status=Status.NEEDS_ATTENTION,
+        known=True,
+        error=reason,
+        epoch=3,
+        owner=None,
+        wake_at=None,
+        deadline=None,
+        expiries=0,
+        created_at=NOW,
+        finished_at=None,
+        retried=None,
+    )
 
 
 @pytest.mark.parametrize("values", [[], [None], [1.0], [None, 2.0, None], [0.0, 0.0]])

@@ -21,9 +21,7 @@ from polysaga.dashboard.access import Visitor
 from polysaga.dashboard.filters import Search, uuid_in
 from polysaga.dashboard.forms import Form, asked_for, form_of
 from polysaga.dashboard.marks import of_batch
-from polysaga.dashboard.masking import without
 from polysaga.dashboard.pages import Pages
-from polysaga.dashboard.screens.listing import masked_values
 from polysaga.dashboard.screens.repairs import ACTIONS, confirm_screen, progress_screen
 from polysaga.dashboard.site import Site, back_to
 from polysaga.errors import DefinitionError, PayloadError, PolysagaError, TryAgain
@@ -167,19 +165,19 @@ class Acts:
         outcome = self._resolution(form, found) if action == "resolve" else ""
         async with site.looking.answering(60.0):
             tried = await self._try_out(action, found, step, _given(form), outcome) if found else ()
-        causes = [without(one.reason or "", masked_values(one.error, site.mask)) for one in found]
         screen = confirm_screen(
             action,
             frozen.ids,
             tried,
             complete=frozen.complete,
             now=site.now(),
-            causes=causes,
+            found=found,
+            mask=site.mask,
             steps=steps,
             step=step,
             outcome=outcome,
         )
-        matching = form.get("which") == "matching"
+        matching = _is_for_all(form)
         return site.page(
             request,
             "confirm.html",
@@ -198,7 +196,7 @@ class Acts:
 
     async def _frozen(self, form: Form) -> Frozen:
         """Return the sagas that the form is about: those chosen, or all that match."""
-        if form.get("which") == "matching":
+        if _is_for_all(form):
             search = filters.read(form.get("query", ""))
             if not search.narrow:
                 raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Filter by something before you act on all.")
@@ -255,6 +253,12 @@ class Acts:
         going = [saga.parked_from or saga.status for saga in found]
         forward = sum(1 for status in going if status is Status.COMPLETING)
         return "completed" if forward * 2 > len(going) else "compensated"
+
+
+def _is_for_all(form: Form) -> bool:
+    """Return whether the form is about all that match: a list's form is, unless a box is ticked."""
+    which = form.get("which")
+    return which == "matching" if which else "id" not in form and bool(form.get("query"))
 
 
 def _for_repair(search: Search) -> Search:

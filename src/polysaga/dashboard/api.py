@@ -527,11 +527,11 @@ class _Api:
     async def stop(self, request: Request, batch: UUID) -> BatchProgress:
         """Begin no more repairs of it: the sagas that it has not come to stay as they are."""
         person = await self._operator(request)
-        told = await self.progress(batch)
-        if not self._site.sagas.stop_batch(batch, by=person.name):
+        is_stopped, told = self._site.sagas.stop_batch(batch, by=person.name), await self.progress(batch)
+        if not is_stopped:
             why = "It has ended." if told.here else "Another process works on it; it is stopped there."
             raise HTTPException(HTTPStatus.CONFLICT, why)
-        return await self.progress(batch)
+        return told
 
     async def _operator(self, request: Request) -> Person:
         person = await self._site.door.person(request)
@@ -558,7 +558,7 @@ class _Api:
             "step": saga.step,
             "retried": saga.retried,
             "reason": None if saga.reason is None else without(saga.reason, hidden),
-            "going_on": without(going_on(saga), hidden),
+            "going_on": without(going_on(saga, now), hidden),
             "next": f"{coming}, {then}" if then else coming,
             "epoch": saga.epoch,
             "created_at": saga.created_at,

@@ -26,7 +26,7 @@ _FLAGS = {
     "crashing": "whose processes end or hang",
 }
 _LONGEST = 255  # characters of one parameter
-UNFINISHED = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
+MOVING = tuple(status for status in Status if status.moving)
 _CURSOR = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)~[0-9a-fA-F-]{36}")
 
 

@@ -18,13 +18,12 @@ from polysaga.databases import AnyHandle
 from polysaga.errors import TryAgain
 from polysaga.limits import limited
 from polysaga.routing.health import state_of
-from polysaga.sagas import Activity, Overview, Sagas, SagaSummary
+from polysaga.sagas import Activity, Fates, Overview, Sagas
 from polysaga.texts import said
 
 _SHARED = 2.0  # seconds that a look is good for
 _ASKED = 5.0  # seconds that it is remembered which databases answer
 _PROMPT = 1.0  # seconds for such an answer
-_FATES = 200  # sagas of a batch
 _PATIENCE = 5.0  # seconds for one look
 
 
@@ -47,6 +46,7 @@ class Looking:
         self.last: Overview | None = None
         self._activity: Activity | None = None
         self._activity_at = float("-inf")
+        self._fates: dict[UUID, tuple[float, Fates]] = {}  # when, and what, by batch
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
         self._silent: frozenset[str] = frozenset()
@@ -73,10 +73,16 @@ class Looking:
                 self._activity_at = self._clock.monotonic()
             return self._activity
 
-    async def fates(self, batch: UUID) -> tuple[SagaSummary, ...]:
-        """Return the last 200 sagas that *batch* has repaired, as they stand now; raise `JournalDown`."""
-        async with self.answering():
-            return await self._sagas.inspector().repaired(batch, limit=_FATES)
+    async def fates(self, batch: UUID) -> Fates:
+        """Return how the sagas that *batch* has repaired stand, at most two seconds ago; raise `JournalDown`."""
+        asked = self._clock.monotonic()
+        async with self._lock:
+            self._fates = {one: told for one, told in self._fates.items() if told[0] >= asked - _SHARED}
+            if batch not in self._fates:
+                async with self.answering():
+                    found = await self._sagas.inspector().fates(batch)
+                self._fates[batch] = self._clock.monotonic(), found
+            return self._fates[batch][1]
 
     async def silent(self, handles: Collection[AnyHandle]) -> frozenset[str]:
         """Return the names of the databases that do not answer; they are asked at most every five seconds.

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from polysaga.dashboard.recent import Happening
 from polysaga.dashboard.screens.nodes import DatabaseFacts
-from polysaga.sagas import Activity, AuditLine, BatchProgress, Overview, SagaState, SagaSummary, Status
+from polysaga.sagas import Activity, AuditLine, BatchProgress, Fates, Overview, SagaState, SagaSummary, Status
 
 Marks = Mapping[str, str]
 _OFTEN, _SELDOM = 5, 30  # seconds after which ages are written anew
@@ -61,16 +61,14 @@ def of_list(sagas: Sequence[SagaSummary], found: Overview, newer: int) -> Marks:
 
 def of_saga(saga: SagaSummary, now: datetime) -> str:
     """Return the hash of what a row says of *saga*."""
-    moving = not (saga.status.final or saga.status is Status.NEEDS_ATTENTION)
-    age = _age(now, _OFTEN) if moving else 0
+    age = _age(now, _OFTEN) if saga.status.moving else 0
     return _hash(saga.status, saga.epoch, saga.owner, saga.wake_at, saga.reason, age)
 
 
 def of_case(saga: SagaState, found: Overview) -> Marks:
     """Return the parts of the page of one saga."""
     facts = (saga.status, saga.epoch, saga.owner, saga.wake_at, len(saga.history), saga.reason, len(saga.audit))
-    moving = not (saga.status.final or saga.status is Status.NEEDS_ATTENTION)
-    age = 0 if saga.status.final else _age(found.at, _OFTEN if moving else _SELDOM)
+    age = 0 if saga.status.final else _age(found.at, _OFTEN if saga.status.moving else _SELDOM)
     return {**of_frame(found), **{part: _hash(facts, age if part in _AGES else 0) for part in _SAGA_PARTS}}
 
 
@@ -90,12 +88,16 @@ def of_audit(lines: Sequence[AuditLine], found: Overview) -> Marks:
     return {**of_frame(found), "a-rows": _hash([(line.at, line.saga_id, line.count) for line in lines])}
 
 
-def of_batch(batch: BatchProgress, fates: Sequence[SagaSummary], found: Overview) -> Marks:
+def of_batch(batch: BatchProgress, fates: Fates, found: Overview) -> Marks:
     """Return how far a batch is, and what has become of its sagas."""
     return {
         **of_frame(found),
         "b-far": _hash(batch.done, sorted(batch.refused.items()), batch.ended_at, batch.total, batch.stopped_by),
-        "b-fates": _hash([(saga.id, saga.status, saga.epoch, saga.retried) for saga in fates]),
+        "b-fates": _hash(
+            sorted(fates.numbers.items()),
+            fates.removed,
+            [(saga.id, saga.status, saga.epoch, saga.retried) for saga in fates.unfinished],
+        ),
     }
 
 

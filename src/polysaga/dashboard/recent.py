@@ -1,13 +1,14 @@
 """What happened in this process lately: a subscriber that keeps the last events worth a person's look.
 
-Single steps are not among them. The same kind of event with the same text within five minutes is one line with a
-count. Give the `Events` of the program to `dashboard(events=...)`.
+Single steps are among them only if their database could not be reached. The same kind of event with the same text
+within five minutes is one line with a count. Give the `Events` of the program to `dashboard(events=...)`.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from polysaga.clock import Clock
 from polysaga.config import masked
@@ -27,11 +28,17 @@ from polysaga.events import (
     SagaRepaired,
     SagasRemoved,
     StartParked,
+    StepDone,
+    StepFailed,
     WorkerFailed,
 )
+from polysaga.faults import Fault
 
 _KEPT = 200
 _TOGETHER = timedelta(minutes=5)
+_OUT_OF_REACH = frozenset(
+    {Fault.UNREACHABLE, Fault.DISCONNECTED, Fault.REJECTED, Fault.NO_DATABASE, Fault.TOO_MANY_CONNECTIONS}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,7 @@ class Recent:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock, self._lines = clock or Clock(), deque[Happening](maxlen=_KEPT)
+        self._out_of_reach: set[str] = set()  # databases, by the last attempt of a step there
         self.subscribed = False
 
     @property
@@ -70,7 +78,8 @@ class Recent:
 
     def __call__(self, event: Event) -> None:
         """Keep *event* if people want to see it."""
-        line = told_of(event, self._clock.now())
+        line = self._told_of_step(event) if isinstance(event, StepDone | StepFailed) else None
+        line = line or told_of(event, self._clock.now())
         if line is None:
             return
         for place in range(len(self._lines) - 1, -1, -1):
@@ -83,14 +92,25 @@ class Recent:
                 break
         self._lines.append(line)
 
+    def _told_of_step(self, event: StepDone | StepFailed) -> Happening | None:
+        """Return a line if the database of a step is out of reach, or was until now."""
+        database, now = event.database, self._clock.now()
+        if database is None:
+            return None
+        if isinstance(event, StepFailed) and event.fault in _OUT_OF_REACH:
+            self._out_of_reach.add(database)
+            text = f"{database}: {event.saga} could not reach it at {event.step}: {masked(event.reason)[:200]}"
+            many = f"{database}: {{}} attempts of steps could not reach it"
+            return _happening(now, "failed", "gone", text, many, database)
+        if isinstance(event, StepDone) and database in self._out_of_reach:
+            self._out_of_reach.discard(database)
+            return _happening(now, "ok", "primary", f"{database}: steps reach it again", database=database)
+        return None
+
 
 def told_of(event: Event, now: datetime) -> Happening | None:
     """Return the line of *event*; None if it is not shown."""
-
-    def line(kind: str, icon: str, text: str, many: str = "", database: str | None = None) -> Happening:
-        many = many or f"{text} ({{}} times)"
-        return Happening(at=now, first=now, kind=kind, icon=icon, text=text, many=many, database=database)
-
+    line = partial(_happening, now)
     match event:
         case SagaParked():
             reason = words.first_line(event.reason)[:200]
@@ -131,3 +151,10 @@ def told_of(event: Event, now: datetime) -> Happening | None:
         case WorkerFailed():
             return line("failed", "gone", f"A round of the worker failed: {masked(event.reason)[:200]}")
     return None
+
+
+def _happening(
+    at: datetime, kind: str, icon: str, text: str, many: str = "", database: str | None = None
+) -> Happening:
+    many = many or f"{text} ({{}} times)"
+    return Happening(at=at, first=at, kind=kind, icon=icon, text=text, many=many, database=database)

@@ -287,12 +287,12 @@ class Sagas:
         result: Any = None,
         outcome: Literal["completed", "compensated"] | None = None,
     ) -> UUID:
-        """Begin to repair all *ids* in the background of this process, which must have opened the sagas.
+        """Begin to repair all *ids* in the background of this process, whose databases must be open.
 
         Returns the id of the batch, for `batch`. Each repair is one of its own, as by the method named *action*.
         Closing the sagas stops the batch; the sagas that it has not come to stay as they were.
         """
-        self._open_runner()
+        self._engine_at_hand()
         order = RepairOrder(
             action=RepairAction(action),
             by=by,

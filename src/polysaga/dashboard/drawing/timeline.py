@@ -27,7 +27,8 @@ _MARKS = {
     "undone": ("b-mark", "M1.8 -3L-1.6 0L1.8 3"),
     "done": ("b-mark", "M-3 0L-1 2.2L3 -2.2"),
 }
-_ROW, _OWNER, _LANE, _AXIS = 44, 34, 24, 44  # pixels
+_ROW, _OWNER, _LANE, _AXIS, _FLAG = 44, 34, 24, 44, 14  # pixels
+_LETTER, _BESIDE = 1.1, 1.8  # percent of a track of 600 pixels: a letter of a label, and the space beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,16 @@ class Axis:
         left, right = self._at[before], self._at[after]
         return left + (right - left) * (t - before) / (after - before)
 
-    def ticks(self, wanted: Sequence[float], apart: float = 9.0) -> list[tuple[float, float]]:
-        """Return those of the *wanted* times that lie *apart* percent from each other, with their places."""
+    def ticks(self, wanted: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
+        """Return those of the *wanted* times whose words do not cover those before them, with their places."""
         found: list[tuple[float, float]] = []
-        for t in wanted:
+        taken: list[tuple[float, float]] = []
+        for t, word in wanted:
             x = self.x(t)
-            if all(abs(x - other) >= apart for _, other in found):
+            extent = _extent(x, word, _anchor(x))
+            if all(_are_apart(extent, other) for other in taken):
                 found.append((t, x))
+                taken.append(extent)
         return sorted(found)
 
 
@@ -124,7 +128,7 @@ def gantt(
     bars = [*owner.bars, *(bar for lane in lanes for row in lane.rows for bar in row.bars)]
     times = [t for bar in bars for t in (bar.t0, bar.t1)] + [line.t for line in lines]
     axis = Axis(times, end, [(bar.t0, bar.t1) for bar in bars if bar.kind == "fold"])
-    drawn = _Drawn(axis, lines, axis.ticks([t for t, _ in ticks]))
+    drawn = _Drawn(axis, lines, axis.ticks(ticks))
     found = [drawn.header(dict(ticks)), drawn.row(owner, _OWNER)]
     for lane in lanes:
         found.append(drawn.lane(lane))
@@ -137,20 +141,26 @@ class _Drawn:
         self._axis, self._lines, self._ticks = axis, lines, ticks
 
     def header(self, names: dict[float, str]) -> Markup:
-        flags, labels, kept = [], [], -99.0
+        flags, labels, kept, taken = [], [], -99.0, list[tuple[float, float]]()
+        lower = 0  # pixels: a flag that would cover another one stands below it
         for line in self._lines:
             x = self._axis.x(line.t)
             anchor, dx = ("end", -5) if x > 62 else ("start", 5)
-            flag = tag("text", line.label, class_="g-flag", x=percent(x), y=15, dx=dx, text_anchor=anchor)
+            extent = _extent(x, line.label, anchor)
+            down = 0 if all(_are_apart(extent, other) for other in taken) else _FLAG
+            lower = max(lower, down)
+            taken.append(extent)
+            flag = tag("text", line.label, class_="g-flag", x=percent(x), y=15 + down, dx=dx, text_anchor=anchor)
             flags.append(tag("g", flag, class_=line.cls))
         for t, x in self._ticks:
             narrow = x - kept < 24
             kept = kept if narrow else x
-            anchor = "start" if x < 3 else "end" if x > 96 else "middle"
             hidden = "g-hide" if narrow else None
-            labels.append(tag("text", names[t], x=percent(x), y=37, text_anchor=anchor, class_=hidden))
+            place = {"x": percent(x), "y": 37 + lower, "text_anchor": _anchor(x)}
+            labels.append(tag("text", names[t], **place, class_=hidden))
         label = tag("span", "since the start", class_="faint")
-        return _row("axis", label, _AXIS, [*self._moments(4, _AXIS), *labels, *flags])
+        height = _AXIS + lower
+        return _row("axis", label, height, [*self._moments(4, height), *labels, *flags])
 
     def lane(self, lane: Lane) -> Markup:
         label = together([tag("b", lane.database), " ", tag("span", lane.engine, class_="faint")])
@@ -224,6 +234,22 @@ class _Drawn:
         if bar.label:
             found.append(tag("text", bar.label, x=centre, y=21, text_anchor="middle", class_="g-own g-hide"))
         return found
+
+
+def _anchor(x: float) -> str:
+    """Return where the word of a tick begins, so that it stays in the drawing."""
+    return "start" if x < 3 else "end" if x > 96 else "middle"
+
+
+def _extent(x: float, word: str, anchor: str) -> tuple[float, float]:
+    """Return from where to where a word at *x* reaches, in percent."""
+    width = _BESIDE + _LETTER * len(word)
+    begin = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
+    return begin, begin + width
+
+
+def _are_apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[1] <= other[0] or other[1] <= one[0]
 
 
 def _row(cls: str, label: Markup, height: int, drawn: Sequence[Markup]) -> Markup:

@@ -24,11 +24,10 @@ class AuditSearch:
 
     by: str | None = None
     action: str | None = None
-    saga: str | None = None  # an id, as it was typed
+    saga: str | None = None  # an id or a key, as it was typed
     batch: UUID | None = None
     since: str | None = None  # one of `SPANS`
     after: str | None = None
-    problems: tuple[str, ...] = ()
 
     def query(self, **changed: Any) -> str:
         """Return the search as a query string."""
@@ -41,10 +40,12 @@ class AuditSearch:
 
     def selects(self, now: datetime) -> AuditFilter:
         """Return the filter for the acts."""
+        saga_id = uuid_in(self.saga or "")
         return AuditFilter(
             by=self.by,
             action=self.action,
-            saga_id=uuid_in(self.saga or ""),
+            saga_id=saga_id,
+            key=self.saga if saga_id is None else None,
             batch=self.batch,
             since=None if self.since is None else now - _SPANS[self.since],
         )
@@ -82,10 +83,6 @@ def read(query: str) -> AuditSearch:
         value = value.strip().replace("\0", "")
         if value and len(value) <= _LONGEST:
             given.setdefault(name, value)
-    problems = []
-    if "saga" in given and uuid_in(given["saga"]) is None:
-        problems.append(f"'{given['saga']}' is no id of a saga; give the whole id.")
-        del given["saga"]
     action, since = given.get("action"), given.get("since")
     return AuditSearch(
         by=given.get("by"),
@@ -94,7 +91,6 @@ def read(query: str) -> AuditSearch:
         batch=uuid_in(given.get("batch", "")),
         since=since if since in SPANS else None,
         after=given.get("after"),
-        problems=tuple(problems),
     )
 
 
@@ -139,7 +135,8 @@ def _asked(lines: Sequence[AuditLine], search: AuditSearch, *, more: bool) -> st
     if search.action:
         what = f"every {search.action}" + (f" by {search.by}" if search.by else "")
     when = f" in the {SPANS[search.since]}" if search.since else ""
-    where = f" to the saga {search.saga}" if search.saga else ""
+    kind = "saga" if uuid_in(search.saga or "") else "sagas with the key"
+    where = f" to the {kind} {search.saga}" if search.saga else ""
     number = f"{words.counted(entries, 'entry', 'entries')} in {words.counted(len(lines), 'line')}"
     older = ", and older ones" if more else ""
     return f"{what[:1].upper()}{what[1:]}{where}{when}, the newest first: {number}{older}."

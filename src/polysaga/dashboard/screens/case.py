@@ -153,7 +153,7 @@ def saga_screen(
         epoch=saga.epoch,
         story=story(found, declared, lease=lease, hidden=hidden, drivers=drivers),
         same=_same(found),
-        same_go=f"Act on all {words.number(found.alike + 1)}" if found.alike else "",
+        same_go=_same_go(found),
         same_query=_same_query(found, hidden),
         timeline=drawing,
         kinds=kinds,
@@ -175,17 +175,33 @@ def _same(found: Examination) -> str:
     if not found.alike:
         return ""
     others = words.counted(found.alike, f"other {found.saga.name} saga")
+    are = words.verb(found.alike, "is", "are")
+    if found.saga.status is not Status.NEEDS_ATTENTION:
+        return f"{others} {are} still parked for the reason for which this one was."
     where = "at the same step " if found.saga.step is not None else ""
-    return f"{others} {words.verb(found.alike, 'is', 'are')} parked {where}with the same reason."
+    return f"{others} {are} parked {where}with the same reason."
+
+
+def _same_go(found: Examination) -> str:
+    if not found.alike:
+        return ""
+    if found.saga.status is Status.NEEDS_ATTENTION:
+        return f"Act on all {words.number(found.alike + 1)}"
+    return f"Act on the other {words.number(found.alike)}"
 
 
 def _same_query(found: Examination, hidden: frozenset[str]) -> str:
-    saga = found.saga
-    reason = words.first_line(saga.reason or "")
+    saga, act = found.saga, found.saga.repaired
+    cause = saga.error
+    if saga.status is not Status.NEEDS_ATTENTION and act is not None:
+        cause = act.error_before
+    told = cause and (cause.parked or cause)
+    reason = words.first_line(told.message if told else "")
     # Values differ from saga to saga, and must not stand in an address: the search is by step alone then.
     plain = not any(letter.isdigit() for letter in reason) and without(reason, hidden) == reason
     error = reason[:80] if plain and len(reason) <= 200 else None
-    return Search(status=(Status.NEEDS_ATTENTION,), name=saga.name, step=saga.step, error=error or None).query()
+    step = told.step if told else None
+    return Search(status=(Status.NEEDS_ATTENTION,), name=saga.name, step=step, error=error or None).query()
 
 
 # ---------------------------------------------------------------- steps
@@ -258,7 +274,7 @@ def _state(found: Examination, step: StepFacts) -> tuple[str, str]:
     if "failed" in kinds and going in {Status.COMPENSATING, Status.COMPENSATED}:
         return "failed", "failed"
     first = found.moves[0].step if found.moves else None
-    if not saga.status.final and step.name == first and saga.status is not Status.NEEDS_ATTENTION:
+    if saga.status.moving and step.name == first:
         return ("active", "under way") if saga.owner is not None else ("waiting", "put aside")
     if "failed" in kinds and not saga.status.final and going is not Status.COMPENSATING:
         return "waiting", "tried again"
@@ -364,7 +380,7 @@ def _agreement(found: Examination) -> tuple[tuple[str, str], list[str]]:
         return ("needs_attention", words.counted(len(wrong), "contradiction")), wrong
     if silent:
         return ("gone", f"{words.joined(silent)} could not be asked"), []
-    if not (found.saga.status.final or found.saga.status is Status.NEEDS_ATTENTION):
+    if found.saga.status.moving:
         return ("running", "it moves, so they are not compared"), []
     return ("ok", "journal and ledgers agree"), []
 

@@ -121,8 +121,7 @@ class _Span:
         last = max((one.at_ms + one.ms for one in saga.history), default=0.0)
         if saga.finished_at is not None:
             return cls(max(last, _ms(saga.created_at, saga.finished_at)), moving=False)
-        moving = saga.status is not Status.NEEDS_ATTENTION
-        return cls(max(last, _ms(saga.created_at, found.at)), moving)
+        return cls(max(last, _ms(saga.created_at, found.at)), saga.status.moving)
 
 
 def _ms(begin: datetime, end: datetime) -> float:
@@ -283,13 +282,22 @@ def _owners(found: Examination, span: _Span) -> list[Bar]:
     for (begin, epoch, process), (until, _, _) in pairwise([*begins, (max(end, begins[-1][0]), 0, "")]):
         who = f", {process}" if process else ""
         label = f"claim {epoch}{who}" if len(begins) < 4 else f"claim {epoch}"
-        bars.append(Bar(begin, max(until, begin), "own", text=f"claim {epoch}{who}", label=label))
+        given_up = next((t for t in _parkings(saga) if begin <= t < until), until)
+        bars.append(Bar(begin, max(given_up, begin), "own", text=f"claim {epoch}{who}", label=label))
+        if given_up < until:
+            bars.append(Bar(given_up, until, "aside", text="parked until a person repaired it"))
     wake = saga.wake_at
     if saga.owner is None and saga.status is Status.NEEDS_ATTENTION:
         bars.append(Bar(end, span.now, "aside", text="parked: no process drives it"))
     elif saga.owner is None and not saga.status.final and wake is not None:
         bars.append(Bar(end, max(span.now, _ms(saga.created_at, wake)), "aside", text="put aside"))
     return bars
+
+
+def _parkings(saga: SagaState) -> list[float]:
+    """Return when a saga was parked that people have repaired since, in ms."""
+    before = [act.error_before.parked for act in saga.audit if act.error_before is not None]
+    return [_ms(saga.created_at, one.at) for one in before if one is not None and one.at is not None]
 
 
 def _parked(saga: SagaState, at: datetime) -> float:

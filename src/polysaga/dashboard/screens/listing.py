@@ -58,7 +58,7 @@ def row(
     name = saga.step or saga.retried
     step = steps.get(name or "")
     hidden = masked_values(saga.error, mask)
-    text = without(going_on(saga), hidden)
+    text = without(going_on(saga, now), hidden)
     coming, then = comes_next(saga, now, lease)
     return SagaRow(
         id=saga.id,
@@ -77,7 +77,7 @@ def row(
     )
 
 
-def going_on(saga: SagaSummary) -> str:
+def going_on(saga: SagaSummary, now: datetime) -> str:
     """Return what a saga does, or why it does not."""
     if saga.status is Status.COMPLETED:
         return "every step has happened" if not resolved_by(saga) else f"resolved by {resolved_by(saga)}"
@@ -91,6 +91,8 @@ def going_on(saga: SagaSummary) -> str:
         return f"being undone, because: {told}" if saga.status is Status.COMPENSATING else told
     if saga.crashing:
         return f"{saga.expiries} processes in a row ended, or hung, while they drove it"
+    if saga.owner is None and saga.wake_at is not None and saga.wake_at <= now:
+        return "due now: the next free process goes on with it"
     if saga.owner is None and not saga.status.final:
         return f"put aside, because {saga.retried or 'a step'} keeps failing"
     if saga.retried is not None:
@@ -118,6 +120,8 @@ def comes_next(saga: SagaSummary, now: datetime, lease: float) -> tuple[str, str
         return "any process takes it over at its next tick", f"late by {late}"
     if saga.owner is None and saga.wake_at is not None:
         never = "for as long as it takes" if saga.status is Status.COMPLETING else ""
+        if saga.wake_at <= now:
+            return "goes on at the next tick", never
         return f"tried again {words.ahead(saga.wake_at, now)}", never
     if saga.status is Status.RUNNING:
         return "goes on until it is decided", _deadline(saga, now)
@@ -146,10 +150,12 @@ def masked_values(reason: Reason | None, mask: Mask) -> frozenset[str]:
 
 
 def masked_in(found: Examination, mask: Mask) -> frozenset[str]:
-    """Return the masked values in the input, the results and the reason of a saga, which its texts may repeat."""
+    """Return the masked values in the input, the results and the reasons of a saga, which its texts may repeat."""
     saga = found.saga
     results = [row.result for look in found.looks for row in look.rows.values()]
-    return mask.values(saga.input, *results, *saga.results.values()) | masked_values(saga.error, mask)
+    reasons = [saga.error, *(act.error_before for act in saga.audit)]
+    told = (masked_values(reason, mask) for reason in reasons)
+    return mask.values(saga.input, *results, *saga.results.values()).union(*told)
 
 
 def totals(unfinished: Mapping[Status, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing import charts
-from polysaga.dashboard.filters import UNFINISHED, Search
+from polysaga.dashboard.filters import MOVING, Search
 from polysaga.dashboard.masking import Mask, without
 from polysaga.dashboard.screens.declared import DeclaredSaga
 from polysaga.dashboard.screens.listing import comes_next, going_on, masked_values, totals
@@ -25,7 +25,7 @@ from polysaga.sagas import (
     StepActivity,
 )
 
-_ENDINGS = (Status.NEEDS_ATTENTION, Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
+_NOW = (Status.NEEDS_ATTENTION, *MOVING)
 _SHOWN = 8  # causes
 
 
@@ -150,7 +150,7 @@ def overview_screen(
         parked=parked,
         counts_now=tuple(
             (status.value, words.number(found.unfinished[status]), Search(status=(status,)).query())
-            for status in _ENDINGS
+            for status in _NOW
             if found.unfinished.get(status)
         ),
         counts_hour=tuple(
@@ -174,8 +174,7 @@ def overview_screen(
 def _headline(found: Overview, parked: int) -> str:
     unknown = sum(group.count for group in found.late if not group.known)
     if not parked and found.crashing:
-        keep = words.verb(found.crashing, "saga keeps losing its process", "sagas keep losing their processes")
-        return f"{words.number(found.crashing)} {keep}."
+        return f"{words.number(found.crashing)} {_keep_losing(found.crashing)}."
     if not parked and unknown:
         wait = words.verb(unknown, "saga waits", "sagas wait")
         return f"{words.number(unknown)} {wait} for a process of another version."
@@ -187,6 +186,10 @@ def _headline(found: Overview, parked: int) -> str:
     if len(found.causes) < 2 or largest < 2:
         return f"{most} {noun} a person."
     return f"{most} {noun} a person, {words.number(largest)} of them for one reason."
+
+
+def _keep_losing(number: int) -> str:
+    return words.verb(number, "saga keeps losing its process", "sagas keep losing their processes")
 
 
 def _lede(found: Overview, moving: int, trouble: Sequence[str]) -> str:
@@ -252,12 +255,11 @@ def _parked(cause: Cause, now: datetime) -> str:
 def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLine]:
     lines = [_late(group, found.at) for group in found.late]
     if found.crashing:
-        verb = words.verb(found.crashing, "saga keeps losing its process", "sagas keep losing their processes")
         lines.insert(
             0,
             LateLine(
                 number=words.number(found.crashing),
-                what=verb,
+                what=_keep_losing(found.crashing),
                 kind="late",
                 word="crashing",
                 meta="Three processes in a row, or more, ended or hung while they drove it: read their logs. "
@@ -300,7 +302,7 @@ def _late(group: LateGroup, now: datetime) -> LateLine:
 
 
 def _old(saga: SagaSummary, now: datetime, mask: Mask, lease: float) -> OldLine:
-    why = words.plainly(words.first_line(without(going_on(saga), masked_values(saga.error, mask))))
+    why = words.plainly(words.first_line(without(going_on(saga, now), masked_values(saga.error, mask))))
     coming, then = comes_next(saga, now, lease)
     step = f"{saga.step}: " if saga.step else ""
     meta = f"{step}{why}. {coming[:1].upper()}{coming[1:]}{f'; {then}' if then else ''}."
@@ -408,4 +410,4 @@ def _split(seconds: float | None) -> tuple[str, str]:
 
 def unfinished_query() -> str:
     """Return the search for all sagas that move."""
-    return Search(status=UNFINISHED).query()
+    return Search(status=MOVING).query()

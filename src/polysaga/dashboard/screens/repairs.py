@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing import charts
-from polysaga.dashboard.filters import UNFINISHED
+from polysaga.dashboard.filters import MOVING
 from polysaga.dashboard.masking import Mask, without
 from polysaga.dashboard.screens.listing import going_on, masked_values
-from polysaga.sagas import BatchProgress, Repair, SagaSummary, Status
+from polysaga.sagas import BatchProgress, Fates, Repair, SagaSummary, Status
 
 _PACE = 200  # repairs in a second, about
 _SOME = 3
@@ -57,6 +57,7 @@ class ConfirmScreen:
     tried_at: str
     outcomes: tuple[Prospect, ...]
     tried_note: str
+    warnings: tuple[str, ...]
     some: tuple[UUID, ...]
     rest: int
     cause: str
@@ -103,17 +104,19 @@ def confirm_screen(
     *,
     complete: bool,
     now: datetime,
-    causes: Sequence[str] = (),
+    found: Sequence[SagaSummary],
+    mask: Mask,
     steps: Sequence[str] = (),
     step: str = "",
     outcome: str = "",
 ) -> ConfirmScreen:
-    """Return the question; *tried* is a dry run on the newest of *ids*."""
+    """Return the question; *found* are the newest of *ids*, and *tried* is a dry run on them."""
     number = len(ids)
     noun = words.verb(number, "saga", "sagas")
     what = f"{_VERBS[action][0]} {words.number(number)} {noun}"
     as_what = f" as {outcome}" if action == "resolve" and outcome else ""
-    cause = causes[0] if len(set(causes)) == 1 else ""
+    causes = {without(one.reason or "", masked_values(one.error, mask)) for one in found}
+    cause = next(iter(causes)) if len(causes) == 1 else ""
     note = "without changing anything"
     if len(tried) < number:
         note = f"on the newest {words.number(len(tried))}, without changing anything"
@@ -126,6 +129,7 @@ def confirm_screen(
         told_number=words.number(number),
         tried_at=words.clock(now),
         tried_note=note,
+        warnings=tuple(_warnings(action, found)),
         outcomes=tuple(_prospects(action, tried)),
         some=tuple(ids[:_SOME]),
         rest=max(0, number - _SOME),
@@ -138,6 +142,23 @@ def confirm_screen(
         step=step,
         outcome=outcome,
     )
+
+
+def _warnings(action: str, found: Sequence[SagaSummary]) -> Iterator[str]:
+    """Yield what a person may not expect of *action* on these sagas."""
+    deserted = sum(one.error is not None and (one.error.parked or one.error).is_deserted for one in found)
+    if action == "retry" and deserted:
+        was = words.verb(deserted, "is parked because its processes", "are parked because their processes")
+        yield (
+            f"{words.number(deserted)} of them {was} ended or hung, one after the other. A retry may end the next "
+            "process too: read in the logs why they ended, and remove the cause first."
+        )
+    undone = sum((one.parked_from or one.status) is Status.COMPENSATING for one in found)
+    if action == "compensate" and undone:
+        yield (
+            f"{words.number(undone)} of them {words.verb(undone, 'is', 'are')} being undone already. Compensate "
+            "only goes on with that, as retry does."
+        )
 
 
 def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
@@ -174,10 +195,8 @@ def _without_id(one: Repair) -> str:
     return told.replace(f" {one.saga_id}", "").replace(str(one.saga_id), "…")
 
 
-def progress_screen(
-    batch: BatchProgress, fates: Sequence[SagaSummary], now: datetime, *, mask: Mask
-) -> ProgressScreen:
-    """Return how far *batch* is, and how the last of its sagas, *fates*, stand."""
+def progress_screen(batch: BatchProgress, fates: Fates, now: datetime, *, mask: Mask) -> ProgressScreen:
+    """Return how far *batch* is, and how its sagas stand."""
     refused = sum(batch.refused.values())
     over, settled = batch.ended_at is not None, batch.done + refused
     total = batch.total if batch.total is not None else settled
@@ -215,33 +234,31 @@ def progress_screen(
         note=_note(batch, rest, settled, now),
         bar=charts.level(settled, total, f"{words.number(settled)} of {words.number(total)} done"),
         outcomes=tuple(outcomes),
-        fates=tuple(_fates(fates, mask)),
-        fates_note=f"the last {words.number(len(fates))}" if len(fates) < batch.done else "by the journal",
+        fates=tuple(_fates(fates, now, mask)),
+        fates_note="by the journal" if fates.complete else "the first 10,000, by the journal",
         over=over,
-        moves=not over or any(_moves(saga) for saga in fates),
+        moves=not over or any(status.moving for status in fates.numbers),
         may_stop=batch.here and not over and batch.stopped_by is None,
     )
 
 
-def _fates(sagas: Sequence[SagaSummary], mask: Mask) -> Iterator[FateLine]:
-    for status in (Status.NEEDS_ATTENTION, *UNFINISHED, Status.COMPENSATED, Status.COMPLETED):
-        found = [saga for saga in sagas if saga.status is status]
-        if not found:
+def _fates(fates: Fates, now: datetime, mask: Mask) -> Iterator[FateLine]:
+    for status in (Status.NEEDS_ATTENTION, *MOVING, Status.COMPENSATED, Status.COMPLETED):
+        if not fates.numbers.get(status):
             continue
-        shown = found[:_EXAMPLES] if status is Status.NEEDS_ATTENTION or _moves(found[0]) else []
+        shown = [saga for saga in fates.unfinished if saga.status is status][:_EXAMPLES]
         yield FateLine(
-            number=words.number(len(found)),
+            number=words.number(fates.numbers[status]),
             kind=status.value,
             text=words.STATUS[status.value],
             examples=tuple(
-                (saga.id, words.first_line(without(going_on(saga), masked_values(saga.error, mask))))
+                (saga.id, words.first_line(without(going_on(saga, now), masked_values(saga.error, mask))))
                 for saga in shown
             ),
         )
-
-
-def _moves(saga: SagaSummary) -> bool:
-    return not saga.status.final and saga.status is not Status.NEEDS_ATTENTION
+    if fates.removed:
+        removed = words.number(fates.removed)
+        yield FateLine(number=removed, kind="never", text="at rest, and removed since", examples=())
 
 
 def _note(batch: BatchProgress, rest: int, settled: int, now: datetime) -> str:

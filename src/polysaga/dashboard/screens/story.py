@@ -28,7 +28,7 @@ class Story:
 
     headline: Markup
     was: str
-    lines: tuple[tuple[str, Markup], ...]  # Why, Undone for, Stands, Next, You
+    lines: tuple[tuple[str, Markup], ...]  # Why, Undone for, Was parked, Stands, Next, You
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,7 @@ class _Teller:
         lines = [
             ("Why", self.why()),
             ("Undone for", self.undone_for()),
+            ("Was parked", self.was_parked()),
             ("Stands", self.stands()),
             ("Next", self.next()),
             ("You", self.you()),
@@ -238,6 +239,20 @@ class _Teller:
         where = words.place(self.database.get(error.step))
         return _say("{}{} failed: {} So the saga was to be undone.", error.step, where, message)
 
+    def was_parked(self) -> Markup:
+        """Say why it was parked before a person repaired it."""
+        act = self.saga.repaired
+        if act is None or act.error_before is None or self.saga.status is Status.NEEDS_ATTENTION:
+            return Markup()
+        parking = act.error_before.parked
+        if parking is None:
+            return Markup()
+        until = words.at(act.at, self.found.at)
+        when = f"Until {until}" if parking.at is None else f"{words.at(parking.at, self.found.at)} to {until}"
+        where = "" if parking.step is None else words.place(self.database.get(parking.step))
+        at = Markup() if parking.step is None else _say(" at {}{}", _code(parking.step), where)
+        return _say("{}{}: {}", when, at, _ended(self._text(parking.message) or "no reason was kept"))
+
     def stands(self) -> Markup:
         seen, saga = self.seen, self.saga
         if not self.found.steps:
@@ -362,7 +377,7 @@ class _Teller:
 
     def you(self) -> Markup:
         saga = self.saga
-        if saga.status.final or saga.status is Status.NEEDS_ATTENTION:
+        if not saga.status.moving:
             return Markup()
         if saga.crashing:
             return _say(

@@ -103,6 +103,20 @@ class Figures:
             "AND status = 'needs_attention'"
         )
         self._now = render(f"SELECT {dialect.clock} AS now")
+        # The lines since a batch began have an index, those of a batch have not. Ids begin with their time, too.
+        since = (
+            f"SELECT saga_id, details FROM {AUDIT} WHERE recorded_at >= :since AND id >= :first "
+            f"ORDER BY recorded_at, id LIMIT {_AUDIT_LOOK}"
+        )
+        repaired = f"SELECT DISTINCT saga_id FROM ({since}) AS a WHERE details LIKE :batch"
+        self._standing = render(
+            f"SELECT j.status AS status, count(*) AS number FROM ({repaired}) AS b "
+            f"LEFT JOIN {JOURNAL} AS j ON j.id = b.saga_id GROUP BY j.status"
+        )
+        self._unfinished_of = render(
+            f"SELECT j.id AS id FROM ({repaired}) AS b JOIN {JOURNAL} AS j ON j.id = b.saga_id "
+            "WHERE j.wake_at IS NOT NULL ORDER BY j.created_at DESC, j.id DESC LIMIT :most"
+        )
 
     async def unfinished(self) -> list[Unfinished]:
         """Return how many sagas are not at rest, by status."""
@@ -152,14 +166,19 @@ class Figures:
         (row,) = await self._rows(self._now, {})
         return self._node.dialect.moment_from(row["now"])
 
-    async def audit(self, wanted: AuditFilter, after: str | None, most: int) -> tuple[list[AuditRow], str | None]:
+    async def audit(
+        self, wanted: AuditFilter, after: str | None, most: int, *, sagas: Collection[UUID] | None = None
+    ) -> tuple[list[AuditRow], str | None]:
         """Return at most *most* lines behind the cursor *after*, the newest first, and the next cursor.
 
-        Reads at most 10,000 lines; the cursor goes on behind them.
+        Reads at most 10,000 lines; the cursor goes on behind them. *sagas*: only what was done to these.
         """
         dialect = self._node.dialect
         values: dict[str, Any] = {"most": most}
         among = _audit_range(wanted, values, dialect, after)
+        if sagas is not None:
+            values["rows"] = rows_of_ids(sorted(sagas))
+            among.append(f"saga_id IN ({dialect.ids_of_rows()})")
         matches = _audit_matches(wanted, values)
         end = await self._end_of_look(among, values) if matches else None
         if end is not None:
@@ -202,13 +221,22 @@ class Figures:
         size = newest.details.get("batch_size")
         return count, size if isinstance(size, int) else None, oldest.at, newest, await self.now()
 
-    async def repaired(self, batch_id: UUID, most: int) -> list[UUID]:
-        """Return the sagas that a batch has repaired, the last *most* of them."""
-        wanted = _of_batch(batch_id)
-        if wanted is None:
+    async def standing(self, batch_id: UUID) -> dict[Status | None, int]:
+        """Return how many sagas that a batch has repaired have which status now; None: they were removed.
+
+        Reads at most 10,000 lines of the audit trail, the first since the batch began.
+        """
+        if (values := _batch_values(batch_id, self._node.dialect)) is None:
+            return {}
+        rows = await self._rows(self._standing, values)
+        return {row["status"] and Status(row["status"]): int(row["number"]) for row in rows}
+
+    async def unfinished_of(self, batch_id: UUID, most: int) -> list[UUID]:
+        """Return the last *most* sagas that a batch has repaired and that are not at rest; reads as `standing`."""
+        if (values := _batch_values(batch_id, self._node.dialect)) is None:
             return []
-        lines, _ = await self.audit(wanted, None, most)
-        return [line.saga_id for line in lines]
+        rows = await self._rows(self._unfinished_of, {**values, "most": most})
+        return [self._node.dialect.key_from(row["id"]) for row in rows]
 
     async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the last line that a search may read; None if no line follows it."""
@@ -245,6 +273,17 @@ def _of_batch(batch_id: UUID) -> AuditFilter | None:
     except (ValueError, OverflowError):
         return None
     return AuditFilter(batch=batch_id, since=since)
+
+
+def _batch_values(batch_id: UUID, dialect: SqlDialect) -> dict[str, Any] | None:
+    """Return the parameters of statements on the lines of a batch; None if no batch can have this id."""
+    wanted = _of_batch(batch_id)
+    if wanted is None or wanted.since is None:
+        return None
+    first = UUID(int=batch_id.int >> 80 << 80)  # of the same millisecond
+    values: dict[str, Any] = {"since": dialect.moment(wanted.since), "first": dialect.key(first)}
+    _audit_matches(wanted, values)
+    return values
 
 
 def late_if(dialect: SqlDialect) -> str:

@@ -33,9 +33,7 @@ from polysaga.sagas.protocol.states import Status
 
 _LONG_AGO = 100 * 365 * 24 * 3600.0  # seconds
 _MOST = 1000  # sagas on one page
-_RESTING = frozenset({Status.NEEDS_ATTENTION, Status.COMPLETED, Status.COMPENSATED})
-_MOVING = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
-_MOVES = f"status IN ({', '.join(repr(status.value) for status in _MOVING)})"
+_MOVES = f"status IN ({', '.join(repr(status.value) for status in Status if status.moving)})"
 _DONE = frozenset({"done", "found", "null"})  # outcomes of attempts that did not fail
 _WITH_REASON = frozenset({Status.COMPENSATING, Status.COMPENSATED, Status.NEEDS_ATTENTION})  # in `error`
 _LOOK = 10_000  # rows that one search reads at most
@@ -335,23 +333,23 @@ class Catalogue:
         def moment(name: str) -> datetime | None:
             return None if row[name] is None else dialect.moment_from(row[name])
 
-        failed = _failed_last(row["history"])
+        status, failed = Status(row["status"]), _failed_last(row["history"])
         return {
             "id": dialect.key_from(row["id"]),
             "name": row["name"],
             "version": row["version"],
             "key": row["saga_key"],
-            "status": Status(row["status"]),
+            "status": status,
             "known": row["fingerprint"] in self._fingerprints,
             "error": Reason.decoded(row["error"]),
             "epoch": row["epoch"],
             "owner": None if row["owner"] is None else dialect.key_from(row["owner"]),
-            "wake_at": None if row["status"] == Status.NEEDS_ATTENTION else moment("wake_at"),
+            "wake_at": None if status is Status.NEEDS_ATTENTION else moment("wake_at"),
             "deadline": moment("deadline"),
             "expiries": row["expiries"],
             "created_at": moment("created_at"),
             "finished_at": moment("finished_at"),
-            "retried": failed.step if row["status"] in _MOVING and failed is not None else None,
+            "retried": failed.step if status.moving and failed is not None else None,
         }
 
 
@@ -377,8 +375,8 @@ def _reads_histories(wanted: SagaFilter) -> bool:
 
     A saga that is parked or at rest has the step in its reason.
     """
-    moves = not wanted.statuses or not _RESTING.issuperset(wanted.statuses)
-    return wanted.retrying or wanted.database is not None or (wanted.step is not None and moves)
+    moving = not wanted.statuses or any(status.moving for status in wanted.statuses)
+    return wanted.retrying or wanted.database is not None or (wanted.step is not None and moving)
 
 
 def _pattern(text: str) -> str:

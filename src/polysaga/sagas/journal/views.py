@@ -93,8 +93,7 @@ class SagaSummary:
     @property
     def crashing(self) -> bool:
         """Whether three processes in a row ended or hung while they drove it."""
-        moving = not self.status.final and self.status is not Status.NEEDS_ATTENTION
-        return moving and self.expiries >= CRASHES
+        return self.status.moving and self.expiries >= CRASHES
 
     def late_by(self, now: datetime, lease: float) -> float | None:
         """Return for how many seconds it has been due; None unless that is too long for a process that is up.
@@ -127,14 +126,22 @@ class AuditEntry:
     why: str
     details: Mapping[str, Any]  # what was asked for, and status, epoch and error before and after
 
+    @property
+    def error_before(self) -> Reason | None:
+        """Why the saga was undone or parked when the person acted."""
+        before = self.details.get("before")
+        error = before.get("error") if isinstance(before, Mapping) else None
+        return Reason.from_json(error) if error else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """Which acts to find; None does not filter."""
+    """Which acts to find; None does not filter. A *key* is searched for as by `SagaFilter`."""
 
     by: str | None = None
     action: str | None = None
     saga_id: UUID | None = None
+    key: str | None = None
     batch: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -151,6 +158,12 @@ class SagaState(SagaSummary):
     owners: tuple[Tenure, ...]  # who drove it; of a saga that is started now, as soon as its history is written
     audit: tuple[AuditEntry, ...]
     trace_id: str | None = None  # of its trace, 32 hexadecimal digits; None: it is not traced
+
+    @property
+    def repaired(self) -> AuditEntry | None:
+        """The last act of a person on it while it was parked."""
+        acts = (one for one in reversed(self.audit) if one.error_before is not None and one.error_before.parked)
+        return next(acts, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class Examination:
     contradictions: tuple[Contradiction, ...]
     moves: tuple[Planned, ...]  # what comes next if nothing fails; for a parked saga, after a retry
     options: tuple[Option, ...]
-    alike: int  # how many other parked sagas have the same cause; at most 5,000 are compared
+    alike: int  # other sagas that are parked for the reason for which it is, or was; at most 5,000 are compared
     removed_at: datetime | None  # when a saga at rest is removed; None: not at rest
 
 
@@ -164,3 +164,13 @@ class BatchProgress:
     here: bool  # this process works on it
     problem: str | None  # why it ended before it was through, such as a journal that does not answer
     stopped_by: str | None  # the person who stopped it; of a batch of another process it is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fates:
+    """How the sagas that a batch has repaired stand now."""
+
+    numbers: Mapping[Status, int]
+    removed: int  # that had been at rest for the retention time
+    unfinished: tuple[SagaSummary, ...]  # the last 200 of those that are parked or under way
+    complete: bool  # False: it is not known of those that the batch repaired after its first 10,000

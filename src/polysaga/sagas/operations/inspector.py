@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from polysaga.errors import DefinitionError, PayloadError, PolysagaError, UnknownSaga
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts
@@ -30,6 +31,7 @@ from polysaga.sagas.operations.findings import (
     AuditPage,
     Count,
     Examination,
+    Fates,
     LateGroup,
     LedgerLook,
     Option,
@@ -52,6 +54,7 @@ from polysaga.texts import said
 _ONCE = Retry(within=0.0)  # a database that does not answer is left out
 _OLDEST = 6
 _MOST_COUNTED = 10_000
+_EXAMPLES = 200  # sagas of a batch
 _AUDIT_AT_ONCE, _AUDIT_MOST = 500, 10_000  # lines of the audit trail per statement, and per page of people's acts
 
 
@@ -71,13 +74,14 @@ class Inspector:
         self._parked, self._activity, self._pulse = parked, activity, pulse
         self._figures = Figures(engine.journal.node, lease=engine.settings.lease)
         self._home = engine.journal.node.database
+        self._names = {definition.name for definition in definitions.values()}
 
     async def overview(self) -> Overview:
         """Return what is unfinished now: how many, why parked, how late, how old."""
         unfinished, late = await self._figures.unfinished(), await self._figures.late()
         counts = {one.status: one.count for one in unfinished}
         parked = await self._parked.read(self._figures) if counts.get(Status.NEEDS_ATTENTION) else []
-        moving = (Status.RUNNING, Status.COMPLETING, Status.COMPENSATING)
+        moving = [status for status in Status if status.moving]
         oldest = await self._catalogue.find(
             SagaFilter(status=moving, oldest_first=True), limit=_OLDEST, after=None
         )
@@ -155,8 +159,10 @@ class Inspector:
         """
         lines: list[AuditLine] = []
         read, following, before = 0, after, after
+        wanted = wanted or AuditFilter()
+        sagas = None if wanted.key is None else {id_from_key(name, wanted.key) for name in self._names}
         while read < _AUDIT_MOST:
-            rows, following = await self._figures.audit(wanted or AuditFilter(), following, _AUDIT_AT_ONCE)
+            rows, following = await self._figures.audit(wanted, following, _AUDIT_AT_ONCE, sagas=sagas)
             for row in rows:
                 batch = _batch_of(row.details)
                 if lines and batch is not None and lines[-1].batch == batch:
@@ -182,12 +188,19 @@ class Inspector:
                 break
         return AuditPage(tuple(lines), following)
 
-    async def repaired(self, batch_id: UUID, *, limit: int = 200) -> tuple[SagaSummary, ...]:
-        """Return the last *limit* sagas that a batch has repaired, as they stand now, the newest saga first."""
-        ids = await self._figures.repaired(batch_id, limit)
-        if not ids:
-            return ()
-        return (await self._catalogue.find(SagaFilter(ids=ids), limit=limit, after=None)).sagas
+    async def fates(self, batch_id: UUID) -> Fates:
+        """Return how the sagas that a batch has repaired stand now; of a large one its first 10,000."""
+        numbers = await self._figures.standing(batch_id)
+        removed, unfinished = numbers.pop(None, 0), tuple[SagaSummary, ...]()
+        if any(not status.final for status in numbers if status is not None):
+            ids = await self._figures.unfinished_of(batch_id, _EXAMPLES)
+            unfinished = (await self._catalogue.find(SagaFilter(ids=ids), limit=_EXAMPLES, after=None)).sagas
+        return Fates(
+            numbers={status: number for status, number in numbers.items() if status is not None},
+            removed=removed,
+            unfinished=unfinished,
+            complete=sum(numbers.values()) + removed < _AUDIT_MOST,
+        )
 
     def _database_of(self, fingerprint: str, step: str) -> str | None:
         definition = self._definitions.get(fingerprint)
@@ -241,7 +254,7 @@ class Inspector:
         expired: bool,
     ) -> tuple[Contradiction, ...]:
         """Return what does not fit; a saga that moves while it is read shows none."""
-        if not (row.status.final or row.status is Status.NEEDS_ATTENTION):
+        if row.status.moving:
             return ()
         account = Account(
             saga_id=saga.id,
@@ -309,9 +322,14 @@ class Inspector:
         return replace(told, after=after)
 
     async def _alike(self, saga: SagaState) -> int:
-        if saga.status is not Status.NEEDS_ATTENTION or saga.error is None:
+        """Count the others that are parked for the same reason, also after this one was repaired to try it out."""
+        acted = saga.repaired
+        reason = None if acted is None else acted.error_before
+        if saga.status is Status.NEEDS_ATTENTION:
+            reason = saga.error
+        if reason is None:
             return 0
-        wanted = likeness(saga.name, saga.error)
+        wanted = likeness(saga.name, reason)
         parked = await self._parked.read(self._figures)
         return sum(one.saga_id != saga.id and likeness(one.name, one.reason) == wanted for one in parked)
 

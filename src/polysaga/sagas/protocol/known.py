@@ -43,7 +43,7 @@ class Known:
     @property
     def at_rest(self) -> bool:
         """Whether there is nothing to do for an owner: the saga has ended, or is parked."""
-        return self.status.final or self.status is Status.NEEDS_ATTENTION
+        return not self.status.moving
 
     def decided(self, definition: Definition) -> bool:
         """Return whether the deciding step is known to be done."""

@@ -16,6 +16,7 @@ class Status(StrEnum):
 
     def __init__(self, text: str) -> None:
         self.final = text in {"completed", "compensated"}  # at rest for good
+        self.moving = not self.final and text != "needs_attention"  # some process drives it, or will
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
