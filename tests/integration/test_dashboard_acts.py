@@ -451,7 +451,7 @@ async def test_the_question_says_that_sagas_are_being_undone_already(files: Migr
     async with opened(program) as visit:
         ids = [await parked(program) for _ in range(2)]
         form = await chosen_or_matching(visit, ids, matching=False)
-        already = "2 of them are being undone already. Compensate only goes on with that, as retry does."
+        already = "All of them are being undone already. Compensate only goes on with that, as retry does."
         assert already in plain(await visit.post("/repairs", {**form, "action": "compensate"}))
         assert already not in plain(await visit.post("/repairs", {**form, "action": "retry"}))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from polysaga.errors import ConfigurationError, DatabaseUnavailable, Refused
 from polysaga.events import Events, SagaParked
 from polysaga.sagas import Inspector
 from polysaga.sagas.driving import execution
+from polysaga.sagas.participants import Entry
 from tests.fixtures.dashboards import Visit, by_header, mounted, opened, plain
 from tests.fixtures.programs import (
     PLACE_ORDER,
@@ -28,6 +30,7 @@ from tests.fixtures.programs import (
     take_over,
 )
 from tests.fixtures.waiting import until
+from tests.integration.test_inspector import was_due
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
@@ -205,6 +208,7 @@ async def test_a_saga_that_its_processes_do_not_survive_warns_before_the_next_on
         assert "No process came past reserve_stock in inventory." in text
         assert "1 processes in a row ended, or hung, while they drove this saga; next comes reserve_stock" in text
         assert "A retry may end the next process too" in text
+        assert text.index("Has everything undone that it did.") < text.index("Runs reserve_stock again.")
         assert "Compensate does not run reserve_stock ." in text
         assert "reserve_stock" in plain(await visit.get("/"))
 
@@ -222,12 +226,74 @@ async def test_a_saga_that_keeps_losing_its_process_is_told_before_it_is_parked(
         assert "Nothing needs you." not in overview
         assert "Three processes in a row, or more, ended or hung while they drove it: read their logs." in overview
         assert "crashing=1" in (await visit.get("/")).text
+        page = plain(await visit.get(f"/sagas/{handle.id}"))
+        assert "3 processes in a row ended, or hung, while they drove it. Read in their logs why." in page
+        assert "Compensate has it undone without running what comes next." in page
+        assert "After ten, the next process parks it." in page
+        assert "keeps failing for" not in page
         listed = plain(await visit.get("/sagas?crashing=1"))
         assert "1 saga , whose processes end or hang" in listed
         assert "3 processes in a row ended, or hung, while they drove it" in listed
         gate.open()
         await finished(program, handle.id)
         assert str(handle.id) not in (await visit.get("/sagas?crashing=1")).text
+
+
+async def test_a_victim_of_another_saga_says_that_nothing_of_it_is_left_to_do(files: MigratedUrls) -> None:
+    program, gate = Program(files, PLACE_ORDER), Gate()
+    program.on("record_event", gate)
+    async with opened(program) as visit:
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        await lose_processes(program, handle.id, 3)
+        engine = program.runner.engine
+        entry = Entry(handle.id, "record_event", 1, engine.clock.now() + timedelta(minutes=1))
+
+        async def nothing(session: object) -> str:
+            return '{"step": "record_event", "attempt": 1}'
+
+        await engine.participants["inventory"].act(entry, nothing)
+        page = plain(await visit.get(f"/sagas/{handle.id}"))
+        assert "Nothing of it is left to do, so another crashing saga is more likely the cause." in page
+        assert "Nothing of it is left to do; then the saga is completed." not in page, "it cannot be retried now"
+        gate.open()
+
+
+async def test_sagas_of_a_version_that_no_process_knows_name_the_remedy(files: MigratedUrls) -> None:
+    program, gate = Program(files, PLACE_ORDER), Gate()
+    program.on("reserve_stock", gate)
+    async with opened(program, who="ada") as visit:
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        await was_due(program, handle.id, timedelta(seconds=100))
+
+        overview = plain(await visit.get("/"))
+        assert "1 saga waits for a process that knows place-order version 1." in overview
+        assert "No process that is up knows this version: deploy it again, beside the present one." in overview
+        page = plain(await visit.get(f"/sagas/{handle.id}"))
+        assert "Deploy version 1 of place-order again, beside the present one." in page
+        assert "open_order in orders" in page
+        assert "without a database" not in page
+        assert "Retry now Not possible now: its last process has not given it up." in page
+        form = {"token": await visit.token(), "query": "late=1"}
+        retry = plain(await visit.post("/repairs", {**form, "action": "retry"}))
+        assert "None of them can be changed in this way now" in retry
+        assert "How many, as a check" not in retry
+        undo = plain(await visit.post("/repairs", {**form, "action": "compensate"}))
+        assert "It is of a version that this process does not know." in undo
+        assert "How many, as a check" in undo
+        gate.open()
+        nothing = plain(await visit.get("/sagas?crashing=1"))
+        assert "None is in this state now. Those that were have gone on since" in nothing
+
+
+async def test_a_list_of_what_has_ended_offers_no_act(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        await finished(program, (await program.sagas.start(program.saga, Order())).id)
+        page = (await visit.get("/sagas?status=completed")).text
+        assert 'name="action"' not in page
+        assert 'name="id"' not in page
 
 
 async def test_filters_are_in_the_address_and_pages_go_on_behind_the_last_row(
@@ -515,7 +581,7 @@ async def test_what_has_ended_is_not_counted(files: MigratedUrls, monkeypatch: p
         assert "1 saga , with the status needs attention" in plain(
             await visit.get("/sagas?status=needs_attention")
         )
-        assert counted == [(Status.NEEDS_ATTENTION,)] * 2
+        assert counted == [(Status.NEEDS_ATTENTION,)], "of statuses alone the overview has the number"
 
 
 async def test_a_database_that_does_not_answer_is_said_to_be_silent(
@@ -531,10 +597,13 @@ async def test_a_database_that_does_not_answer_is_said_to_be_silent(
         assert "All databases answer." in plain(await visit.get("/databases"))
         monkeypatch.setattr("polysaga.dashboard.looking._ASKED", 0.0)
         monkeypatch.setattr(program.handles["points"].primary, "ping", gone)
-        assert "points: it does not answer." in plain(await visit.get("/databases"))
-        overview = plain(await visit.get("/"))
-        assert "points: it does not answer." in overview
+        assert "points does not answer." in plain(await visit.get("/databases"))
+        answer = await visit.get("/")
+        assert "<h1>points does not answer.</h1>" in answer.text
+        overview = plain(answer)
+        assert overview.count("points does not answer.") == 1
         assert "All databases answer." not in overview
+        assert "Nothing needs you." not in overview
 
 
 async def test_a_traced_saga_has_a_link_to_its_trace_and_another_has_none(files: MigratedUrls) -> None:

@@ -106,7 +106,7 @@ async def test_a_saga_that_no_process_takes_over_in_time_is_late(urls: Urls) -> 
         assert (found.waiting, found.late) == (1, ())
         assert [saga.id for saga in found.oldest] == [saga_id]
 
-        await _was_due(program, saga_id, timedelta(seconds=100))
+        await was_due(program, saga_id, timedelta(seconds=100))
 
         (late,) = (await inspector.overview()).late
         assert (late.name, late.version, late.known, late.count) == ("place-order", 1, False, 1)
@@ -359,9 +359,9 @@ async def test_a_batch_tells_how_all_its_sagas_stand(urls: Urls, monkeypatch: py
 
         assert found.numbers == {Status.NEEDS_ATTENTION: 2, Status.COMPENSATED: 1}
         assert (found.removed, found.complete) == (1, True)
-        assert {saga.id for saga in found.unfinished} == set(ids) - {removed, resolved}
+        assert {saga.id for saga in found.examples} == set(ids) - {removed, resolved}
         nothing = await program.sagas.inspector().fates(UUID(int=7))
-        assert (nothing.numbers, nothing.removed, nothing.unfinished) == ({}, 0, ())
+        assert (nothing.numbers, nothing.removed, nothing.examples) == ({}, 0, ())
 
 
 async def test_the_others_with_the_reason_of_a_repaired_saga_are_counted(urls: Urls) -> None:
@@ -387,7 +387,7 @@ def _rows(found: Examination) -> dict[str, tuple[str, Mark]]:
     return {step: (look.database, row.state) for look in found.looks for step, row in look.rows.items()}
 
 
-async def _was_due(program: Program, saga_id: UUID, ago: timedelta) -> None:
+async def was_due(program: Program, saga_id: UUID, ago: timedelta) -> None:
     """Let the saga be of a version that no process knows, and have been due for a while."""
     dialect = program.runner.engine.journal.node.dialect
     due = Asked.now(program.runner.engine.clock).wall - ago

@@ -1,7 +1,7 @@
 """What the processes did minute by minute is seen in each of them, and costs no saga anything."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from sqlalchemy import text
 from polysaga.errors import Refused
 from polysaga.events import SagaStarted, WorkerFailed
 from polysaga.sagas.journal.pulses import Pulses
+from polysaga.sagas.operations import activity
 from polysaga.sagas.process.pulse import BEAT, Pulse
 from polysaga.testing.clock import HandClock
 from tests.fixtures.programs import PLACE_ORDER, Order, Program, Urls
@@ -64,6 +65,21 @@ async def test_what_one_process_does_is_seen_in_another(urls: Urls) -> None:
         assert (here.here, there.here) == (True, False)
         assert here.name == first.runner.engine.process
         assert (here.in_flight, here.knows) == (0, ("place-order 1",))
+
+
+async def test_a_process_that_has_ended_is_counted_and_no_longer_listed(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        async with Program(urls, PLACE_ORDER).open() as other:
+            await pulse_of(other).beat()
+        await pulse_of(program).beat()
+        monkeypatch.setattr(activity, "_GONE", timedelta(0))
+
+        found = await program.sagas.inspector().activity()
+
+        assert [process.here for process in found.processes] == [True]
+        assert found.former == 1
 
 
 async def test_a_second_reading_adds_what_is_new_and_counts_nothing_twice(urls: Urls) -> None:

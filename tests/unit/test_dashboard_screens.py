@@ -2,8 +2,9 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,11 +16,15 @@ from polysaga.dashboard.drawing import charts
 from polysaga.dashboard.drawing.timeline import Axis, Bar, Juncture, Track, gantt
 from polysaga.dashboard.masking import Mask, secret_names, shown, without
 from polysaga.dashboard.recent import Recent
+from polysaga.dashboard.screens.declared import DeclaredStep
+from polysaga.dashboard.screens.history import timeline
 from polysaga.dashboard.screens.hosts import host
+from polysaga.dashboard.screens.listing import comes_next
 from polysaga.dashboard.screens.nodes import DatabaseFacts, NodeFacts, PoolFacts, databases_screen, strip, trouble
 from polysaga.dashboard.screens.repairs import confirm_screen
+from polysaga.dashboard.site import environment
 from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, StepDone, StepFailed, WorkerTicked
-from polysaga.sagas import Parking, Reason, SagaSummary, Status
+from polysaga.sagas import Attempt, Examination, Parking, Reason, SagaState, SagaSummary, Status, Tenure
 from polysaga.sagas.definition.identity import id_from_time
 
 NOW = datetime(2026, 11, 23, 14, 32, 7, tzinfo=UTC)
@@ -170,6 +175,12 @@ def test_time_is_stretched_so_that_short_gaps_are_seen() -> None:
     assert round(axis.x(300_000)) == 100
 
 
+def test_no_template_is_compiled_for_the_first_viewer_of_a_page() -> None:
+    templates = environment()
+    assert templates.cache is not None
+    assert {name for _, name in templates.cache} == set(templates.list_templates())
+
+
 def test_words_on_the_axis_of_time_do_not_cover_each_other() -> None:
     wanted = [
         (0.0, "0"),
@@ -208,14 +219,14 @@ def test_an_outage_that_only_steps_noticed_is_two_lines_with_its_length() -> Non
     for _ in range(2):
         recent(StepDone(saga, "place-order", "award", "points", 4, 0.1, found=False))
     back, lost = recent.lines
-    assert (back.told, back.database, back.kind) == ("points: steps reach it again", "points", "ok")
+    assert (back.told, back.database, back.kind) == ("points: steps reach it again, after 30.0 s", "points", "ok")
     assert lost.told.startswith("points: 3 attempts of steps could not reach it (since ")
     assert back.at - lost.first == timedelta(seconds=30)
 
 
 def test_a_retry_of_sagas_that_end_their_processes_is_warned_of() -> None:
-    def asked(action: str, *kinds: str) -> tuple[str, ...]:
-        found = [_parked(kind) for kind in kinds]
+    def asked(action: str, *kinds: str, step: str | None = "place") -> tuple[str, ...]:
+        found = [_parked(kind, step) for kind in kinds]
         ids = [one.id for one in found]
         screen = confirm_screen(action, ids, [], complete=True, now=NOW, found=found, mask=Mask(()))
         return screen.warnings
@@ -223,10 +234,78 @@ def test_a_retry_of_sagas_that_end_their_processes_is_warned_of() -> None:
     (warning,) = asked("retry", "deserted", "deserted", "failed")
     assert warning.startswith("2 of them are parked because their processes ended or hung, one after the other.")
     assert asked("compensate", "deserted") == asked("retry", "failed") == ()
+    assert asked("retry", "deserted", step=None) == (), "with every step done another saga was the cause"
+    assert asked("retry", "deserted")[0].startswith("It is parked")
 
 
-def _parked(kind: str) -> SagaSummary:
-    reason = Reason(parked=Parking(status=Status.RUNNING, at=NOW, kind=kind, step="place", message="it failed"))
+def test_a_list_says_for_how_long_a_failing_step_is_retried() -> None:
+    step = DeclaredStep(
+        name="place",
+        kind="compensatable",
+        database="orders",
+        after=(),
+        does="",
+        undo="remove",
+        undoes="",
+        within=20.0,
+        undo_within=None,
+    )
+    moving = replace(_parked("failed", None), status=Status.RUNNING, owner=UUID(int=1), error=None)
+    retried = replace(moving, retried="place")
+    assert comes_next(moving, NOW, 10.0, step) == ("goes on until it is decided", "")
+    assert comes_next(retried, NOW, 10.0, step) == ("undone if that fails for 20 s", "")
+    assert comes_next(retried, NOW, 10.0, replace(step, within=None))[0] == "goes on until it is decided"
+    undone = replace(retried, status=Status.COMPENSATING)
+    assert comes_next(undone, NOW, 10.0, step)[1] == "parked for a person if that keeps failing"
+    assert comes_next(undone, NOW, 10.0, replace(step, undo_within=90.0))[1] == "parked if that fails for 1 min"
+
+
+def _drawn(saga: SagaState, *, at: datetime) -> str:
+    found = Examination(
+        saga=saga,
+        at=at,
+        late=False,
+        steps=(),
+        looks=(),
+        contradictions=(),
+        moves=(),
+        options=(),
+        alike=0,
+        removed_at=None,
+    )
+    drawing, _ = timeline(found, {})
+    return str(drawing)
+
+
+def _state(**given: Any) -> SagaState:
+    known = {one.name: getattr(_parked("failed", "place"), one.name) for one in fields(SagaSummary)}
+    more = {"driven_here": False, "input": "{}", "results": {}, "history": (), "owners": (), "audit": ()}
+    return SagaState(**{**known, **more, **given})
+
+
+def test_claims_of_which_nothing_is_known_are_not_drawn_as_those_of_the_one_before() -> None:
+    history = (Attempt(step="place", phase="do", attempt=1, at_ms=0.0, ms=5.0, outcome="done"),)
+    owners = (Tenure(1, 0.0, "web-1:7"), Tenure(12, 60_000.0, "web-1:99"))
+    lost = _state(history=history, owners=owners, epoch=12)
+    assert "claims 2 to 11: their processes ended, or hung, and have written nothing" in _drawn(lost, at=NOW)
+    repaired = _state(history=history, owners=(owners[0], Tenure(3, 60_000.0, "web-1:99")), epoch=3)
+    assert "have written nothing" not in _drawn(repaired, at=NOW), "the second claim was a person's"
+
+
+def test_a_claim_is_drawn_until_it_ran_out() -> None:
+    driven = {
+        "status": Status.RUNNING,
+        "owner": UUID(int=1),
+        "error": None,
+        "owners": (Tenure(3, 0.0, "web-1:7"),),
+    }
+    over = _state(**driven, wake_at=NOW + timedelta(seconds=10))
+    assert "its claim has run out: no process drives it" in _drawn(over, at=NOW + timedelta(seconds=30))
+    assert "its claim has run out" not in _drawn(over, at=NOW + timedelta(seconds=5))
+
+
+def _parked(kind: str, step: str | None) -> SagaSummary:
+    reason = Reason(parked=Parking(status=Status.RUNNING, at=NOW, kind=kind, step=step, message="it failed"))
     return SagaSummary(
         id=id_from_time(NOW),
         name="place-order",

@@ -186,7 +186,7 @@ class Acts:
             status=int(status),
             c=screen,
             problem=told,
-            asked=filters.sentence(search, screen.told_number) if matching else "The sagas that you chose.",
+            asked=filters.sentence(search, screen.told_number) if matching else screen.chosen,
             which="matching" if matching else "chosen",
             query=search.query(after=None),
             ids=[] if matching else frozen.ids,

@@ -34,7 +34,7 @@ def of_overview(
     oldest = [(saga.id, saga.status, saga.epoch) for saga in found.oldest]
     return {
         **of_frame(found),
-        "o-head": _hash(numbers, len(found.causes), [_state(one) for one in databases]),
+        "o-head": _hash(numbers, len(found.causes), [_state(one) for one in databases], hour),
         "o-person": _hash(numbers, found.causes, found.late, oldest, age),
         "o-hour": _hash(hour, found.at.minute),
         "o-databases": _hash([_facts(one) for one in databases]),
@@ -50,10 +50,13 @@ def of_frame(found: Overview) -> Marks:
 
 def of_list(sagas: Sequence[SagaSummary], found: Overview, newer: int) -> Marks:
     """Return the rows of a list, and what stands above them."""
-    numbers = (sorted(found.unfinished.items()), found.waiting)
+    late = sum(group.count for group in found.late)
+    numbers = _hash(sorted(found.unfinished.items()), found.waiting, late, found.crashing)
     return {
         **of_frame(found),
-        "l-searches": _hash(numbers),
+        "l-searches": numbers,
+        "l-toggles": numbers,
+        "l-asked": numbers,
         "l-newer": _hash(newer),
         **{f"saga-{saga.id}": of_saga(saga, found.at) for saga in sagas},
     }
@@ -96,7 +99,7 @@ def of_batch(batch: BatchProgress, fates: Fates, found: Overview) -> Marks:
         "b-fates": _hash(
             sorted(fates.numbers.items()),
             fates.removed,
-            [(saga.id, saga.status, saga.epoch, saga.retried) for saga in fates.unfinished],
+            [(saga.id, saga.status, saga.epoch, saga.retried) for saga in fates.examples],
         ),
     }
 

@@ -19,7 +19,7 @@ from polysaga.dashboard.readings import engines_of
 from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.case import SagaScreen, saga_screen
 from polysaga.dashboard.screens.declared import DeclaredSaga, find
-from polysaga.dashboard.screens.listing import rows
+from polysaga.dashboard.screens.listing import SagaRow, rows
 from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
@@ -94,7 +94,7 @@ class Pages:
         async with site.looking.answering():
             page = await (self._these(shown) if shown else self.find(search))
         lines = rows(page.sagas, overview.at, program=site.program, mask=site.mask, lease=site.lease)
-        number, many = await self._count(search) if search.narrow and lines else (None, "")
+        number, many = await self._count(search, overview) if search.narrow and lines else (None, "")
         newest = search.query(after=None)
         newer = await self.newer(search, page.sagas) if shown else 0
         return site.page(
@@ -110,13 +110,14 @@ class Pages:
             rows=lines,
             asked=filters.sentence(search, number),
             many=many if search.narrow else "",
+            may_choose=any(not Status(line.kind).final for line in lines),
             query=newest,
             newest=newest,
             newer=_newer_text(newer),
             older=search.query(after=page.next) if page.next is not None else "",
             pager=_pager(page, number),
             why_none=_why_none(search, page),
-            **self._choices(search, overview),
+            **self._choices(search, overview, lines),
         )
 
     async def find(self, search: filters.Search) -> SagaPage:
@@ -173,7 +174,7 @@ class Pages:
         """Return the names of the processes that know the version of *saga*."""
         activity = await self._site.looking.activity()
         version = f"{saga.name} {saga.version}"
-        return [process.name for process in activity.processes if version in process.knows]
+        return [process.name for process in activity.processes if not process.here and version in process.knows]
 
     async def examined(self, saga_id: UUID) -> Examination:
         """Return what all databases say of one saga; raise `UnknownSaga`."""
@@ -247,12 +248,16 @@ class Pages:
         order = {saga_id: place for place, saga_id in enumerate(ids)}
         return SagaPage(tuple(sorted(page.sagas, key=lambda saga: order.get(saga.id, 0))), None)
 
-    async def _count(self, search: filters.Search) -> tuple[str | None, str]:
+    async def _count(self, search: filters.Search, overview: Overview) -> tuple[str | None, str]:
         """Return how many match, and how many a repair of all that match would be about.
 
         Only what is unfinished is counted: that is cheap, however many sagas have ended. A repair without a status
-        is about those that are parked.
+        is about those that are parked. Of a search for statuses only, *overview* has the number, as the rest of
+        the page has it.
         """
+        known = sum(overview.unfinished.get(status, 0) for status in search.status)
+        if known and search.unfinished and replace(search, after=None) == filters.Search(status=search.status):
+            return words.number(known), words.number(known)
         repairable = search if search.unfinished else replace(search, status=(Status.NEEDS_ATTENTION,))
         if search.key is not None or (search.status and not search.unfinished):
             return None, ""
@@ -269,7 +274,7 @@ class Pages:
         async with self._site.looking.answering():
             return not (await self._site.sagas.find(limit=1)).sagas
 
-    def _choices(self, search: filters.Search, overview: Overview) -> dict[str, Any]:
+    def _choices(self, search: filters.Search, overview: Overview, lines: Sequence[SagaRow]) -> dict[str, Any]:
         site = self._site
         own = search.query(after=None)
         saved = [(name, query, _known_number(query, overview)) for name, query in _BUILT_IN]
@@ -278,6 +283,7 @@ class Pages:
         steps = dict.fromkeys(
             step.name for one in site.program if search.name in {None, one.name} for step in one.steps
         )
+        steps |= dict.fromkeys(line.step for line in lines if line.step is not None)  # also of other versions
         searches = [(name, query, number, filters.read(query).query() == own) for name, query, number in saved]
         return {
             "searches": searches,
@@ -377,6 +383,11 @@ def _why_none(search: filters.Search, page: SagaPage) -> str:
         return (
             "A key is found whole: it is looked up, not searched. Sagas that have been at rest for the retention "
             "time are removed; what people did to them is still in the audit trail."
+        )
+    if search.unfinished:
+        return (
+            "None is in this state now. Those that were have gone on since: look for them by name, by key or by "
+            "the time of their start."
         )
     if page.searched_to is not None:
         return (

@@ -59,7 +59,7 @@ class Happening:
         """The line for people."""
         if self.count == 1:
             return self.text
-        since = f" (since {words.clock(self.first)})" if self.first != self.at else ""
+        since = f" (since {words.clock(self.first)})" if words.clock(self.first) != words.clock(self.at) else ""
         return f"{self.many.replace('{}', words.number(self.count))}{since}"
 
 
@@ -68,7 +68,8 @@ class Recent:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock, self._lines = clock or Clock(), deque[Happening](maxlen=_KEPT)
-        self._out_of_reach: set[str] = set()  # databases, by the last attempt of a step there
+        # Since when: databases that the last attempt of a step could not reach.
+        self._out_of_reach: dict[str, datetime] = {}
         self.subscribed = False
 
     @property
@@ -98,13 +99,14 @@ class Recent:
         if database is None:
             return None
         if isinstance(event, StepFailed) and event.fault in _OUT_OF_REACH:
-            self._out_of_reach.add(database)
+            self._out_of_reach.setdefault(database, now)
             text = f"{database}: {event.saga} could not reach it at {event.step}: {masked(event.reason)[:200]}"
             many = f"{database}: {{}} attempts of steps could not reach it"
             return _happening(now, "failed", "gone", text, many, database)
         if isinstance(event, StepDone) and database in self._out_of_reach:
-            self._out_of_reach.discard(database)
-            return _happening(now, "ok", "primary", f"{database}: steps reach it again", database=database)
+            lasted = words.duration(words.since(self._out_of_reach.pop(database), now))
+            text = f"{database}: steps reach it again, after {lasted}"
+            return _happening(now, "ok", "primary", text, database=database)
         return None
 
 
@@ -124,8 +126,9 @@ def told_of(event: Event, now: datetime) -> Happening | None:
             many = f"{event.by} ordered {event.action} for {{}} {event.saga} sagas: {event.why}"
             return line("info", "person", text, many)
         case SagaClaimed():
-            text = f"{event.saga} …{words.tail(event.saga_id)} taken over: no process drove it"
-            return line("info", "taken", text, f"{{}} {event.saga} sagas taken over: no process drove them")
+            text = f"{event.saga} …{words.tail(event.saga_id)} taken up: it was due, and no process drove it"
+            many = f"{{}} {event.saga} sagas taken up: they were due, and no process drove them"
+            return line("info", "taken", text, many)
         case SagaNotKnown():
             what = f"{event.saga} version {event.version} is not known here; left for a process that knows it"
             return line("late", "late", what, f"{what} ({{}} times)")
@@ -149,7 +152,9 @@ def told_of(event: Event, now: datetime) -> Happening | None:
             text = f"{event.database}: opened at {words.joined([host(node) for node in event.nodes])}"
             return line("ok", "primary", text, database=event.database)
         case WorkerFailed():
-            return line("failed", "gone", f"A round of the worker failed: {masked(event.reason)[:200]}")
+            reason = masked(event.reason)
+            told = reason if len(reason) <= 200 else f"{reason[:199]}…"
+            return line("failed", "gone", f"Work in the background of this process failed: {told}")
     return None
 
 

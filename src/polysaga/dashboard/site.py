@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,13 +44,17 @@ _WORDS = {
 _DONE = {
     "retry": "Done: it is due at once, and the first process that ticks goes on with it.",
     "skip": "Done: the step counts as done by hand, and the first process that ticks goes on.",
-    "compensate": "Done: it is being undone.",
+    "compensate": "Done: you had it undone.",
     "resolve": "Done: it is at rest by your word.",
 }
 
 
+@cache
 def environment() -> Environment:
-    """Return the templates; every text in them is escaped."""
+    """Return the templates of all dashboards of this process; every text in them is escaped.
+
+    They are compiled at once: the first viewer of a page would hold up the whole service for that time.
+    """
     made = Environment(
         loader=PackageLoader("polysaga.dashboard"),
         autoescape=True,
@@ -59,6 +64,8 @@ def environment() -> Environment:
     )
     made.filters.update(number=words.number, clock=words.clock, tail=words.tail)
     made.globals.update(words=_WORDS, nav=NAV, version=version("polysaga"))
+    for name in made.list_templates():
+        made.get_template(name)
     return made
 
 

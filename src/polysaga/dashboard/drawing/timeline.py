@@ -106,13 +106,13 @@ class Axis:
     def ticks(self, wanted: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
         """Return those of the *wanted* times whose words do not cover those before them, with their places."""
         found: list[tuple[float, float]] = []
-        taken: list[tuple[float, float]] = []
+        taken: dict[str, tuple[float, float]] = {}
         for t, word in wanted:
             x = self.x(t)
             extent = _extent(x, word, _anchor(x))
-            if all(_are_apart(extent, other) for other in taken):
+            if word not in taken and all(_are_apart(extent, other) for other in taken.values()):
                 found.append((t, x))
-                taken.append(extent)
+                taken[word] = extent
         return sorted(found)
 
 

@@ -17,8 +17,10 @@ from polysaga.dashboard.screens.history import (
     attempts_of,
     failures,
     kind_of,
+    last_driver,
     lasted,
     spent,
+    steps_of,
     timeline,
 )
 from polysaga.dashboard.screens.listing import masked_in
@@ -211,11 +213,7 @@ def _steps(
     found: Examination, declared: DeclaredSaga | None, mask: Mask, hidden: frozenset[str], *, whole: bool
 ) -> list[StepPart]:
     known = by_name(declared)
-    facts = found.steps or tuple(
-        StepFacts(name=name, kind="compensatable", database=None, after=(), does=None, undoes=None, undoable=True)
-        for name in dict.fromkeys(one.step for one in found.saga.history)
-    )
-    return [_step(found, step, known.get(step.name), mask, hidden, whole=whole) for step in facts]
+    return [_step(found, step, known.get(step.name), mask, hidden, whole=whole) for step in steps_of(found)]
 
 
 def _step(
@@ -237,7 +235,7 @@ def _step(
     lines = attempt_lines(saga.history, step.name)
     return StepPart(
         name=step.name,
-        where=f"in {step.database}" if step.database else "without a database",
+        where=f"in {step.database}" if step.database else _no_place(found),
         told=_told(found, step) or does,
         state=state,
         word=word,
@@ -251,6 +249,10 @@ def _step(
         trace=without(trace, hidden),
         open=step.name == saga.step or state in {"active", "stuck"},
     )
+
+
+def _no_place(found: Examination) -> str:
+    return "without a database" if found.steps else "in a database that is not known here"
 
 
 def _state(found: Examination, step: StepFacts) -> tuple[str, str]:
@@ -458,9 +460,8 @@ def _driver(found: Examination) -> str:
     if saga.wake_at is not None and saga.wake_at < now and not saga.driven_here:
         return f"no process: claim {saga.epoch} ran out at {words.at(saga.wake_at, now)}"
     until = "" if saga.wake_at is None else f" until {words.at(saga.wake_at, now)}, renewed every few seconds"
-    last = saga.owners[-1] if saga.owners else None
-    who = "a process that has written nothing yet" if last is None or last.epoch != saga.epoch else last.process
-    return f"{'this process' if saga.driven_here else who}, claim {saga.epoch}{until}"
+    who = "this process" if saga.driven_here else last_driver(saga)
+    return f"{who}, claim {saga.epoch}{until}"
 
 
 def _audit(found: Examination, hidden: frozenset[str]) -> list[AuditEvent]:
@@ -519,7 +520,18 @@ def _acts(found: Examination, declared: DeclaredSaga | None) -> list[Act]:
     chosen = [option for option in found.options if _fits(found, option)]
     acts = [_act(found, option, by_name(declared)) for option in chosen]
     acts.sort(key=lambda act: (bool(act.refused), _ORDER[act.action]))
-    return acts
+    return _least_harmful_first(found, acts)
+
+
+def _least_harmful_first(found: Examination, acts: list[Act]) -> list[Act]:
+    """Offer to undo a saga that ends its processes, if that can be done, before a retry that may end more."""
+    saga = found.saga
+    cause = None if saga.error is None else saga.error.parked
+    undo = next((act for act in acts if act.action == "compensate" and not act.refused), None)
+    if cause is None or not cause.is_deserted or cause.step is None or undo is None:
+        return acts
+    rest = [replace(act, open=False, cls=act.cls.replace("btn-primary", "")) for act in acts if act is not undo]
+    return [replace(undo, open=True, cls="btn-primary"), *rest]
 
 
 def _fits(found: Examination, option: Option) -> bool:
@@ -554,6 +566,9 @@ def _act(found: Examination, option: Option, steps: Mapping[str, DeclaredStep]) 
     }[option.action]
     if option.action == "compensate" and undoing:
         told = "Not needed: it is being undone already. Retry goes on with that."
+        return Act(action=option.action, name=name, refused=told)
+    if option.problem is not None and saga.owner is not None and found.late and option.action != "compensate":
+        told = "Not possible now: its last process has not given it up. The next one takes it over first."
         return Act(action=option.action, name=name, refused=told)
     if option.problem is not None:
         return Act(action=option.action, name=name, refused=_sentence(option.problem, found))
@@ -614,17 +629,20 @@ def _retry(found: Examination, moves: Sequence[str], *, undoing: bool) -> tuple[
     going = (saga.parked_from or saga.status).value
     end = "compensated" if undoing else "completed"
     first = moves[0] if moves else "the saga"
-    order = ", then ".join(moves[:4]) or "what is left"
+    order = ", then ".join(moves[:4])
+    reached = all(look.problem is None for look in found.looks)
+    left = "Nothing of it is left to do" if reached else "Next: what is left"
+    follows = f"Next: {order}; then the saga is {end}." if moves else f"{left}; then the saga is {end}."
     if saga.status is Status.NEEDS_ATTENTION:
         deserted = saga.error is not None and (saga.error.parked or saga.error).is_deserted
         fails = "If it keeps failing, it is parked again with the new reason."
         if deserted and moves:
-            fails = f"If {first} ends its process again, it takes up to ten more along, with what they are doing."
+            fails = f"If {first} ends its process again, up to ten more processes end, with all that they drive."
         return (
             f"Runs {first} again. Do this when the cause is gone." if moves else "Lets it go on.",
             (
-                f"It goes back to {going} and is due at once, as claim {saga.epoch + 1}.",
-                f"Next: {order}; then the saga is {end}.",
+                f"It goes back to {going} and is due at once.",
+                follows,
                 fails,
             ),
         )
@@ -632,8 +650,8 @@ def _retry(found: Examination, moves: Sequence[str], *, undoing: bool) -> tuple[
     return (
         f"Tries {first} at once{when}.",
         (
-            f"It is due at once; the first process that ticks goes on with it, as claim {saga.epoch + 1}.",
-            f"Next: {order}; then the saga is {end}.",
+            "It is due at once; the first process that ticks goes on with it.",
+            follows,
             "Nothing is lost if it fails again: it is put aside again.",
         ),
     )

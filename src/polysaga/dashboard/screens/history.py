@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing.timeline import Bar, Juncture, Lane, Track, gantt
-from polysaga.sagas import Attempt, Examination, SagaState, Status, StepFacts
+from polysaga.sagas import Attempt, Examination, Mark, SagaState, Status, StepFacts
 
 _FEW = 4  # failures of one kind in a row that are drawn one by one
 _WAIT = 1.0  # ms between two attempts that is drawn as a wait
@@ -43,8 +43,9 @@ def timeline(found: Examination, engines: dict[str, str]) -> tuple[Markup, froze
     plan: Mapping[tuple[str, str], int] = (
         {(move.step, move.phase): place for place, move in enumerate(found.moves)} if span.moving else {}
     )
+    nowhere = "no database" if found.steps else "not known here"
     lanes = [
-        Lane(database or "no database", engines.get(database or "", ""), list(rows))
+        Lane(database or nowhere, engines.get(database or "", ""), list(rows))
         for database, rows in _by_database(found, span, plan)
     ]
     lines = _lines(found, span)
@@ -56,6 +57,26 @@ def timeline(found: Examination, engines: dict[str, str]) -> tuple[Markup, froze
     ticks += [(t, _length(t)) for t in marks if 0 < t <= span.now]
     drawing = gantt(owner, lanes, lines, ticks, end, _summary(saga, found.steps))
     return drawing, frozenset(bar.kind for bar in bars)
+
+
+def steps_of(found: Examination) -> tuple[StepFacts, ...]:
+    """Return the steps of a saga; of a version that is not known here, those that the journal and ledgers name."""
+    if found.steps:
+        return found.steps
+    places = {step: look.database for look in found.looks for step in look.rows}
+    names = dict.fromkeys([*(one.step for one in found.saga.history), *places])
+    return tuple(
+        StepFacts(
+            name=name,
+            kind="compensatable",
+            database=places.get(name),
+            after=(),
+            does=None,
+            undoes=None,
+            undoable=True,
+        )
+        for name in names
+    )
 
 
 def attempts_of(history: Sequence[Attempt], step: str) -> list[Attempt]:
@@ -145,10 +166,7 @@ def _runs(attempts: Sequence[Attempt]) -> Iterator[tuple[tuple[str, str], list[A
 def _by_database(
     found: Examination, span: _Span, plan: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[str | None, list[Track]]]:
-    steps = found.steps or tuple(
-        StepFacts(name=name, kind="compensatable", database=None, after=(), does=None, undoes=None, undoable=True)
-        for name in dict.fromkeys(one.step for one in found.saga.history)
-    )
+    steps = steps_of(found)
     for database in dict.fromkeys(step.database for step in steps):
         yield database, [_row(found, step, span, plan) for step in steps if step.database == database]
 
@@ -259,8 +277,9 @@ def _not_begun(found: Examination, step: StepFacts) -> str:
     going = found.saga.parked_from or found.saga.status
     if going in {Status.COMPENSATING, Status.COMPENSATED}:
         return f"{pivot}never ran"
-    if found.saga.status is Status.COMPLETED:
-        return f"{pivot}not tried by its last owner"
+    rows = (look.rows.get(step.name) for look in found.looks)
+    if found.saga.status is Status.COMPLETED or any(row is not None and row.state is Mark.DONE for row in rows):
+        return f"{pivot}done; when was not written down"
     return f"{pivot}after {words.joined(step.after)}" if step.after else f"{pivot}comes first"
 
 
@@ -275,15 +294,23 @@ def _owners(found: Examination, span: _Span) -> list[Bar]:
         end = min(end, _parked(saga, saga.parked_at))
     elif saga.owner is None and not saga.status.final:
         end = min(end, _last_end(saga))
+    elif _has_run_out(found) and saga.wake_at is not None:
+        end = min(end, _ms(saga.created_at, saga.wake_at))
     begins = [(tenure.at_ms, tenure.epoch, tenure.process) for tenure in saga.owners]
     if not begins or begins[0][0] > _last_end(saga) > 0:
         begins = [(0.0, 1, ""), *begins]
     bars = []
-    for (begin, epoch, process), (until, _, _) in pairwise([*begins, (max(end, begins[-1][0]), 0, "")]):
+    last = (max(end, begins[-1][0]), saga.epoch + 1, "")
+    for (begin, epoch, process), (until, following, _) in pairwise([*begins, last]):
         who = f", {process}" if process else ""
         label = f"claim {epoch}{who}" if len(begins) < 4 else f"claim {epoch}"
         given_up = next((t for t in _parkings(saga) if begin <= t < until), until)
-        bars.append(Bar(begin, max(given_up, begin), "own", text=f"claim {epoch}{who}", label=label))
+        silent = _silent_after(saga, epoch, following, begin, given_up)
+        bars.append(Bar(begin, max(silent, begin), "own", text=f"claim {epoch}{who}", label=label))
+        if silent < given_up:
+            claims = f"claims {epoch + 1} to {following - 1}"
+            text = f"{claims}: their processes ended, or hung, and have written nothing"
+            bars.append(Bar(silent, given_up, "own", text=text, label=claims))
         if given_up < until:
             bars.append(Bar(given_up, until, "aside", text="parked until a person repaired it"))
     wake = saga.wake_at
@@ -291,7 +318,24 @@ def _owners(found: Examination, span: _Span) -> list[Bar]:
         bars.append(Bar(end, span.now, "aside", text="parked: no process drives it"))
     elif saga.owner is None and not saga.status.final and wake is not None:
         bars.append(Bar(end, max(span.now, _ms(saga.created_at, wake)), "aside", text="put aside"))
+    elif _has_run_out(found):
+        bars.append(Bar(end, span.now, "wait", text="its claim has run out: no process drives it"))
     return bars
+
+
+def _has_run_out(found: Examination) -> bool:
+    """Return whether a process has the last claim that ran out."""
+    saga = found.saga
+    is_over = saga.wake_at is not None and saga.wake_at < found.at
+    return saga.status.moving and saga.owner is not None and is_over and not saga.driven_here
+
+
+def _silent_after(saga: SagaState, epoch: int, following: int, begin: float, until: float) -> float:
+    """Return when the owner with *epoch* was last heard of, if others came before the next one that is known."""
+    if following - epoch <= 2:  # one of them may be a person's
+        return until
+    heard = (one.at_ms + one.ms for one in saga.history if begin <= one.at_ms < until)
+    return max(heard, default=begin)
 
 
 def _parkings(saga: SagaState) -> list[float]:
@@ -314,8 +358,13 @@ def _driven(found: Examination) -> str:
         return f"this process, claim {saga.epoch}"
     if saga.owner is None:
         return f"{claims}; no process now"
-    last = saga.owners[-1].process if saga.owners else "another process"
-    return f"{last}, claim {saga.epoch}"
+    return f"{last_driver(saga)}, claim {saga.epoch}"
+
+
+def last_driver(saga: SagaState) -> str:
+    """Return the process that has the last claim on a saga."""
+    last = saga.owners[-1] if saga.owners else None
+    return "a process that has written nothing yet" if last is None or last.epoch != saga.epoch else last.process
 
 
 def _lines(found: Examination, span: _Span) -> list[Juncture]:
@@ -329,7 +378,7 @@ def _lines(found: Examination, span: _Span) -> list[Juncture]:
         before = [one.at_ms + one.ms for one in saga.history if one.phase == "do"]
         first = min(one.at_ms for one in undone)
         turn = max((t for t in before if t <= first), default=first)
-        lines.append(Juncture((turn + first) / 2, "d-undo", "decided: is undone"))
+        lines.append(Juncture((turn + first) / 2, "d-undo", "undo begins"))
     if saga.status is Status.NEEDS_ATTENTION and saga.parked_at is not None:
         lines.append(Juncture(_parked(saga, saga.parked_at), "d-park", "parked"))
     if span.moving:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from polysaga.dashboard import words
 from polysaga.dashboard.masking import Mask, without
-from polysaga.dashboard.screens.declared import DeclaredSaga, by_name, find
+from polysaga.dashboard.screens.declared import DeclaredSaga, DeclaredStep, by_name, find
 from polysaga.sagas import Examination, Reason, SagaSummary, Status
 
 _AT_REST = "nothing: it is at rest"
@@ -59,7 +59,7 @@ def row(
     step = steps.get(name or "")
     hidden = masked_values(saga.error, mask)
     text = without(going_on(saga, now), hidden)
-    coming, then = comes_next(saga, now, lease)
+    coming, then = comes_next(saga, now, lease, step)
     return SagaRow(
         id=saga.id,
         kind=saga.status.value,
@@ -105,8 +105,10 @@ def going_on(saga: SagaSummary, now: datetime) -> str:
     }.get(saga.status, "no reason was kept")
 
 
-def comes_next(saga: SagaSummary, now: datetime, lease: float) -> tuple[str, str]:
-    """Return what happens next and when, and a second line."""
+def comes_next(
+    saga: SagaSummary, now: datetime, lease: float, step: DeclaredStep | None = None
+) -> tuple[str, str]:
+    """Return what happens next and when, and a second line; *step* is the one that is retried."""
     if saga.status.final:
         return _AT_REST, ""
     if saga.status is Status.NEEDS_ATTENTION:
@@ -123,11 +125,16 @@ def comes_next(saga: SagaSummary, now: datetime, lease: float) -> tuple[str, str
         if saga.wake_at <= now:
             return "goes on at the next tick", never
         return f"tried again {words.ahead(saga.wake_at, now)}", never
+    retried = step if saga.retried is not None and step is not None and step.name == saga.retried else None
+    if saga.status is Status.RUNNING and retried is not None and retried.within is not None:
+        return f"undone if that fails for {words.brief(retried.within)}", _deadline(saga, now)
     if saga.status is Status.RUNNING:
         return "goes on until it is decided", _deadline(saga, now)
     if saga.status is Status.COMPLETING:
         return "goes on until every step has happened", "it is never undone"
-    return "goes on until everything is undone", "else it is parked for a person"
+    if retried is not None and retried.undo_within is not None:
+        return "goes on until everything is undone", f"parked if that fails for {words.brief(retried.undo_within)}"
+    return "goes on until everything is undone", "parked for a person if that keeps failing"
 
 
 def lateness(saga: SagaSummary, now: datetime, lease: float) -> str:

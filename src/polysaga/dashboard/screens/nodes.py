@@ -189,14 +189,14 @@ def trouble(databases: Sequence[DatabaseFacts]) -> list[str]:
     for one in databases:
         cls, said = state(one)
         if cls in {"failed", "warn"}:
-            found.append(f"{one.name}: {said}.")
+            found.append(f"{one.name} does not answer." if one.refusal is not None else f"{one.name}: {said}.")
     return found
 
 
 def state(one: DatabaseFacts) -> tuple[str, str]:
     """Return how a database is, as a chip and its word."""
     if one.refusal is not None:
-        return "failed", "it does not answer"
+        return "failed", "does not answer"
     primary = [node for node in one.nodes if node.role == "primary" and node.failure is None]
     if one.replicated and not primary:
         return "failed", "no node takes writes"

@@ -27,6 +27,7 @@ from polysaga.sagas import (
 
 _NOW = (Status.NEEDS_ATTENTION, *MOVING)
 _SHOWN = 8  # causes
+_AT_LEAST = 1 / 6  # minutes of which a rate is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +140,14 @@ def overview_screen(
     """Return the page; *trouble* are sentences about databases."""
     parked, moving = totals(found.unfinished)
     started = sum(one.started for one in activity.sagas)
-    hour = Search(since="1h")
+    hour, headline = Search(since="1h"), _headline(found, parked, trouble)
     ended = {
         Status.COMPLETED: sum(one.completed for one in activity.sagas),
         Status.COMPENSATED: sum(one.compensated for one in activity.sagas),
     }
     return OverviewScreen(
-        headline=_headline(found, parked),
-        lede=_lede(found, moving, trouble),
+        headline=headline,
+        lede=_lede(found, moving, _told(trouble, headline)),
         parked=parked,
         counts_now=tuple(
             (status.value, words.number(found.unfinished[status]), Search(status=(status,)).query())
@@ -160,32 +161,49 @@ def overview_screen(
         ),
         causes=tuple(_cause(one, found.at, mask) for one in found.causes[:_SHOWN]),
         causes_note=_causes_note(found),
-        late=tuple(_late_lines(found, program)),
+        late=tuple(_late_lines(found, activity)),
         oldest=tuple(_old(one, found.at, mask, lease) for one in found.oldest),
         unfinished=moving,
         panels=tuple(_panel(one, found.at, program) for one in sorted(activity.sagas, key=_order(program))),
         hour=f"{words.hour(found.at - timedelta(hours=1))} to {words.hour(found.at)} UTC, one column a minute",
         processes=tuple(_process(one, found.at) for one in activity.processes),
-        processes_note="that drive sagas of this journal" if activity.shared else "this one only",
+        processes_note=_processes_note(activity),
         empty=not (parked or moving or started),
     )
 
 
-def _headline(found: Overview, parked: int) -> str:
-    unknown = sum(group.count for group in found.late if not group.known)
+def _headline(found: Overview, parked: int, trouble: Sequence[str]) -> str:
+    strange = [group for group in found.late if not group.known]
+    unknown = sum(group.count for group in strange)
     if not parked and found.crashing:
         return f"{words.number(found.crashing)} {_keep_losing(found.crashing)}."
     if not parked and unknown:
         wait = words.verb(unknown, "saga waits", "sagas wait")
-        return f"{words.number(unknown)} {wait} for a process of another version."
+        versions = {f"{group.name} version {group.version}" for group in strange}
+        which = versions.pop() if len(versions) == 1 else "their versions"
+        return f"{words.number(unknown)} {wait} for a process that knows {which}."
+    if not parked and trouble:
+        return trouble[0]
     if not parked:
         return "Nothing needs you."
     most = "5,000 or more" if not found.causes_complete else words.number(parked)
     noun = words.verb(parked, "saga needs", "sagas need")
     largest = max((cause.count for cause in found.causes), default=0)
-    if len(found.causes) < 2 or largest < 2:
+    if len(found.causes) < 2 or largest < 2 or found.causes[0].count < largest:
         return f"{most} {noun} a person."
     return f"{most} {noun} a person, {words.number(largest)} of them for one reason."
+
+
+def _told(trouble: Sequence[str], headline: str) -> list[str]:
+    """Return what the lede says of the databases, without what the headline says."""
+    return [one for one in trouble if one != headline] if trouble else ["All databases answer."]
+
+
+def _processes_note(activity: Activity) -> str:
+    if not activity.shared:
+        return "this one only"
+    former = f"; {activity.former:,} more in the last hour, which have ended" if activity.former else ""
+    return f"that drive sagas of this journal{former}"
 
 
 def _keep_losing(number: int) -> str:
@@ -203,14 +221,14 @@ def _lede(found: Overview, moving: int, trouble: Sequence[str]) -> str:
     if late:
         parts.append(f"{words.number(late)} {words.verb(late, 'is', 'are')} late")
     if not moving:
-        text = "No saga is under way." if not found.unfinished else "Nothing else is under way."
+        text = "Nothing else is under way." if any(found.unfinished.values()) else "No saga is under way."
     elif found.causes:
         text = f"Everything else moves: {words.joined(parts)}." if not late else f"{words.joined(parts)}."
     else:
         text = f"{words.joined(parts)}."
         if found.oldest:
             text = f"{text[:-1]}; the oldest began {words.ago(found.oldest[0].created_at, found.at)}."
-    return " ".join([text, *(trouble or ["All databases answer."])])
+    return " ".join([text, *trouble])
 
 
 def _causes_note(found: Overview) -> str:
@@ -218,6 +236,8 @@ def _causes_note(found: Overview) -> str:
         return "the first 5,000, grouped by cause, the most first"
     if len(found.causes) > _SHOWN:
         return f"the largest {_SHOWN} of {len(found.causes)} causes"
+    if found.causes and found.causes[0].count < max(cause.count for cause in found.causes):
+        return "grouped by cause, what ended processes first"
     return "grouped by cause, the most first"
 
 
@@ -249,11 +269,11 @@ def _parked(cause: Cause, now: datetime) -> str:
         return f"parked, {was}"
     first, last = words.at(cause.first_at, now), words.at(cause.last_at, now)
     when = first if first == last else f"{first} to {last}"
-    return f"parked {when}, {was}"
+    return f"parked {when}, {'the last one ' * (cause.count > 1)}{words.ago(cause.last_at, now)}; {was}"
 
 
-def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLine]:
-    lines = [_late(group, found.at) for group in found.late]
+def _late_lines(found: Overview, activity: Activity) -> list[LateLine]:
+    lines = [_late(group, found.at, activity) for group in found.late]
     if found.crashing:
         lines.insert(
             0,
@@ -263,7 +283,8 @@ def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLi
                 kind="late",
                 word="crashing",
                 meta="Three processes in a row, or more, ended or hung while they drove it: read their logs. "
-                "After ten it is parked.",
+                "One whose next step is not done is likely the cause, one with every step done is not. After ten, "
+                "the next process parks it.",
                 query=Search(crashing=True).query(),
             ),
         )
@@ -283,12 +304,18 @@ def _late_lines(found: Overview, program: Sequence[DeclaredSaga]) -> list[LateLi
     return lines
 
 
-def _late(group: LateGroup, now: datetime) -> LateLine:
+def _late(group: LateGroup, now: datetime, activity: Activity) -> LateLine:
     due = f"Due since {words.at(group.since, now)}."
     if group.known:
         rest = "No process has taken them over; one that ticks does. Are the other processes up?"
     else:
-        rest = "This process does not know that version; it is left for one that does."
+        version = f"{group.name} {group.version}"
+        # This process may know another saga of that version, after a change without a new number.
+        others = (process for process in activity.processes if not process.here)
+        drivers = [process.name for process in others if version in process.knows]
+        rest = "No process that is up knows this version: deploy it again, beside the present one."
+        if drivers:
+            rest = f"This process does not know this version; {drivers[0]} does, and goes on with them."
     known = None if group.known else False
     search = Search(late=True, name=group.name, status=(group.status,), known=known)
     return LateLine(
@@ -304,7 +331,8 @@ def _late(group: LateGroup, now: datetime) -> LateLine:
 def _old(saga: SagaSummary, now: datetime, mask: Mask, lease: float) -> OldLine:
     why = words.plainly(words.first_line(without(going_on(saga, now), masked_values(saga.error, mask))))
     coming, then = comes_next(saga, now, lease)
-    step = f"{saga.step}: " if saga.step else ""
+    # Of a saga that is undone the step is why, and not where it is.
+    step = f"{saga.step}: " if saga.step and saga.status is not Status.COMPENSATING else ""
     meta = f"{step}{why}. {coming[:1].upper()}{coming[1:]}{f'; {then}' if then else ''}."
     return OldLine(
         id=saga.id,
@@ -324,7 +352,8 @@ def _panel(one: SagaActivity, now: datetime, program: Sequence[DeclaredSaga]) ->
         note = f"version {known.version}, {steps} in {databases}"
     ended = one.completed + one.compensated + one.parked
     share = f"{one.completed / ended * 100:.1f}" if ended else "none"
-    per_minute = one.started / max(1, sum(1 for minute in one.minutes if minute.started) or 1)
+    first = next((minute.at for minute in one.minutes if minute.started), now)
+    per_minute = one.started / max(words.since(first, now) / 60, _AT_LEAST)
     p50s, p95s = [minute.p50 for minute in one.minutes], [minute.p95 for minute in one.minutes]
     top = max((value for value in p95s if value is not None), default=0.1) * 1.1
     series = [(minute.completed, minute.compensated, minute.parked) for minute in one.minutes]

@@ -54,10 +54,12 @@ class ConfirmScreen:
     action: str
     number: int
     told_number: str
+    chosen: str
     tried_at: str
     outcomes: tuple[Prospect, ...]
     tried_note: str
     warnings: tuple[str, ...]
+    possible: bool
     some: tuple[UUID, ...]
     rest: int
     cause: str
@@ -72,7 +74,7 @@ class ConfirmScreen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FateLine:
-    """What has become of some repaired sagas; *examples* are those that are not through."""
+    """What has become of some repaired sagas; *examples* are those that are not through, or all of a few."""
 
     number: str
     kind: str
@@ -115,8 +117,10 @@ def confirm_screen(
     noun = words.verb(number, "saga", "sagas")
     what = f"{_VERBS[action][0]} {words.number(number)} {noun}"
     as_what = f" as {outcome}" if action == "resolve" and outcome else ""
-    causes = {without(one.reason or "", masked_values(one.error, mask)) for one in found}
-    cause = next(iter(causes)) if len(causes) == 1 else ""
+    # Of those that lost their processes no step has failed.
+    failed = [one for one in found if one.error is None or not (one.error.parked or one.error).is_deserted]
+    causes = {without(one.reason or "", masked_values(one.error, mask)) for one in failed}
+    cause = next(iter(causes)) if len(causes) == 1 and len(failed) == len(found) else ""
     note = "without changing anything"
     if len(tried) < number:
         note = f"on the newest {words.number(len(tried))}, without changing anything"
@@ -127,9 +131,12 @@ def confirm_screen(
         action=action,
         number=number,
         told_number=words.number(number),
+        chosen=f"The saga …{words.tail(ids[0])}." if number == 1 else "The sagas that you chose.",
         tried_at=words.clock(now),
         tried_note=note,
         warnings=tuple(_warnings(action, found)),
+        # Another step, or another outcome, may be.
+        possible=action in {"skip", "resolve"} or len(tried) < number or any(map(_is_possible, tried)),
         outcomes=tuple(_prospects(action, tried)),
         some=tuple(ids[:_SOME]),
         rest=max(0, number - _SOME),
@@ -146,19 +153,37 @@ def confirm_screen(
 
 def _warnings(action: str, found: Sequence[SagaSummary]) -> Iterator[str]:
     """Yield what a person may not expect of *action* on these sagas."""
-    deserted = sum(one.error is not None and (one.error.parked or one.error).is_deserted for one in found)
+    deserted = sum(_may_end_processes(one) for one in found)
     if action == "retry" and deserted:
         was = words.verb(deserted, "is parked because its processes", "are parked because their processes")
         yield (
-            f"{words.number(deserted)} of them {was} ended or hung, one after the other. A retry may end the next "
+            f"{_of_them(deserted, found)} {was} ended or hung, one after the other. A retry may end the next "
             "process too: read in the logs why they ended, and remove the cause first."
+        )
+    strange = sum(not one.known for one in found)
+    if action == "compensate" and strange:
+        yield (
+            f"{_of_them(strange, found)} {words.verb(strange, 'is', 'are')} of a version that this process does "
+            "not know. A process that knows it would go on with them, and only such a process can undo them."
         )
     undone = sum((one.parked_from or one.status) is Status.COMPENSATING for one in found)
     if action == "compensate" and undone:
         yield (
-            f"{words.number(undone)} of them {words.verb(undone, 'is', 'are')} being undone already. Compensate "
+            f"{_of_them(undone, found)} {words.verb(undone, 'is', 'are')} being undone already. Compensate "
             "only goes on with that, as retry does."
         )
+
+
+def _may_end_processes(saga: SagaSummary) -> bool:
+    """Return whether process after process ended on a step of *saga*; with every step done it was another saga."""
+    parked = None if saga.error is None else saga.error.parked
+    return parked is not None and parked.is_deserted and parked.step is not None
+
+
+def _of_them(number: int, found: Sequence[SagaSummary]) -> str:
+    if number == len(found):
+        return "It" if number == 1 else "All of them"
+    return f"{words.number(number)} of them"
 
 
 def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
@@ -166,7 +191,7 @@ def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
     for one in tried:
         if one.after is not None and one.problem is None:
             good[one.before, one.after] += 1
-    bad = Counter(_without_id(one) for one in tried if one.after is None or one.problem is not None)
+    bad = Counter(_without_id(one) for one in tried if not _is_possible(one))
     found = [
         Prospect(
             number=words.number(number), kind=after.value, text=_change(before, after, number), then=_THEN[action]
@@ -181,6 +206,10 @@ def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
         changes = "A saga that changes meanwhile stays as it is and says why."
         found.append(Prospect(number="0", kind="blocked", text="would be refused", then=changes))
     return found
+
+
+def _is_possible(one: Repair) -> bool:
+    return one.after is not None and one.problem is None
 
 
 def _change(before: Status, after: Status, number: int) -> str:
@@ -202,9 +231,7 @@ def progress_screen(batch: BatchProgress, fates: Fates, now: datetime, *, mask: 
     total = batch.total if batch.total is not None else settled
     noun = words.verb(total, "saga", "sagas")
     verb = _VERBS.get(batch.action, (batch.action, batch.action))[1]
-    title = (
-        f"{verb} {words.number(total)} {noun}: {words.number(settled)} {words.verb(settled, 'is', 'are')} done."
-    )
+    title = f"{verb} {words.number(total)} {noun}: {words.number(settled)} so far."
     if batch.stopped_by is not None and settled < total:
         title = f"Stopped by {batch.stopped_by}: {words.number(settled)} of {words.number(total)} {noun} done."
     elif over and batch.problem is None:
@@ -246,7 +273,9 @@ def _fates(fates: Fates, now: datetime, mask: Mask) -> Iterator[FateLine]:
     for status in (Status.NEEDS_ATTENTION, *MOVING, Status.COMPENSATED, Status.COMPLETED):
         if not fates.numbers.get(status):
             continue
-        shown = [saga for saga in fates.unfinished if saga.status is status][:_EXAMPLES]
+        shown = [saga for saga in fates.examples if saga.status is status]
+        # Many that have ended well need no names.
+        shown = shown[:_EXAMPLES] if not status.final or len(shown) <= _EXAMPLES else []
         yield FateLine(
             number=words.number(fates.numbers[status]),
             kind=status.value,

@@ -14,7 +14,7 @@ from polysaga.dashboard import words
 from polysaga.dashboard.drawing.elements import tag, together
 from polysaga.dashboard.masking import without
 from polysaga.dashboard.screens.declared import DeclaredSaga, DeclaredStep, by_name
-from polysaga.dashboard.screens.history import failures, lasted
+from polysaga.dashboard.screens.history import failures, lasted, steps_of
 from polysaga.dashboard.screens.listing import lateness, resolved_by
 from polysaga.errors import Refused
 from polysaga.sagas import Examination, Parking, Planned, Reason, Status
@@ -78,7 +78,7 @@ class _Teller:
         self.found, self.saga, self.lease, self.hidden = found, found.saga, lease, hidden
         self.drivers = drivers
         self.steps, self.seen = by_name(declared), seen_effects(found)
-        self.database = {step.name: step.database for step in found.steps}
+        self.database = {step.name: step.database for step in steps_of(found)}
         self.cause: Reason | Parking | None = None
         if self.saga.error is not None:
             self.cause = self.saga.error.parked or self.saga.error
@@ -255,12 +255,12 @@ class _Teller:
 
     def stands(self) -> Markup:
         seen, saga = self.seen, self.saga
-        if not self.found.steps:
-            return Markup("Unknown: this process does not have the definition of that version.")
         parts: list[Markup] = []
+        if not self.found.steps and not (seen.done or seen.undone or seen.blocked):
+            return Markup("Unknown: this process does not have the definition of that version.")
         if seen.done:
             parts.append(self._still_done(seen.done))
-        elif not seen.unknown:
+        elif not seen.unknown and self.found.steps:
             over = saga.status.final or seen.undone or seen.blocked
             parts.append(_say("Nothing {}.", "of it" if over else "yet"))
         if seen.undone:
@@ -269,7 +269,8 @@ class _Teller:
             parts.append(_say("{} never happened and never can.", _names(seen.blocked)))
         if seen.unknown:
             silent = words.joined(sorted({self.database[name] or "" for name in seen.unknown}))
-            parts.append(_say("Unknown of {}: {} could not be asked.", _names(seen.unknown), tag("b", silent)))
+            told = "It is unknown what became of {}: {} could not be asked."
+            parts.append(_say(told, _names(seen.unknown), tag("b", silent)))
         pivot = next((step.name for step in self.found.steps if step.kind == "pivot"), None)
         going = saga.parked_from or saga.status
         if pivot is not None and pivot not in seen.done and going in {Status.COMPENSATING, Status.COMPENSATED}:
@@ -318,6 +319,8 @@ class _Teller:
         if found.late:
             return Markup("The first process that ticks takes it over. Are the other processes up?")
         order = _then(moves, end)
+        if saga.crashing:
+            return order
         if saga.status is Status.RUNNING:
             when = (
                 ""
@@ -333,7 +336,7 @@ class _Teller:
         """Say for how long what comes next is retried, and what happens then."""
         coming = self.found.moves[0] if self.found.moves else None
         if coming is None:
-            return _say(" If {} keeps failing, {}.", "a compensation" if self._undoes() else "a step", end)
+            return self._while_any_fails(end)
         known, move = self.steps.get(coming.step), self._move(coming.step, coming.phase)
         if known is None:
             return _say(" If {} keeps failing, {}.", move, end)
@@ -341,6 +344,16 @@ class _Teller:
         if within is None:
             return _say(" {} is retried for as long as it takes.", move)
         return _say(" If {} keeps failing for {}, {}.", move, words.brief(within), end)
+
+    def _while_any_fails(self, end: str) -> Markup:
+        """Say the same of a saga of which a database could not be asked what comes next."""
+        what, limits = "a step", {step.within for step in self.steps.values() if step.kind != "retriable"}
+        if self._undoes():
+            what, limits = "a compensation", {step.undo_within for step in self.steps.values() if step.undo}
+        limit = limits.pop() if len(limits) == 1 else None
+        if limit is None:
+            return _say(" If {} keeps failing, {}.", what, end)
+        return _say(" If {} keeps failing for {}, {}.", what, words.brief(limit), end)
 
     @property
     def _is_deserted(self) -> bool:
@@ -380,11 +393,11 @@ class _Teller:
         if not saga.status.moving:
             return Markup()
         if saga.crashing:
-            return _say(
-                "Look into the logs of the processes: {} in a row ended, or hung, while they drove it. After ten "
-                "it is parked.",
-                f"{saga.expiries:,}",
-            )
+            return self._while_it_crashes()
+        silent = [look.database for look in self.found.looks if look.problem is not None]
+        if silent:
+            goes_on = "It goes on by itself then."
+            return _say("Bring {} back: it could not be asked. {}", tag("b", words.joined(silent)), goes_on)
         if not saga.known and self.drivers is not None and not self.drivers:
             return _say("Deploy version {} of {} again, beside the present one.", saga.version, saga.name)
         if self.found.late and saga.known:
@@ -392,10 +405,26 @@ class _Teller:
         if saga.status is Status.RUNNING:
             return Markup("Nothing to do. You can have it undone until it is decided.")
         if saga.owner is None:
-            step = saga.step or next((move.step for move in self.found.moves), "the step")
-            where = words.place(self.database.get(step))
-            return _say("Nothing to do, unless {} fails for a lasting reason{}.", step, where)
+            coming = self.found.moves[0] if self.found.moves else None
+            if coming is None:
+                return Markup("Nothing to do.")
+            where = words.place(self.database.get(coming.step))
+            failing = self._move(coming.step, coming.phase)
+            return _say("Nothing to do, unless {} fails for a lasting reason{}.", failing, where)
         return Markup()
+
+    def _while_it_crashes(self) -> Markup:
+        saga = self.saga
+        told = _say("{} processes in a row ended, or hung, while they drove it.", f"{saga.expiries:,}")
+        reached = all(look.problem is None for look in self.found.looks)
+        if not self.found.moves and self.found.steps and reached:
+            told += Markup(" Nothing of it is left to do, so another crashing saga is more likely the cause.")
+        else:
+            told += Markup(" Read in their logs why.")
+            undo = any(one.action == "compensate" and one.problem is None for one in self.found.options)
+            if undo:
+                told += _say(" {} has it undone without running what comes next.", tag("b", "Compensate"))
+        return told + Markup(" After ten, the next process parks it.")
 
     def was(self) -> str:
         saga, now = self.saga, self.found.at

@@ -113,9 +113,9 @@ class Figures:
             f"SELECT j.status AS status, count(*) AS number FROM ({repaired}) AS b "
             f"LEFT JOIN {JOURNAL} AS j ON j.id = b.saga_id GROUP BY j.status"
         )
-        self._unfinished_of = render(
+        self._examples_of = render(
             f"SELECT j.id AS id FROM ({repaired}) AS b JOIN {JOURNAL} AS j ON j.id = b.saga_id "
-            "WHERE j.wake_at IS NOT NULL ORDER BY j.created_at DESC, j.id DESC LIMIT :most"
+            "ORDER BY CASE WHEN j.wake_at IS NULL THEN 1 ELSE 0 END, j.created_at DESC, j.id DESC LIMIT :most"
         )
 
     async def unfinished(self) -> list[Unfinished]:
@@ -231,11 +231,11 @@ class Figures:
         rows = await self._rows(self._standing, values)
         return {row["status"] and Status(row["status"]): int(row["number"]) for row in rows}
 
-    async def unfinished_of(self, batch_id: UUID, most: int) -> list[UUID]:
-        """Return the last *most* sagas that a batch has repaired and that are not at rest; reads as `standing`."""
+    async def examples_of(self, batch_id: UUID, most: int) -> list[UUID]:
+        """Return *most* sagas that a batch has repaired, those that are not at rest first; reads as `standing`."""
         if (values := _batch_values(batch_id, self._node.dialect)) is None:
             return []
-        rows = await self._rows(self._unfinished_of, {**values, "most": most})
+        rows = await self._rows(self._examples_of, {**values, "most": most})
         return [self._node.dialect.key_from(row["id"]) for row in rows]
 
     async def _end_of_look(self, among: Collection[str], values: Mapping[str, Any]) -> Mapping[str, Any] | None:

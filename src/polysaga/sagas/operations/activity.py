@@ -15,7 +15,7 @@ from polysaga.sagas.journal.pulses import SHOWN, PulseRow, Pulses
 from polysaga.sagas.protocol.histograms import quantile
 
 MINUTES = 60
-_GONE = timedelta(seconds=90)  # without a word: the process has ended
+_GONE = timedelta(seconds=45)  # without a word: the process has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,7 @@ class Activity:
     """What all processes do; of this process only if not *shared*: the journal has no table for it."""
 
     processes: tuple[ProcessFacts, ...]  # this one first, then by name
+    former: int  # processes that drove sagas in the last hour and have ended
     sagas: tuple[SagaActivity, ...]  # by name
     shared: bool
 
@@ -140,8 +141,10 @@ class ActivityReader:
                 self._rows[own.process, minute] = PulseRow(own.process, minute, wall, own.facts(minute))
         for key in [key for key in self._rows if key[1] <= last - MINUTES]:
             del self._rows[key]
+        processes = _processes(self._rows.values(), None if own is None else own.process, wall)
         return Activity(
-            processes=_processes(self._rows.values(), None if own is None else own.process, wall),
+            processes=processes,
+            former=len({process for process, _ in self._rows}) - len(processes),
             sagas=_sagas(self._rows.values(), range(last - MINUTES + 1, last + 1)),
             shared=shared,
         )

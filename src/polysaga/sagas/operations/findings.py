@@ -172,5 +172,5 @@ class Fates:
 
     numbers: Mapping[Status, int]
     removed: int  # that had been at rest for the retention time
-    unfinished: tuple[SagaSummary, ...]  # the last 200 of those that are parked or under way
+    examples: tuple[SagaSummary, ...]  # the last 200, those that are parked or under way before others
     complete: bool  # False: it is not known of those that the batch repaired after its first 10,000

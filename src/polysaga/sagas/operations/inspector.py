@@ -81,6 +81,8 @@ class Inspector:
         unfinished, late = await self._figures.unfinished(), await self._figures.late()
         counts = {one.status: one.count for one in unfinished}
         parked = await self._parked.read(self._figures) if counts.get(Status.NEEDS_ATTENTION) else []
+        if parked and len(parked) <= MOST_PARKED:
+            counts[Status.NEEDS_ATTENTION] = len(parked)  # of the same moment as the causes
         moving = [status for status in Status if status.moving]
         oldest = await self._catalogue.find(
             SagaFilter(status=moving, oldest_first=True), limit=_OLDEST, after=None
@@ -191,14 +193,14 @@ class Inspector:
     async def fates(self, batch_id: UUID) -> Fates:
         """Return how the sagas that a batch has repaired stand now; of a large one its first 10,000."""
         numbers = await self._figures.standing(batch_id)
-        removed, unfinished = numbers.pop(None, 0), tuple[SagaSummary, ...]()
-        if any(not status.final for status in numbers if status is not None):
-            ids = await self._figures.unfinished_of(batch_id, _EXAMPLES)
-            unfinished = (await self._catalogue.find(SagaFilter(ids=ids), limit=_EXAMPLES, after=None)).sagas
+        removed, examples = numbers.pop(None, 0), tuple[SagaSummary, ...]()
+        if numbers:
+            ids = await self._figures.examples_of(batch_id, _EXAMPLES)
+            examples = (await self._catalogue.find(SagaFilter(ids=ids), limit=_EXAMPLES, after=None)).sagas
         return Fates(
             numbers={status: number for status, number in numbers.items() if status is not None},
             removed=removed,
-            unfinished=unfinished,
+            examples=examples,
             complete=sum(numbers.values()) + removed < _AUDIT_MOST,
         )
 
