@@ -20,7 +20,15 @@ from polysaga.dashboard.screens.declared import DeclaredStep
 from polysaga.dashboard.screens.history import timeline
 from polysaga.dashboard.screens.hosts import host
 from polysaga.dashboard.screens.listing import comes_next
-from polysaga.dashboard.screens.nodes import DatabaseFacts, NodeFacts, PoolFacts, databases_screen, strip, trouble
+from polysaga.dashboard.screens.nodes import (
+    DatabaseFacts,
+    NodeFacts,
+    PoolFacts,
+    databases_screen,
+    outages,
+    strip,
+    trouble,
+)
 from polysaga.dashboard.screens.repairs import confirm_screen
 from polysaga.dashboard.site import environment
 from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, StepDone, StepFailed, WorkerTicked
@@ -79,7 +87,14 @@ def test_healthy_databases_are_no_trouble() -> None:
     ],
 )
 def test_each_trouble_of_a_database_has_its_sentence(nodes: tuple[NodeFacts, ...], told: str) -> None:
-    assert trouble([replace(ORDERS, nodes=nodes)]) == [f"orders: {told}."]
+    found = replace(ORDERS, nodes=nodes)
+    assert trouble([found]) == [f"orders: {told}."]
+    assert outages([found]) == ([f"orders: {told}."] if told == "no node takes writes" else [])
+
+
+def test_a_database_that_does_not_answer_is_an_outage() -> None:
+    silent = replace(ORDERS, replicated=False, nodes=(PRIMARY,), refusal="it does not answer")
+    assert trouble([silent]) == outages([silent]) == ["orders does not answer."]
 
 
 def test_the_page_of_databases_says_where_reads_went_and_why() -> None:

@@ -20,7 +20,7 @@ from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.case import SagaScreen, saga_screen
 from polysaga.dashboard.screens.declared import DeclaredSaga, find
 from polysaga.dashboard.screens.listing import SagaRow, rows
-from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, strip, trouble
+from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, outages, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
 from polysaga.sagas import AuditPage, Examination, Overview, SagaFilter, SagaPage, SagaSummary, Status
@@ -54,6 +54,7 @@ class Pages:
             mask=site.mask,
             lease=site.lease,
             trouble=trouble(databases),
+            outages=outages(databases),
         )
         seen = marks.of_overview(found, activity, databases, site.recent.lines)
         shared = {"strip": strip(databases), "seen": seen, **site.strip_data()}

@@ -185,20 +185,27 @@ def headline(databases: Sequence[DatabaseFacts]) -> str:
 
 def trouble(databases: Sequence[DatabaseFacts]) -> list[str]:
     """Return a sentence for each database that is not as it should be."""
-    found = []
-    for one in databases:
-        cls, said = state(one)
-        if cls in {"failed", "warn"}:
-            found.append(f"{one.name} does not answer." if one.refusal is not None else f"{one.name}: {said}.")
-    return found
+    return [_sentence(one) for one in databases if state(one)[0] in {"failed", "warn"}]
+
+
+def outages(databases: Sequence[DatabaseFacts]) -> list[str]:
+    """Return the sentence of each database in which no step can work."""
+    return [_sentence(one) for one in databases if one.refusal is not None or _has_no_primary(one)]
+
+
+def _sentence(one: DatabaseFacts) -> str:
+    return f"{one.name} does not answer." if one.refusal is not None else f"{one.name}: {state(one)[1]}."
+
+
+def _has_no_primary(one: DatabaseFacts) -> bool:
+    return one.replicated and not any(node.role == "primary" and node.failure is None for node in one.nodes)
 
 
 def state(one: DatabaseFacts) -> tuple[str, str]:
     """Return how a database is, as a chip and its word."""
     if one.refusal is not None:
         return "failed", "does not answer"
-    primary = [node for node in one.nodes if node.role == "primary" and node.failure is None]
-    if one.replicated and not primary:
+    if _has_no_primary(one):
         return "failed", "no node takes writes"
     if not one.replicated:
         return "ok", "answers"

@@ -136,11 +136,12 @@ def overview_screen(
     mask: Mask,
     lease: float,
     trouble: Sequence[str] = (),
+    outages: Sequence[str] = (),
 ) -> OverviewScreen:
-    """Return the page; *trouble* are sentences about databases."""
+    """Return the page; *trouble* are sentences about databases, *outages* those of it that stop sagas."""
     parked, moving = totals(found.unfinished)
     started = sum(one.started for one in activity.sagas)
-    hour, headline = Search(since="1h"), _headline(found, parked, trouble)
+    hour, headline = Search(since="1h"), _headline(found, parked, outages)
     ended = {
         Status.COMPLETED: sum(one.completed for one in activity.sagas),
         Status.COMPENSATED: sum(one.compensated for one in activity.sagas),
@@ -172,7 +173,7 @@ def overview_screen(
     )
 
 
-def _headline(found: Overview, parked: int, trouble: Sequence[str]) -> str:
+def _headline(found: Overview, parked: int, outages: Sequence[str]) -> str:
     strange = [group for group in found.late if not group.known]
     unknown = sum(group.count for group in strange)
     if not parked and found.crashing:
@@ -182,8 +183,8 @@ def _headline(found: Overview, parked: int, trouble: Sequence[str]) -> str:
         versions = {f"{group.name} version {group.version}" for group in strange}
         which = versions.pop() if len(versions) == 1 else "their versions"
         return f"{words.number(unknown)} {wait} for a process that knows {which}."
-    if not parked and trouble:
-        return trouble[0]
+    if not parked and outages:
+        return outages[0]
     if not parked:
         return "Nothing needs you."
     most = "5,000 or more" if not found.causes_complete else words.number(parked)
@@ -433,7 +434,8 @@ def _time(seconds: float | None) -> str:
 
 
 def _split(seconds: float | None) -> tuple[str, str]:
-    value, _, unit = _time(seconds).partition(" ")
+    text = _time(seconds) if seconds is None or seconds < 60 else words.brief(seconds)  # in one unit
+    value, _, unit = text.partition(" ")
     return value, unit
 
 
