@@ -152,7 +152,7 @@ class SagaDecided(SagaEvent):
 
     status: str
     reason: str | None
-    seconds: float = 0.0  # since this process began to drive it
+    seconds: float = 0.0  # since the saga was started
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class SagaFinished(SagaEvent):
     """The saga has ended: *status* is completed or compensated."""
 
     status: str
-    seconds: float  # since this process began to drive it
+    seconds: float  # since the saga was started
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,7 @@ async def test_a_saga_that_keeps_losing_its_process_is_told_before_it_is_parked(
         page = plain(await visit.get(f"/sagas/{handle.id}"))
         assert "3 processes in a row ended, or hung, while they drove it. Read in their logs why." in page
         assert "Compensate has it undone without running what comes next." in page
-        assert "After ten, the next process parks it." in page
+        assert "After eleven, the next process parks it." in page
         assert "keeps failing for" not in page
         listed = plain(await visit.get("/sagas?crashing=1"))
         assert "1 saga , whose processes end or hang" in listed
@@ -274,7 +274,8 @@ async def test_sagas_of_a_version_that_no_process_knows_name_the_remedy(files: M
         assert "Deploy version 1 of place-order again, beside the present one." in page
         assert "open_order in orders" in page
         assert "without a database" not in page
-        assert "Retry now Not possible now: its last process has not given it up." in page
+        waits = "it waits for the next process that knows version 1 to take it over."
+        assert f"Retry now Not possible now: {waits}" in page
         form = {"token": await visit.token(), "query": "late=1"}
         retry = plain(await visit.post("/repairs", {**form, "action": "retry"}))
         assert "None of them can be changed in this way now" in retry

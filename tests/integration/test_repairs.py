@@ -396,7 +396,7 @@ async def test_what_a_status_does_not_allow_is_refused_with_the_remedy(urls: Url
             sagas.skip(handle.id, "credit_points", {"step": "x", "attempt": 1}, **ME),
             sagas.resolve(handle.id, "compensated", **ME),
         ):
-            with pytest.raises(WrongStatus, match="a process drives it"):
+            with pytest.raises(WrongStatus, match="a process has claimed it"):
                 await refused
         gate.open()
         await handle.result(30)

@@ -11,12 +11,22 @@ import pytest
 
 from polysaga import Refused, StepContext
 from polysaga.errors import Busy, KeyReused, NeedsAttention, SagaFailed, SagaUndone
-from polysaga.events import ClaimLost, SagaFinished, SagaNotKnown, SagaParked, StepDone, StepFailed, WorkerTicked
+from polysaga.events import (
+    ClaimLost,
+    SagaDecided,
+    SagaFinished,
+    SagaNotKnown,
+    SagaParked,
+    StepDone,
+    StepFailed,
+    WorkerTicked,
+)
 from polysaga.sagas import Retry, Status
 from polysaga.sagas.definition.definition import define
 from polysaga.sagas.driving.execution import MOST_EXPIRIES
 from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.journal.journal import Journal
+from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.process.worker import Worker
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
@@ -378,8 +388,8 @@ def freeze_in(program: Program, ask: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(engine.clock, "monotonic", lambda: time.monotonic() - behind[0].total_seconds())
     asks = getattr(engine.journal, ask)
 
-    async def ask_and_freeze(*asked: Any) -> Any:
-        answer = await asks(*asked)
+    async def ask_and_freeze(*asked: Any, **more: Any) -> Any:
+        answer = await asks(*asked, **more)
         behind[0] = timedelta()
         return answer
 
@@ -470,6 +480,24 @@ async def test_a_saga_whose_owners_keep_dying_without_progress_is_parked(
     if status == "needs_attention":
         assert found.step == "credit_points"
         assert "11 processes in a row ended, or hung" in (found.reason or "")
+
+
+async def test_the_time_of_a_saga_counts_from_its_start_also_after_a_takeover(urls: Urls) -> None:
+    first, second, gate = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
+    first.on("credit_points", gate)
+    async with first.open(lease=3600.0, drain=0.01), second.open(lease=3600.0):
+        handle = await first.sagas.start(first.saga, Order())
+        await gate.reached()
+        node = first.runner.engine.journal.node
+        older = node.dialect.render(f"UPDATE {JOURNAL} SET created_at = {node.dialect.ago(':seconds')}")
+        async with node.writer.begin() as connection:
+            await connection.exec_driver_sql(older.sql, older.bind({"seconds": 100.0}))
+        await take_over(second, handle.id)
+
+        decided, ended = await second.recorder.wait_for(SagaDecided), await second.recorder.wait_for(SagaFinished)
+
+        assert 100 <= decided.seconds <= ended.seconds < 200
+        gate.open()
 
 
 async def _lose_owners(program: Program, saga_id: Any, count: int) -> None:

@@ -95,6 +95,8 @@ def test_each_trouble_of_a_database_has_its_sentence(nodes: tuple[NodeFacts, ...
 def test_a_database_that_does_not_answer_is_an_outage() -> None:
     silent = replace(ORDERS, replicated=False, nodes=(PRIMARY,), refusal="it does not answer")
     assert trouble([silent]) == outages([silent]) == ["orders does not answer."]
+    since = {"orders": NOW, "points": NOW}
+    assert trouble([silent], since) == outages([silent], since) == ["orders does not answer, since 14:32:07."]
 
 
 def test_the_page_of_databases_says_where_reads_went_and_why() -> None:
@@ -230,6 +232,7 @@ def test_an_outage_that_only_steps_noticed_is_two_lines_with_its_length() -> Non
     for attempt in range(3):
         recent(StepFailed(saga, "place-order", "award", "points", attempt, "unreachable", "refused"))
         clock.moment += timedelta(seconds=10)
+    assert (dict(recent.out_of_reach), recent.absences()) == ({"points": NOW}, [])
     recent(StepFailed(saga, "place-order", "place", "orders", 1, "deadlock", "try again"))
     for _ in range(2):
         recent(StepDone(saga, "place-order", "award", "points", 4, 0.1, found=False))
@@ -237,6 +240,9 @@ def test_an_outage_that_only_steps_noticed_is_two_lines_with_its_length() -> Non
     assert (back.told, back.database, back.kind) == ("points: steps reach it again, after 30.0 s", "points", "ok")
     assert lost.told.startswith("points: 3 attempts of steps could not reach it (since ")
     assert back.at - lost.first == timedelta(seconds=30)
+    assert [one.told for one in recent.absences()] == ["points was out of reach from 14:32:07 for 30.0 s."]
+    clock.moment += timedelta(hours=2)
+    assert (dict(recent.out_of_reach), recent.absences()) == ({}, [])
 
 
 def test_a_retry_of_sagas_that_end_their_processes_is_warned_of() -> None:

@@ -57,6 +57,8 @@ def of_list(sagas: Sequence[SagaSummary], found: Overview, newer: int) -> Marks:
         "l-searches": numbers,
         "l-toggles": numbers,
         "l-asked": numbers,
+        "l-many": numbers,
+        "l-pager": numbers,
         "l-newer": _hash(newer),
         **{f"saga-{saga.id}": of_saga(saga, found.at) for saga in sagas},
     }

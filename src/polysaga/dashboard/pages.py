@@ -31,7 +31,7 @@ _BUILT_IN = (
     ("Under way", "status=running&status=completing&status=compensating"),
     ("Has a retrying step", "retrying=1"),
     ("Late", "late=1"),
-    ("Undone in the last hour", "status=compensated&since=1h"),
+    ("Undone, started in the last hour", "status=compensated&since=1h"),
 )
 
 
@@ -53,8 +53,9 @@ class Pages:
             program=site.program,
             mask=site.mask,
             lease=site.lease,
-            trouble=trouble(databases),
-            outages=outages(databases),
+            trouble=trouble(databases, site.recent.out_of_reach),
+            outages=outages(databases, site.recent.out_of_reach),
+            absences=[one.told for one in site.recent.absences()],
         )
         seen = marks.of_overview(found, activity, databases, site.recent.lines)
         shared = {"strip": strip(databases), "seen": seen, **site.strip_data()}
@@ -351,7 +352,7 @@ def _newer_text(number: int) -> str:
     if not number:
         return ""
     told = f"{_PAGE} or more" if number > _PAGE else str(number)
-    return f"{told} newer {words.verb(number, 'saga has', 'sagas have')} started. Show them"
+    return f"{told} newer {words.verb(number, 'saga has started. Show it', 'sagas have started. Show them')}"
 
 
 def _known_number(query: str, overview: Overview) -> int:
@@ -390,6 +391,8 @@ def _why_none(search: filters.Search, page: SagaPage) -> str:
             "None is in this state now. Those that were have gone on since: look for them by name, by key or by "
             "the time of their start."
         )
+    if search.status == (Status.COMPLETED,) and (search.step or search.database):
+        return "Of sagas that have completed the journal does not keep which steps had failed on the way."
     if page.searched_to is not None:
         return (
             f"Nothing matches back to {page.searched_to:%Y-%m-%d %H:%M:%S} UTC. The search stops there, so that "

@@ -5,7 +5,7 @@ within five minutes is one line with a count. Give the `Events` of the program t
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -36,6 +36,7 @@ from polysaga.faults import Fault
 
 _KEPT = 200
 _TOGETHER = timedelta(minutes=5)
+_ABSENCES, _LATELY = 5, timedelta(hours=1)
 _OUT_OF_REACH = frozenset(
     {Fault.UNREACHABLE, Fault.DISCONNECTED, Fault.REJECTED, Fault.NO_DATABASE, Fault.TOO_MANY_CONNECTIONS}
 )
@@ -63,6 +64,21 @@ class Happening:
         return f"{self.many.replace('{}', words.number(self.count))}{since}"
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A time in which the steps of this process could not reach a database."""
+
+    database: str
+    since: datetime
+    until: datetime
+
+    @property
+    def told(self) -> str:
+        """The sentence for people."""
+        lasted = words.duration(words.since(self.since, self.until))
+        return f"{self.database} was out of reach from {words.clock(self.since)} for {lasted}."
+
+
 class Recent:
     """The last lines, the newest first; call it with each event."""
 
@@ -70,12 +86,23 @@ class Recent:
         self._clock, self._lines = clock or Clock(), deque[Happening](maxlen=_KEPT)
         # Since when: databases that the last attempt of a step could not reach.
         self._out_of_reach: dict[str, datetime] = {}
+        self._absences = deque[Absence](maxlen=_ABSENCES)
         self.subscribed = False
 
     @property
     def lines(self) -> Sequence[Happening]:
         """The lines, the newest first."""
         return tuple(reversed(self._lines))
+
+    @property
+    def out_of_reach(self) -> Mapping[str, datetime]:
+        """Since when the steps of this process cannot reach which databases."""
+        return self._out_of_reach
+
+    def absences(self) -> list[Absence]:
+        """Return which databases steps could not reach in the last hour, the latest last."""
+        begin = self._clock.now() - _LATELY
+        return [one for one in self._absences if one.until > begin]
 
     def __call__(self, event: Event) -> None:
         """Keep *event* if people want to see it."""
@@ -104,7 +131,9 @@ class Recent:
             many = f"{database}: {{}} attempts of steps could not reach it"
             return _happening(now, "failed", "gone", text, many, database)
         if isinstance(event, StepDone) and database in self._out_of_reach:
-            lasted = words.duration(words.since(self._out_of_reach.pop(database), now))
+            since = self._out_of_reach.pop(database)
+            self._absences.append(Absence(database, since, now))
+            lasted = words.duration(words.since(since, now))
             text = f"{database}: steps reach it again, after {lasted}"
             return _happening(now, "ok", "primary", text, database=database)
         return None
@@ -126,8 +155,8 @@ def told_of(event: Event, now: datetime) -> Happening | None:
             many = f"{event.by} ordered {event.action} for {{}} {event.saga} sagas: {event.why}"
             return line("info", "person", text, many)
         case SagaClaimed():
-            text = f"{event.saga} …{words.tail(event.saga_id)} taken up: it was due, and no process drove it"
-            many = f"{{}} {event.saga} sagas taken up: they were due, and no process drove them"
+            text = f"{event.saga} …{words.tail(event.saga_id)} taken up, as it was due"
+            many = f"{{}} {event.saga} sagas taken up, as they were due"
             return line("info", "taken", text, many)
         case SagaNotKnown():
             what = f"{event.saga} version {event.version} is not known here; left for a process that knows it"

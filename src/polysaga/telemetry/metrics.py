@@ -109,7 +109,7 @@ class Families:
         self.finished = make.counter("sagas_finished", "Sagas that have ended", "saga", "status")
         self.duration = make.histogram(
             "sagas_duration_seconds",
-            "From the start, or the takeover by this process, to the end",
+            "From the start to the end, also of sagas that were taken over",
             _SAGAS,
             "saga",
             "status",

@@ -231,7 +231,7 @@ class _Drawn:
         if bar.kind in _MARKS and (bar.kind != "done" or width > 1.2):
             mark, path = _MARKS[bar.kind]
             found.append(tag("svg", tag("path", class_=mark, d=path), x=centre, y=middle, overflow="visible"))
-        if bar.label:
+        if bar.label and width >= _LETTER * len(bar.label):
             found.append(tag("text", bar.label, x=centre, y=21, text_anchor="middle", class_="g-own g-hide"))
         return found
 

@@ -137,6 +137,7 @@ def _asked(lines: Sequence[AuditLine], search: AuditSearch, *, more: bool) -> st
     when = f" in the {SPANS[search.since]}" if search.since else ""
     kind = "saga" if uuid_in(search.saga or "") else "sagas with the key"
     where = f" to the {kind} {search.saga}" if search.saga else ""
+    where += " in one repair of many" if search.batch else ""
     number = f"{words.counted(entries, 'entry', 'entries')} in {words.counted(len(lines), 'line')}"
     older = ", and older ones" if more else ""
     return f"{what[:1].upper()}{what[1:]}{where}{when}, the newest first: {number}{older}."

@@ -272,7 +272,7 @@ def _state(found: Examination, step: StepFacts) -> tuple[str, str]:
     if row is not None and row.state.value == "blocked":
         return "blocked", "blocked"
     if saga.status is Status.NEEDS_ATTENTION and saga.step == step.name:
-        return "stuck", "failed"
+        return "stuck", "failed" if kinds else "not done"
     if "failed" in kinds and going in {Status.COMPENSATING, Status.COMPENSATED}:
         return "failed", "failed"
     first = found.moves[0].step if found.moves else None
@@ -549,7 +549,10 @@ def _fits(found: Examination, option: Option) -> bool:
 
 def _in_trouble(found: Examination) -> str | None:
     pivots = {step.name for step in found.steps if step.kind == "pivot"}
-    name = found.saga.step or next((move.step for move in found.moves), None)
+    coming = next((move.step for move in found.moves), None)
+    name = found.saga.step or coming
+    if found.saga.status is Status.COMPENSATING:
+        name = coming  # its step is why it is undone
     return name if name not in pivots else next((m.step for m in found.moves if m.step not in pivots), None)
 
 
@@ -568,7 +571,8 @@ def _act(found: Examination, option: Option, steps: Mapping[str, DeclaredStep]) 
         told = "Not needed: it is being undone already. Retry goes on with that."
         return Act(action=option.action, name=name, refused=told)
     if option.problem is not None and saga.owner is not None and found.late and option.action != "compensate":
-        told = "Not possible now: its last process has not given it up. The next one takes it over first."
+        which = "" if saga.known else f" that knows version {saga.version}"
+        told = f"Not possible now: it waits for the next process{which} to take it over."
         return Act(action=option.action, name=name, refused=told)
     if option.problem is not None:
         return Act(action=option.action, name=name, refused=_sentence(option.problem, found))

@@ -275,11 +275,12 @@ def told(found: Examination, step: StepFacts) -> str:
 def _not_begun(found: Examination, step: StepFacts) -> str:
     pivot = "the pivot; " if step.kind == "pivot" else ""
     going = found.saga.parked_from or found.saga.status
+    marks = {row.state for look in found.looks if (row := look.rows.get(step.name)) is not None}
+    if found.saga.status is Status.COMPLETED or marks & {Mark.DONE, Mark.COMPENSATED}:
+        undone = ", then undone" if Mark.COMPENSATED in marks else ""
+        return f"{pivot}done{undone}; when was not written down"
     if going in {Status.COMPENSATING, Status.COMPENSATED}:
         return f"{pivot}never ran"
-    rows = (look.rows.get(step.name) for look in found.looks)
-    if found.saga.status is Status.COMPLETED or any(row is not None and row.state is Mark.DONE for row in rows):
-        return f"{pivot}done; when was not written down"
     return f"{pivot}after {words.joined(step.after)}" if step.after else f"{pivot}comes first"
 
 

@@ -183,18 +183,21 @@ def headline(databases: Sequence[DatabaseFacts]) -> str:
     return f"All databases answer{', and every replica is fit to be read from' if replicas else ''}."
 
 
-def trouble(databases: Sequence[DatabaseFacts]) -> list[str]:
-    """Return a sentence for each database that is not as it should be."""
-    return [_sentence(one) for one in databases if state(one)[0] in {"failed", "warn"}]
+def trouble(databases: Sequence[DatabaseFacts], since: Mapping[str, datetime] | None = None) -> list[str]:
+    """Return a sentence for each database that is not as it should be; *since* when, if that is known."""
+    return [_sentence(one, since) for one in databases if state(one)[0] in {"failed", "warn"}]
 
 
-def outages(databases: Sequence[DatabaseFacts]) -> list[str]:
+def outages(databases: Sequence[DatabaseFacts], since: Mapping[str, datetime] | None = None) -> list[str]:
     """Return the sentence of each database in which no step can work."""
-    return [_sentence(one) for one in databases if one.refusal is not None or _has_no_primary(one)]
+    return [_sentence(one, since) for one in databases if one.refusal is not None or _has_no_primary(one)]
 
 
-def _sentence(one: DatabaseFacts) -> str:
-    return f"{one.name} does not answer." if one.refusal is not None else f"{one.name}: {state(one)[1]}."
+def _sentence(one: DatabaseFacts, since: Mapping[str, datetime] | None) -> str:
+    moment = (since or {}).get(one.name)
+    when = "" if moment is None else f", since {words.clock(moment)}"
+    told = " does not answer" if one.refusal is not None else f": {state(one)[1]}"
+    return f"{one.name}{told}{when}."
 
 
 def _has_no_primary(one: DatabaseFacts) -> bool:

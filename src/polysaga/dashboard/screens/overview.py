@@ -137,8 +137,12 @@ def overview_screen(
     lease: float,
     trouble: Sequence[str] = (),
     outages: Sequence[str] = (),
+    absences: Sequence[str] = (),
 ) -> OverviewScreen:
-    """Return the page; *trouble* are sentences about databases, *outages* those of it that stop sagas."""
+    """Return the page; *trouble* are sentences about databases, *outages* those of it that stop sagas.
+
+    *absences* tell of databases that were out of reach in the last hour.
+    """
     parked, moving = totals(found.unfinished)
     started = sum(one.started for one in activity.sagas)
     hour, headline = Search(since="1h"), _headline(found, parked, outages)
@@ -148,7 +152,7 @@ def overview_screen(
     }
     return OverviewScreen(
         headline=headline,
-        lede=_lede(found, moving, _told(trouble, headline)),
+        lede=_lede(found, moving, [*_told(trouble, outages, headline), *absences]),
         parked=parked,
         counts_now=tuple(
             (status.value, words.number(found.unfinished[status]), Search(status=(status,)).query())
@@ -195,9 +199,12 @@ def _headline(found: Overview, parked: int, outages: Sequence[str]) -> str:
     return f"{most} {noun} a person, {words.number(largest)} of them for one reason."
 
 
-def _told(trouble: Sequence[str], headline: str) -> list[str]:
+def _told(trouble: Sequence[str], outages: Sequence[str], headline: str) -> list[str]:
     """Return what the lede says of the databases, without what the headline says."""
-    return [one for one in trouble if one != headline] if trouble else ["All databases answer."]
+    if not trouble:
+        return ["All databases answer."]
+    remedy = "Steps there are retried until they give up. Once it is back, sagas go on by themselves."
+    return [*(one for one in trouble if one != headline), *([remedy] if outages else [])]
 
 
 def _processes_note(activity: Activity) -> str:
@@ -270,7 +277,8 @@ def _parked(cause: Cause, now: datetime) -> str:
         return f"parked, {was}"
     first, last = words.at(cause.first_at, now), words.at(cause.last_at, now)
     when = first if first == last else f"{first} to {last}"
-    return f"parked {when}, {'the last one ' * (cause.count > 1)}{words.ago(cause.last_at, now)}; {was}"
+    last_one = "the last one " if cause.count > 1 else ""
+    return f"parked {when}, {last_one}{words.brief(words.since(cause.last_at, now))} ago; {was}"
 
 
 def _late_lines(found: Overview, activity: Activity) -> list[LateLine]:
@@ -284,21 +292,25 @@ def _late_lines(found: Overview, activity: Activity) -> list[LateLine]:
                 kind="late",
                 word="crashing",
                 meta="Three processes in a row, or more, ended or hung while they drove it: read their logs. "
-                "One whose next step is not done is likely the cause, one with every step done is not. After ten, "
-                "the next process parks it.",
+                "One whose next step is not done is likely the cause, one with every step done is not. After "
+                "eleven, the next process parks it.",
                 query=Search(crashing=True).query(),
             ),
         )
     if found.waiting:
         soonest = min((one.wake_at for one in found.oldest if one.owner is None and one.wake_at), default=None)
-        when = "" if soonest is None else f" The next one is tried {words.ahead(soonest, found.at)}."
+        meta = "No process drives them until they are due: a step fails, or a person retries."
+        if soonest is not None and soonest <= found.at:
+            meta = "Some are due, after a person's retry too: they are taken up one after the other."
+        elif soonest is not None:
+            meta += f" The next one is tried {words.ahead(soonest, found.at)}."
         lines.append(
             LateLine(
                 number=words.number(found.waiting),
                 what=f"{words.verb(found.waiting, 'saga', 'sagas')} put aside",
                 kind="waiting",
                 word="waiting",
-                meta=f"No process drives them until they are due: a step fails, or a person retries.{when}",
+                meta=meta,
                 query=Search(waiting=True).query(),
             )
         )
@@ -353,8 +365,7 @@ def _panel(one: SagaActivity, now: datetime, program: Sequence[DeclaredSaga]) ->
         note = f"version {known.version}, {steps} in {databases}"
     ended = one.completed + one.compensated + one.parked
     share = f"{one.completed / ended * 100:.1f}" if ended else "none"
-    first = next((minute.at for minute in one.minutes if minute.started), now)
-    per_minute = one.started / max(words.since(first, now) / 60, _AT_LEAST)
+    per_minute = _rate(one, now)
     p50s, p95s = [minute.p50 for minute in one.minutes], [minute.p95 for minute in one.minutes]
     top = max((value for value in p95s if value is not None), default=0.1) * 1.1
     series = [(minute.completed, minute.compensated, minute.parked) for minute in one.minutes]
@@ -368,7 +379,7 @@ def _panel(one: SagaActivity, now: datetime, program: Sequence[DeclaredSaga]) ->
         query=Search(name=one.name).query(),
         figures=(
             ("Started", words.number(per_minute), "a minute"),
-            ("Completed", share, "%"),
+            ("Completed", share, "% of ended"),
             ("Compensated", words.number(one.compensated), "in the hour"),
             ("Parked", words.number(one.parked), "in the hour"),
             ("p95", *_split(one.p95)),
@@ -384,6 +395,17 @@ def _panel(one: SagaActivity, now: datetime, program: Sequence[DeclaredSaga]) ->
             for step in sorted(one.steps, key=lambda step: order.index(step.name) if step.name in order else 99)
         ),
     )
+
+
+def _rate(one: SagaActivity, now: datetime) -> float:
+    """Return the starts a minute, without the minute of the first one: it is no whole one."""
+    first = next((place for place, minute in enumerate(one.minutes) if minute.started), None)
+    if first is None:
+        return 0.0
+    since = one.minutes[first].at + timedelta(minutes=1)
+    if words.since(since, now) / 60 < _AT_LEAST:
+        return float(one.started)
+    return sum(minute.started for minute in one.minutes[first + 1 :]) / (words.since(since, now) / 60)
 
 
 def _order(program: Sequence[DeclaredSaga]) -> Callable[[SagaActivity], int]:

@@ -31,7 +31,7 @@ ACTIONS = tuple(_VERBS)
 _THEN = {
     "retry": "They are due at once; any process goes on with them. What keeps failing is parked again.",
     "skip": "The step counts as done by hand and is not run. They are due at once.",
-    "compensate": "What they did is undone. What cannot be undone is parked again.",
+    "compensate": "What they did is undone. What cannot be undone is parked.",
     "resolve": "No step and no compensation of them runs any more. In the lists they are resolved by you.",
 }
 
@@ -164,7 +164,7 @@ def _warnings(action: str, found: Sequence[SagaSummary]) -> Iterator[str]:
     if action == "compensate" and strange:
         yield (
             f"{_of_them(strange, found)} {words.verb(strange, 'is', 'are')} of a version that this process does "
-            "not know. A process that knows it would go on with them, and only such a process can undo them."
+            "not know. Deploy it again, and they go on by themselves. If you order this, they are undone then."
         )
     undone = sum((one.parked_from or one.status) is Status.COMPENSATING for one in found)
     if action == "compensate" and undone:

@@ -46,11 +46,17 @@ def seen_effects(found: Examination) -> SeenEffects:
     states = {step: row.state.value for look in found.looks for step, row in look.rows.items()}
     silent = {look.database for look in found.looks if look.problem is not None}
     names = [step.name for step in found.steps] or list(states)
+    undone = (found.saga.parked_from or found.saga.status) in {Status.COMPENSATING, Status.COMPENSATED}
     return SeenEffects(
         done=tuple(name for name in names if states.get(name) == "done"),
         undone=tuple(name for name in names if states.get(name) == "compensated"),
         blocked=tuple(name for name in names if states.get(name) == "blocked"),
-        unknown=tuple(step.name for step in found.steps if step.database in silent and step.name not in states),
+        unknown=tuple(
+            step.name
+            for step in found.steps
+            if step.database in silent and step.name not in states
+            if not (undone and step.kind == "retriable")  # it comes behind the decision
+        ),
     )
 
 
@@ -343,6 +349,8 @@ class _Teller:
         within = known.within if coming.phase == "do" else known.undo_within
         if within is None:
             return _say(" {} is retried for as long as it takes.", move)
+        if within < 1:
+            return _say(" If {} fails, {}.", move, end)
         return _say(" If {} keeps failing for {}, {}.", move, words.brief(within), end)
 
     def _while_any_fails(self, end: str) -> Markup:
@@ -424,7 +432,7 @@ class _Teller:
             undo = any(one.action == "compensate" and one.problem is None for one in self.found.options)
             if undo:
                 told += _say(" {} has it undone without running what comes next.", tag("b", "Compensate"))
-        return told + Markup(" After ten, the next process parks it.")
+        return told + Markup(" After eleven, the next process parks it.")
 
     def was(self) -> str:
         saga, now = self.saga, self.found.at

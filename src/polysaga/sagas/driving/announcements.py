@@ -29,6 +29,10 @@ class Announcements:
         self._undone: asyncio.Future[None] | None = None  # for `cancel`: the saga is certain to be undone
         self._is_finished = False
 
+    def resume(self, age: float) -> None:
+        """Count the time of the saga from its start, *age* seconds ago, also if another process made it."""
+        self._began = self._engine.clock.monotonic() - age
+
     def tell_started(self) -> None:
         """Let callers know that the start is durable."""
         if not self.started.done():  # a runner that closes may have ended the wait

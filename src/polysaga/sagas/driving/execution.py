@@ -138,6 +138,7 @@ class Execution:
         progress.learn(Claimed(row.status, row.error, born_alone))
         self._time_left = row.remaining
         self.attempts.begin(row.claim.epoch, self.engine.process, row.history, row.age)
+        self.announcements.resume(row.age)
         try:
             _ = progress.values.input  # raises now, before any step meets it
             surveyed = await self._writes.take_stock(row.results)

@@ -50,7 +50,7 @@ def status_after(order: RepairOrder, row: Row) -> Status:
             raise wrong("it is being undone already")
         return Status.COMPENSATING
     if row.status is not Status.NEEDS_ATTENTION and row.claim.owner != NOBODY:
-        raise wrong("a process drives it; wait until it is parked or put aside")
+        raise wrong("a process has claimed it; wait until it is parked or put aside by that one, or the next")
     if order.action is not RepairAction.RESOLVE:
         return going
     assert order.outcome is not None
