@@ -221,7 +221,9 @@ def _keep_losing(number: int) -> str:
 def _lede(found: Overview, moving: int, trouble: Sequence[str]) -> str:
     late = sum(group.count for group in found.late)
     under_way = max(0, moving - found.waiting - late)
-    parts = [f"{words.number(under_way)} {words.verb(under_way, 'is', 'are')} under way"]
+    parts = []
+    if under_way or not (found.waiting or late):
+        parts.append(f"{words.number(under_way)} {words.verb(under_way, 'is', 'are')} under way")
     if found.waiting:
         parts.append(
             f"{words.number(found.waiting)} {words.verb(found.waiting, 'waits', 'wait')} to be tried again"
