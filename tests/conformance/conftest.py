@@ -12,7 +12,7 @@ from sqlalchemy import delete
 
 from devservers import Server
 from polysaga.sagas.journal.tables import journal
-from tests.conformance.kinds import BARE_KINDS, KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, Kind
+from tests.conformance.kinds import BARE_KINDS, KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, SQLITE, Kind
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened
 from tests.fixtures import own_loop
 
@@ -81,6 +81,7 @@ any_shop = _sql_shops(*SQL_KINDS, *BARE_KINDS)
 server_shop = _sql_shops(*SERVERS)
 mariadb = _sql_shops(MARIADB, MYSQL)
 mysql = _sql_shops(MYSQL)
+sqlite = _sql_shops(SQLITE)
 
 
 @pytest.fixture(params=[MONGO], ids=str)

@@ -25,6 +25,7 @@ from polysaga.databases.dialects.sql import ENDING, LOAN, STREAMS, SqlDialect
 from polysaga.errors import SessionShared
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
+_AGAIN = 0.05  # seconds after which it is cut again
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
@@ -74,17 +75,26 @@ class _Guard:
             if _is_another(info):
                 raise SessionShared(self._database)
             del info[ENDING]  # the task that has ended a transaction goes on with the connection
+            info.pop(STREAMS, None)
         do_begin(lent)
 
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
-        if _is_another(_info(lent)) or self.break_off_if_used(lent):
+        info = _info(lent)
+        if _is_another(info) or self.break_off_if_used(lent):
             raise SessionShared(self._database)
-        do_commit(lent)
+        self._end_streams(lent)
+        try:
+            do_commit(lent)
+        except BaseException:
+            if info is not None:
+                info.pop(ENDING, None)  # a session is closed by another task than the one that committed
+            raise
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
         if not _is_another(_info(lent)) and not self.break_off_if_used(lent):
+            self._end_streams(lent)
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
@@ -92,11 +102,21 @@ class _Guard:
 
     def take_back(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Look once more; then nothing runs between this and the return to the pool."""
-        if connection is not None:
-            self.break_off_if_used(record)
+        if connection is not None and not self.break_off_if_used(record):
+            self._end_streams(record)
+            if self._dialect.in_transaction(record.driver_connection):
+                # The driver was used beside SQLAlchemy, or a rollback went astray: the next user must not get it.
+                self._dialect.cut(record.driver_connection)
+                record.invalidate()
         record.info.pop(ENDING, None)
         record.info.pop(LOAN, None)
         record.info.pop(STREAMS, None)
+
+    def _end_streams(self, lent: _Pooled) -> None:
+        """Close what was streamed, if the driver does not do that at the end of a transaction."""
+        info = _info(lent)
+        if self._dialect.keeps_cursors and info is not None and STREAMS in info:
+            await_only(info.pop(STREAMS).close())
 
     def refuse_to_begin(self, connection: Connection) -> None:
         if _is_another(_info(connection)):
@@ -115,9 +135,10 @@ class _Guard:
         lock = self._dialect.statement_lock(lent.dbapi_connection)
         if not held(lock):
             return False
-        self._dialect.cut(lent.driver_connection)
+        cut = partial(self._dialect.cut, lent.driver_connection)
+        cut()
         # A driver that closes a connection under a task may break the next one that gets the same descriptor.
-        await_only(_left(lock))
+        await_only(_left(lock, cut))
         if lent.dbapi_connection is not None:  # else SQLAlchemy has heard of it from the other task
             lent.invalidate()
         return True
@@ -135,9 +156,9 @@ def _is_another(info: dict[Any, Any] | None) -> bool:
     return info is not None and ENDING in info and info[ENDING] is not asyncio.current_task()
 
 
-async def _left(lock: asyncio.Lock) -> None:
+async def _left(lock: asyncio.Lock, cut: Callable[[], None]) -> None:
     """Return when the tasks that hold *lock* have left, also if this one is cancelled, or after five seconds."""
-    waiting = asyncio.ensure_future(_taken(lock))
+    waiting = asyncio.ensure_future(_taken(lock, cut))
     try:
         await asyncio.shield(waiting)
     except asyncio.CancelledError:
@@ -145,7 +166,11 @@ async def _left(lock: asyncio.Lock) -> None:
         raise
 
 
-async def _taken(lock: asyncio.Lock) -> None:
+async def _taken(lock: asyncio.Lock, cut: Callable[[], None]) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LEAVES), lock:
-            pass
+        async with asyncio.timeout(_LEAVES):
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN), lock:
+                        return
+                cut()  # SQLite does not hear an interrupt that comes before its thread has begun the statement

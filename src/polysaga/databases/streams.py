@@ -8,39 +8,65 @@ asyncmy it fetches without the lock that statements take, so a transaction could
 from asyncio import Lock
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 from polysaga.databases.dialects.sql import ENDING, STREAMS, SqlDialect
 from polysaga.errors import SessionOver
 
 
+class Streams:
+    """The results that are streamed in one transaction."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[_Stream] = WeakSet()
+
+    def add(self, stream: "_Stream") -> None:
+        """Close *stream* with the others."""
+        self._open.add(stream)
+
+    async def close(self) -> None:
+        """Close those that are still in use."""
+        for stream in tuple(self._open):
+            await stream.end()
+
+
 def end_with_the_transaction(engine: Engine, dialect: SqlDialect, database: str) -> None:
     """Let results that are streamed on *engine* end with the transaction that they were begun in."""
+    # Not by listeners: one that executes a statement keeps those behind it from looking at it.
+    sqlalchemys: Any = engine.dialect
+    sqlalchemys.do_execute = partial(_execute, sqlalchemys.do_execute, dialect, database)
 
-    def stream(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        if not cursor.server_side:
-            return False
-        cursor.execute(statement, parameters)
-        pooled = context.root_connection.connection
-        adapted = pooled.dbapi_connection
-        lock = dialect.statement_lock(adapted)
-        takes_it = lock is not adapted._execute_mutex  # noqa: SLF001 - psycopg's own, which its fetch takes
-        mine = pooled.info.setdefault(STREAMS, object())
 
-        def refuse_if_over() -> None:
-            if (
-                pooled.dbapi_connection is not adapted
-                or pooled.info.get(STREAMS) is not mine
-                or ENDING in pooled.info
-            ):
-                raise SessionOver(database)
+def _execute(
+    do_execute: Callable[..., None],
+    dialect: SqlDialect,
+    database: str,
+    cursor: Any,
+    statement: str,
+    parameters: Any,
+    context: Any = None,
+) -> None:
+    do_execute(cursor, statement, parameters, context)
+    if not cursor.server_side:
+        return
+    pooled = context.root_connection.connection
+    adapted = pooled.dbapi_connection
+    lock = dialect.statement_lock(adapted)
+    takes_it = lock is not adapted._execute_mutex  # noqa: SLF001 - psycopg's own, which its fetch takes
+    mine = pooled.info.get(STREAMS)
+    if mine is None:
+        mine = pooled.info[STREAMS] = Streams()
 
-        cursor._cursor = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over)  # noqa: SLF001
-        return True
+    def refuse_if_over() -> None:
+        if pooled.dbapi_connection is not adapted or pooled.info.get(STREAMS) is not mine or ENDING in pooled.info:
+            raise SessionOver(database)
 
-    event.listen(engine, "do_execute", stream)
+    stream = cursor._cursor = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over)  # noqa: SLF001
+    mine.add(stream)
 
 
 class _Stream:
@@ -77,6 +103,10 @@ class _Stream:
         except SessionOver:
             return  # the end of the transaction has closed it
         await self._alone(self._cursor.close)
+
+    async def end(self) -> None:
+        """Close the cursor for the end of its transaction."""
+        await self._cursor.close()
 
     async def _alone(self, fetch: Callable[..., Any], *given: Any, **named: Any) -> Any:
         self._refuse_if_over()

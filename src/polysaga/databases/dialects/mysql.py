@@ -110,6 +110,7 @@ _GIVEN = {
     "bigint": "bigint",
 }
 _NOTHING = "left('-', 0)"  # '' is NULL where MariaDB's sql_mode has EMPTY_STRING_IS_NULL
+_IN_TRANSACTION = 1  # in the status that the server sends with each answer (SERVER_STATUS_IN_TRANS)
 _OFF = {"0", "OFF"}
 # MariaDB keeps replayed transactions and its own apart. MySQL has one set for both; the set stands still unless
 # new transactions get GTIDs.
@@ -278,6 +279,9 @@ class MySQL(SqlDialect):
 
         return log_in
 
+    def in_transaction(self, driver: Any) -> bool:
+        return bool(driver.server_status & _IN_TRANSACTION)
+
     def cut(self, driver: Any) -> None:
         driver.close()  # closes the socket only; `ensure_closed` would notify the server
 
@@ -352,6 +356,8 @@ class MySQL(SqlDialect):
             raise
         finally:
             await cursor.close()
+        # asyncmy leaves its status as it was if the server's has no flag.
+        driver.server_status &= ~_IN_TRANSACTION
         return Sealed.COMMITTED
 
     def seals_with_commit(self, driver: Any) -> bool:

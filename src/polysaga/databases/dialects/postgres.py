@@ -391,10 +391,16 @@ class PostgresAsyncpg(Postgres):
         # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
         return bool(driver.has_begun())
 
+    def in_transaction(self, driver: Any) -> bool:
+        return bool(driver.is_in_transaction())
+
     def _placeholder(self, name: str, order: list[str]) -> str:
         if name not in order:
             order.append(name)
         return f"${order.index(name) + 1}"
+
+
+_NO_TRANSACTION = (0, 4)  # of libpq's states: idle, and unknown because the connection is closed
 
 
 class PostgresPsycopg(Postgres):
@@ -469,6 +475,9 @@ class PostgresPsycopg(Postgres):
 
     def waits(self, driver: Any) -> bool:
         return bool(driver.info.server_version >= _WAITS * 10_000)
+
+    def in_transaction(self, driver: Any) -> bool:
+        return driver.pgconn.transaction_status not in _NO_TRANSACTION
 
     def cut(self, driver: Any) -> None:
         if driver.closed:

@@ -55,6 +55,7 @@ class SqlDialect:
     single_writer: ClassVar[bool] = False  # one connection for all writers of a process
     locks_rows: ClassVar[bool] = True  # supports SELECT ... FOR UPDATE
     returns_rows: ClassVar[bool] = True  # supports UPDATE ... RETURNING
+    keeps_cursors: ClassVar[bool] = False  # a server-side cursor outlives its transaction
     rolls_back_on_return: ClassVar[bool] = True  # a rollback asks the server only if a transaction is open
     replicates: ClassVar[bool] = True  # has primaries and replicas; if not, the first address is the primary
     snapshot: ClassVar[str] = "REPEATABLE READ"  # the isolation level of a transaction that reads one snapshot
@@ -244,6 +245,10 @@ class SqlDialect:
     def begun(self, driver: Any) -> bool:
         """Return whether a statement sent to *driver* now would run inside the session's transaction."""
         return True
+
+    def in_transaction(self, driver: Any) -> bool:
+        """Return whether the server has told *driver* that a transaction is open."""
+        raise NotImplementedError
 
     def key(self, value: UUID) -> Any:
         """Return *value* in the driver's form of a primary key."""

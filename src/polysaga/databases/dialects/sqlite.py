@@ -75,6 +75,7 @@ class SQLite(SqlDialect):
     clock = "strftime('%Y-%m-%dT%H:%M:%f', 'now')"
     statement_clock = clock
     single_writer = True
+    keeps_cursors = True
     replicates = False
     snapshot = "SERIALIZABLE"
     locks_rows = False
@@ -94,6 +95,12 @@ class SQLite(SqlDialect):
 
     def begun(self, driver: Any) -> bool:
         return bool(driver.in_transaction)
+
+    def in_transaction(self, driver: Any) -> bool:
+        try:
+            return bool(driver.in_transaction)
+        except ValueError:  # it is closed
+            return False
 
     def key(self, value: UUID) -> Any:
         return str(value)

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncTransaction
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
@@ -35,6 +36,7 @@ from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.texts import said
 
 LentT = TypeVar("LentT", Session, Connection)
+_FLUSHES = 100  # of one commit, as SQLAlchemy's
 _ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
 _LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
@@ -115,12 +117,22 @@ class _Work(Generic[LentT]):
         self._loan.end(committed=True)
         try:
             self._kind.commit(lent)
-        except BaseException:
+        except BaseException as error:
             # The server may not have ended the transaction: the connection must not be reused with it open.
             self._loan.drop()
-            raise
+            # A task that was left behind may have broken the session; the effect is committed all the same.
+            if not (self._loan.is_sealed and isinstance(error, InvalidRequestError)):
+                raise
         finally:
+            self._close_for_good(lent)
+
+    def _close_for_good(self, lent: LentT) -> None:
+        try:
             self._kind.close(lent)
+        except InvalidRequestError:  # a task that was left behind is inside of it
+            self._loan.drop()
+            if not self._loan.is_sealed:
+                raise
 
     async def _give_back(self, *, failed: bool) -> None:
         self._loan.end()
@@ -192,7 +204,7 @@ class _SessionWork(_Work[Session]):
         return self._loan.settled(self._node)
 
     def _whole(self, lent: Session) -> Any:
-        lent.flush()
+        _write_all(lent)
         return self._loan.verify(self._node, self._loan.connection or lent.connection())
 
 
@@ -261,6 +273,7 @@ class _Loan:
         self.nested: BaseException | None = None  # the last error inside a savepoint
         self.connection: Connection | None = None
         self.begins = 0  # seen while it was lent
+        self.is_sealed = False  # the server has committed
         self._transaction: object | None = None
         self._ending: asyncio.Task[Any] | None = None
         self._dialect = dialect
@@ -317,6 +330,7 @@ class _Loan:
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
         self._info[SEALED] = True
+        self.is_sealed = True
 
     def drop(self) -> None:
         """Take the connection out of the pool: the server ends its open transaction."""
@@ -374,6 +388,14 @@ class _StepSession(Session):
         self.loan.refuse_others()
         return super().get_bind(*asked, **options)
 
+    def _is_clean(self) -> bool:
+        # What a task that was left behind adds after COMMIT is of no transaction.
+        return self.loan.is_sealed or super()._is_clean()
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        if not self.loan.is_sealed:
+            super().flush(objects)
+
     def commit(self) -> None:
         self._refuse("commit")
         super().commit()
@@ -388,6 +410,32 @@ class _StepSession(Session):
 
     def _refuse(self, what: str) -> None:
         self.loan.refuse(f"{what}() on its session")
+
+
+class _AfterwardsOnly:
+    """The listeners of a session, without those to its commit: they have been called."""
+
+    def __init__(self, dispatch: Any) -> None:
+        self._dispatch = dispatch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatch, name)
+
+    def before_commit(self, session: Session) -> None:
+        """Do nothing."""
+
+
+def _write_all(session: Session) -> None:
+    """Do what SQLAlchemy does before COMMIT: call the listeners, which may write as well, and flush."""
+    if session.dispatch.before_commit:
+        listeners = session.dispatch
+        vars(session)["dispatch"] = _AfterwardsOnly(listeners)
+        listeners.before_commit(session)
+    for _ in range(_FLUSHES):
+        if session._is_clean():  # noqa: SLF001 - as SQLAlchemy's own commit
+            return
+        session.flush()
+    raise FlushError(f"over {_FLUSHES} flushes: does a listener to `after_flush` create objects each time?")
 
 
 class _StepConnection(AsyncConnection):
@@ -481,6 +529,8 @@ def _watch_call(cursor: Any, statement: str, parameters: Any, context: Any) -> b
     loan = context.root_connection.info.get(LOAN) if calls_procedure(statement) else None
     if loan is None:
         return False
+    if cursor.server_side:
+        raise StepMisused(f"a step streamed {statement.strip()[:60]!r}: execute a procedure, do not stream it")
     marks = context.root_connection.connection.cursor()
     marks.execute("SAVEPOINT polysaga_call")
     cursor.execute(statement, parameters)

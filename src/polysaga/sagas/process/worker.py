@@ -6,12 +6,13 @@ third of a lease old, and claims overdue sagas in one bounded batch. A claim is 
 statement was sent, so a slow reply shortens the trust and never stretches it. A tick has a connection of its own
 (`SqlNode.reserved`): the sagas and the program's sessions may use up the pool, and their claims are still renewed.
 
-A tick looks only for sagas that have become due since the last look, and five seconds before it: it reads little,
+A tick looks only for sagas that have become due since the last look, and ten seconds before it: it reads little,
 whatever stands in the index before them. So it misses no saga whose commit is visible five seconds after it became
-due, if the look itself begins in less time; otherwise the next look is for all. The worker looks for all overdue
-sagas at the start, once a minute, when it hears of work, after a full batch, and if its last look is more than a
-lease ago: the process was frozen, the journal was down, or there was no room. The minute's look finds a start
-whose transaction committed long after its insert, and sagas that became due while the database's clock jumped.
+due, if the look itself begins in less than five; otherwise the next look is for all. The worker looks for all
+overdue sagas at the start, once a minute, when it hears of work, after a full batch, and if its last look is more
+than a lease ago: the process was frozen, the journal was down, or there was no room. The minute's look finds a
+start whose transaction committed long after its insert, a row that another claim had locked and then rolled back,
+and sagas that became due while the database's clock jumped.
 
 The worker does not renew the claim of a saga whose step hangs although it was cancelled again and again. The claim
 runs out, and another process or this one begins the step anew; the ledger refuses a late first run. A start that
@@ -53,7 +54,7 @@ _TICKS_PER_LEASE = 4
 _AT_LEAST = 10  # one saga of so many in a batch is taken over although the databases are busy
 _RARELY = 60.0  # seconds between two looks for unknown definitions and a clock that was put back
 _REMOVAL = 60.0  # seconds that the removal of one batch may take
-_SLACK = 5.0  # seconds for the commit of a saga that is due, and for a look to begin
+_SLACK = 5.0  # seconds for the commit of a saga that is due, and again for a look to begin
 
 
 class Worker:
@@ -146,7 +147,7 @@ class Worker:
         most, room = min(self._engine.settings.claim_batch, self._runner.free), self._runner.room
         batch = max(min(most, max(room, at_least)), 0)
         asked = Asked.now(self._engine.clock)
-        window = asked.monotonic - self._looked_at + _SLACK
+        window = asked.monotonic - self._looked_at + 2 * _SLACK
         rows = await self._engine.journal.claim(batch, pick, window=window) if batch else []
         if pick in {Pick.DUE, Pick.JUST_DUE}:
             late = pick is Pick.JUST_DUE and self._engine.clock.monotonic() - asked.monotonic > _SLACK

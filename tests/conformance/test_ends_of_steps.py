@@ -1,0 +1,196 @@
+"""What is written around a step's COMMIT: before it, it is part of the step; behind it, of no transaction."""
+
+import asyncio
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from polysaga.databases.dialects import Write
+from polysaga.databases.dialects.sending import Sealed
+from polysaga.databases.handles import sql_session
+from polysaga.errors import StepMisused
+from tests.conformance.shops import Sale, SqlShop, turns
+from tests.conformance.test_participant import entry, row_of, selling
+from tests.fixtures.waiting import within
+
+LONG = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9e8) SELECT count(*) FROM n"
+
+
+def sale(item: str) -> Sale:
+    return Sale(receipt=uuid.uuid4().hex, item=item)
+
+
+@contextmanager
+def audited(item: str, how: str) -> Iterator[None]:
+    """Let a listener to commits write, as the audit trail of a program does."""
+
+    def write(session: Session) -> None:
+        if how == "add":
+            session.add(sale(item))
+        else:
+            session.execute(insert(Sale).values(receipt=uuid.uuid4().hex, item=item))
+
+    event.listen(Session, "before_commit", write)
+    try:
+        yield
+    finally:
+        event.remove(Session, "before_commit", write)
+
+
+@pytest.mark.parametrize("how", ["add", "execute"])
+async def test_what_a_listener_to_commits_writes_is_part_of_the_step(
+    sql_shop: SqlShop, item: str, how: str
+) -> None:
+    participant, step = sql_shop.participant(connections=1), entry()
+    await participant.act(entry(), selling(sql_shop, "another"))
+
+    with audited(item, how):
+        await participant.act(step, selling(sql_shop, f"{item}-ordered"))
+
+    assert await row_of(participant, step) is not None
+    assert await sql_shop.sold(item) == 1
+    await participant.act(entry(), selling(sql_shop, "the next"))
+    assert await sql_shop.sold(item) == 1
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+async def test_what_a_task_adds_behind_the_commit_is_of_no_transaction(
+    sql_shop: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch, *, flushes: bool
+) -> None:
+    """A task that the step left behind goes on just when the server has committed."""
+    participant, step, left = sql_shop.participant(connections=1), entry(), list[asyncio.Task[Any]]()
+    await participant.act(entry(), selling(sql_shop, "another"))
+    sessions: list[AsyncSession] = []
+    dialect = participant.node.dialect
+    seal = dialect.seal
+
+    async def write_late() -> None:
+        sessions[0].add(sale(item))
+        if flushes:
+            await sessions[0].flush()
+
+    async def seal_and_go_on(driver: Any, writes: Sequence[Write]) -> Sealed:
+        found = await seal(driver, writes)
+        left.append(asyncio.ensure_future(write_late()))
+        await turns(20)
+        return found
+
+    async def work(session: AsyncSession) -> str:
+        sessions.append(session)
+        await sql_shop.sell(session, f"{item}-ordered")
+        return "null"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dialect, "seal", seal_and_go_on)
+        (end,) = await asyncio.gather(participant.act(step, work), return_exceptions=True)
+    await within(asyncio.gather(*left, return_exceptions=True), "the task that was left behind ends")
+
+    happened = await row_of(participant, step) is not None
+    assert happened == (not isinstance(end, BaseException)), end
+    before = await sql_shop.sold(item)
+    assert happened or before == 0
+    async with sql_session(participant.node, read_only=False) as session:
+        await sql_shop.sell(session, "the next")
+    await participant.act(entry(), selling(sql_shop, "and another"))
+    assert await sql_shop.sold(item) == before, "the next user has committed it"
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_commit_cannot_be_streamed(any_shop: SqlShop, item: str, *, goes_on: bool) -> None:
+    participant, step = any_shop.participant(connections=1), entry()
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        await any_shop.sell(lent, item)
+        await lent.stream(text("COMMIT"))
+        if not goes_on:
+            raise LookupError
+        return "null"
+
+    with pytest.raises(StepMisused, match="it ends the step's transaction"):
+        await participant.act(step, work)
+    assert await row_of(participant, step) is None
+    assert await any_shop.sold(item) == 0
+
+
+async def test_a_procedure_that_commits_cannot_be_streamed(mariadb: SqlShop, item: str) -> None:
+    participant, step, name = mariadb.participant(connections=1), entry(), f"commits_{item[:12]}"
+    async with mariadb.observer.connect() as connection:
+        await connection.exec_driver_sql(f"CREATE PROCEDURE {name}() BEGIN COMMIT; SELECT 1; END")
+
+    async def work(lent: AsyncSession) -> str:
+        await mariadb.sell(lent, item)
+        await lent.stream(text(f"CALL {name}()"))
+        return "null"
+
+    with pytest.raises(StepMisused, match="do not stream it"):
+        await participant.act(step, work)
+    assert await row_of(participant, step) is None
+    assert await mariadb.sold(item) == 0
+
+
+def numbers() -> str:
+    counted_up = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 9000)"
+    return f"{counted_up} SELECT n, (SELECT count(*) FROM sales) FROM c"
+
+
+async def test_a_result_that_is_not_read_to_its_end_keeps_no_snapshot_of_the_file(
+    sqlite: SqlShop, item: str
+) -> None:
+    node, other = sqlite.node(connections=1, lock_timeout=1.0), sqlite.node(connections=1)
+    results = []
+    for read_only in (True, False):
+        async with sql_session(node, read_only=read_only) as session:
+            if not read_only:
+                await sqlite.sell(session, item)
+            results.append(await session.stream(text(numbers())))
+            await results[-1].fetchone()
+        async with sql_session(other, read_only=False) as session:
+            await sqlite.sell(session, item)
+        async with sql_session(node, read_only=False) as session:
+            await sqlite.sell(session, item)
+    async with sql_session(node, read_only=True) as session:
+        assert (await session.execute(select(func.count()).where(Sale.item == item))).scalar_one() == 5
+
+
+async def test_a_commit_that_fails_leaves_the_file_free(sqlite: SqlShop) -> None:
+    node, suffix = sqlite.node(connections=1), uuid.uuid4().hex[:8]
+    async with sql_session(node, read_only=False) as session:
+        await session.execute(text(f"CREATE TABLE shelf_{suffix} (i integer PRIMARY KEY)"))
+        late = f"i integer REFERENCES shelf_{suffix} (i) DEFERRABLE INITIALLY DEFERRED"
+        await session.execute(text(f"CREATE TABLE box_{suffix} ({late})"))
+
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        async with sql_session(node, read_only=False) as session:
+            await session.execute(text(f"INSERT INTO box_{suffix} VALUES (7)"))
+
+    path = sqlite.url.partition("///")[2]
+    with closing(sqlite3.connect(path, timeout=0.3, isolation_level=None)) as another_process:
+        another_process.execute("BEGIN IMMEDIATE")
+        another_process.execute("ROLLBACK")
+
+
+async def test_a_query_that_is_about_to_begin_is_broken_off_too(sqlite: SqlShop, item: str) -> None:
+    """SQLite does not hear an interrupt before its thread has begun the statement."""
+    node = sqlite.node(connections=1)
+    for later in range(12):
+        left: list[asyncio.Task[Any]] = []
+
+        async def block(later: int = later, left: list[asyncio.Task[Any]] = left) -> None:
+            async with sql_session(node, read_only=False) as session:
+                await sqlite.sell(session, item)
+                left.append(asyncio.ensure_future(session.execute(text(LONG))))
+                await turns(later)
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            await within(block(), "the block ends long before the query would")
+        await within(asyncio.gather(*left, return_exceptions=True), "the query has ended")
+    assert await sqlite.sold(item) == 0
