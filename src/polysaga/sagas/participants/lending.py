@@ -117,12 +117,15 @@ class _Work(Generic[LentT]):
         self._loan.end(committed=True)
         try:
             self._kind.commit(lent)
-        except BaseException as error:
-            # The server may not have ended the transaction: the connection must not be reused with it open.
+        except InvalidRequestError:
             self._loan.drop()
             # A task that was left behind may have broken the session; the effect is committed all the same.
-            if not (self._loan.is_sealed and isinstance(error, InvalidRequestError)):
+            if not self._loan.is_sealed:
                 raise
+        except BaseException:
+            # The server may not have ended the transaction: the connection must not be reused with it open.
+            self._loan.drop()
+            raise
         finally:
             self._close_for_good(lent)
 
