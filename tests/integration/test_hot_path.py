@@ -30,11 +30,13 @@ from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.process import pulse
+from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.fixtures.programs import LAST_AT_HOME, PLACE_ORDER, SINGLE, WITH_CALLS, Order, Program, Urls
 from tests.fixtures.servers import DatabaseFactory
+from tests.fixtures.waiting import forever
 
 QUIET = 600.0  # seconds of a lease so long that the worker ticks once, at the beginning
 HOSTILE = [
@@ -50,9 +52,14 @@ HOSTILE = [
 
 @pytest.fixture(autouse=True)
 def no_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count what sagas cost: questions of the sentinel and of the pool, on a slow machine, are not theirs."""
+    """Count what sagas cost: what the sentinel, the pool, the pulse and the drains ask is not theirs.
+
+    Each of them may come first, or again, in the middle of a test on a busy machine.
+    """
     monkeypatch.setattr(sentinels, "_EVERY", 3600.0)
     monkeypatch.setattr(sql_node, "_TRUSTED", 3600.0)
+    monkeypatch.setattr(pulse, "BEAT", 3600.0)
+    monkeypatch.setattr(Drain, "run", lambda drain: forever())
 
 
 @pytest.fixture
@@ -111,12 +118,6 @@ async def run(program: Program, count: int, *, side_by_side: bool = False) -> No
     else:
         for _ in range(count):
             await one()
-
-
-@pytest.fixture(autouse=True)
-def no_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a test may take longer than the pulse waits, whose statements would be counted."""
-    monkeypatch.setattr(pulse, "BEAT", QUIET)
 
 
 async def test_place_order_costs_its_own_commits_and_one_more(

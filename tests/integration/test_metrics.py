@@ -259,6 +259,7 @@ async def test_replicas_show_where_reads_went_and_how_late_they_are(postgres_clu
         before = Scrape(metrics)
         browser = notes.browser()
         assert (await browser.put(1, 1)).status_code == 204
+        await asyncio.to_thread(postgres_cluster.catch_up)  # else the read goes to the primary
         assert await browser.get(1) == 1
         for replica in postgres_cluster.replicas:
             await asyncio.to_thread(replica.pause)
