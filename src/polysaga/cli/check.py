@@ -122,7 +122,7 @@ async def _ask(server: AskedServer, settings: Settings) -> Checked:
             facts, apart, tables = await _facts(node, replicas=bool(settings.databases[node.database].replicas))
     except TimeoutError:
         return replace(one, findings=(_silent(node, f"no answer in {patience:g} s"),))
-    except Exception as error:
+    except Exception as error:  # border: what a driver raises has no common class
         if isinstance(error, PolysagaError | SQLAlchemyError | OSError) or _is_of_mongo(error):
             return replace(one, findings=(_refused(node, error),))
         raise

@@ -196,7 +196,7 @@ async def _ask(server: AskedServer, clock: Clock) -> Seen:
     except TimeoutError:
         await server.cut()
         return Seen(node.database, node.name, failure=f"no answer in {patience:g} s")
-    except Exception as error:
+    except Exception as error:  # border: what a driver raises has no common class
         if isinstance(error, PolysagaError) or fault_of(error) is not None:
             await server.cut()
             return Seen(node.database, node.name, failure=masked(" ".join(str(error).split())))

@@ -1,7 +1,6 @@
 """The program that a command works on: MODULE:ATTRIBUTE, importable from the current directory."""
 
 import difflib
-import importlib
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from polysaga.config import Settings, load_settings
 from polysaga.errors import ConfigurationError, PolysagaError
+from polysaga.loading import load_module
 from polysaga.sagas import Sagas
 
 _HELP = "The program's app or Sagas object, e.g. shop:app or orders.sagas:sagas."
@@ -66,7 +66,7 @@ def _import(name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        module: ModuleType = load_module(name)
     except ModuleNotFoundError as error:
         # Was it the module itself, or a package around it, that is missing, or a module that it imports?
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
@@ -79,6 +79,7 @@ def _import(name: str) -> ModuleType:
         ) from error
     except Exception as error:  # border: the program's own code runs
         raise ConfigurationError(f"module '{name}' cannot be imported: {_where(error)}") from error
+    return module
 
 
 def _where(error: Exception) -> str:

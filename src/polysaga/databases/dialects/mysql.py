@@ -346,7 +346,7 @@ class MySQL(SqlDialect):
         cursor = driver.cursor()
         try:
             await cursor.execute(_block(tuple([write.statement.sql for write in writes])), values)
-        except Exception as error:
+        except Exception as error:  # border: what a driver raises has no common class
             code = error.args[0] if error.args else None
             if code == _SIGNALLED:
                 return Sealed.FENCED

@@ -220,7 +220,7 @@ class SagaRepair:
                 return
             try:
                 await participant.act(entry, work)
-            except Exception as error:
+            except Exception as error:  # border: what a driver raises has no common class
                 if participant.fault(error) is Fault.DUPLICATE_KEY:
                     return  # a late run of the step was faster; its own result stands
                 raise
