@@ -138,7 +138,9 @@ async def test_a_saga_put_aside_says_when_it_is_tried_again(files: MigratedUrls)
         assert "Decided, but record_event keeps failing in inventory. It is tried again at" in text
         assert "never undone" in text
         assert "Compensate Not possible now: it is decided" in text
-        assert "put aside" in plain(await visit.get("/"))
+        overview = plain(await visit.get("/"))
+        assert "put aside" in overview
+        assert "Waiting late:" in overview
 
 
 async def test_a_list_says_which_step_is_retried(files: MigratedUrls) -> None:
@@ -211,6 +213,8 @@ async def test_a_saga_that_its_processes_do_not_survive_warns_before_the_next_on
         assert text.index("Has everything undone that it did.") < text.index("Runs reserve_stock again.")
         assert "Compensate does not run reserve_stock ." in text
         assert "reserve_stock" in plain(await visit.get("/"))
+        listed = plain(await visit.get("/sagas?status=needs_attention"))
+        assert listed.index("Compensate …") < listed.index("Retry …")
 
 
 async def test_a_saga_that_keeps_losing_its_process_is_told_before_it_is_parked(files: MigratedUrls) -> None:
@@ -225,6 +229,7 @@ async def test_a_saga_that_keeps_losing_its_process_is_told_before_it_is_parked(
         assert "1 saga keeps losing its process." in overview
         assert "Nothing needs you." not in overview
         assert "Three processes in a row, or more, ended or hung while they drove it: read their logs." in overview
+        assert "Crashing late:" in overview
         assert "crashing=1" in (await visit.get("/")).text
         page = plain(await visit.get(f"/sagas/{handle.id}"))
         assert "3 processes in a row ended, or hung, while they drove it. Read in their logs why." in page
@@ -598,7 +603,9 @@ async def test_a_database_that_does_not_answer_is_said_to_be_silent(
         assert "All databases answer." in plain(await visit.get("/databases"))
         monkeypatch.setattr("polysaga.dashboard.looking._ASKED", 0.0)
         monkeypatch.setattr(program.handles["points"].primary, "ping", gone)
-        assert "points does not answer." in plain(await visit.get("/databases"))
+        databases = plain(await visit.get("/databases"))
+        assert "points does not answer." in databases
+        assert "no answer: connection refused" in databases
         answer = await visit.get("/")
         assert "<h1>points does not answer.</h1>" in answer.text
         overview = plain(answer)

@@ -19,7 +19,7 @@ from polysaga.dashboard.readings import engines_of
 from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.case import SagaScreen, saga_screen
 from polysaga.dashboard.screens.declared import DeclaredSaga, find
-from polysaga.dashboard.screens.listing import SagaRow, rows
+from polysaga.dashboard.screens.listing import SagaRow, may_end_processes, rows
 from polysaga.dashboard.screens.nodes import DatabaseFacts, databases_screen, outages, strip, trouble
 from polysaga.dashboard.screens.overview import overview_screen, unfinished_query
 from polysaga.dashboard.site import LEGEND, Site, parked_in
@@ -112,6 +112,7 @@ class Pages:
             rows=lines,
             asked=filters.sentence(search, number),
             many=many if search.narrow else "",
+            ends_processes=any(map(may_end_processes, page.sagas)),
             may_choose=any(not Status(line.kind).final for line in lines),
             query=newest,
             newest=newest,
@@ -159,7 +160,9 @@ class Pages:
         site = self._site
         overview = await site.looking.overview()
         found = await self.examined(saga_id)
-        drivers = [] if found.saga.known else await self._drivers(found.saga)
+        drivers: tuple[str, ...] = ()
+        if not found.saga.known:
+            drivers = (await site.looking.activity()).others_that_know(found.saga.name, found.saga.version)
         screen = saga_screen(
             found,
             declared=find(site.program, found.saga.name, found.saga.version),
@@ -171,12 +174,6 @@ class Pages:
             whole=whole,
         )
         return screen, marks.of_case(found.saga, overview)
-
-    async def _drivers(self, saga: SagaSummary) -> list[str]:
-        """Return the names of the processes that know the version of *saga*."""
-        activity = await self._site.looking.activity()
-        version = f"{saga.name} {saga.version}"
-        return [process.name for process in activity.processes if not process.here and version in process.knows]
 
     async def examined(self, saga_id: UUID) -> Examination:
         """Return what all databases say of one saga; raise `UnknownSaga`."""

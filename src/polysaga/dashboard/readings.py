@@ -1,7 +1,7 @@
 """What this process knows of its databases, from memory: no database is asked here."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,18 +19,20 @@ _ENGINES = {"postgresql": "PostgreSQL", "mysql": "MySQL or MariaDB", "sqlite": "
 
 
 def databases_of(
-    databases: Databases, journal: str, clock: Clock, silent: Collection[str] = ()
+    databases: Databases, journal: str, clock: Clock, silent: Mapping[str, str]
 ) -> tuple[DatabaseFacts, ...]:
-    """Return what is known of each database; those named in *silent* do not answer."""
+    """Return what is known of each database; *silent* says which do not answer, and why."""
     found = (_database(handle, databases, handle.name == journal, clock) for handle in databases)
-    return tuple(_silenced(one) if one.name in silent and one.refusal is None else one for one in found)
+    return tuple(
+        _silenced(one, silent[one.name]) if one.name in silent and one.refusal is None else one for one in found
+    )
 
 
-def _silenced(one: DatabaseFacts) -> DatabaseFacts:
+def _silenced(one: DatabaseFacts, why: str) -> DatabaseFacts:
     nodes = one.nodes
     if len(nodes) == 1:  # those of a database with replicas are watched one by one
-        nodes = (replace(nodes[0], failure="it does not answer"),)
-    return replace(one, nodes=nodes, refusal="it does not answer")
+        nodes = (replace(nodes[0], failure=why),)
+    return replace(one, nodes=nodes, refusal=why)
 
 
 def unwatched(databases: Databases) -> list[AnyHandle]:

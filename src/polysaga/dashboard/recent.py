@@ -127,7 +127,9 @@ class Recent:
             return None
         if isinstance(event, StepFailed) and event.fault in _OUT_OF_REACH:
             self._out_of_reach.setdefault(database, now)
-            text = f"{database}: {event.saga} could not reach it at {event.step}: {masked(event.reason)[:200]}"
+            text = (
+                f"{database}: {event.saga} could not reach it at {event.step}: {words.short(masked(event.reason))}"
+            )
             many = f"{database}: {{}} attempts of steps could not reach it"
             return _happening(now, "failed", "gone", text, many, database)
         if isinstance(event, StepDone) and database in self._out_of_reach:
@@ -144,7 +146,7 @@ def told_of(event: Event, now: datetime) -> Happening | None:
     line = partial(_happening, now)
     match event:
         case SagaParked():
-            reason = words.first_line(event.reason)[:200]
+            reason = words.short(event.reason)
             text = f"{event.saga} …{words.tail(event.saga_id)} parked: {reason}"
             return line("needs_attention", "needs_attention", text, f"{{}} {event.saga} sagas parked: {reason}")
         case StartParked():
@@ -181,8 +183,7 @@ def told_of(event: Event, now: datetime) -> Happening | None:
             text = f"{event.database}: opened at {words.joined([host(node) for node in event.nodes])}"
             return line("ok", "primary", text, database=event.database)
         case WorkerFailed():
-            reason = masked(event.reason)
-            told = reason if len(reason) <= 200 else f"{reason[:199]}…"
+            told = words.short(masked(event.reason))
             return line("failed", "gone", f"Work in the background of this process failed: {told}")
     return None
 

@@ -17,6 +17,7 @@ STATUS = {
     "completed": "completed",
     "compensated": "compensated",
 }
+_LONGEST = 200  # characters of an error in a sentence or a list
 _MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?:: |$))")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -135,6 +136,12 @@ def tail(saga_id: UUID | str) -> str:
 def first_line(text: str) -> str:
     """Return the first line of *text* that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def short(text: str) -> str:
+    """Return the first line of *text*, with an ellipsis if it has more than 200 characters."""
+    line = first_line(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def plainly(text: str) -> str:

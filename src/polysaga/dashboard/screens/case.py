@@ -23,7 +23,7 @@ from polysaga.dashboard.screens.history import (
     steps_of,
     timeline,
 )
-from polysaga.dashboard.screens.listing import masked_in
+from polysaga.dashboard.screens.listing import masked_in, may_end_processes
 from polysaga.dashboard.screens.story import Story, story
 from polysaga.sagas import Examination, LedgerLook, Option, Status, StepFacts
 
@@ -193,10 +193,7 @@ def _same_go(found: Examination) -> str:
 
 
 def _same_query(found: Examination, hidden: frozenset[str]) -> str:
-    saga, act = found.saga, found.saga.repaired
-    cause = saga.error
-    if saga.status is not Status.NEEDS_ATTENTION and act is not None:
-        cause = act.error_before
+    saga, cause = found.saga, found.saga.parked_for
     told = cause and (cause.parked or cause)
     reason = words.first_line(told.message if told else "")
     # Values differ from saga to saga, and must not stand in an address: the search is by step alone then.
@@ -525,10 +522,8 @@ def _acts(found: Examination, declared: DeclaredSaga | None) -> list[Act]:
 
 def _least_harmful_first(found: Examination, acts: list[Act]) -> list[Act]:
     """Offer to undo a saga that ends its processes, if that can be done, before a retry that may end more."""
-    saga = found.saga
-    cause = None if saga.error is None else saga.error.parked
     undo = next((act for act in acts if act.action == "compensate" and not act.refused), None)
-    if cause is None or not cause.is_deserted or cause.step is None or undo is None:
+    if undo is None or not may_end_processes(found.saga):
         return acts
     rest = [replace(act, open=False, cls=act.cls.replace("btn-primary", "")) for act in acts if act is not undo]
     return [replace(undo, open=True, cls="btn-primary"), *rest]

@@ -148,6 +148,12 @@ def resolved_by(saga: SagaSummary) -> str:
     return "" if saga.error is None or saga.error.resolved is None else saga.error.resolved.by
 
 
+def may_end_processes(saga: SagaSummary) -> bool:
+    """Return whether process after process ended on a step of *saga*; with every step done it was another saga."""
+    parked = None if saga.error is None else saga.error.parked
+    return parked is not None and parked.is_deserted and parked.step is not None
+
+
 def masked_values(reason: Reason | None, mask: Mask) -> frozenset[str]:
     """Return the masked values among the facts of a refusal, which its text may repeat."""
     if reason is None:

@@ -119,6 +119,7 @@ class OverviewScreen:
     causes: tuple[CauseLine, ...]
     causes_note: str
     late: tuple[LateLine, ...]
+    late_title: str
     oldest: tuple[OldLine, ...]
     unfinished: int
     panels: tuple[SagaPanel, ...]
@@ -144,6 +145,7 @@ def overview_screen(
     *absences* tell of databases that were out of reach in the last hour.
     """
     parked, moving = totals(found.unfinished)
+    lines = _late_lines(found, activity)
     started = sum(one.started for one in activity.sagas)
     hour, headline = Search(since="1h"), _headline(found, parked, outages)
     ended = {
@@ -166,7 +168,8 @@ def overview_screen(
         ),
         causes=tuple(_cause(one, found.at, mask) for one in found.causes[:_SHOWN]),
         causes_note=_causes_note(found),
-        late=tuple(_late_lines(found, activity)),
+        late=tuple(lines),
+        late_title=words.joined(list(dict.fromkeys(line.word for line in lines))).capitalize(),
         oldest=tuple(_old(one, found.at, mask, lease) for one in found.oldest),
         unfinished=moving,
         panels=tuple(_panel(one, found.at, program) for one in sorted(activity.sagas, key=_order(program))),
@@ -324,10 +327,8 @@ def _late(group: LateGroup, now: datetime, activity: Activity) -> LateLine:
     if group.known:
         rest = "No process has taken them over; one that ticks does. Are the other processes up?"
     else:
-        version = f"{group.name} {group.version}"
         # This process may know another saga of that version, after a change without a new number.
-        others = (process for process in activity.processes if not process.here)
-        drivers = [process.name for process in others if version in process.knows]
+        drivers = activity.others_that_know(group.name, group.version)
         rest = "No process that is up knows this version: deploy it again, beside the present one."
         if drivers:
             rest = f"This process does not know this version; {drivers[0]} does, and goes on with them."

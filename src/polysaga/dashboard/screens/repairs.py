@@ -13,7 +13,7 @@ from polysaga.dashboard import words
 from polysaga.dashboard.drawing import charts
 from polysaga.dashboard.filters import MOVING
 from polysaga.dashboard.masking import Mask, without
-from polysaga.dashboard.screens.listing import going_on, masked_values
+from polysaga.dashboard.screens.listing import going_on, masked_values, may_end_processes
 from polysaga.sagas import BatchProgress, Fates, Repair, SagaSummary, Status
 
 _PACE = 200  # repairs in a second, about
@@ -140,7 +140,7 @@ def confirm_screen(
         outcomes=tuple(_prospects(action, tried)),
         some=tuple(ids[:_SOME]),
         rest=max(0, number - _SOME),
-        cause=words.first_line(cause)[:200] if action == "retry" else "",
+        cause=words.short(cause) if action == "retry" else "",
         oldest=ids[-1] if action == "retry" and number > 1 else None,
         button=f"{what}{as_what}",
         cls="btn-danger" if action in {"resolve", "compensate"} else "btn-primary",
@@ -153,7 +153,7 @@ def confirm_screen(
 
 def _warnings(action: str, found: Sequence[SagaSummary]) -> Iterator[str]:
     """Yield what a person may not expect of *action* on these sagas."""
-    deserted = sum(_may_end_processes(one) for one in found)
+    deserted = sum(may_end_processes(one) for one in found)
     if action == "retry" and deserted:
         was = words.verb(deserted, "is parked because its processes", "are parked because their processes")
         yield (
@@ -172,12 +172,6 @@ def _warnings(action: str, found: Sequence[SagaSummary]) -> Iterator[str]:
             f"{_of_them(undone, found)} {words.verb(undone, 'is', 'are')} being undone already. Compensate "
             "only goes on with that, as retry does."
         )
-
-
-def _may_end_processes(saga: SagaSummary) -> bool:
-    """Return whether process after process ended on a step of *saga*; with every step done it was another saga."""
-    parked = None if saga.error is None else saga.error.parked
-    return parked is not None and parked.is_deserted and parked.step is not None
 
 
 def _of_them(number: int, found: Sequence[SagaSummary]) -> str:

@@ -165,6 +165,13 @@ class SagaState(SagaSummary):
         acts = (one for one in reversed(self.audit) if one.error_before is not None and one.error_before.parked)
         return next(acts, None)
 
+    @property
+    def parked_for(self) -> Reason | None:
+        """Why it is parked, or was before the last repair."""
+        if self.status is Status.NEEDS_ATTENTION:
+            return self.error
+        return None if self.repaired is None else self.repaired.error_before
+
 
 @dataclass(frozen=True, slots=True)
 class SagaPage:

@@ -88,6 +88,11 @@ class Activity:
     sagas: tuple[SagaActivity, ...]  # by name
     shared: bool
 
+    def others_that_know(self, name: str, version: int) -> tuple[str, ...]:
+        """Return the names of the other processes that know this version of a saga."""
+        known = f"{name} {version}"
+        return tuple(process.name for process in self.processes if not process.here and known in process.knows)
+
 
 class OwnPulse(Protocol):
     """What this process knows of itself, also if it is not written yet."""

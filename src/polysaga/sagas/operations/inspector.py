@@ -325,13 +325,9 @@ class Inspector:
 
     async def _alike(self, saga: SagaState) -> int:
         """Count the others that are parked for the same reason, also after this one was repaired to try it out."""
-        acted = saga.repaired
-        reason = None if acted is None else acted.error_before
-        if saga.status is Status.NEEDS_ATTENTION:
-            reason = saga.error
-        if reason is None:
+        if saga.parked_for is None:
             return 0
-        wanted = likeness(saga.name, reason)
+        wanted = likeness(saga.name, saga.parked_for)
         parked = await self._parked.read(self._figures)
         return sum(one.saga_id != saga.id and likeness(one.name, one.reason) == wanted for one in parked)
 
