@@ -30,11 +30,13 @@ from polysaga.sagas.participants import Entry
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.protocol.states import Mark
 from tests.fixtures.servers import DatabaseFactory
+from tests.fixtures.waiting import until
 
 SAGA = text(
     f"INSERT INTO {JOURNAL} (id, name, version, fingerprint, input, input_hash, status, epoch, owner, results, "
     "wake_at, created_at) VALUES (:id, 'sell', 1, '', '{}', '', 'running', 1, :owner, '{}', now(), now())"
 )
+SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 OURS = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'polysaga%'"
 
 
@@ -65,6 +67,11 @@ class Shop:
     async def recorded(self, ledger: str = LEDGER) -> list[str]:
         async with self.node.reader.connect() as connection:
             return [one.hex for one in await connection.scalars(text(f"SELECT saga_id FROM {ledger}"))]
+
+    async def sleeps(self) -> bool:
+        """Return whether the server is inside of `pg_sleep`."""
+        async with self.node.reader.connect() as connection:
+            return (await connection.execute(text(SLEEPING))).scalar_one() == 1
 
     async def whole(self, *entries: Entry) -> bool:
         """Return whether *entries* happened, each once with its row, and nothing else."""
@@ -336,7 +343,7 @@ async def test_nothing_is_committed_before_a_cancelled_statement_has_ended(shop:
     async def cancel_one(session: AsyncSession) -> None:
         driver = await driver_of(session)
         one = asyncio.create_task(driver.execute("SELECT pg_sleep(60)"))
-        await asyncio.sleep(0)
+        await until(shop.sleeps, "the server executes the statement")  # before, it passes over a cancellation
         one.cancel()
         await asyncio.wait([one])  # the server has not answered yet
 
