@@ -194,3 +194,35 @@ async def test_a_query_that_is_about_to_begin_is_broken_off_too(sqlite: SqlShop,
             await within(block(), "the block ends long before the query would")
         await within(asyncio.gather(*left, return_exceptions=True), "the query has ended")
     assert await sqlite.sold(item) == 0
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+@pytest.mark.parametrize("fails", [RuntimeError, asyncio.CancelledError])
+async def test_a_connection_that_does_not_come_back_well_leaves_its_place_in_the_pool(
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch, fails: type[BaseException], *, terminates: bool
+) -> None:
+    """SQLAlchemy's pool counts a connection as lent for ever if what listens to its return raises."""
+    node = sql_shop.node(connections=1)
+    dialect, used = node.writer.sync_engine.dialect, list[Any]()
+    really_terminate = dialect.do_terminate
+
+    def fail(*_: Any) -> None:
+        raise fails
+
+    def terminate_and_be_cancelled(connection: Any) -> None:
+        really_terminate(connection)
+        raise asyncio.CancelledError
+
+    async def use() -> None:
+        async with node.writer.connect() as connection:
+            used.append((await connection.get_raw_connection()).driver_connection)
+
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(node.dialect, "in_transaction", fail)
+        if not terminates:
+            disturbed.setattr(dialect, "do_terminate", terminate_and_be_cancelled)
+        task = asyncio.ensure_future(use())
+        await asyncio.wait([task], timeout=10)
+    assert task.cancelled() == (not terminates or fails is asyncio.CancelledError)
+    await within(use(), "the only place in the pool is lent again", patience=5.0)
+    assert used[0] is not used[1]

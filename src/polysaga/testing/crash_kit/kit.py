@@ -268,7 +268,7 @@ class _Exploration:
         return self._done, self._planned, self._counted
 
     async def outcomes(self, tell: "Callable[[_Exploration], None]") -> AsyncIterator[CaseOutcome]:
-        """Yield the outcome of every case; skip a case whose acts found no place."""
+        """Yield the outcome of every case; skip a good one whose acts found no place."""
         singles: list[Case] = []
         async for outcome in self._undisturbed():
             name = str(outcome.case)
@@ -284,7 +284,7 @@ class _Exploration:
             del self._elsewhere[str(case)]
         kills: list[tuple[Case, list[Point]]] = []
         async for outcome in self._played(self._chosen(ours, _SINGLES), tell):
-            if outcome.played and self._only in {None, str(outcome.case)}:
+            if self._tells(outcome):
                 yield outcome
             if self._has_doubles(outcome.case) and not outcome.problems:
                 kills.append((outcome.case, outcome.trace))
@@ -292,7 +292,7 @@ class _Exploration:
         self.names += map(str, doubles)
         self._counted = True
         async for outcome in self._played(self._chosen(doubles, 1 - _SINGLES), tell):
-            if outcome.played and self._only in {None, str(outcome.case)}:
+            if self._tells(outcome):
                 yield outcome
 
     async def listed(self) -> list[str]:
@@ -335,6 +335,10 @@ class _Exploration:
             self._done += 1
             yield outcome
             tell(self)
+
+    def _tells(self, outcome: CaseOutcome) -> bool:
+        """Return whether the case counts: its acts found a place, or what came before the missing one went wrong."""
+        return (outcome.played or bool(outcome.problems)) and self._only in {None, str(outcome.case)}
 
     def _has_doubles(self, case: Case) -> bool:
         return isinstance(case.acts[0], Kill) and not case.plot.turned
