@@ -12,6 +12,7 @@ settings.load_profile("patient")
 pytest_plugins = [
     "tests.fixtures.tiers",
     "tests.fixtures.failures",
+    "tests.fixtures.uncaptured",
     "tests.fixtures.hangs",
     "tests.fixtures.left_behind",
     "tests.fixtures.watch",
