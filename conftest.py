@@ -10,6 +10,7 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 pytest_plugins = [
+    "tests.fixtures.memory",
     "tests.fixtures.tiers",
     "tests.fixtures.failures",
     "tests.fixtures.uncaptured",

@@ -55,6 +55,7 @@ class PostgresServer(LocalServer):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",  # its path could grow too long for a socket
+            "dynamic_shared_memory_type": "mmap",  # in /dev/shm, a killed server would leave it behind
             "max_connections": "600",
             "fsync": "on",
             "full_page_writes": "on",
