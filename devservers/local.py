@@ -18,11 +18,13 @@ from typing import ClassVar
 
 from devservers.accounts import launched, server_account
 from devservers.server import Client, Server, ServerUnavailable
+from polysaga.clock import Clock
 
 _POLL = 0.05  # seconds between two questions to a server that comes up
 _PATIENCE = 60.0  # seconds for a server to come up; a loaded machine replays a log slowly
 _SET_UP_PATIENCE = 120.0  # seconds for a program that fills a data folder
 _STOP_PATIENCE = 30.0  # seconds for a clean shutdown, then SIGKILL
+_CLOCK = Clock()
 
 
 # The kernel ends a server with the thread that started it; this one lives as long as the process.
@@ -164,13 +166,18 @@ class LocalServer(Server):
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until *condition* holds; raise `ServerUnavailable` that tells *what* never did."""
         assert self._process is not None
-        for _ in range(round(_PATIENCE / _POLL)):
-            if condition():
-                return
+        deadline = _CLOCK.monotonic() + _PATIENCE
+        while not condition():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(_POLL)
                 raise self._unavailable(f"it ended with code {code} while waiting until {what}")
-        raise self._unavailable(f"it did not come to pass within {_PATIENCE:.0f} seconds that {what}")
+            if _CLOCK.monotonic() > deadline:
+                told = f"it did not come to pass within {_PATIENCE:.0f} seconds that {what}"
+                raise self._unavailable(f"{told}\n{self._state()}")
+
+    def _state(self) -> str:
+        """Return what the server says of itself when it does not do as it should."""
+        return _tail(self.log.read_text(errors="replace"))
 
     @property
     def log(self) -> Path:
@@ -181,7 +188,8 @@ class LocalServer(Server):
         return launched(command, account=self._account, needs=self._needs, death_signal=self.stop_signal)
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
-        for _ in range(round(_PATIENCE / _POLL)):
+        deadline = _CLOCK.monotonic() + _PATIENCE
+        while _CLOCK.monotonic() < deadline:
             try:
                 process.wait(_POLL)
             except subprocess.TimeoutExpired:

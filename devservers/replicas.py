@@ -189,6 +189,12 @@ class GtidReplica(Replica):
         position = self.position_of_primary()
         self._until(lambda: self._has_applied(position), f"{position} is applied")
 
+    def _state(self) -> str:
+        lines = [f"{super()._state()}\n"]
+        for row in self._keeper.run("SHOW REPLICA STATUS"):
+            lines += [str(value) for value in row if isinstance(value, str) and " " in value]
+        return "\n".join(lines)
+
     def stop(self) -> None:
         if self._delaying is not None:
             self._delaying.stop()

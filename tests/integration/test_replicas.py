@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from devservers import Cluster, LocalServer
+from devservers import Cluster, LocalServer, ServerUnavailable
 from polysaga.databases.dialects import fault_of
 from polysaga.faults import Fault
 from tests.fixtures.processes import begin, next_line
@@ -56,6 +56,20 @@ def test_a_paused_replica_shows_what_was_and_a_resumed_one_what_is(cluster: AnyC
     replica.resume()
     replica.catch_up()
     assert rows(replica) == [1]
+
+
+def test_a_replica_that_does_not_catch_up_is_waited_for_in_vain(
+    cluster: AnyCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = cluster.replicas[0]
+    replica.pause()
+    insert(cluster.primary, 1)
+    monkeypatch.setattr("devservers.local._PATIENCE", 0.5)
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match=r"within 0 seconds that .* is (applied|replayed)"):
+        cluster.catch_up()
+    assert time.monotonic() - began < 30.0
+    monkeypatch.undo()
 
 
 def test_a_delayed_replica_shows_a_commit_no_sooner(cluster: AnyCluster) -> None:
