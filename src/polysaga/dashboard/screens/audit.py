@@ -9,7 +9,7 @@ from uuid import UUID
 
 from polysaga.dashboard import words
 from polysaga.dashboard.filters import uuid_in
-from polysaga.dashboard.screens.case import states
+from polysaga.dashboard.screens.people import states
 from polysaga.sagas import AuditFilter, AuditLine
 
 ACTIONS = ("retry", "skip", "compensate", "resolve")

@@ -337,7 +337,7 @@ class _Exploration:
             tell(self)
 
     def _tells(self, outcome: CaseOutcome) -> bool:
-        """Return whether the case counts: its acts found a place, or what came before the missing one went wrong."""
+        """Return whether the case counts: its acts took place, or it went wrong before that."""
         return (outcome.played or bool(outcome.problems)) and self._only in {None, str(outcome.case)}
 
     def _has_doubles(self, case: Case) -> bool:
