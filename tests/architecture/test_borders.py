@@ -12,8 +12,9 @@ BORDERS = {
     "polysaga/cli/programs.py: settings_for",  # the program's function for its settings
     "polysaga/cli/main.py: main",  # a command
     "polysaga/databases/dialects/errors.py: _of_driver",  # an error of a driver
-    "polysaga/databases/endings.py: _Guard.take_back",  # the return of a connection to the pool
     "polysaga/events.py: Events.__call__",  # a subscriber
+    "polysaga/databases/pools.py: _KeptPlace._replaced",  # listeners, and drivers that close
+    "polysaga/databases/pools.py: _KeptPlace.checkin",  # listeners, and drivers
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/driving/attempts.py: Attempts._caught",  # a step
     "polysaga/sagas/definition/payloads.py: decode",  # a validator

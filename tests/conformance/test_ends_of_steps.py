@@ -12,6 +12,7 @@ from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
@@ -19,7 +20,7 @@ from polysaga.databases.handles import sql_session
 from polysaga.errors import StepMisused
 from tests.conformance.shops import Sale, SqlShop, turns
 from tests.conformance.test_participant import entry, row_of, selling
-from tests.fixtures.waiting import within
+from tests.fixtures.waiting import forever, reached, within
 
 LONG = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9e8) SELECT count(*) FROM n"
 
@@ -226,3 +227,52 @@ async def test_a_connection_that_does_not_come_back_well_leaves_its_place_in_the
     assert task.cancelled() == (not terminates or fails is asyncio.CancelledError)
     await within(use(), "the only place in the pool is lent again", patience=5.0)
     assert used[0] is not used[1]
+
+
+async def test_a_return_that_is_cancelled_while_the_isolation_is_reset_frees_its_place(
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, inside = sql_shop.node(connections=1), asyncio.Event()
+    connection = await node.writer.connect()
+    await connection.execution_options(isolation_level="SERIALIZABLE")
+    await connection.execute(text("SELECT 1"))
+    await connection.rollback()
+
+    def reset_for_ever(_: Any) -> None:
+        inside.set()
+        await_only(forever())
+
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(node.writer.sync_engine.dialect, "reset_isolation_level", reset_for_ever)
+        closing = asyncio.ensure_future(connection.close())
+        await reached(inside, "the isolation level is reset")
+        closing.cancel()
+        await asyncio.wait([closing], timeout=10)
+    assert closing.cancelled()
+    async with node.writer.connect() as another:
+        await connection.close()  # its place is another's by now
+        assert (await another.execute(text("SELECT 1"))).scalar_one() == 1
+
+
+async def test_a_return_that_takes_too_long_is_timed_out(
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No `await` comes between the return and the end of the block: a cancellation put off until then is lost."""
+    node = sql_shop.node(connections=1)
+    connection = await node.writer.connect()
+    dialect = node.writer.sync_engine.dialect
+    really_terminate = dialect.do_terminate
+
+    def terminate_and_wait(driver: Any) -> None:
+        really_terminate(driver)
+        await_only(forever())
+
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(node.dialect, "in_transaction", lambda _: True)
+        disturbed.setattr(dialect, "do_terminate", terminate_and_wait)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await connection.close()
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    async with node.writer.connect() as another:
+        assert (await another.execute(text("SELECT 1"))).scalar_one() == 1

@@ -103,28 +103,19 @@ class _Guard:
     def take_back(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Look once more; then nothing runs between this and the return to the pool.
 
-        The pool would lose the connection's place for good if this raised.
+        If it raises, `pools.CountedPool` takes the connection out of the pool.
         """
         try:
-            if connection is not None:
-                self._leave_or_cut(record)
-        except asyncio.CancelledError as error:
-            _discard(record, error)
-            _cancel_later()
-        except Exception as error:  # noqa: BLE001 - border: what a driver raises has no common class
-            _discard(record, error)
-        record.info.pop(ENDING, None)
-        record.info.pop(LOAN, None)
-        record.info.pop(STREAMS, None)
-
-    def _leave_or_cut(self, record: ConnectionPoolEntry) -> None:
-        if self.break_off_if_used(record):
-            return
-        self._end_streams(record)
-        if self._dialect.in_transaction(record.driver_connection):
-            # The driver was used beside SQLAlchemy, or a rollback went astray: the next user must not get it.
-            self._dialect.cut(record.driver_connection)
-            _discard(record)
+            if connection is not None and not self.break_off_if_used(record):
+                self._end_streams(record)
+                if self._dialect.in_transaction(record.driver_connection):
+                    # The driver was used beside SQLAlchemy, or a rollback went astray: no other user must get it.
+                    self._dialect.cut(record.driver_connection)
+                    record.invalidate()
+        finally:
+            record.info.pop(ENDING, None)
+            record.info.pop(LOAN, None)
+            record.info.pop(STREAMS, None)
 
     def _end_streams(self, lent: _Pooled) -> None:
         """Close what was streamed, if the driver does not do that at the end of a transaction."""
@@ -168,23 +159,6 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
 def _is_another(info: dict[Any, Any] | None) -> bool:
     """Return whether another task is ending the transaction."""
     return info is not None and ENDING in info and info[ENDING] is not asyncio.current_task()
-
-
-def _discard(record: ConnectionPoolEntry, error: BaseException | None = None) -> None:
-    """Let nobody use the connection of *record* any more, also if this task is cancelled while it is closed."""
-    try:
-        record.invalidate(error)
-    except asyncio.CancelledError:
-        record.invalidate(error, soft=True)  # it is closed in the background; the next user connects
-        _cancel_later()
-
-
-def _cancel_later() -> None:
-    """Let the cancellation that this task has caught reach its next `await`."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()  # it is one cancellation still, for `asyncio.timeout`
-        task.cancel()
 
 
 async def _left(lock: asyncio.Lock, cut: Callable[[], None]) -> None:
