@@ -48,5 +48,11 @@ def test_another_place_can_be_chosen(place: Path, monkeypatch: pytest.MonkeyPatc
     assert os.environ["TMPDIR"] == "/var/tmp"
 
 
-def test_the_kernel_says_how_much_memory_there_is() -> None:
-    assert memory._available() > 0
+def test_the_kernel_says_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    machine = memory._available()
+    assert machine > GIB / 4
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, available in (("max", machine), ("1500", 500)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory._available() == pytest.approx(available, rel=0.5)
