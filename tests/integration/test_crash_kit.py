@@ -54,6 +54,22 @@ def broken(tmp_path: Path, **options: Any) -> PromiseBroken:
     return found.value
 
 
+WRITES_OF_A_ZOMBIE = [
+    "refused-in-credit_points/freeze@A:before:reserve_stock:touched",
+    "refused-in-reserve_stock~/freeze@A:before:credit_points:touched",
+]
+
+
+def shown(tmp_path: Path, cases: list[str]) -> PromiseBroken:
+    """Return what the first of *cases* shows that breaks the promise."""
+    for case in cases:
+        try:
+            kit(tmp_path, only=case).prove(place_order, an_order, invariant=books_add_up)
+        except PromiseBroken as found:
+            return found
+    pytest.fail(f"none of {len(cases)} runs broke the promise")
+
+
 @pytest.mark.parametrize(
     ("saga", "given"), [(place_order, an_order), (cancel_order, a_cancellation)], ids=["place", "cancel"]
 )
@@ -104,7 +120,8 @@ def test_an_epoch_that_is_not_checked_is_found(tmp_path: Path, monkeypatch: pyte
         return render(self, sql.replace(" AND epoch = :epoch AND owner = :owner", ""))
 
     monkeypatch.setattr(SqlDialect, "render", careless)
-    found = broken(tmp_path)
+    # Two cases of all show it, if the zombie writes before the next owner does. On a busy machine it may be late.
+    found = shown(tmp_path, WRITES_OF_A_ZOMBIE * 10)
     # The ledgers keep the effects right all the same; the journal is written by who must not write it.
     assert "although another owner had claimed the saga" in str(found)
     assert "freeze@" in found.report.cases[0], "only a zombie shows it"
