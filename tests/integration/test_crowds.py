@@ -122,3 +122,4 @@ async def test_processes_that_take_over_together_share_and_lose_no_claim(urls: U
     counts = [json.loads(line) for line in said]
     assert [(count["lost"], count["failed"]) for count in counts] == [(0, 0)] * 3, counts
     assert sum(count["claimed"] for count in counts) == MANY, "each saga is claimed once"
+    assert all(count["claimed"] >= MANY // 10 for count in counts), counts
