@@ -4,22 +4,27 @@ import asyncio
 import json
 import sys
 from collections import Counter
+from contextvars import ContextVar
 from pathlib import Path
+from time import time_ns
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import StatusCode
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from polysaga import MongoSession, StepContext
+from polysaga import Databases, MongoSession, StepContext
 from polysaga.errors import NeedsAttention, Refused
 from polysaga.events import SagaClaimed, SagaFinished
+from polysaga.sagas import Status
+from polysaga.sagas.protocol.rows import Birth, Claim
 from polysaga.telemetry.tracing import SagaTracing
 from tests.fixtures.processes import begin, next_line
 from tests.fixtures.programs import PLACE_ORDER, QUICK, WITH_CALLS, Order, Program, Urls
@@ -143,6 +148,195 @@ async def test_what_a_step_traces_itself_nests_below_its_attempt(urls: Urls, sha
         inside, attempt = traced.only(f"inside {name}"), traced.only(f"step {name}")
         assert inside.parent is not None
         assert inside.parent.span_id == attempt.context.span_id
+
+
+async def test_what_a_step_adds_to_the_current_span_is_on_its_attempt(urls: Urls) -> None:
+    traced = Traced(urls)
+    elsewhere = trace.SpanContext(trace_id=1, span_id=2, is_remote=True)
+    seen: list[Any] = []
+
+    async def work(db: object, ctx: StepContext) -> None:
+        span = trace.get_current_span()
+        seen.append(span.is_recording())
+        span.set_attribute("one", 1)
+        span.set_attributes({"two": 2})
+        span.add_event("noted", {"three": 3}, timestamp=3)
+        span.add_link(elsewhere, {"four": 4})
+        span.record_exception(LookupError("nothing here"), {"five": 5}, timestamp=5, escaped=True)
+        span.set_status(StatusCode.ERROR, "six")
+        span.update_name("seven")
+        seen.append(dict(span.attributes))  # type: ignore[attr-defined] - beside the API, of the SDK's spans
+        seen.append(span.get_span_context())
+
+    traced.program.on("reserve_stock", work)
+    async with traced.program.open():
+        await traced.run()
+    span = traced.only("seven")
+    assert {"one": 1, "two": 2, "polysaga.step.name": "reserve_stock"}.items() <= facts(span).items()
+    assert [(event.name, event.timestamp) for event in span.events] == [("noted", 3), ("exception", 5)]
+    assert facts(span.events[1])["exception.escaped"] == "True"
+    assert [(link.context, dict(link.attributes or {})) for link in span.links] == [(elsewhere, {"four": 4})]
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "six")
+    assert seen[0] is True
+    assert seen[1] == facts(span)
+    assert seen[2] == span.context
+
+
+async def test_what_comes_behind_an_attempt_is_not_on_its_span(urls: Urls) -> None:
+    traced = Traced(urls)
+    kept: list[trace.Span] = []
+
+    async def keep(db: object, ctx: StepContext) -> None:
+        kept.append(trace.get_current_span())
+
+    async def add(db: object, ctx: StepContext) -> None:
+        (span,) = kept
+        assert not span.is_recording()
+        span.set_attribute("late", 1)
+        span.end()
+        kept.append(trace.NonRecordingSpan(span.get_span_context()))
+
+    traced.program.on("open_order", keep)
+    traced.program.on("confirm_order", add)
+    async with traced.program.open():
+        await traced.run()
+    span = traced.only("step open_order")
+    assert "late" not in facts(span)
+    assert kept[1].get_span_context() == span.context
+
+
+async def test_another_thread_that_asks_has_the_span_of_the_attempt(urls: Urls) -> None:
+    traced = Traced(urls)
+    tracer = traced.provider.get_tracer("user")
+
+    def inside(number: int) -> None:
+        with tracer.start_as_current_span(f"thread {number}"):
+            pass
+
+    async def work(db: object, ctx: StepContext) -> None:
+        await asyncio.gather(*(asyncio.to_thread(inside, number) for number in range(8)))
+
+    traced.program.on("open_order", work)
+    async with traced.program.open():
+        await traced.run()
+    attempt = traced.only("step open_order")
+    assert [traced.only(f"thread {number}").parent for number in range(8)] == [attempt.context] * 8
+
+
+async def test_spans_have_the_times_of_their_attempts(urls: Urls) -> None:
+    traced = Traced(urls)
+    times: dict[str, int] = {}
+
+    async def note(db: object, ctx: StepContext) -> None:
+        times[ctx.step] = time_ns()
+
+    for name in traced.program.steps:
+        traced.program.on(name, note)
+    async with traced.program.open():
+        await traced.run()
+    root = traced.only("saga place-order")
+    assert root.end_time is not None
+    for name, inside in times.items():
+        attempt = traced.only(f"step {name}")
+        assert attempt.start_time is not None
+        assert attempt.end_time is not None
+        assert attempt.start_time <= inside <= attempt.end_time
+    confirmed, opened = traced.only("step confirm_order"), traced.only("step open_order")
+    assert opened.end_time is not None
+    assert opened.end_time <= times["confirm_order"]
+    assert confirmed.start_time is not None
+    assert opened.end_time <= confirmed.start_time
+
+
+async def test_spans_are_exported_while_their_saga_goes_on(urls: Urls) -> None:
+    traced = Traced(urls)
+    go_on = asyncio.Event()
+
+    async def wait(db: object, ctx: StepContext) -> None:
+        await reached(go_on, "the test lets the saga go on")
+
+    traced.program.on("confirm_order", wait)
+    async with traced.program.open():
+        running = asyncio.create_task(traced.run())
+        await until(lambda: len(traced.of("step credit_points")) == 1, "the step before has a span")
+        assert traced.program.sagas.in_flight == 1
+        go_on.set()
+        await running
+
+
+async def test_many_sagas_at_once_have_all_their_spans_when_the_last_one_is_left(urls: Urls) -> None:
+    traced = Traced(urls)
+    async with traced.program.open():
+        ids = await asyncio.gather(*(traced.run() for _ in range(12)))
+    spans = Counter((facts(span)["polysaga.saga.id"], span.name.split()[0]) for span in traced.spans)
+    assert spans == {(str(one), name): number for one in ids for name, number in (("saga", 1), ("step", 5))}
+
+
+_request: ContextVar[str] = ContextVar("_request")
+
+
+class Noting(SpanProcessor):
+    """Notes the context variable of each span, on either end."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str | None]] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.seen.append((span.name, _request.get(None)))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.seen.append((span.name, _request.get(None)))
+
+
+async def test_processors_see_the_context_variables_of_the_saga(urls: Urls) -> None:
+    traced, noting = Traced(urls), Noting()
+    traced.provider.add_span_processor(noting)
+
+    async def request(name: str) -> UUID:
+        _request.set(name)
+        return await traced.run()
+
+    async with traced.program.open():
+        await asyncio.gather(request("one"), request("two"))
+    assert Counter(noting.seen) == {
+        (name, request): 2 for name in {span.name for span in traced.spans} for request in ("one", "two")
+    }
+
+
+class Failing(SpanProcessor):
+    """Fails whenever a step's span ends."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name.startswith("step"):
+            raise ConnectionError
+
+
+async def test_a_processor_that_fails_harms_no_saga(urls: Urls, caplog: pytest.LogCaptureFixture) -> None:
+    traced = Traced(urls)
+    traced.provider.add_span_processor(Failing())
+    async with traced.program.open():
+        await traced.run()
+    assert [record.getMessage() for record in caplog.records if record.name == "polysaga"] == [
+        "a span was lost: the program's tracing failed with ConnectionError"
+    ] * 5
+    assert traced.only("saga place-order")
+
+
+def test_an_attempt_that_is_thrown_away_without_a_loop_has_a_span() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    birth = Birth(Claim(UUID(int=1), 1, UUID(int=2)), "trip", 1, "f" * 32, None, "{}", "0" * 64, Status.RUNNING)
+    step: Any = SimpleNamespace(name="book", database_name=None)
+
+    async def goes_on() -> tuple[None, None]:
+        await asyncio.sleep(0)
+        return None, None
+
+    work: Any = SagaTracing(Databases(), provider=provider).begin(birth).attempt(goes_on(), step, "step", 1)
+    work.send(None)
+    work.close()
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, facts(span)["polysaga.step.outcome"]) == ("step book", "given up")
 
 
 async def test_every_attempt_has_a_span_and_its_error(urls: Urls) -> None:

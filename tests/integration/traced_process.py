@@ -19,29 +19,35 @@ from polysaga import StepContext
 from polysaga.telemetry.tracing import SagaTracing
 from tests.fixtures.programs import PLACE_ORDER, Order, Program
 from tests.fixtures.setups import MigratedUrls
-from tests.fixtures.waiting import forever
+from tests.fixtures.waiting import forever, until
 
 
 class ToFile(SpanExporter):
     """Writes one line of JSON for each span, at once."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
+        self._file, self.names = path.open("a"), list[str]()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:
             self._file.write(span.to_json(indent=None) + "\n")
+            self.names.append(span.name)
         self._file.flush()
         return SpanExportResult.SUCCESS
 
 
+_BEFORE = 4  # the saga's and those of three steps
+
+
 async def serve(urls: dict[str, str], path: Path) -> None:
-    """Start a saga and stay inside its third step."""
+    """Start a saga and stay inside its third step; say so when the spans before it are exported."""
     program, provider = Program(MigratedUrls(urls), PLACE_ORDER), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(ToFile(path)))
+    exporter = ToFile(path)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     program.tracing = SagaTracing(program.databases, provider=provider)
 
     async def stay(db: Any, ctx: StepContext) -> None:
+        await until(lambda: len(exporter.names) == _BEFORE, "all spans but this step's are exported")
         sys.stdout.write(f"{ctx.saga_id}\n")
         sys.stdout.flush()
         await forever()

@@ -12,6 +12,12 @@ them. A saga that is not simply completed by the process that started it has a c
 which says how the process left it. That of a killed process is lost. What a span costs is mostly the SDK's, so an
 ordinary saga has no more of them.
 
+## When the SDK makes them
+
+Behind the attempts, many at once: within a tenth of a second, and at the latest when the process drives no saga.
+Their times are those of the attempts. A span that the user's code asks for is made at once. See
+`docs/decisions/0019-spans-are-made-behind-the-attempts.md`.
+
 ## The trace's id
 
 The provider chooses it, and samples as it samples all traces. The journal's row keeps the W3C `traceparent`, from
@@ -20,11 +26,17 @@ that overrules the program's sampler. The root is linked with the span in which 
 with the root: the saga outlives the request.
 """
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context as Variables
+from contextvars import copy_context
+from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
+from threading import RLock
+from time import time_ns
+from typing import Any, TypeVar
 
-from polysaga.clock import Clock
 from polysaga.databases import MongoNode, Node, Registry, SqlNode
 from polysaga.errors import Refused
 from polysaga.sagas.definition.step import AnyStep
@@ -38,7 +50,9 @@ try:
     from opentelemetry import trace
     from opentelemetry.context import Context, attach, detach
     from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TracerProvider
+    from opentelemetry.trace import Status as State
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    from opentelemetry.util.types import Attributes, AttributeValue
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("traces are an extra: pip install 'polysaga[tracing]'") from missing
 
@@ -48,7 +62,10 @@ FactT = TypeVar("FactT")
 Attribute = str | int
 
 _W3C, _FIELD = TraceContextTextMapPropagator(), "traceparent"
+_LATEST = 0.1  # seconds that a span waits at most for others
+_MANY = 32  # spans at once: some milliseconds in which no saga goes on
 _SYSTEMS = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
+_log = logging.getLogger("polysaga")
 
 
 class SagaTracing(Tracing):
@@ -64,11 +81,10 @@ class SagaTracing(Tracing):
         *,
         provider: TracerProvider | None = None,
         keys: bool = True,
-        clock: Clock | None = None,
     ) -> None:
         """Trace the sagas on *databases*."""
         self.tracer = trace.get_tracer("polysaga", version("polysaga"), tracer_provider=provider)
-        self.clock = clock or Clock()
+        self.late, self.making = _LateWork(), RLock()  # the lock: users' code may ask in another thread
         self._databases = {handle.name: handle for handle in databases}
         self._attributes: dict[str, tuple[object, Mapping[str, Attribute]]] = {}
         self._keys = keys
@@ -124,26 +140,27 @@ class _OneTrace(SagaTrace):
 
     def __init__(self, tracing: SagaTracing, birth: Birth, parent: Context, root: Span | None) -> None:
         self._tracing, self._parent, self._root = tracing, parent, root
-        self._birth, self._began = birth, tracing.clock.now()
+        self._birth, self._began = birth, time_ns()  # the SDK's clock
         self._within = trace.get_current_span(parent).get_span_context()
         # The sampler decides when the saga starts. Of one that it leaves out no span is made, and what is traced
         # inside of its steps is left out as well.
         self._is_sampled = self._within.trace_flags.sampled
         self._of_saga = _of_saga(birth) if self._is_sampled else {}
+        tracing.late.open()
 
     @property
     def context(self) -> str | None:
         return _text_of(self._within)
 
     def started(self, error: BaseException | None) -> None:
-        if self._root is None:
+        root, self._root = self._root, None
+        if root is None:
             return
         if isinstance(error, Joined):
-            self._root.set_attribute("polysaga.saga.joined", True)  # noqa: FBT003 - its value
+            root.set_attribute("polysaga.saga.joined", True)  # noqa: FBT003 - its value
         elif error is not None:
-            _record(self._root, error)
-        self._root.end()
-        self._root = None
+            _record(root, error)
+        self._tracing.late.add(partial(copy_context().run, root.end, time_ns()))
 
     async def attempt(
         self,
@@ -162,32 +179,166 @@ class _OneTrace(SagaTrace):
         if step.database_name is not None:
             attributes |= self._tracing.database(step.database_name)
         name = f"{'undo' if phase == 'undo' else 'step'} {step.name}"
-        span = self._tracing.tracer.start_span(name, self._parent, SpanKind.INTERNAL, attributes)
-        outcome = "given up"  # cancelled, or the claim is lost
-        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            try:
-                fact, error = await work
-                # A refusal is the answer of the business, and no error.
-                outcome = "" if error is None else "refused" if isinstance(error, Refused) else "failed"
-                if error is not None and outcome == "failed":
-                    _record(span, error)
-            finally:
-                if outcome:
-                    span.set_attribute("polysaga.step.outcome", outcome)
+        span = _LateSpan(self._tracing, name, self._parent, attributes)
+        outcome, error = "given up", None  # cancelled, or the claim is lost
+        token = attach(trace.set_span_in_context(span, self._parent))
+        try:
+            fact, error = await work
+            # A refusal is the answer of the business, and no error.
+            outcome = "" if error is None else "refused" if isinstance(error, Refused) else "failed"
+        finally:
+            detach(token)
+            span.leave(outcome, error)
         return fact, error
 
     def left(self, status: Status, reason: str | None) -> None:
         self.started(None)
-        if not self._is_sampled or (status is Status.COMPLETED and self._birth.claim.epoch == 1):
-            return
-        began = int(self._began.timestamp() * 1e9)  # nanoseconds
+        if self._is_sampled and (status is not Status.COMPLETED or self._birth.claim.epoch > 1):
+            self._tracing.late.add(partial(copy_context().run, self._drive, time_ns(), status, reason))
+        self._tracing.late.close()
+
+    def _drive(self, ended: int, status: Status, reason: str | None) -> None:
         attributes = {**self._of_saga, "polysaga.saga.status": status.value}
         drive = self._tracing.tracer.start_span(
-            f"drive {self._birth.name}", self._parent, SpanKind.INTERNAL, attributes, start_time=began
+            f"drive {self._birth.name}", self._parent, SpanKind.INTERNAL, attributes, start_time=self._began
         )
         if status is Status.NEEDS_ATTENTION:
             drive.set_status(StatusCode.ERROR, reason or "a person must look at it")
-        drive.end()
+        drive.end(ended)
+
+
+class _LateWork:
+    """Work for the SDK that can wait a moment, done in groups: the SDK's code is in the caches then."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._open = 0  # sagas that this process drives
+        self._served: asyncio.AbstractEventLoop | None = None  # the loop whose timer runs
+
+    def open(self) -> None:
+        """Note that the process drives one saga more."""
+        self._open += 1
+
+    def close(self) -> None:
+        """Note that the process drives one saga less; do everything if that was the last one."""
+        self._open -= 1
+        if self._open <= 0:
+            self._do()
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Do *work* soon."""
+        self._waiting.append(work)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # the loop has ended, and what was left in it is thrown away
+            self._do()
+            return
+        if len(self._waiting) >= _MANY:
+            self._do()
+        elif self._served is not loop:
+            self._served = loop
+            loop.call_later(_LATEST, self._do_for, loop, context=Variables())
+
+    def _do_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._served is loop:
+            self._served = None
+        self._do()
+
+    def _do(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for work in waiting:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - border: the program's sampler, processors and exporters
+                _log.error("a span was lost: the program's tracing failed with %s", said(error))
+
+
+class _LateSpan(Span):
+    """The span of an attempt. The SDK makes it when the attempt is over, or when the user's code asks for it."""
+
+    def __init__(self, tracing: SagaTracing, name: str, parent: Context, attributes: dict[str, Attribute]) -> None:
+        self._tracing, self._name, self._parent, self._attributes = tracing, name, parent, attributes
+        self._began, self._variables = time_ns(), copy_context()
+        self._left: tuple[int, str, BaseException | None] | None = None  # when, and the outcome
+        self._made: Span | None = None
+        self._is_over = False
+
+    def leave(self, outcome: str, error: BaseException | None) -> None:
+        """End the attempt now."""
+        self._left = time_ns(), outcome, error
+        self._tracing.late.add(self._finish)
+
+    def _real(self) -> Span:
+        """Return the span of the SDK, as it is now."""
+        with self._tracing.making:
+            if self._left is not None:
+                self._finish()
+            return self._made or self._variables.run(self._make)
+
+    def _make(self) -> Span:
+        self._made = self._tracing.tracer.start_span(
+            self._name, self._parent, SpanKind.INTERNAL, self._attributes, start_time=self._began
+        )
+        return self._made
+
+    def _finish(self) -> None:
+        with self._tracing.making:
+            if not self._is_over and self._left is not None:
+                ended, outcome, error = self._left
+                self._left, self._is_over = (ended, outcome, None), True  # users' tasks may keep this object
+                self._variables.run(self._end, ended, outcome, error)
+
+    def _end(self, ended: int, outcome: str, error: BaseException | None) -> None:
+        if outcome and self._made is None:
+            self._attributes["polysaga.step.outcome"] = outcome
+        elif outcome and self._made is not None:
+            self._made.set_attribute("polysaga.step.outcome", outcome)
+        span = self._made or self._make()
+        if error is not None and outcome == "failed":
+            _record(span, error, ended)
+        span.end(ended)
+
+    def is_recording(self) -> bool:
+        return self._left is None and (self._made is None or self._made.is_recording())
+
+    def get_span_context(self) -> SpanContext:
+        return self._real().get_span_context()
+
+    def end(self, end_time: int | None = None) -> None:
+        self._real().end(end_time)
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        self._real().set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        self._real().set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        self._real().add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        self._real().add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._real().update_name(name)
+
+    def set_status(self, status: State | StatusCode, description: str | None = None) -> None:
+        self._real().set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
+    ) -> None:
+        self._real().record_exception(exception, attributes, timestamp, escaped)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the SDK's span has beside OpenTelemetry's API, such as `attributes`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._real(), name)
 
 
 def _text_of(context: SpanContext) -> str | None:
@@ -197,11 +348,15 @@ def _text_of(context: SpanContext) -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def _record(span: Span, error: BaseException) -> None:
-    """Record *error* without users' data: drivers and validators put values into their texts."""
+def _record(span: Span, error: BaseException, at: int | None = None) -> None:
+    """Record *error*, at the nanosecond *at* or now.
+
+    Without users' data: drivers and validators put values into their texts.
+    """
     span.set_attribute("error.type", type(error).__name__)
     shown = without_values(error)
-    span.record_exception(shown if isinstance(shown, Exception) else RuntimeError(said(error)))
+    known = shown if isinstance(shown, Exception) else RuntimeError(said(error))
+    span.record_exception(known, timestamp=at)
     span.set_status(StatusCode.ERROR, said(error))
 
 
