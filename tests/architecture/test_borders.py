@@ -20,7 +20,7 @@ BORDERS = {
     "polysaga/sagas/definition/payloads.py: decode",  # a validator
     "polysaga/sagas/driving/user_code.py: awaited",  # a step, or its compensation
     "polysaga/sagas/process/loop.py: repeat",  # a round of the worker or of a drain
-    "polysaga/telemetry/tracing.py: _LateWork._do",  # the program's sampler, processors and exporters
+    "polysaga/telemetry/late_spans.py: tried",  # the program's sampler, processors and exporters
     "polysaga/testing/crash_kit/harness.py: _Performance._judge_both",  # an invariant written for one saga
 }
 BROAD = {"Exception", "BaseException"}

@@ -1,8 +1,11 @@
 """Traces of sagas, as the SDK of OpenTelemetry exports them: one for each saga, also after a kill -9."""
 
 import asyncio
+import copy
+import gc
 import json
 import sys
+import threading
 from collections import Counter
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from opentelemetry.trace import StatusCode
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,10 +28,14 @@ from polysaga.errors import NeedsAttention, Refused
 from polysaga.events import SagaClaimed, SagaFinished
 from polysaga.sagas import Status
 from polysaga.sagas.protocol.rows import Birth, Claim
+from polysaga.telemetry import late_spans
+from polysaga.telemetry.late_spans import LateSpan
 from polysaga.telemetry.tracing import SagaTracing
+from polysaga.texts import said
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.programs import PLACE_ORDER, QUICK, WITH_CALLS, Order, Program, Urls
-from tests.fixtures.waiting import forever, reached, until
+from tests.fixtures.programs import CALLS_ONLY, PLACE_ORDER, QUICK, WITH_CALLS, Order, Program, Urls
+from tests.fixtures.setups import MigratedUrls
+from tests.fixtures.waiting import PATIENCE, forever, reached, until, within
 
 
 class Traced:
@@ -304,22 +311,218 @@ async def test_processors_see_the_context_variables_of_the_saga(urls: Urls) -> N
 
 
 class Failing(SpanProcessor):
-    """Fails whenever a step's span ends."""
+    """Fails when a span begins, or when it ends."""
+
+    def __init__(self, when: str, name: str, error: type[BaseException]) -> None:
+        self._when, self._name, self._error = when, name, error
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self._fail("on_start", span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        if span.name.startswith("step"):
-            raise ConnectionError
+        self._fail("on_end", span)
+
+    def _fail(self, when: str, span: ReadableSpan) -> None:
+        if when == self._when and span.name.startswith(self._name):
+            raise self._error
 
 
-async def test_a_processor_that_fails_harms_no_saga(urls: Urls, caplog: pytest.LogCaptureFixture) -> None:
-    traced = Traced(urls)
-    traced.provider.add_span_processor(Failing())
+@pytest.mark.parametrize("error", [ConnectionError, asyncio.CancelledError])
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("name", ["saga", "step"])
+@pytest.mark.parametrize("when", ["on_start", "on_end"])
+async def test_a_processor_that_fails_harms_no_saga(
+    files: MigratedUrls, caplog: pytest.LogCaptureFixture, when: str, name: str, *, asked: bool, error: Any
+) -> None:
+    traced = Traced(files)
+    traced.provider.add_span_processor(Failing(when, name, error))
+
+    async def work(db: object, ctx: StepContext) -> None:
+        if asked:
+            trace.get_current_span().set_attribute("one", 1)
+
+    for step in traced.program.steps:
+        traced.program.on(step, work)
+    async with traced.program.open():
+        saga_id = await traced.run()
+        assert (await traced.program.sagas.get(saga_id)).status is Status.COMPLETED
+        async with traced.program.handles["orders"].writer() as db:
+            handle = await traced.program.sagas.start(traced.program.saga, Order(), tx=db)
+        await handle.result(30)
+        await traced.left()
+    told = {record.getMessage() for record in caplog.records if record.name == "polysaga"}
+    assert told == {f"tracing failed with {said(error())}: a span is missing or incomplete"}
+    # The others are there: those of steps have no trace without a root.
+    steps = 0 if (when, name) == ("on_start", "saga") else 10
+    assert len(traced.of("saga place-order")) == (0 if (when, name) == ("on_start", "saga") else 2)
+    assert sum(span.name.startswith("step") for span in traced.spans) == (0 if when == "on_start" else steps or 10)
+
+
+class Broken(Sampler):
+    """Fails always."""
+
+    def should_sample(self, *given: Any, **more: Any) -> Any:
+        raise ConnectionError
+
+    def get_description(self) -> str:
+        return "broken"
+
+
+async def test_a_sampler_that_fails_harms_no_saga(files: MigratedUrls) -> None:
+    traced = Traced(files, sampler=Broken())
     async with traced.program.open():
         await traced.run()
-    assert [record.getMessage() for record in caplog.records if record.name == "polysaga"] == [
-        "a span was lost: the program's tracing failed with ConnectionError"
-    ] * 5
-    assert traced.only("saga place-order")
+    assert traced.spans == []
+
+
+class Unspeakable(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+async def test_an_error_that_cannot_be_told_ends_its_span(files: MigratedUrls) -> None:
+    traced = Traced(files)
+
+    async def fail_once(db: object, ctx: StepContext) -> None:
+        if ctx.attempt == 1:
+            raise Unspeakable
+
+    traced.program.on("record_event", fail_once)
+    async with traced.program.open():
+        await traced.run()
+    outcomes = [facts(span).get("polysaga.step.outcome") for span in traced.of("step record_event")]
+    assert sorted(outcomes, key=str) == [None, "failed"]
+
+
+class Locked(SpanProcessor):
+    """Needs a lock when a span ends, as a log's handler does."""
+
+    def __init__(self) -> None:
+        self.lock, self.waits, self.ended = threading.Lock(), threading.Event(), 0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.waits.set()
+        assert self.lock.acquire(timeout=PATIENCE), "the lock is free"
+        self.lock.release()
+        self.ended += 1
+
+
+async def test_a_thread_may_ask_for_its_span_with_a_lock_that_a_processor_waits_for(files: MigratedUrls) -> None:
+    traced, locked = Traced(files), Locked()
+    traced.provider.add_span_processor(locked)
+    taken = threading.Event()
+
+    def ask() -> None:
+        with locked.lock:
+            taken.set()
+            assert locked.waits.wait(PATIENCE), "the span of another attempt ends"
+            assert trace.get_current_span().get_span_context().is_valid
+
+    async def work(db: object, ctx: StepContext) -> None:
+        asked = asyncio.create_task(asyncio.to_thread(ask))
+        await within(asyncio.to_thread(taken.wait, PATIENCE), "the thread has the lock")
+        locked.waits.clear()
+        await within(asked, "the thread knows its span")
+
+    traced.program.on("confirm_order", work)
+    async with traced.program.open():
+        await traced.run()
+    assert locked.ended == 6
+
+
+async def test_steps_that_start_the_next_saga_keep_no_spans_alive(files: MigratedUrls) -> None:
+    traced = Traced(files, CALLS_ONLY)
+    program, left = traced.program, 100
+    over = asyncio.Event()
+    last = list(program.steps)[-1]
+
+    async def start_the_next(db: object, ctx: StepContext) -> None:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            await program.sagas.start(program.saga, Order())
+        else:
+            over.set()
+
+    program.on(last, start_the_next)
+    async with program.open():
+        await program.sagas.start(program.saga, Order())
+        await reached(over, "the last saga runs")
+        await traced.left()
+        gc.collect()
+        assert sum(type(one) is LateSpan for one in gc.get_objects()) < 100  # cancelled timers keep some
+    assert len(traced.of(f"step {last}")) == 100
+
+
+async def test_a_saga_that_hangs_elsewhere_holds_no_spans_back(files: MigratedUrls) -> None:
+    traced, other = Traced(files), Program(files, CALLS_ONLY)
+    other.tracing = traced.program.tracing
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hang(db: object, ctx: StepContext) -> None:
+        inside.set()
+        await reached(go_on, "the test lets the saga go on")
+
+    other.on(next(iter(other.steps)), hang)
+    async with traced.program.open(), other.open():
+        handle = await other.sagas.start(other.saga, Order())
+        await reached(inside, "the other saga hangs")
+        saga_id = await traced.run()
+        own = [span for span in traced.spans if facts(span)["polysaga.saga.id"] == str(saga_id)]
+        assert len(own) == 6
+        go_on.set()
+        await handle.result(30)
+
+
+async def test_the_loop_goes_on_between_spans_that_take_long(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_spans, "_SLICE", 0.0)  # each span takes too long
+    traced, go_on = Traced(files), asyncio.Event()
+    rounds, seen = 0, []
+
+    class Seeing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            seen.append(rounds)
+
+    async def count() -> None:
+        nonlocal rounds
+        while not go_on.is_set():
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async def wait(db: object, ctx: StepContext) -> None:
+        await reached(go_on, "all earlier spans have ended")
+
+    traced.provider.add_span_processor(Seeing())
+    traced.program.on("confirm_order", wait)
+    async with traced.program.open():
+        running, counting = asyncio.create_task(traced.run()), asyncio.create_task(count())
+        await until(lambda: len(seen) == 4, "four spans have ended")
+        assert len(set(seen)) == 4
+        go_on.set()
+        await asyncio.gather(running, counting)
+
+
+async def test_the_span_of_an_attempt_is_used_as_a_span_of_the_sdk(files: MigratedUrls) -> None:
+    traced = Traced(files)
+
+    async def work(db: object, ctx: StepContext) -> None:
+        span = trace.get_current_span()
+        assert copy.copy(span).get_span_context() == span.get_span_context()
+        assert 'name="step open_order"' in repr(span)
+        assert not hasattr(span, "no_such_thing")
+        with pytest.raises(LookupError), span:
+            raise LookupError
+
+    traced.program.on("open_order", work)
+    async with traced.program.open():
+        await traced.run()
+    span = traced.only("step open_order")
+    assert [event.name for event in span.events] == ["exception"]
+    assert span.status.status_code is StatusCode.ERROR
 
 
 def test_an_attempt_that_is_thrown_away_without_a_loop_has_a_span() -> None:

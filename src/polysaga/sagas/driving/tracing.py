@@ -44,3 +44,6 @@ class Tracing(Protocol):
 
     def resume(self, birth: Birth) -> SagaTrace:
         """Go on with the trace of a saga that this process takes over."""
+
+    def flush(self) -> None:
+        """Hand on what is known of all traces: this process drives no saga now."""

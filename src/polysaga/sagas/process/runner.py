@@ -155,6 +155,7 @@ class LocalRunner:
             if not execution.holds_claim and execution.hangs(hanging):
                 del self.executions[saga_id]
                 execution.announcements.end(FollowJournal())
+        self._flush_if_idle()
 
     def handle(self, definition: Definition, saga_id: UUID) -> SagaHandle[Any]:
         """Return a handle on a saga that was started before."""
@@ -302,18 +303,23 @@ class LocalRunner:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Lost | Joined | PolysagaError):
             self.engine.emit(WorkerFailed(f"saga {saga_id}: {said(error)}"))
-        if execution.trace is not None:
-            if error is not None and not execution.holds_claim:
-                execution.trace.started(error)
-            known = execution.progress.known
-            parked = None if known.reason is None else known.reason.parked
-            execution.trace.left(known.status, None if parked is None else parked.message)
         # Once there is a row, some process will finish the saga: callers follow the journal.
         execution.announcements.end(FollowJournal() if error is None or execution.holds_claim else error)
         self._freed.set()
         self.engine.finishes.close_if_complete()
         if self._wants_room:
             self.claim_more()
+        if execution.trace is not None:
+            if error is not None and not execution.holds_claim:
+                execution.trace.started(error)
+            known = execution.progress.known
+            parked = None if known.reason is None else known.reason.parked
+            execution.trace.left(known.status, None if parked is None else parked.message)
+            self._flush_if_idle()
+
+    def _flush_if_idle(self) -> None:
+        if self.engine.tracing is not None and not self.executions:
+            self.engine.tracing.flush()
 
     async def _join(self, definition: Definition, birth: Birth, live: Execution | None) -> SagaHandle[Any]:
         saga_id = birth.claim.saga_id
