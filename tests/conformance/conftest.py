@@ -12,7 +12,18 @@ from sqlalchemy import delete
 
 from devservers import Server
 from polysaga.sagas.journal.tables import journal
-from tests.conformance.kinds import BARE_KINDS, KINDS, MARIADB, MONGO, MYSQL, SERVERS, SQL_KINDS, SQLITE, Kind
+from tests.conformance.kinds import (
+    ASYNCPG,
+    BARE_KINDS,
+    KINDS,
+    MARIADB,
+    MONGO,
+    MYSQL,
+    SERVERS,
+    SQL_KINDS,
+    SQLITE,
+    Kind,
+)
 from tests.conformance.shops import MongoShop, SqlShop, furnish, opened
 from tests.fixtures import own_loop
 
@@ -79,6 +90,7 @@ sql_shop = _sql_shops(*SQL_KINDS)
 bare_shop = _sql_shops(*BARE_KINDS)
 any_shop = _sql_shops(*SQL_KINDS, *BARE_KINDS)
 server_shop = _sql_shops(*SERVERS)
+asyncpg = _sql_shops(ASYNCPG)
 mariadb = _sql_shops(MARIADB, MYSQL)
 mysql = _sql_shops(MYSQL)
 sqlite = _sql_shops(SQLITE)

@@ -97,8 +97,9 @@ class _Guard:
             self._end_streams(lent)
             do_rollback(lent)
 
-    def reset(self, connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-        self.break_off_if_used(record)
+    def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
+        if record is not None:  # None: the caller took the connection out of the pool
+            self.break_off_if_used(record)
 
     def take_back(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Look once more; then nothing runs between this and the return to the pool.

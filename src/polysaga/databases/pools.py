@@ -3,18 +3,27 @@
 Only a caller that has to wait is counted and timed. A connection that lies ready is lent as SQLAlchemy does it,
 without another call or object.
 
-A connection whose return is cancelled or fails is replaced, and its place is free again. SQLAlchemy's pool
-resets the isolation level and calls listeners before it counts the place as free. If one of those raised, the
-place would count as lent for ever.
+A connection whose loan or return is cancelled or fails is replaced, and its place is free again. SQLAlchemy's pool
+would count the place as lent, for ever or until the garbage collector comes by, in three cases:
+
+- a listener, or the reset of the isolation level, raises while the connection comes back;
+- a connection is closed because it is broken or old, and the caller is cancelled within;
+- the caller is cancelled while the isolation level of its engine is set.
+
+A place that becomes free goes to a caller that waits, also if the connection is closed. SQLAlchemy's pool lets the
+caller sleep until its time is up.
 """
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool
-from sqlalchemy.pool.base import _ConnectionRecord
-from sqlalchemy.util.queue import AsyncAdaptedQueue
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, PoolProxiedConnection
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+from sqlalchemy.util import memoized_property
+from sqlalchemy.util.queue import AsyncAdaptedQueue, Full
 
 from polysaga.clock import Clock
 
@@ -47,6 +56,21 @@ class _CountedQueue(AsyncAdaptedQueue[ConnectionPoolEntry]):
         self.waited = 0.0
         self._clock = Clock()
 
+    @memoized_property
+    def _queue(self) -> "asyncio.Queue[ConnectionPoolEntry]":
+        return asyncio.LifoQueue() if self.use_lifo else asyncio.Queue()  # `put_nowait` keeps the bound
+
+    def put_nowait(self, item: ConnectionPoolEntry) -> None:
+        """Keep *item* if it is one of *maxsize*, or if a caller waits for it; raise `Full` otherwise."""
+        if self._queue.qsize() >= self.maxsize + self.waiting:
+            raise Full
+        self._queue.put_nowait(item)
+
+    @property
+    def starves(self) -> bool:
+        """Whether a caller waits for whom no connection lies ready."""
+        return self.waiting > self._queue.qsize()
+
     def get(
         self,
         block: bool = True,  # noqa: FBT001, FBT002 - SQLAlchemy's
@@ -71,51 +95,111 @@ class _CountedQueue(AsyncAdaptedQueue[ConnectionPoolEntry]):
 class _KeptPlace(_ConnectionRecord):
     """A place in the pool; the pool gets it back, whatever happens on the way."""
 
-    is_back = True  # the pool has it, or has closed it because it has enough
+    returned = False  # during `checkin`: the pool has it, or has closed it because it has enough
 
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
+    def __init__(self, pool: Pool, connect: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's
+        super().__init__(pool, connect)
         self._pool = pool
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's
-        fairy = None if self.fairy_ref is None else self.fairy_ref()
-        self.is_back = False
+        if self.fairy_ref is None and _fairy_was_created:
+            super().checkin()  # it was checked in before: SQLAlchemy warns
+            return
+        fairy = self._fairy()
+        self.returned = False
         try:
             super().checkin(_fairy_was_created)
         except BaseException as error:  # border: listeners, and what a driver raises
-            ended = error if self.is_back else self._replaced(error)
+            ended = error if self.returned else self._replaced(error)
             if isinstance(ended, Exception):
-                self._pool.logger.error("a connection came back broken and is replaced", exc_info=ended)
+                self._pool.logger.error("a connection came back broken", exc_info=ended)
                 return
-            if fairy is not None:
-                # It must not act on the place any more, which may be another user's by then.
-                fairy._finalizer.detach()  # noqa: SLF001
-                fairy.dbapi_connection = fairy._connection_record = None  # type: ignore[assignment] # noqa: SLF001
+            _part(fairy)
             raise ended from None
 
+    def invalidate(
+        self,
+        e: BaseException | None = None,
+        soft: bool = False,  # noqa: FBT001, FBT002 - SQLAlchemy's
+    ) -> None:
+        fairy = self._fairy()
+        try:
+            super().invalidate(e, soft)
+        except BaseException:
+            # Only some of SQLAlchemy's callers check in what could not be closed.
+            if self.in_use:
+                self.checkin()
+                _part(fairy)
+            raise
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            left, self.dbapi_connection = self.dbapi_connection, None
+            if left is not None:  # a listener failed
+                self._pool._close_connection(left, terminate=True)  # noqa: SLF001
+
+    def _checkin_failed(
+        self,
+        err: BaseException,
+        _fairy_was_created: bool = True,  # noqa: FBT001, FBT002 - SQLAlchemy's
+    ) -> None:
+        try:
+            self.invalidate(err)
+        finally:
+            if self.in_use or not _fairy_was_created:
+                self.checkin(_fairy_was_created)
+
+    def _fairy(self) -> _ConnectionFairy | None:
+        return None if self.fairy_ref is None else self.fairy_ref()
+
     def _replaced(self, error: BaseException) -> BaseException:
-        """Give the place back without its connection; return *error*, or what ended this task meanwhile."""
+        """Give the place back; its next user connects. Return *error*, or what ended this task meanwhile."""
         try:
             self.invalidate(error)
         except BaseException as another:  # noqa: BLE001 - border: listeners, and what a driver raises
             error = error if isinstance(another, Exception) else another
-        self.dbapi_connection = None  # the next user connects
         self._pool._return_conn(self)  # noqa: SLF001
         return error
+
+
+def _part(fairy: _ConnectionFairy | None) -> None:
+    """Let *fairy* act on its place no more, which may be another user's by now."""
+    if fairy is not None:
+        fairy._finalizer.detach()  # noqa: SLF001
+        fairy.dbapi_connection = fairy._connection_record = None  # type: ignore[assignment] # noqa: SLF001
 
 
 class CountedPool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool, which also counts its waiting callers, and loses no place."""
 
     _queue_class = _CountedQueue
+    _is_disposed = False
 
     def _create_connection(self) -> ConnectionPoolEntry:
         return _KeptPlace(self)
 
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
-        if isinstance(record, _KeptPlace):
-            record.is_back = True
+        cast(_KeptPlace, record).returned = True
         super()._return_conn(record)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._is_disposed:
+            record.close()  # no caller comes to this pool again
+        else:
+            super()._do_return_conn(record)
+
+    def _dec_overflow(self) -> Literal[True]:
+        queue = cast(_CountedQueue, self._pool)
+        if queue.starves:
+            queue.put_nowait(_KeptPlace(self, connect=False))  # the caller connects
+            return True
+        return super()._dec_overflow()
+
+    def dispose(self) -> None:
+        self._is_disposed = True
+        super().dispose()
 
     def use(self, name: str) -> PoolUse:
         """Return what the pool is used for now, under *name*."""
@@ -130,3 +214,30 @@ class CountedPool(AsyncAdaptedQueuePool):
             queue.waits,
             queue.waited,
         )
+
+
+class _KeptConnection(Connection):
+    """Gives its connection back if it cannot begin: a caller that is cancelled here has nothing to close."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        try:
+            super().__init__(*given, **named)
+        except BaseException as error:
+            lent: PoolProxiedConnection | None = getattr(self, "_dbapi_connection", None)
+            if lent is not None:
+                lent.invalidate(error)
+            raise
+
+
+class _KeepingOptions(OptionEngine):
+    """An engine with other options than the one it was made of."""
+
+    _connection_cls = _KeptConnection
+
+
+_KeepingOptions._option_cls = _KeepingOptions  # noqa: SLF001
+
+
+def keep_places(engine: Engine) -> None:
+    """Let no caller that is cancelled while *engine* lends it a connection keep the connection's place."""
+    engine._connection_cls, engine._option_cls = _KeptConnection, _KeepingOptions  # noqa: SLF001

@@ -32,7 +32,7 @@ from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
-from polysaga.databases.pools import CountedPool, PoolUse
+from polysaga.databases.pools import CountedPool, PoolUse, keep_places
 from polysaga.databases.samples import Sample
 from polysaga.databases.streams import end_with_the_transaction
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
@@ -229,6 +229,7 @@ class SqlNode:
             raise ConfigurationError(
                 f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
+        keep_places(engine.sync_engine)
         end_alone(engine.sync_engine, self.dialect, self.database)
         self.dialect.prepare(engine, read_only=read_only)
         end_with_the_transaction(engine.sync_engine, self.dialect, self.database)

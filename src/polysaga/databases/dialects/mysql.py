@@ -256,10 +256,13 @@ class MySQL(SqlDialect):
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "reset")
-        def roll_back(connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+        def roll_back(
+            connection: DBAPIConnection, record: ConnectionPoolEntry | None, state: PoolResetState
+        ) -> None:
             # The rollback is a round trip; a step that has just committed saves it.
-            is_open = record.dbapi_connection is connection
-            if not record.info.pop(COMMITTED, False) and not state.terminate_only and is_open:
+            has_committed = record is not None and record.info.pop(COMMITTED, False)
+            is_open = record is None or record.dbapi_connection is connection
+            if not has_committed and not state.terminate_only and is_open:
                 connection.rollback()
 
     def connector(self, adapter: Any) -> Callable[..., Any]:

@@ -392,7 +392,17 @@ class PostgresAsyncpg(Postgres):
         return bool(driver.has_begun())
 
     def in_transaction(self, driver: Any) -> bool:
-        return bool(driver.is_in_transaction())
+        return bool(driver.is_in_transaction()) or self._cancels(driver)
+
+    def _cancels(self, driver: Any) -> bool:
+        """Return whether the server has not answered yet to the cancellation of a statement."""
+        waiting = driver._protocol._wait_for_cancellation()  # noqa: SLF001 - only by a wait can it be asked
+        try:
+            waiting.send(None)
+        except StopIteration:
+            return False
+        waiting.close()
+        return True
 
     def _placeholder(self, name: str, order: list[str]) -> str:
         if name not in order:
@@ -437,6 +447,16 @@ class PostgresPsycopg(Postgres):
             "isolation_level": "AUTOCOMMIT",
             "connect_args": {**connect, "options": options},
         }
+
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        super().prepare(engine, read_only=read_only)
+        # SQLAlchemy closes a connection that a caller has lost only where that takes no wait.
+        dialect = engine.sync_engine.dialect
+        dialect.has_terminate = True
+        dialect.do_terminate = self._discard_adapted  # type: ignore[method-assign,assignment]
+
+    def _discard_adapted(self, adapted: Any) -> None:
+        self.discard(adapted.driver_connection)
 
     def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in connect.items() if name != "options"}

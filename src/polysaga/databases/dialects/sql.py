@@ -247,7 +247,7 @@ class SqlDialect:
         return True
 
     def in_transaction(self, driver: Any) -> bool:
-        """Return whether the server has told *driver* that a transaction is open."""
+        """Return whether the server has told *driver* that a transaction is open, or has not told what is open."""
         raise NotImplementedError
 
     def key(self, value: UUID) -> Any:

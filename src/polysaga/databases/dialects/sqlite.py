@@ -8,14 +8,14 @@ deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 import asyncio
 import contextlib
 import sqlite3
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import MissingGreenlet, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.clock import Clock
@@ -65,6 +65,36 @@ _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed al
 
 # Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
+
+
+class _File(sqlite3.Connection):
+    """A connection whose end is the end of its transaction.
+
+    A statement that has rows left keeps a closed connection alive, and its lock, until the garbage collector takes
+    the cursor. And while it lives, an interrupt that came for it interrupts the rollback as well.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *given: Any, **named: Any) -> Any:
+        made = super().cursor(*given, **named)
+        self._cursors.add(made)
+        return made
+
+    def execute(self, *given: Any) -> Any:
+        return self.cursor().execute(*given)  # Python's own makes a cursor without asking `cursor`
+
+    def executemany(self, *given: Any) -> Any:
+        return self.cursor().executemany(*given)
+
+    def close(self) -> None:
+        cursors = tuple(self._cursors)
+        self._cursors.clear()  # the driver may close twice
+        for cursor in cursors:
+            cursor.close()
+        super().close()
 
 
 class SQLite(SqlDialect):
@@ -124,7 +154,7 @@ class SQLite(SqlDialect):
         return {}
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        return {"connect_args": {"timeout": settings.lock_timeout}}
+        return {"connect_args": {"timeout": settings.lock_timeout, "factory": _File}}
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**arguments, "isolation_level": "AUTOCOMMIT"}
@@ -139,12 +169,6 @@ class SQLite(SqlDialect):
             raise
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
-        @event.listens_for(engine.sync_engine, "invalidate")
-        def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
-            # A cancelled statement keeps the closed connection, and its lock, alive until garbage collection.
-            with contextlib.suppress(MissingGreenlet, *_BROKEN):
-                connection.rollback()
-
         if not read_only:
 
             @event.listens_for(engine.sync_engine, "begin")
