@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import MissingGreenlet, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.clock import Clock
@@ -169,6 +170,12 @@ class SQLite(SqlDialect):
             raise
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        @event.listens_for(engine.sync_engine, "invalidate")
+        def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
+            # The lock of the file is free before the connection is closed, which takes longer.
+            with contextlib.suppress(MissingGreenlet, *_BROKEN):
+                connection.rollback()
+
         if not read_only:
 
             @event.listens_for(engine.sync_engine, "begin")
