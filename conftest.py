@@ -1,9 +1,9 @@
 """Fixtures for every test of the workspace."""
 
-import gc
-
 import pytest
 from hypothesis import settings
+
+from orders.serving import calm_garbage_collection
 
 # A busy machine is no mistake of the code.
 settings.register_profile("patient", deadline=None)
@@ -31,10 +31,5 @@ def anyio_backend() -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector look at less and less often: it takes a sixth of the processor time else.
-
-    What is loaded by now stays. Most of what a test makes dies with it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    """Let the garbage collector look at less and less often: it takes a sixth of the processor time else."""
+    calm_garbage_collection()

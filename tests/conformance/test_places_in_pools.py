@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only
 
 from polysaga.databases import SqlNode
@@ -38,20 +38,20 @@ def use_of(node: SqlNode, name: str = "writer") -> PoolUse:
     return found
 
 
-async def plain(node: SqlNode) -> None:
-    connection = await node.writer.connect()
+async def ask(engine: AsyncEngine) -> None:
+    connection = await engine.connect()
     try:
         await connection.execute(text("SELECT 1"))
     finally:
         await connection.close()
+
+
+async def plain(node: SqlNode) -> None:
+    await ask(node.writer)
 
 
 async def of_an_isolation_level(node: SqlNode) -> None:
-    connection = await node.writer.execution_options(isolation_level="SERIALIZABLE").connect()
-    try:
-        await connection.execute(text("SELECT 1"))
-    finally:
-        await connection.close()
+    await ask(node.writer.execution_options(isolation_level="SERIALIZABLE"))
 
 
 async def asking_for_an_isolation_level(node: SqlNode) -> None:
@@ -65,11 +65,7 @@ async def asking_for_an_isolation_level(node: SqlNode) -> None:
 
 
 async def snapshot(node: SqlNode) -> None:
-    connection = await node.snapshots.connect()
-    try:
-        await connection.execute(text("SELECT 1"))
-    finally:
-        await connection.close()
+    await ask(node.snapshots)
 
 
 async def stream(node: SqlNode) -> None:

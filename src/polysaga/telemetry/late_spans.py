@@ -83,25 +83,26 @@ class LateSpan(Span):
     def __init__(self, work: LateWork, parent: Context, make: Callable[[], Span]) -> None:
         self.work, self.within, self.make = work, parent, make
         self.variables: Variables | None = copy_context()  # None: the span has ended, and keeps nothing alive
-        self.outcome: tuple[int, str, BaseException | None] | None = None  # and when; of an attempt that is over
+        # Of an attempt that is over: when, what is to be told, and its error.
+        self.outcome: tuple[int, Mapping[str, str], BaseException | None] | None = None
         self.made: Span | None = None
         self.making = Lock()  # of `made` and `variables`: users' code may ask in another thread
 
-    def leave(self, outcome: str, error: BaseException | None) -> None:
-        """Note that the attempt is over."""
-        self.outcome = time.time_ns(), outcome, error
+    def leave(self, told: Mapping[str, str], error: BaseException | None) -> None:
+        """Note that the attempt is over: what is to be *told*, and the *error* if it is one."""
+        self.outcome = time.time_ns(), told, error
         self.work.add(self.finish)
 
     def finish(self) -> None:
         """End the span of an attempt that is over."""
         assert self.outcome is not None
-        ended, outcome, error = self.outcome
+        ended, told, error = self.outcome
         self._sdk()
         with self.making:
             variables, self.variables = self.variables, None
-            self.outcome = ended, outcome, None
+            self.outcome = ended, told, None
         if variables is not None and self.made is not None:
-            variables.run(_end, self.made, ended, outcome, error)
+            variables.run(end_span, self.made, ended, told, error)
 
     def _sdk(self) -> Span:
         """Return the span of the SDK.
@@ -195,21 +196,19 @@ def tried(work: Callable[[], DoneT]) -> DoneT | None:
         return None
 
 
-def _end(span: Span, ended: int, outcome: str, error: BaseException | None) -> None:
-    """End *span* at the nanosecond *ended*, as the attempt came out."""
+def end_span(span: Span, ended: int, told: Mapping[str, AttributeValue], error: BaseException | None) -> None:
+    """End *span* at the nanosecond *ended* with the attributes *told*, and with *error*.
+
+    The error comes without users' data: drivers and validators put values into their texts.
+    """
     try:
-        if outcome:
-            span.set_attribute("polysaga.step.outcome", outcome)
-        if error is not None and outcome == "failed":
-            record(span, error, ended)
+        for name, value in told.items():
+            span.set_attribute(name, value)
+        if error is not None:
+            span.set_attribute("error.type", type(error).__name__)
+            shown = without_values(error)
+            known = shown if isinstance(shown, Exception) else RuntimeError(said(error))
+            span.record_exception(known, timestamp=ended)
+            span.set_status(StatusCode.ERROR, said(error))
     finally:
         span.end(ended)
-
-
-def record(span: Span, error: BaseException, at: int) -> None:
-    """Record *error* at the nanosecond *at*, without users' data: drivers and validators put values into texts."""
-    span.set_attribute("error.type", type(error).__name__)
-    shown = without_values(error)
-    known = shown if isinstance(shown, Exception) else RuntimeError(said(error))
-    span.record_exception(known, timestamp=at)
-    span.set_status(StatusCode.ERROR, said(error))

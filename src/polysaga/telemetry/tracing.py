@@ -48,7 +48,7 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     from opentelemetry.util.types import Attributes
 
-    from polysaga.telemetry.late_spans import LateSpan, LateWork, record, tried
+    from polysaga.telemetry.late_spans import LateSpan, LateWork, end_span, tried
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("traces are an extra: pip install 'polysaga[tracing]'") from missing
 
@@ -152,7 +152,9 @@ class _OneTrace(SagaTrace):
     def started(self, error: BaseException | None) -> None:
         root, self._root = self._root, None
         if root is not None:
-            self._tracing.late.add(partial(copy_context().run, _end_root, root, time.time_ns(), error))
+            joined = isinstance(error, Joined)
+            told, failure = ({"polysaga.saga.joined": True}, None) if joined else ({}, error)
+            self._tracing.late.add(partial(copy_context().run, end_span, root, time.time_ns(), told, failure))
 
     async def attempt(
         self,
@@ -181,7 +183,9 @@ class _OneTrace(SagaTrace):
             outcome = "" if error is None else "refused" if isinstance(error, Refused) else "failed"
         finally:
             detach(token)
-            span.leave(outcome, error)
+            span.leave(
+                {"polysaga.step.outcome": outcome} if outcome else {}, error if outcome == "failed" else None
+            )
         return fact, error
 
     def left(self, status: Status, reason: str | None) -> None:
@@ -202,17 +206,6 @@ def _text_of(context: SpanContext) -> str | None:
     if not context.is_valid:
         return None
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-
-
-def _end_root(root: Span, ended: int, error: BaseException | None) -> None:
-    """End *root* at the nanosecond *ended*, at which the start was durable or had failed with *error*."""
-    try:
-        if isinstance(error, Joined):
-            root.set_attribute("polysaga.saga.joined", True)  # noqa: FBT003 - its value
-        elif error is not None:
-            record(root, error, ended)
-    finally:
-        root.end(ended)
 
 
 def _of_saga(birth: Birth) -> dict[str, Attribute]:
