@@ -3,17 +3,22 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 from starlette.requests import Request
 
+from devservers import MARIADB, POSTGRES, LocalServer, Product
 from polysaga import Status
 from polysaga.dashboard import Person, live
 from polysaga.sagas.operations.inspector import Inspector
 from tests.fixtures.dashboards import ADA, LENA, Stream, Visit, mounted
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
+from tests.fixtures.setups import embedded_urls
 from tests.fixtures.waiting import reached, until
 from tests.integration.test_repairs import finished, parked, stuck_going_back
 
@@ -212,6 +217,31 @@ async def test_streams_outlive_a_journal_that_does_not_answer(
             patch.setattr(Inspector, "overview", silent)
             await stream.next("down")
         await stream.next("seen", "changed")
+
+
+@pytest.mark.parametrize("product", [POSTGRES, MARIADB], ids=["postgres", "mariadb"])
+async def test_fifty_streams_outlive_a_restart_of_the_journal(
+    product: Product, started: Callable[..., LocalServer], tmp_path: Path
+) -> None:
+    server = started(product)
+    await asyncio.to_thread(server.create_database, "shop")
+    program = stuck_going_back({**embedded_urls(tmp_path), "orders": server.url("shop")})
+    async with program.open(), AsyncExitStack() as stack:
+        app, shown = mounted(program), await parked(program)
+        topics = ("overview", "sagas?query=status%3Dneeds_attention", f"saga/{shown}", "databases", "audit")
+        streams = [await stack.enter_async_context(Stream(app, f"/live/{topic}")) for topic in topics * 10]
+        for stream in streams:
+            await stream.next("seen", "changed")
+        await asyncio.to_thread(server.kill)
+        for stream in streams:
+            await stream.next("down")
+        await asyncio.to_thread(server.restart)
+        for stream in streams:
+            await stream.next("seen", "changed")
+        await program.sagas.resolve(shown, "compensated", by="bob", why="by hand")
+        for topic, stream in zip(topics * 10, streams, strict=True):
+            if topic != "databases":  # nothing of it has changed
+                await stream.next("changed")
 
 
 async def test_streams_end_at_once_when_the_process_is_asked_to_end(files: MigratedUrls) -> None:
