@@ -101,6 +101,17 @@ async def test_the_audit_trail_is_searched_by_id_and_by_key(files: MigratedUrls)
         assert "A key or an id is found whole" in nothing
 
 
+async def test_an_audit_trail_without_entries_says_so(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        page = plain(await visit.get("/audit"))
+        assert "Everything that people did: nothing." in page
+        assert "No person has acted on a saga yet." in page
+        found = plain(await visit.get("/audit", params={"by": "ada"}))
+        assert "Acts of ada: nothing." in found
+        assert "No entry matches." in found
+
+
 async def test_the_overview_groups_what_needs_a_person_by_cause(files: MigratedUrls) -> None:
     program = stuck_going_back(files)
     async with opened(program) as visit:

@@ -138,6 +138,9 @@ def _asked(lines: Sequence[AuditLine], search: AuditSearch, *, more: bool) -> st
     kind = "saga" if uuid_in(search.saga or "") else "sagas with the key"
     where = f" to the {kind} {search.saga}" if search.saga else ""
     where += " in one repair of many" if search.batch else ""
+    asked = f"{what[:1].upper()}{what[1:]}{where}{when}"
+    if not lines:
+        return f"{asked}: nothing."
     number = f"{words.counted(entries, 'entry', 'entries')} in {words.counted(len(lines), 'line')}"
     older = ", and older ones" if more else ""
-    return f"{what[:1].upper()}{what[1:]}{where}{when}, the newest first: {number}{older}."
+    return f"{asked}, the newest first: {number}{older}."
