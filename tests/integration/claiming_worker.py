@@ -2,9 +2,10 @@
 
 python -m tests.integration.claiming_worker URLS SHARE FILE
 
-URLS is a JSON object, from the name of a database to its URL. No saga gets past `credit_points` before there is
-FILE. Prints "ready"; "shares" as soon as it has claimed SHARE sagas; then, asked to end, one JSON object: how many
-sagas it claimed and finished, how many claims it lost, and how many rounds of its worker failed.
+URLS is a JSON object, from the name of a database to its URL. No saga gets past `reserve_stock` before there is
+FILE, and the process claims at most four times SHARE until then. Prints "ready"; "shares" as soon as it has claimed
+SHARE sagas; then, asked to end, one JSON object: how many sagas it claimed and finished, how many claims it lost,
+and how many rounds of its worker failed.
 """
 
 import asyncio
@@ -32,9 +33,8 @@ async def serve(urls: dict[str, str], share: int, opened: Path) -> None:
     async def stand_still(db: Any, ctx: StepContext) -> None:
         await until(opened.exists, "the test lets the sagas go on", patience=300.0)
 
-    program.on("credit_points", stand_still)
-    # In each tick a process whose pools are full takes a tenth of a batch, and one: two sagas.
-    async with program.open(lease=2.0, claim_batch=10):
+    program.on("reserve_stock", stand_still)
+    async with program.open(lease=2.0, claim_batch=10, max_in_flight=4 * share):
         say("ready")
         claimed = program.recorder.of
         await until(lambda: len(claimed(SagaClaimed)) >= share, f"{share} sagas are claimed", patience=300.0)

@@ -100,7 +100,7 @@ async def test_processes_that_take_over_together_share_and_lose_no_claim(urls: U
         async with dying.open(lease=3600.0, start_timeout=60.0):
             handles = [await dying.sagas.start(dying.saga, Order()) for _ in range(MANY)]
             await stopped.reached()
-        # What this process handed back is due for all three at once.
+        # What this process handed back is due for all three at once. Two of them leave a share for the third.
         for worker in workers:
             assert (await asyncio.to_thread(next_line, worker, "it has its share")).strip() == "shares"
         opened.touch()
