@@ -21,9 +21,10 @@ from sqlalchemy import text
 
 from devservers import Server
 from devservers.ports import free_port
-from polysaga import Databases, SqlDatabase, StepContext
+from polysaga import Databases, Retry, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, OutcomePending
+from polysaga.events import SagaFinished, StepDone, StepFailed
 from polysaga.sagas.driving.progress import Asked
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
@@ -32,8 +33,9 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.services import poll_until
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import reached, stubborn, within
+from tests.fixtures.waiting import reached, stubborn, until, within
 from tests.integration import wedged_service
+from tests.integration.test_repairs import stumble
 
 pytestmark = LEAVES_BEHIND
 
@@ -157,6 +159,59 @@ async def test_a_caller_in_a_process_that_ends_gets_an_answer(urls: Urls) -> Non
             await within(handle.result(), "the caller has an answer")
         with pytest.raises(Busy):
             await leaving.sagas.start(leaving.saga, Order())
+
+
+async def test_a_saga_that_waits_for_its_next_attempt_holds_up_no_end(urls: Urls) -> None:
+    """Its claim is handed back: the next process need not wait for the lease."""
+    leaving, staying = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
+    leaving.steps["record_event"].retry = Retry(within=None, first=600.0, cap=600.0)
+    leaving.on("record_event", stumble)
+    async with staying.open(lease=1.0):
+        opened = leaving.open(lease=3600.0, drain=3600.0)
+        await opened.__aenter__()
+        handle = await leaving.sagas.start(leaving.saga, Order())
+        await leaving.recorder.wait_for(StepFailed)
+        await within(opened.__aexit__(None, None, None), "the process has ended")
+        finished = await staying.recorder.wait_for(SagaFinished)
+        assert (finished.saga_id, finished.status) == (handle.id, "completed")
+
+
+async def test_a_saga_that_is_about_to_go_on_ends_in_the_process_that_is_asked_to_end(urls: Urls) -> None:
+    leaving, failed = Program(urls, PLACE_ORDER), asyncio.Event()
+    leaving.steps["record_event"].retry = Retry(within=None, first=0.5)
+
+    async def fail_once(db: Any, ctx: StepContext) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("once")
+
+    leaving.on("record_event", fail_once)
+    async with leaving.open(lease=3600.0, drain=3600.0):
+        await leaving.sagas.start(leaving.saga, Order())
+        await leaving.recorder.wait_for(StepFailed)
+    assert [event.status for event in leaving.recorder.of(SagaFinished)] == ["completed"]
+
+
+async def test_a_step_beside_one_that_waits_for_its_next_attempt_may_end(urls: Urls) -> None:
+    leaving, gate = Program(urls, PLACE_ORDER), Gate()
+
+    async def be_late(db: Any, ctx: StepContext) -> None:
+        raise TimeoutError  # an error that is retried
+
+    leaving.steps["reserve_stock"].retry = Retry(within=None, first=600.0, cap=600.0)
+    leaving.on("reserve_stock", be_late)
+    leaving.on("credit_points", gate)
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    await leaving.sagas.start(leaving.saga, Order())
+    await leaving.recorder.wait_for(StepFailed)
+    await gate.reached()
+    end = asyncio.create_task(opened.__aexit__(None, None, None))
+    await until(lambda: leaving.runner.closing, "the process is asked to end")
+    assert await asyncio.wait({end}, timeout=0.3) == (set(), {end}), "three looks"
+    gate.open()
+    await within(end, "the process has ended")
+    assert [event.step for event in leaving.recorder.of(StepDone)] == ["open_order", "credit_points"]
 
 
 async def test_callers_of_a_silent_journal_have_an_answer_when_the_time_is_up(

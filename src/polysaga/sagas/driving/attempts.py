@@ -89,6 +89,7 @@ class Attempts:
         self._began = clock.monotonic()  # when the saga was started
         self.history: list[HistoryEntry] = []
         self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
+        self.due: dict[str, float] = {}  # by step that waits for its next attempt: when it comes, by the clock
 
     def begin(self, epoch: int, process: str, before: Sequence[HistoryEntry] = (), age: float = 0.0) -> None:
         """Begin the history of *process* as the owner, *age* seconds after the start and behind *before*."""
@@ -125,7 +126,11 @@ class Attempts:
             fault = None if settled.error is None else plan.fault(settled.error)
             if wait is None or (plan.fail_fast and fault in _OUT_OF_REACH):
                 return Settled(Verdict.UNAVAILABLE, settled.error, uncertain)
-            await self._clock.sleep(wait)
+            self.due[step.name] = failed + wait
+            try:
+                await self._clock.sleep(wait)
+            finally:
+                del self.due[step.name]
             spent += self._clock.monotonic() - failed
         raise AssertionError("unreachable")
 

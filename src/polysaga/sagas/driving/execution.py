@@ -174,6 +174,16 @@ class Execution:
         """Return whether a task of this execution is among *hanging*; if so, its claim must run out."""
         return self._driver.is_among(hanging) or any(task in hanging for task in self._tasks)
 
+    def pauses(self, seconds: float) -> bool:
+        """Return whether nothing is under way here, and no attempt will be for over *seconds*.
+
+        The other steps of the saga have ended, or wait for their next attempt as well.
+        """
+        soon, due = self.engine.clock.monotonic() + seconds, self.attempts.due
+        marks = self.progress.known.marks
+        active = {name for name, mark in marks.items() if mark is Mark.ACTIVE}
+        return self.holds_claim and bool(due) and active <= due.keys() and min(due.values()) > soon
+
     async def drive(self) -> None:
         """Go on until the saga rests; raise `Lost` if the claim is gone."""
         progress = self.progress

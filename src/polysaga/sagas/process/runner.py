@@ -41,6 +41,8 @@ from polysaga.sagas.protocol.rows import Birth, Claim, Row
 from polysaga.texts import said
 
 T = TypeVar("T")
+_SOON = 1.0  # seconds; what is tried again within them may still end here when the process is asked to stop
+_LOOK = 0.1  # seconds between two looks at the sagas of a process that ends
 _UNCOMPARED = "-"  # the hash of an input that no other start can meet; '' would be NULL in some SQL modes
 
 
@@ -206,12 +208,12 @@ class LocalRunner:
     async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
         """End *rounds*, which bring in sagas, and let the sagas in flight end until `sagas.drain` is over.
 
-        Then stop them and hand back their claims. Takes at most three seconds more.
+        It is over at once for sagas that only wait for a next attempt. Then stop them and hand back their claims.
+        Takes at most three seconds more.
         """
         self.wind_down()
         resting = asyncio.ensure_future(ended(rounds, GRACE))
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=self._closing.left)
+        await self._let_end(self._closing.left)
         await resting
         self._closing.drained = True
         unfinished = dict(self._tasks)  # including sagas that the rounds have just claimed
@@ -227,6 +229,16 @@ class LocalRunner:
             limited(self.engine.finishes.close(), GRACE / 2, grace=GRACE / 4),
             return_exceptions=True,  # no caller knows yet of what is not written then
         )
+
+    async def _let_end(self, seconds: float) -> None:
+        """Return when all sagas have ended but those whose next attempt is not soon, or after *seconds*."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (left := until - loop.time()) > 0:
+            going = [task for execution, task in self._tasks.items() if not execution.pauses(_SOON)]
+            if not going:
+                return
+            await asyncio.wait(going, timeout=min(left, _LOOK))
 
     async def _hand_back(self, claims: list[Claim]) -> None:
         if not claims:
