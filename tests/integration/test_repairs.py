@@ -233,6 +233,16 @@ async def test_a_decided_saga_is_never_undone_by_a_person(urls: Urls) -> None:
         assert (await program.sagas.get(saga_id)).audit == ()
 
 
+async def test_a_repaired_saga_goes_on_at_once_in_the_process_of_the_person(urls: Urls) -> None:
+    program = stuck_going_back(urls)
+    async with program.open(lease=3600.0):  # the worker ticks four times an hour
+        saga_id = await parked(program)
+        del program.hooks["undo:reserve_stock"]
+        await program.sagas.retry(saga_id, **ME)
+        await finished(program, saga_id)
+        assert (await program.sagas.get(saga_id)).status is Status.COMPENSATED
+
+
 async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Urls) -> None:
     program = Program(urls, LEDGER_PIVOT)
     program.steps["tell"].retry = QUICK
@@ -254,18 +264,18 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Ur
 
 
 async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation(urls: Urls) -> None:
-    program = Program(urls, LEDGER_PIVOT)
+    program, elsewhere = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
     program.steps["tell"].retry = QUICK
     program.on("tell", stumble)
-    # A lease so long that no worker comes before the person.
-    async with program.open(lease=600.0) as program:
+    # A lease so long that no worker comes before the person, whose process drives no saga.
+    async with program.open(lease=600.0) as program, elsewhere.connected():
         handle = await program.sagas.start(program.saga, Order())
         await handle.result(30)
         await at_rest(program)
-        await program.sagas.compensate(handle.id, **ME)
+        await elsewhere.sagas.compensate(handle.id, **ME)
 
         with pytest.raises(TooLate):
-            await program.sagas.skip(handle.id, "take", **ME)
+            await elsewhere.sagas.skip(handle.id, "take", **ME)
 
         runner = program.runner
         found = await runner.engine.participants["points"].look(handle.id, ["take"])

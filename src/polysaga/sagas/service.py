@@ -320,9 +320,10 @@ class Sagas:
         """Resume a parked saga, or one that was put aside, in the direction it had.
 
         *target* is one saga, or a filter for the newest *limit* sagas; it selects parked ones unless it names a
-        status. *by* and *why* go to the audit trail. A *dry_run* returns what would happen. The next worker to
-        tick resumes the saga. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`;
-        with a filter, each `Repair` carries its own problem.
+        status. *by* and *why* go to the audit trail. A *dry_run* returns what would happen. The worker of this
+        process resumes the saga at once; without one, the next worker to tick does. For one saga raises
+        `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; with a filter, each `Repair` carries its own
+        problem.
         """
         order = RepairOrder(action=RepairAction.RETRY, by=by, why=why)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
@@ -392,7 +393,12 @@ class Sagas:
         return self._runner
 
     def _repairs(self) -> Repairs:
-        return Repairs(self._engine_at_hand(), self._known())
+        return Repairs(self._engine_at_hand(), self._known(), self._wake_worker)
+
+    def _wake_worker(self) -> None:
+        """Let this process look at once for sagas that are due, if it drives any; others look in their time."""
+        if self._runner is not None:
+            self._runner.due.set()
 
     def _figures(self) -> Figures:
         engine = self._engine_at_hand()

@@ -17,7 +17,7 @@ tick.
 `states.TRANSITIONS` has the arrows. A saga that is decided is never undone: `TooLate`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -58,8 +58,14 @@ class Repair:
 class Repairs:
     """The repairs on one journal."""
 
-    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
-        self._engine, self._definitions = engine, definitions  # by fingerprint
+    def __init__(
+        self,
+        engine: Engine,
+        definitions: Mapping[str, Definition],
+        resumed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Call *resumed* after each repair of a saga that goes on; *definitions* are by fingerprint."""
+        self._engine, self._definitions, self._resumed = engine, definitions, resumed
         self.catalogue = catalogue_of(engine, definitions)
 
     async def carry_out(
@@ -119,6 +125,8 @@ class Repairs:
                 self._engine.emit(
                     SagaRepaired(saga_id, row.name, order.action.value, after.value, order.by, order.why)
                 )
+                if after.moving:
+                    self._resumed()
                 return told
         row = await self._load(saga_id)
         raise WrongStatus(saga_id, row.name, order.action, row.status, "it keeps changing; look at it again")
