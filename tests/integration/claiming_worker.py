@@ -3,9 +3,9 @@
 python -m tests.integration.claiming_worker URLS SHARE FILE
 
 URLS is a JSON object, from the name of a database to its URL. No saga gets past `reserve_stock` before there is
-FILE, and the process claims at most four times SHARE until then. Prints "ready"; "shares" as soon as it has claimed
-SHARE sagas; then, asked to end, one JSON object: how many sagas it claimed and finished, how many claims it lost,
-and how many rounds of its worker failed.
+FILE, and the process claims at most four times SHARE until then. Prints "ready"; "shares" as soon as it has
+claimed SHARE sagas; then, asked to end, one JSON object: how many sagas it claimed and finished, how many claims
+it lost, and how many rounds of its worker failed.
 """
 
 import asyncio

@@ -17,6 +17,12 @@ def groups(counts: CensusResult) -> dict[tuple[str, Status], int]:
     return {(group.name, group.status): group.count for group in counts.unfinished}
 
 
+@pytest.fixture(autouse=True)
+def seen_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process say after a moment that it is there; it says so again after half a minute."""
+    monkeypatch.setattr("polysaga.sagas.process.pulse.BEAT", 0.1)
+
+
 async def refuse(db: object, ctx: StepContext) -> None:
     raise RuntimeError("the printer is on fire")
 

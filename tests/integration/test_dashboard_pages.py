@@ -39,6 +39,12 @@ STATIC = Path(dashboard.__code__.co_filename).parent / "static"
 HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
 
 
+@pytest.fixture(autouse=True)
+def looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page show at once what a test has just changed."""
+    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
+
+
 async def test_an_overview_with_nothing_to_do_is_calm(files: MigratedUrls) -> None:
     program = Program(files, PLACE_ORDER)
     async with opened(program) as visit:
