@@ -60,7 +60,7 @@ def end_here(connection: Connection) -> None:
     """
     if not connection.closed and not connection.invalidated:
         connection.info[ENDING] = asyncio.current_task()
-        _guards[connection.dialect].break_off_if_used(connection.connection)
+        _guards[connection.dialect].break_off_if_used(connection.connection, connection.info)
 
 
 class _Guard:
@@ -81,9 +81,10 @@ class _Guard:
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
         info = _info(lent)
-        if _is_another(info) or self.break_off_if_used(lent):
+        if _is_another(info) or self.break_off_if_used(lent, info):
             raise SessionShared(self._database)
-        self._end_streams(lent)
+        if self._dialect.keeps_cursors:
+            _end_streams(info)
         try:
             do_commit(lent)
         except BaseException:
@@ -93,13 +94,15 @@ class _Guard:
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
-        if not _is_another(_info(lent)) and not self.break_off_if_used(lent):
-            self._end_streams(lent)
+        info = _info(lent)
+        if not _is_another(info) and not self.break_off_if_used(lent, info):
+            if self._dialect.keeps_cursors:
+                _end_streams(info)
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
         if record is not None:  # None: the caller took the connection out of the pool
-            self.break_off_if_used(record)
+            self.break_off_if_used(record, record.info)
 
     def take_back(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Look once more; then nothing runs between this and the return to the pool.
@@ -107,8 +110,9 @@ class _Guard:
         If it raises, `pools.CountedPool` takes the connection out of the pool.
         """
         try:
-            if connection is not None and not self.break_off_if_used(record):
-                self._end_streams(record)
+            if connection is not None and not self.break_off_if_used(record, record.info):
+                if self._dialect.keeps_cursors:
+                    _end_streams(record.info)
                 if self._dialect.in_transaction(record.driver_connection):
                     # The driver was used beside SQLAlchemy, or a rollback went astray: no other user must get it.
                     self._dialect.cut(record.driver_connection)
@@ -117,12 +121,6 @@ class _Guard:
             record.info.pop(ENDING, None)
             record.info.pop(LOAN, None)
             record.info.pop(STREAMS, None)
-
-    def _end_streams(self, lent: _Pooled) -> None:
-        """Close what was streamed, if the driver does not do that at the end of a transaction."""
-        info = _info(lent)
-        if self._dialect.keeps_cursors and info is not None and STREAMS in info:
-            await_only(info.pop(STREAMS).close())
 
     def refuse_to_begin(self, connection: Connection) -> None:
         if _is_another(_info(connection)):
@@ -133,11 +131,10 @@ class _Guard:
         if _is_another(_info(rest[-1].root_connection)):
             raise SessionShared(self._database)
 
-    def break_off_if_used(self, lent: _Pooled) -> bool:
+    def break_off_if_used(self, lent: _Pooled, info: dict[Any, Any] | None) -> bool:
         """Keep others from sending statements, and break off one that has been sent; return whether one had."""
-        info = _info(lent)
-        if info is not None:
-            info.setdefault(ENDING, asyncio.current_task())
+        if info is not None and ENDING not in info:
+            info[ENDING] = asyncio.current_task()
         lock = self._dialect.statement_lock(lent.dbapi_connection)
         if not held(lock):
             return False
@@ -155,6 +152,12 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
+
+
+def _end_streams(info: dict[Any, Any] | None) -> None:
+    """Close what was streamed: the driver does not do that at the end of a transaction."""
+    if info is not None and STREAMS in info:
+        await_only(info.pop(STREAMS).close())
 
 
 def _is_another(info: dict[Any, Any] | None) -> bool:
