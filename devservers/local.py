@@ -73,7 +73,7 @@ class LocalServer(Server):
         # Asked last: whoever ends a server says so first, and a server that is started anew has another process.
         if self._is_ending or process is not self._process:
             return None
-        last_words = _tail(self.log.read_text(errors="replace")) if self.log.exists() else "(there is no log)"
+        last_words = self._last_words()
         return f"{self.product} on {self._client.url('')} ended with code {process.returncode}:\n{last_words}\n"
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class LocalServer(Server):
             ).result()
         self._process, self._is_ending = process, False
         try:
-            self._wait_until_it_answers(process)
+            self._until(self._client.answers, "it answers")
             self._first_words()
         except BaseException:
             self.kill()
@@ -170,14 +170,17 @@ class LocalServer(Server):
         while not condition():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(_POLL)
-                raise self._unavailable(f"it ended with code {code} while waiting until {what}")
+                raise self._unavailable(f"it ended with code {code} before {what}:\n{self._last_words()}")
             if _CLOCK.monotonic() > deadline:
                 told = f"it did not come to pass within {_PATIENCE:.0f} seconds that {what}"
-                raise self._unavailable(f"{told}\n{self._state()}")
+                raise self._unavailable(f"{told}:\n{self._state()}")
 
     def _state(self) -> str:
         """Return what the server says of itself when it does not do as it should."""
-        return _tail(self.log.read_text(errors="replace"))
+        return self._last_words()
+
+    def _last_words(self) -> str:
+        return _tail(self.log.read_text(errors="replace")) if self.log.exists() else "(there is no log)"
 
     @property
     def log(self) -> Path:
@@ -186,20 +189,6 @@ class LocalServer(Server):
 
     def _launched(self, command: list[str]) -> list[str]:
         return launched(command, account=self._account, needs=self._needs, death_signal=self.stop_signal)
-
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = _CLOCK.monotonic() + _PATIENCE
-        while _CLOCK.monotonic() < deadline:
-            try:
-                process.wait(_POLL)
-            except subprocess.TimeoutExpired:
-                if self._client.answers():
-                    return
-                continue
-            raise self._unavailable(
-                f"it ended with code {process.returncode}:\n{_tail(self.log.read_text(errors='replace'))}\n"
-            )
-        raise self._unavailable(f"it did not answer within {_PATIENCE:.0f} seconds")
 
     def _unavailable(self, reason: str) -> ServerUnavailable:
         return ServerUnavailable(

@@ -12,17 +12,19 @@ from orders.databases import orders
 from orders.sagas import sagas
 from orders.tables import order_table
 from polysaga import Retry
+from tests.fixtures.waiting import until
 
 from .conftest import Client
 
 
 async def _cancelled(shop: Client, order_id: str) -> None:
     """Wait for everything that follows from the cancellation."""
-    async with asyncio.timeout(20):
-        while True:
-            events = (await shop.get("/users/7/events")).json()
-            if any(event["event_type"] == "order_cancelled" and event["order_id"] == order_id for event in events):
-                return
+
+    async def is_told() -> bool:
+        events = (await shop.get("/users/7/events")).json()
+        return any(event["event_type"] == "order_cancelled" and event["order_id"] == order_id for event in events)
+
+    await until(is_told, "the cancellation is among the user's events")
 
 
 async def test_cancelling_returns_stock_and_points_and_leaves_an_event(shop: Client) -> None:
@@ -88,12 +90,12 @@ async def test_a_cancelled_order_is_free_in_the_end(shop: Client) -> None:
     await shop.stock(stock=10)
     order_id = (await shop.order(quantity=4)).json()["id"]
     await shop.post(f"/orders/{order_id}/cancel")
-    async with asyncio.timeout(20):
-        while True:
-            async with orders.reader() as db:
-                held = await order_book.at_work.holder(db, order_id)
-            if held is None:
-                return
+
+    async def is_free() -> bool:
+        async with orders.reader() as db:
+            return await order_book.at_work.holder(db, order_id) is None
+
+    await until(is_free, "no saga holds the order")
 
 
 async def test_a_rejected_order_cannot_be_cancelled(shop: Client) -> None:

@@ -181,10 +181,7 @@ def _of_them(number: int, found: Sequence[SagaSummary]) -> str:
 
 
 def _prospects(action: str, tried: Sequence[Repair]) -> list[Prospect]:
-    good: Counter[tuple[Status, Status]] = Counter()
-    for one in tried:
-        if one.after is not None and one.problem is None:
-            good[one.before, one.after] += 1
+    good = Counter((one.before, one.after) for one in tried if one.after is not None and _is_possible(one))
     bad = Counter(_without_id(one) for one in tried if not _is_possible(one))
     found = [
         Prospect(
