@@ -23,17 +23,17 @@ from devservers import Server
 from devservers.ports import free_port
 from polysaga import Databases, Retry, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
-from polysaga.errors import Busy, OutcomePending
-from polysaga.events import SagaFinished, StepDone, StepFailed
+from polysaga.errors import Busy, DeadlineExceeded, OutcomePending, Refused
+from polysaga.events import SagaDecided, SagaFinished, StepDone, StepFailed
 from polysaga.sagas.driving.progress import Asked
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
+from tests.fixtures.programs import PLACE_ORDER, WITH_CALLS, Gate, Order, Program, Urls, make_due
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.services import poll_until
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import reached, stubborn, until, within
+from tests.fixtures.waiting import forever, reached, stubborn, until, within
 from tests.integration import wedged_service
 from tests.integration.test_repairs import stumble
 
@@ -193,13 +193,7 @@ async def test_a_saga_that_is_about_to_go_on_ends_in_the_process_that_is_asked_t
 
 
 async def test_a_step_beside_one_that_waits_for_its_next_attempt_may_end(urls: Urls) -> None:
-    leaving, gate = Program(urls, PLACE_ORDER), Gate()
-
-    async def be_late(db: Any, ctx: StepContext) -> None:
-        raise TimeoutError  # an error that is retried
-
-    leaving.steps["reserve_stock"].retry = Retry(within=None, first=600.0, cap=600.0)
-    leaving.on("reserve_stock", be_late)
+    leaving, gate = _with_a_step_that_waits(urls), Gate()
     leaving.on("credit_points", gate)
     opened = leaving.open(lease=3600.0, drain=3600.0)
     await opened.__aenter__()
@@ -212,6 +206,145 @@ async def test_a_step_beside_one_that_waits_for_its_next_attempt_may_end(urls: U
     gate.open()
     await within(end, "the process has ended")
     assert [event.step for event in leaving.recorder.of(StepDone)] == ["open_order", "credit_points"]
+
+
+def _with_a_step_that_waits(urls: Urls) -> Program:
+    """A program whose `reserve_stock` is late, and is tried again after minutes."""
+    program = Program(urls, PLACE_ORDER)
+    program.steps["reserve_stock"].retry = Retry(within=None, first=600.0, cap=600.0)
+
+    async def be_late(db: Any, ctx: StepContext) -> None:
+        raise TimeoutError  # an error that is retried
+
+    program.on("reserve_stock", be_late)
+    return program
+
+
+def _outcomes(program: Program) -> list[str]:
+    """Return the decisions and the ends of sagas that the program has announced."""
+    return [event.status for event in program.recorder.events if isinstance(event, SagaDecided | SagaFinished)]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 5])
+async def test_a_saga_that_waits_for_an_attempt_is_cancelled_at_the_last_moment(urls: Urls, turns: int) -> None:
+    """The execution hears of it some turns of the loop later than the process is asked to end."""
+    leaving = _with_a_step_that_waits(urls)
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    handle = await leaving.sagas.start(leaving.saga, Order())
+    await leaving.recorder.wait_for(StepDone, lambda event: event.step == "credit_points")
+    await leaving.recorder.wait_for(StepFailed)
+    cancelling = asyncio.create_task(handle.cancel())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await within(opened.__aexit__(None, None, None), "the process has ended")
+    await within(cancelling, "the cancellation is answered")
+    assert _outcomes(leaving) == ["compensating", "compensated"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_refusal_beside_a_step_that_waits_for_an_attempt_is_carried_out(urls: Urls, turns: int) -> None:
+    leaving, failed, refused = _with_a_step_that_waits(urls), asyncio.Event(), asyncio.Event()
+
+    async def refuse(db: Any, ctx: StepContext) -> None:
+        await reached(failed, "the other step has failed")
+        raise Refused("no points")
+
+    def hear(event: object) -> None:
+        if isinstance(event, StepFailed):
+            (refused if event.step == "credit_points" else failed).set()
+
+    leaving.on("credit_points", refuse)
+    leaving.subscribers.append(hear)
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    handle = await leaving.sagas.start(leaving.saga, Order())
+    caller = asyncio.create_task(handle.result())
+    await reached(refused, "the step is refused")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await within(opened.__aexit__(None, None, None), "the process has ended")
+    with pytest.raises(Refused):
+        await caller
+    assert _outcomes(leaving) == ["compensating", "compensated"]
+
+
+async def test_a_deadline_that_is_near_passes_in_the_process_that_is_asked_to_end(urls: Urls) -> None:
+    leaving = _with_a_step_that_waits(urls)
+    leaving.saga.deadline = 2.0
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    handle = await leaving.sagas.start(leaving.saga, Order())
+    caller, began = asyncio.create_task(handle.result()), time.monotonic()
+    await until(lambda: time.monotonic() > began + 1.2, "the deadline is less than a second off")
+    assert leaving.recorder.of(StepFailed)
+    await within(opened.__aexit__(None, None, None), "the process has ended")
+    with pytest.raises(DeadlineExceeded):
+        await caller
+    assert _outcomes(leaving) == ["compensating", "compensated"]
+
+
+async def test_the_result_of_a_call_is_recorded_although_the_journal_takes_it_late(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the memory of this process only: the next one would call again."""
+    leaving = Program(urls, WITH_CALLS)
+    leaving.steps["charge_card"].retry = Retry(within=None, first=2.5, cap=2.5)
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    journal = leaving.runner.engine.journal
+    record, told = journal.record_call, []
+
+    async def fail_once(*given: Any) -> bool:
+        told.append(given)
+        if len(told) == 1:
+            raise ConnectionError("the journal is gone")
+        return await record(*given)
+
+    monkeypatch.setattr(journal, "record_call", fail_once)
+    await leaving.sagas.start(leaving.saga, Order())
+    await leaving.recorder.wait_for(StepFailed)
+    await within(opened.__aexit__(None, None, None), "the process has ended")
+    assert _outcomes(leaving)[-1] == "completed"
+    assert leaving.outside.asked["charge_card"] == 1
+
+
+async def test_a_cancellation_while_the_last_round_of_the_worker_ends_is_announced(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, inside, asked, ends = _with_a_step_that_waits(urls), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    opened = leaving.open(lease=3600.0, drain=3600.0)
+    await opened.__aenter__()
+    handle = await leaving.sagas.start(leaving.saga, Order())
+    await leaving.recorder.wait_for(StepDone, lambda event: event.step == "credit_points")
+    await leaving.recorder.wait_for(StepFailed)
+    journal = leaving.runner.engine.journal
+    compensate = journal.compensate
+
+    async def end_slowly(*_: object, **__: object) -> Any:
+        inside.set()
+        try:
+            await forever()
+        finally:
+            ends.set()
+            await reached(asked, "the saga's compensation is written")
+
+    async def answer_late(*given: Any) -> bool:
+        done = await compensate(*given)
+        asked.set()
+        await asyncio.wait({end}, timeout=0.3)  # a process that does not look again ends meanwhile
+        return done
+
+    monkeypatch.setattr(journal, "claim", end_slowly)
+    monkeypatch.setattr(journal, "compensate", answer_late)
+    leaving.runner.due.set()
+    await reached(inside, "the worker's round is under way")
+    end = asyncio.create_task(opened.__aexit__(None, None, None))
+    await reached(ends, "the worker's round is asked to end")
+    cancelling = asyncio.create_task(handle.cancel())
+    await within(end, "the process has ended")
+    await within(cancelling, "the cancellation is answered")
+    assert _outcomes(leaving) == ["compensating", "compensated"]
 
 
 async def test_callers_of_a_silent_journal_have_an_answer_when_the_time_is_up(

@@ -51,6 +51,10 @@ class Calls:
         # repeat them.
         self._made: dict[str, str | None] = {}
 
+    def holds_result(self, step: str) -> bool:
+        """Return whether *step* was called with a result that the journal may not have."""
+        return self._made.get(step) is not None
+
     async def run(self, step: AnyStep) -> Settled:
         """Call and record; undo the call if another owner is undoing the saga."""
         plan = AttemptPlan(

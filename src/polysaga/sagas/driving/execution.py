@@ -14,6 +14,7 @@ their end, because they hold the connections that their compensations need
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from math import inf
 from typing import Any
 
 from polysaga.errors import PayloadUnreadable
@@ -78,6 +79,7 @@ class Execution:
         self._driver = Driver()
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
         self._alarm: asyncio.Task[None] | None = None
+        self._late_at = inf  # when the deadline passes, by the monotonic clock
 
     @property
     def renewed_at(self) -> float:
@@ -175,20 +177,26 @@ class Execution:
         return self._driver.is_among(hanging) or any(task in hanging for task in self._tasks)
 
     def pauses(self, seconds: float) -> bool:
-        """Return whether nothing is under way here, and no attempt will be for over *seconds*.
+        """Return whether nothing is under way here, and nothing will be for over *seconds*.
 
-        The other steps of the saga have ended, or wait for their next attempt as well.
+        All steps that have begun wait for their next attempt, and the journal has the outcome of everything else.
         """
-        soon, due = self.engine.clock.monotonic() + seconds, self.attempts.due
-        marks = self.progress.known.marks
-        active = {name for name, mark in marks.items() if mark is Mark.ACTIVE}
-        return self.holds_claim and bool(due) and active <= due.keys() and min(due.values()) > soon
+        known, due = self.progress.known, self.attempts.due
+        if not due or not self.holds_claim or self._steps.hold_results(due):
+            return False
+        running = known.status is Status.RUNNING
+        if (running and known.failure is not None) or any(task.done() for task in self._tasks):
+            return False  # a stop, or the outcome of a step, that the driving task has not heard of yet
+        active = {name for name, mark in known.marks.items() if mark is Mark.ACTIVE}
+        next_at = min(*due.values(), self._late_at if running else inf)
+        return active <= due.keys() and next_at > self.engine.clock.monotonic() + seconds
 
     async def drive(self) -> None:
         """Go on until the saga rests; raise `Lost` if the claim is gone."""
         progress = self.progress
         self._driver.take_seat()
         if self._time_left is not None and progress.known.status is Status.RUNNING:
+            self._late_at = self.engine.clock.monotonic() + self._time_left
             self._alarm = asyncio.create_task(self._watch_deadline(self._time_left))
         try:
             while not progress.known.at_rest:

@@ -9,7 +9,7 @@
 So N steps cost N commits, and at most two more that sagas share: a start and a finish that are not fused.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -77,6 +77,10 @@ class Steps:
         if not settled.done:
             raise self._unavailable(settled) from settled.error
         return settled
+
+    def hold_results(self, steps: Iterable[str]) -> bool:
+        """Return whether one of *steps* was called with a result that the journal may not have."""
+        return any(map(self._calls.holds_result, steps))
 
     def run(self, step: AnyStep) -> Awaitable[Settled]:
         """Do *step*, in whichever database its record is."""

@@ -6,6 +6,7 @@ same answer from the process that finishes the saga.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -59,6 +60,7 @@ class LocalRunner:
         self._closing = Closing(engine.clock, engine.settings.drain)
         self._following = Following(engine, definitions, self._closing, self.take_over)
         self.due = asyncio.Event()  # set when the worker has something to do
+        self._cancels: Counter[UUID] = Counter()  # cancellations that callers wait for, by saga
         self._wants_room = False  # the worker waits for room for more takeovers
         engine.finishes.expected = lambda: len(self._tasks)
 
@@ -165,7 +167,13 @@ class LocalRunner:
 
     async def cancel(self, saga_id: UUID, why: str) -> None:
         """Undo a saga, whichever process drives it; return once that is certain. Raises `Busy` at the end."""
-        await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+        self._cancels[saga_id] += 1
+        try:
+            await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+        finally:
+            self._cancels[saga_id] -= 1
+            if not self._cancels[saga_id]:
+                del self._cancels[saga_id]
 
     async def _cancel(self, saga_id: UUID, why: str) -> None:
         owner, between = uuid4(), pauses()
@@ -213,8 +221,9 @@ class LocalRunner:
         """
         self.wind_down()
         resting = asyncio.ensure_future(ended(rounds, GRACE))
-        await self._let_end(self._closing.left)
+        await self._let_end()
         await resting
+        await self._let_end()  # what the rounds have brought in, and what has begun meanwhile
         self._closing.drained = True
         unfinished = dict(self._tasks)  # including sagas that the rounds have just claimed
         self._end_all_waiting()
@@ -230,15 +239,18 @@ class LocalRunner:
             return_exceptions=True,  # no caller knows yet of what is not written then
         )
 
-    async def _let_end(self, seconds: float) -> None:
-        """Return when all sagas have ended but those whose next attempt is not soon, or after *seconds*."""
+    async def _let_end(self) -> None:
+        """Return when all sagas have ended or wait for a next attempt that is not soon, or when time is up."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = loop.time() + self._closing.left
         while (left := until - loop.time()) > 0:
-            going = [task for execution, task in self._tasks.items() if not execution.pauses(_SOON)]
+            going = [task for execution, task in self._tasks.items() if self._goes_on(execution)]
             if not going:
                 return
             await asyncio.wait(going, timeout=min(left, _LOOK))
+
+    def _goes_on(self, execution: Execution) -> bool:
+        return execution.progress.saga_id in self._cancels or not execution.pauses(_SOON)
 
     async def _hand_back(self, claims: list[Claim]) -> None:
         if not claims:
