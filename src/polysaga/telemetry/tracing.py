@@ -76,16 +76,12 @@ class SagaTracing(Tracing):
         keys: bool = True,
     ) -> None:
         """Trace the sagas on *databases*."""
-        self.tracer = trace.get_tracer("polysaga", version("polysaga"), tracer_provider=provider)
-        self.late = LateWork()
-        self._databases = {handle.name: handle for handle in databases}
-        self._attributes: dict[str, tuple[object, Mapping[str, Attribute]]] = {}
-        self._keys = keys
+        self._spans, self._keys = _Spans(databases, provider), keys
 
     def begin(self, birth: Birth) -> SagaTrace:
         """Begin the trace of a saga, with a root span that is linked with the current one."""
         root = self._root(birth)
-        return _OneTrace(self, birth, trace.set_span_in_context(root, Context()), root)
+        return _OneTrace(self._spans, birth, trace.set_span_in_context(root, Context()), root)
 
     def enlist(self, birth: Birth) -> str | None:
         """Make the root span of a saga that a transaction of the caller starts; return its context."""
@@ -97,16 +93,11 @@ class SagaTracing(Tracing):
         """Go on with the trace in the journal's row; without one begin a new trace."""
         if birth.trace is None:
             return self.begin(birth)
-        return _OneTrace(self, birth, _W3C.extract({_FIELD: birth.trace}, Context()), None)
+        return _OneTrace(self._spans, birth, _W3C.extract({_FIELD: birth.trace}, Context()), None)
 
     def flush(self) -> None:
         """Give all spans of attempts that are over to the SDK."""
-        self.late.do()
-
-    def span(self, name: str, parent: Context, attributes: Attributes, **more: Any) -> Span:
-        """Start a span; if the program's sampler or processor fails, return one that records nothing."""
-        made = tried(partial(self.tracer.start_span, name, parent, SpanKind.INTERNAL, attributes, **more))
-        return made or NonRecordingSpan(trace.get_current_span(parent).get_span_context())
+        self._spans.late.do()
 
     def _root(self, birth: Birth) -> Span:
         caller = trace.get_current_span()
@@ -115,10 +106,25 @@ class SagaTracing(Tracing):
         if birth.key is not None and self._keys:
             attributes["polysaga.saga.key"] = birth.key
         links = [Link(known)] if known.is_valid else None
-        root = self.span(f"saga {birth.name}", Context(), attributes, links=links)  # a trace of its own
+        root = self._spans.start(f"saga {birth.name}", Context(), attributes, links=links)  # a trace of its own
         if known.is_valid and root.get_span_context().is_valid:
             caller.add_link(root.get_span_context(), {"polysaga.saga.id": str(birth.claim.saga_id)})
         return root
+
+
+class _Spans:
+    """Starts the spans of one process, at once or later."""
+
+    def __init__(self, databases: Registry, provider: TracerProvider | None) -> None:
+        self.late = LateWork()
+        self._tracer = trace.get_tracer("polysaga", version("polysaga"), tracer_provider=provider)
+        self._databases = {handle.name: handle for handle in databases}
+        self._attributes: dict[str, tuple[object, Mapping[str, Attribute]]] = {}
+
+    def start(self, name: str, parent: Context, attributes: Attributes, **more: Any) -> Span:
+        """Start a span; if the program's sampler or processor fails, return one that records nothing."""
+        made = tried(partial(self._tracer.start_span, name, parent, SpanKind.INTERNAL, attributes, **more))
+        return made or NonRecordingSpan(trace.get_current_span(parent).get_span_context())
 
     def database(self, name: str) -> Mapping[str, Attribute]:
         """Return the standard attributes of the database *name*, where its primary is now."""
@@ -136,8 +142,8 @@ class SagaTracing(Tracing):
 class _OneTrace(SagaTrace):
     """One saga in this process."""
 
-    def __init__(self, tracing: SagaTracing, birth: Birth, parent: Context, root: Span | None) -> None:
-        self._tracing, self._parent, self._root = tracing, parent, root
+    def __init__(self, spans: _Spans, birth: Birth, parent: Context, root: Span | None) -> None:
+        self._spans, self._parent, self._root = spans, parent, root
         self._birth, self._began = birth, time.time_ns()  # the SDK's clock
         self._within = trace.get_current_span(parent).get_span_context()
         # The sampler decides when the saga starts. Of one that it leaves out no span is made, and what is traced
@@ -154,7 +160,7 @@ class _OneTrace(SagaTrace):
         if root is not None:
             joined = isinstance(error, Joined)
             told, failure = ({"polysaga.saga.joined": True}, None) if joined else ({}, error)
-            self._tracing.late.add(partial(copy_context().run, end_span, root, time.time_ns(), told, failure))
+            self._spans.late.add(partial(copy_context().run, end_span, root, time.time_ns(), told, failure))
 
     async def attempt(
         self,
@@ -171,10 +177,10 @@ class _OneTrace(SagaTrace):
                 detach(token)
         attributes = {**self._of_saga, "polysaga.step.name": step.name, "polysaga.step.attempt": number}
         if step.database_name is not None:
-            attributes |= self._tracing.database(step.database_name)
+            attributes |= self._spans.database(step.database_name)
         name = f"{'undo' if phase == 'undo' else 'step'} {step.name}"
-        make = partial(self._tracing.span, name, self._parent, attributes, start_time=time.time_ns())
-        span = LateSpan(self._tracing.late, self._parent, make)
+        make = partial(self._spans.start, name, self._parent, attributes, start_time=time.time_ns())
+        span = LateSpan(self._spans.late, self._parent, make)
         outcome, error = "given up", None  # cancelled, or the claim is lost
         token = attach(trace.set_span_in_context(span, self._parent))
         try:
@@ -191,11 +197,11 @@ class _OneTrace(SagaTrace):
     def left(self, status: Status, reason: str | None) -> None:
         self.started(None)
         if self._is_sampled and (status is not Status.COMPLETED or self._birth.claim.epoch > 1):
-            self._tracing.late.add(partial(copy_context().run, self._drive, time.time_ns(), status, reason))
+            self._spans.late.add(partial(copy_context().run, self._drive, time.time_ns(), status, reason))
 
     def _drive(self, ended: int, status: Status, reason: str | None) -> None:
         attributes = {**self._of_saga, "polysaga.saga.status": status.value}
-        drive = self._tracing.span(f"drive {self._birth.name}", self._parent, attributes, start_time=self._began)
+        drive = self._spans.start(f"drive {self._birth.name}", self._parent, attributes, start_time=self._began)
         if status is Status.NEEDS_ATTENTION:
             drive.set_status(StatusCode.ERROR, reason or "a person must look at it")
         drive.end(ended)
