@@ -27,6 +27,12 @@ def pulse_of(program: Program) -> Pulse:
     return found
 
 
+async def test_a_process_that_has_done_nothing_yet_is_shown_in_itself(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open() as program:
+        found = await program.sagas.inspector().activity()
+        assert [(one.here, one.in_flight, one.knows) for one in found.processes] == [(True, 0, ("place-order 1",))]
+
+
 async def test_what_one_process_does_is_seen_in_another(urls: Urls) -> None:
     async with stuck_going_back(urls).open() as first, Program(urls, PLACE_ORDER).open() as second:
         await parked(first)

@@ -86,6 +86,7 @@ class Pulse:
         }
         self._minutes: dict[int, _Counts] = {}
         self._current, self._ends_at = _Counts(), -math.inf  # by the monotonic clock
+        self._turn()  # a process that has done nothing is shown, too
         self._written_at = self._removed_at = -math.inf
         self._count: Mapping[type[Event], Callable[[Any], None]] = {
             SagaStarted: self._started,
