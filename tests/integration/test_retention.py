@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from polysaga import MongoSession
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.databases import MongoNode, SqlNode
 from polysaga.errors import ConfigurationError, Refused, UnknownSaga
-from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked, WorkerFailed
+from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked
 from polysaga.sagas.journal.tables import JOURNAL, LEDGER, OUTBOX
 from polysaga.sagas.participants.outboxes import Outbox, Waiting
 from polysaga.sagas.process import worker
@@ -290,12 +291,18 @@ async def test_an_undo_that_sleeps_for_longer_than_its_saga_is_kept_spares_the_n
 @pytest.fixture
 async def begun_and_gone(urls: Urls, place: str) -> AsyncIterator[tuple[Program, UUID, Waiting]]:
     """A saga of an outbox whose row was never deleted: it began, came to rest long ago and was removed."""
-    async with Program(urls, PLACE_ORDER).open(lease=3600.0) as program:
+
+    async def stand_still(_: Drain) -> float:
+        return 3600.0
+
+    async def die(_: Any) -> None:
+        raise ConnectionResetError
+
+    async with AsyncExitStack() as whole:
+        # The process's own drains would move the row again at any moment: here, the tests drain.
+        whole.enter_context(pytest.MonkeyPatch.context()).setattr(Drain, "_round", stand_still)
+        program = await whole.enter_async_context(Program(urls, PLACE_ORDER).open(lease=3600.0))
         outbox = outbox_of(program, place)
-
-        async def die(_: Any) -> None:
-            raise ConnectionResetError
-
         with pytest.MonkeyPatch.context() as dying:
             dying.setattr(outbox, "remove", die)
             async with program.handles[place].writer() as db:
@@ -304,11 +311,11 @@ async def begun_and_gone(urls: Urls, place: str) -> AsyncIterator[tuple[Program,
                         handle = await program.sagas.start(program.saga, Order(), tx=within)
                 else:
                     handle = await program.sagas.start(program.saga, Order(), tx=db)
-            outbox.news.set()
-            await program.recorder.wait_for(WorkerFailed)
-            program.runner.due.set()
-            await handle.result(30)
-            await program.recorder.wait_for(SagaFinished)
+            with pytest.raises(ConnectionResetError):
+                await drain_of(program, place).drain()
+        program.runner.due.set()
+        await handle.result(30)
+        await program.recorder.wait_for(SagaFinished)
         (row,) = await outbox.page(10)
         await age(program, handle.id)
         assert await retention_of(program).sweep() == 1
@@ -320,6 +327,10 @@ def outbox_of(program: Program, place: str) -> Outbox:
     return program.runner.engine.participants[place].outbox
 
 
+def drain_of(program: Program, place: str) -> Drain:
+    return Drain(program.runner.engine, outbox_of(program, place), asyncio.Event())
+
+
 @pytest.mark.parametrize("place", ["inventory", "points"])
 async def test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked(
     begun_and_gone: tuple[Program, UUID, Waiting], place: str
@@ -329,9 +340,9 @@ async def test_a_start_that_waits_for_longer_than_sagas_are_kept_is_parked(
     outbox = outbox_of(program, place)
     await _age_outbox(program, place, saga_id)
 
-    outbox.news.set()
-    parked = await program.recorder.wait_for(StartParked)
+    await drain_of(program, place).drain()
 
+    (parked,) = program.recorder.of(StartParked)
     assert (parked.saga_id, parked.database) == (saga_id, place)
     assert "may have begun, ended and been removed" in parked.reason
     with pytest.raises(UnknownSaga):
@@ -351,7 +362,6 @@ async def test_a_drain_that_sleeps_for_longer_than_sagas_are_kept_begins_nothing
     program, saga_id, row = begun_and_gone
     then = program.runner.engine.clock.now() - timedelta(seconds=MONTH)
     outbox = outbox_of(program, place)
-    sleeper = Drain(program.runner.engine, outbox, asyncio.Event())
     clock = program.runner.engine.clock
     with monkeypatch.context() as asleep:
         asleep.setattr(clock, "now", lambda: then)  # it reads the clock, and then the outbox
@@ -362,7 +372,7 @@ async def test_a_drain_that_sleeps_for_longer_than_sagas_are_kept_begins_nothing
             return [replace(one, age=0.0) for one in await page(most)]
 
         asleep.setattr(outbox, "page", wake)
-        await sleeper.drain()
+        await drain_of(program, place).drain()
 
     assert [parked.saga_id for parked in program.recorder.of(StartParked)] == [row.saga_id] == [saga_id]
     with pytest.raises(UnknownSaga):
