@@ -25,14 +25,9 @@ from tests.integration.test_repairs import (
     stumble,
 )
 
+pytestmark = pytest.mark.usefixtures("looked_at_soon")
 FORM = {"why": "the shelf was counted"}
 NOT_OURS, FOREIGN = "not one that the dashboard gave you", "Pages of other sites may not act here."
-
-
-@pytest.fixture(autouse=True)
-def looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a page show at once what a test has just changed."""
-    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
 
 
 async def form_for(visit: Visit, saga_id: UUID) -> dict[str, Any]:

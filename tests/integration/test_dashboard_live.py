@@ -24,10 +24,9 @@ from tests.integration.test_repairs import finished, parked, stuck_going_back
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, looked_at_soon: None) -> None:
     monkeypatch.setattr("polysaga.dashboard.live.EVERY", 0.05)
     monkeypatch.setattr("polysaga.dashboard.live.LOAD", 0.0)
-    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
 
 
 @pytest.mark.parametrize(

@@ -33,16 +33,11 @@ from tests.fixtures.waiting import until
 from tests.integration.test_inspector import was_due
 from tests.integration.test_repairs import finished, parked, put_aside, stuck_going_back, stuck_going_forward
 
+pytestmark = pytest.mark.usefixtures("looked_at_soon")
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
 STATIC = Path(dashboard.__code__.co_filename).parent / "static"
 # Of npm's htmx.org 4.0.1, dist/htmx.min.js.
 HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
-
-
-@pytest.fixture(autouse=True)
-def looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a page show at once what a test has just changed."""
-    monkeypatch.setattr("polysaga.dashboard.looking._SHARED", 0.02)
 
 
 async def test_an_overview_with_nothing_to_do_is_calm(files: MigratedUrls) -> None:
