@@ -86,10 +86,11 @@ class Pooler:
             await self._finding_out.acquire()
 
     def _make(self, make: Connect) -> Any:
+        bare = self._refuses_settings  # another connection may find out before this one is refused
         try:
-            return make(bare=self._refuses_settings)
+            return make(bare=bare)
         except self._errors as error:
-            if self._refuses_settings or not self._dialect.refuses_settings(error):
+            if bare or not self._dialect.refuses_settings(error):
                 raise
         connection = make(bare=True)
         self._refuses_settings = True
