@@ -11,6 +11,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import PendingRollbackError, ResourceClosedError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from polysaga.databases import SqlNode
+from polysaga.databases.endings import held
 from polysaga.databases.handles import sql_session
 from polysaga.errors import SessionShared
 from tests.conformance.shops import Sale, SqlShop, nothing_open, turns
@@ -33,6 +35,13 @@ class Left:
         """Return when *work* is inside its statement."""
         self.tasks.append(asyncio.ensure_future(work))
         await turns(30)
+
+    async def inside(self, node: SqlNode, session: AsyncSession, work: Awaitable[Any]) -> None:
+        """Return when *work* is inside its statement, also if the driver's thread comes late."""
+        raw = await (await session.connection()).get_raw_connection()
+        lock = node.dialect.statement_lock(raw.dbapi_connection)
+        self.tasks.append(asyncio.ensure_future(work))
+        await until(lambda: held(lock), "the task is inside its statement")
 
     async def ends(self) -> list[Any]:
         return await within(asyncio.gather(*self.tasks, return_exceptions=True), "the tasks left behind end")
@@ -80,6 +89,28 @@ async def test_a_block_that_ends_under_a_statement_commits_nothing_and_raises(
     assert [isinstance(end, Exception) for end in ends] == [True, True]
     assert await server_shop.sold(item) == 0
     await the_next_user_is_served(server_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_the_reason_is_the_same_while_another_task_handles_an_error_of_its_own(
+    sql_shop: SqlShop, item: str
+) -> None:
+    """SQLAlchemy wraps every error that it meets on the connection meanwhile."""
+    node, left = sql_shop.node(connections=1), Left()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            connection: Any = (await session.connection()).sync_connection
+            await left.inside(node, session, slow(sql_shop, session))
+            connection._reentrant_error = True
+
+    with pytest.raises(SessionShared, match="await every task"):
+        await within(block(), "the block ends")
+    await left.ends()
+
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
 
 
 @cancelling
@@ -240,14 +271,7 @@ async def test_a_long_statement_on_a_file_is_interrupted(sql_shop: SqlShop, item
     async def block() -> None:
         async with sql_session(node, read_only=False) as session:
             await sql_shop.sell(session, item)
-            raw = await (await session.connection()).get_raw_connection()
-            lock = node.dialect.statement_lock(raw.dbapi_connection)
-            left.tasks.append(asyncio.ensure_future(slow(sql_shop, session)))
-
-            async def is_inside() -> bool:
-                return lock.locked()
-
-            await until(is_inside, "the task is inside its statement")
+            await left.inside(node, session, slow(sql_shop, session))
 
     with pytest.raises(SessionShared):
         await within(block(), "the block ends", patience=10.0)

@@ -341,7 +341,10 @@ async def _commit(session: AsyncSession, database: str) -> None:
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
-    """Return Polysaga's own error if *error* is about the node; None if it is about the statement."""
+    """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
+    if isinstance(error, DBAPIError) and isinstance(error.orig, SessionShared):
+        # SQLAlchemy wraps every error on a connection on which another task handles one.
+        return SessionShared(node.database)
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:

@@ -324,9 +324,9 @@ class SqlNode:
             positional, named = dialect.create_connect_args(self.dialect.address(self._followed))
             ours = self._arguments(self._followed, read_only=read_only)["connect_args"]
             named |= self.dialect.without_settings(ours) if bare else ours
-        if self.dialect.single_writer:  # a file has no login that could hang
-            return dialect.connect(*positional, **named)
         creator = self.dialect.connector(dialect.loaded_dbapi)
+        if self.dialect.single_writer:  # a file has no login that could hang
+            return dialect.connect(*positional, **named, async_creator_fn=creator)
 
         async def dial(*positional: Any, **named: Any) -> Any:
             return await self._dial(creator, positional, named)

@@ -151,7 +151,7 @@ class SqlDialect:
         """Set on a new *connection* what its driver has no argument for."""
 
     def connector(self, adapter: Any) -> Callable[..., Any]:
-        """Return a coroutine function that connects as the driver's own does, and limits the whole login.
+        """Return a function whose result, awaited, is a connection as the driver's own; it limits the whole login.
 
         *adapter* is SQLAlchemy's, which has loaded the driver.
         """

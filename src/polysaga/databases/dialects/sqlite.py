@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import sqlite3
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects.aiosqlite_connection import connection_class
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
 from polysaga.databases.dialects.sending import Rendered, StatementResult
 from polysaga.databases.dialects.sql import SqlDialect
@@ -191,6 +193,14 @@ class SQLite(SqlDialect):
                     # The thread may still execute BEGIN; a connection with the lock must not be lent again.
                     connection.invalidate()
                     raise
+
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        connection = connection_class(adapter.aiosqlite)
+
+        def connect(file: str, **named: Any) -> Awaitable[Any]:
+            return connection(partial(sqlite3.connect, file, **named))  # type: ignore[no-any-return]
+
+        return connect
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {}

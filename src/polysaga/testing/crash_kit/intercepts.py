@@ -26,6 +26,7 @@ from polysaga.testing.crash_kit.disturbances import Stage
 from polysaga.testing.crash_kit.driver_errors import (
     Disturbed,
     cut,
+    driver_of,
     lost_connection,
     lost_mongo_commit,
     no_mongo_transaction,
@@ -272,8 +273,7 @@ class _SqlTap:
         cut(connection)
 
     def _lost(self, connection: Any) -> Exception:
-        module = type(connection).__module__.partition(".")[0]
-        return lost_connection("asyncpg" if module == "polysaga" else module)
+        return lost_connection(driver_of(connection))
 
 
 class _MongoTap:

@@ -1,0 +1,43 @@
+"""A connection to a SQLite file lives in a thread, which is stopped once; whoever waits for it gets an answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polysaga import Databases, SqlDatabase
+from polysaga.config import parse_settings
+from tests.fixtures.waiting import within
+
+
+@pytest.fixture
+async def adapted(tmp_path: Path) -> AsyncIterator[Any]:
+    """SQLAlchemy's adapter of a connection that no pool has any more."""
+    handle, shop = SqlDatabase("shop"), {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}
+    async with (
+        Databases(handle).open(parse_settings({"databases": {"shop": shop}})),
+        handle.primary.writer.connect() as connection,
+    ):
+        raw: Any = await connection.get_raw_connection()
+        raw.detach()
+        yield raw.dbapi_connection
+
+
+async def test_two_tasks_that_close_one_connection_both_return(adapted: Any) -> None:
+    closed = asyncio.gather(*(adapted.driver_connection.close() for _ in range(2)))
+    await within(closed, "both have closed it")
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_for_the_end_takes_no_other_with_it(adapted: Any) -> None:
+    cancelled, waiting = (adapted.driver_connection.stop() for _ in range(2))
+    cancelled.cancel()
+    await within(waiting, "the thread has ended")
+
+
+async def test_nothing_is_asked_of_a_thread_that_ends(adapted: Any) -> None:
+    """SQLAlchemy puts it into the thread's queue itself, and would wait for an answer for ever."""
+    adapted.driver_connection.stop()
+    with pytest.raises(ValueError, match="closed"):
+        adapted.isolation_level = None
