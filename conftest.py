@@ -11,6 +11,7 @@ settings.load_profile("patient")
 
 pytest_plugins = [
     "tests.fixtures.memory",
+    "tests.fixtures.scheduling",
     "tests.fixtures.tiers",
     "tests.fixtures.failures",
     "tests.fixtures.uncaptured",
