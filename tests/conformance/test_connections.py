@@ -14,11 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
 from polysaga.databases.dialects.sql import ANSWERED_AT
+from polysaga.databases.handles import sql_session
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.conformance.test_participant_health import backend, kill
 from tests.fixtures.waiting import stubborn, until
+
+FAREWELL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 
 
 def lies_idle_for(node: SqlNode, seconds: float) -> None:
@@ -128,6 +131,35 @@ async def test_a_connection_cut_a_moment_ago_costs_one_error_and_no_more(server_
             await session.execute(text("SELECT 1"))
     async with handle.writer() as session:
         assert await backend(server_shop, session) != thread
+
+
+async def dies(node: SqlNode) -> None:
+    """Let a connection of *node* hear that its server ends it, and not yet that the stream has ended."""
+    async with node.writer.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw._protocol.data_received(b"E" + (len(FAREWELL) + 4).to_bytes(4) + FAREWELL)
+
+
+@pytest.mark.parametrize("idle", [0.0, 60.0], ids=["trusted", "asked"])
+async def test_a_connection_that_has_heard_of_its_end_but_not_met_it_costs_at_most_one_error(
+    server_shop: SqlShop, item: str, idle: float
+) -> None:
+    """asyncpg raises an error of its own then, which no class of the driver's errors covers."""
+    if server_shop.kind.scheme != "postgresql+asyncpg":
+        pytest.skip("other drivers read when they are asked")
+    node = server_shop.node(connections=1)
+    lies_idle_for(node, idle)
+    await dies(node)
+    if idle:
+        async with sql_session(node, read_only=False) as session:
+            await server_shop.sell(session, item)
+    else:
+        with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
+            async with sql_session(node, read_only=False) as session:
+                await server_shop.sell(session, item)
+    async with sql_session(node, read_only=False) as session:
+        await server_shop.sell(session, item)
+    assert await server_shop.sold(item) == 1 + bool(idle)
 
 
 async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:

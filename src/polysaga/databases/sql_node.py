@@ -442,7 +442,7 @@ def _cancellations() -> int:
 def driver_errors(dialect: Any) -> tuple[type[Exception], ...]:
     """Return what connecting may raise: SQLAlchemy does not wrap all of the driver's own errors there."""
     driver = getattr(dialect.loaded_dbapi, dialect.driver, None)
-    names = ("Error", "PostgresError", "InterfaceError")
+    names = ("Error", "PostgresError", "InterfaceError", "InternalClientError")
     raw = (getattr(driver, name) for name in names if hasattr(driver, name))
     return (dialect.loaded_dbapi.Error, *raw)
 
