@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from polysaga.databases import SqlNode
 from polysaga.databases.handles import sql_session
@@ -330,3 +330,37 @@ async def test_a_file_is_free_although_a_cursor_of_a_broken_connection_is_kept(s
     await connection.close()
     await within(plain(node), "the next caller has the file", patience=2.0)
     assert unread is not None
+
+
+async def test_what_two_tasks_give_up_at_once_is_not_taken_from_the_next_user(
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first still closes the connection when the place has its next user."""
+    node = sql_shop.node(connections=1)
+    pool = node.writer.sync_engine.pool
+    closing, go_on, close = asyncio.Event(), asyncio.Event(), pool._close_connection
+
+    def slowly(connection: Any, *, terminate: bool = False) -> None:
+        if not closing.is_set():
+            closing.set()
+            await_only(reached(go_on, "the next user has the place"))
+        close(connection, terminate=terminate)
+
+    monkeypatch.setattr(pool, "_close_connection", slowly)
+    user = await node.writer.connect()
+    raw: Any = await user.get_raw_connection()
+    first = asyncio.ensure_future(greenlet_spawn(raw._connection_record.invalidate))
+    await reached(closing, "the first closes the connection")
+    await greenlet_spawn(raw.invalidate)
+
+    async with node.writer.connect() as following:
+        await following.execute(text("SELECT 1"))
+        go_on.set()
+        await within(first, "the first has closed it")
+        await following.execute(text("SELECT 1"))
+        theirs = (await following.get_raw_connection()).driver_connection
+        await following.rollback()
+    async with node.writer.connect() as third:
+        assert (await third.get_raw_connection()).driver_connection is theirs
+    await user.close()
+    assert (use_of(node).in_use, use_of(node).idle) == (0, 1)

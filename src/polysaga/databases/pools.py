@@ -10,6 +10,9 @@ would count the place as lent, for ever or until the garbage collector comes by,
 - a connection is closed because it is broken or old, and the caller is cancelled within;
 - the caller is cancelled while the isolation level of its engine is set.
 
+A connection that is given up leaves its place at once. SQLAlchemy's pool closes it first. If two tasks give it up,
+one of them then takes the connection of the place's next user out of the pool.
+
 A place that becomes free goes to a caller that waits, also if the connection is closed. SQLAlchemy's pool lets the
 caller sleep until its time is up.
 """
@@ -20,6 +23,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, PoolProxiedConnection
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util import memoized_property
@@ -122,15 +126,37 @@ class _KeptPlace(_ConnectionRecord):
         e: BaseException | None = None,
         soft: bool = False,  # noqa: FBT001, FBT002 - SQLAlchemy's
     ) -> None:
+        if soft or self.dbapi_connection is None:
+            super().invalidate(e, soft)
+            return
         fairy = self._fairy()
         try:
-            super().invalidate(e, soft)
+            self._close_at_once(self.dbapi_connection, e)
         except BaseException:
             # Only some of SQLAlchemy's callers check in what could not be closed.
             if self.in_use:
                 self.checkin()
                 _part(fairy)
             raise
+
+    def _close_at_once(self, connection: DBAPIConnection, reason: BaseException | None) -> None:
+        """Close *connection*, which is not this place's from the beginning on.
+
+        Another task may meet the same broken connection while this one waits for a listener or for the driver, and
+        give the place back: its next user must not lose a connection here.
+        """
+        self._log_invalidate(reason, soft=False)
+        self.dbapi_connection = None
+        self.finalize_callback.clear()
+        listeners = self._pool.dispatch
+        try:
+            listeners.invalidate(connection, self, reason)
+        finally:
+            try:
+                if listeners.close:
+                    listeners.close(connection, self)
+            finally:
+                self._pool._close_connection(connection, terminate=True)  # noqa: SLF001
 
     def close(self) -> None:
         try:
