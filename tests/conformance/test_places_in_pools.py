@@ -332,8 +332,10 @@ async def test_a_file_is_free_although_a_cursor_of_a_broken_connection_is_kept(s
     assert unread is not None
 
 
+@pytest.mark.parametrize("by", ["session", "place"])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["closed", "cancelled"])
 async def test_what_two_tasks_give_up_at_once_is_not_taken_from_the_next_user(
-    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch, by: str, cancelled: bool
 ) -> None:
     """The first still closes the connection when the place has its next user."""
     node = sql_shop.node(connections=1)
@@ -341,22 +343,27 @@ async def test_what_two_tasks_give_up_at_once_is_not_taken_from_the_next_user(
     closing, go_on, close = asyncio.Event(), asyncio.Event(), pool._close_connection
 
     def slowly(connection: Any, *, terminate: bool = False) -> None:
-        if not closing.is_set():
-            closing.set()
-            await_only(reached(go_on, "the next user has the place"))
-        close(connection, terminate=terminate)
+        try:
+            if not closing.is_set():
+                closing.set()
+                await_only(reached(go_on, "the next user has the place"))
+        finally:
+            close(connection, terminate=terminate)
 
     monkeypatch.setattr(pool, "_close_connection", slowly)
     user = await node.writer.connect()
     raw: Any = await user.get_raw_connection()
-    first = asyncio.ensure_future(greenlet_spawn(raw._connection_record.invalidate))
+    given_up = raw if by == "session" else raw._connection_record
+    first = asyncio.ensure_future(greenlet_spawn(given_up.invalidate))
     await reached(closing, "the first closes the connection")
     await greenlet_spawn(raw.invalidate)
 
     async with node.writer.connect() as following:
         await following.execute(text("SELECT 1"))
+        if cancelled:
+            first.cancel()
         go_on.set()
-        await within(first, "the first has closed it")
+        await within(asyncio.wait({first}), "the first has closed it")
         await following.execute(text("SELECT 1"))
         theirs = (await following.get_raw_connection()).driver_connection
         await following.rollback()

@@ -133,8 +133,8 @@ class _KeptPlace(_ConnectionRecord):
         try:
             self._close_at_once(self.dbapi_connection, e)
         except BaseException:
-            # Only some of SQLAlchemy's callers check in what could not be closed.
-            if self.in_use:
+            # Only some of SQLAlchemy's callers check in what could not be closed. A next user may have the place.
+            if self.in_use and self._fairy() is fairy:
                 self.checkin()
                 _part(fairy)
             raise
