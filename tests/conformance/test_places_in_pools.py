@@ -371,3 +371,39 @@ async def test_what_two_tasks_give_up_at_once_is_not_taken_from_the_next_user(
         assert (await third.get_raw_connection()).driver_connection is theirs
     await user.close()
     assert (use_of(node).in_use, use_of(node).idle) == (0, 1)
+
+
+async def test_a_return_that_fails_late_takes_nothing_from_the_next_user(
+    sql_shop: SqlShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task gives the connection up while its return rolls back."""
+    node = sql_shop.node(connections=1)
+    if not node.dialect.rolls_back_on_return:
+        pytest.skip("its connections are returned without a rollback of SQLAlchemy's")
+    dialect: Any = node.writer.sync_engine.dialect
+    returning, go_on, roll_back = asyncio.Event(), asyncio.Event(), dialect.do_rollback
+
+    def fail_late(lent: Any) -> None:
+        if returning.is_set():
+            roll_back(lent)
+        else:
+            returning.set()
+            await_only(reached(go_on, "the next user has the place"))
+            raise OSError("the connection is gone")
+
+    user = await node.writer.connect()
+    raw: Any = await user.get_raw_connection()
+    monkeypatch.setattr(dialect, "do_rollback", fail_late)
+    first = asyncio.ensure_future(greenlet_spawn(raw.close))
+    await reached(returning, "the first returns the connection")
+    await greenlet_spawn(raw.invalidate)
+
+    async with node.writer.connect() as following:
+        await following.execute(text("SELECT 1"))
+        go_on.set()
+        await within(asyncio.wait({first}), "the first has returned")
+        await following.execute(text("SELECT 1"))
+        assert use_of(node).in_use == 1
+        await following.rollback()
+    await user.close()
+    assert (use_of(node).in_use, use_of(node).idle) == (0, 1)

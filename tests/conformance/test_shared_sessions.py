@@ -114,6 +114,29 @@ async def test_the_reason_is_the_same_while_another_task_handles_an_error_of_its
 
 
 @cancelling
+async def test_a_block_that_fails_while_another_task_gives_the_connection_up_says_why_it_failed(
+    sql_shop: SqlShop, item: str
+) -> None:
+    """One task was cancelled in its statement; the next waits for the connection that the first is to close."""
+    node, left = sql_shop.node(connections=1), Left()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            await left.inside(node, session, slow(sql_shop, session))
+            await left.behind(sql_shop.sell(session, item))
+            left.tasks[0].cancel()
+            await turns(5)
+            raise LookupError(item)
+
+    with pytest.raises(LookupError, match=item):
+        await within(block(), "the block ends", patience=10.0)
+    assert isinstance((await left.ends())[0], asyncio.CancelledError)
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
 async def test_the_others_of_a_failed_gather_leave_nothing_in_the_pool(server_shop: SqlShop, item: str) -> None:
     node, left = server_shop.node(connections=1), Left()
 
@@ -276,6 +299,27 @@ async def test_a_long_statement_on_a_file_is_interrupted(sql_shop: SqlShop, item
     with pytest.raises(SessionShared):
         await within(block(), "the block ends", patience=10.0)
     assert isinstance((await left.ends())[0], Exception)
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_a_caller_that_is_cancelled_in_a_long_statement_is_cancelled_at_once(
+    sql_shop: SqlShop, item: str
+) -> None:
+    """On a file the rollback, which frees the lock, waited for the end of the statement."""
+    node, left = sql_shop.node(connections=1), Left()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            await left.inside(node, session, slow(sql_shop, session))
+            left.tasks[0].cancel()
+            await within(asyncio.wait(left.tasks), "the caller is cancelled", patience=10.0)
+            raise LookupError(item)
+
+    with pytest.raises(LookupError, match=item):
+        await block()
     assert await sql_shop.sold(item) == 0
     await the_next_user_is_served(sql_shop, node, f"{item}-next")
 

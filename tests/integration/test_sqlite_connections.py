@@ -9,7 +9,7 @@ import pytest
 
 from polysaga import Databases, SqlDatabase
 from polysaga.config import parse_settings
-from tests.fixtures.waiting import within
+from tests.fixtures.waiting import until, within
 
 
 @pytest.fixture
@@ -41,3 +41,23 @@ async def test_nothing_is_asked_of_a_thread_that_ends(adapted: Any) -> None:
     adapted.driver_connection.stop()
     with pytest.raises(ValueError, match="closed"):
         adapted.isolation_level = None
+
+
+async def test_a_thread_ends_although_its_file_cannot_be_closed(adapted: Any) -> None:
+    driver = adapted.driver_connection
+
+    class Broken:
+        def close(self) -> None:
+            raise OSError("no more")
+
+    file, driver._connection = driver._connection, Broken()
+    with pytest.raises(OSError, match="no more"):
+        await driver.close()
+    await until(lambda: not driver._thread.is_alive(), "the thread has ended")
+    file.close()
+
+
+async def test_a_connection_that_was_stopped_may_be_closed(adapted: Any) -> None:
+    adapted.driver_connection.stop()
+    await within(adapted.driver_connection.close(), "it is closed")
+    await until(lambda: not adapted.driver_connection._thread.is_alive(), "the thread has ended")

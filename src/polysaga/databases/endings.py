@@ -113,9 +113,9 @@ class _Guard:
             if connection is not None and not self.break_off_if_used(record, record.info):
                 if self._dialect.keeps_cursors:
                     _end_streams(record.info)
-                if self._dialect.in_transaction(record.driver_connection):
+                if self._dialect.in_transaction(connection.driver_connection):
                     # The driver was used beside SQLAlchemy, or a rollback went astray: no other user must get it.
-                    self._dialect.cut(record.driver_connection)
+                    self._dialect.cut(connection.driver_connection)
                     record.invalidate()
         finally:
             record.info.pop(ENDING, None)
@@ -135,14 +135,17 @@ class _Guard:
         """Keep others from sending statements, and break off one that has been sent; return whether one had."""
         if info is not None and ENDING not in info:
             info[ENDING] = asyncio.current_task()
-        lock = self._dialect.statement_lock(lent.dbapi_connection)
+        adapted: Any = lent.dbapi_connection
+        if adapted is None:
+            return False  # another task has given it up, and closes it
+        lock = self._dialect.statement_lock(adapted)
         if not held(lock):
             return False
-        cut = partial(self._dialect.cut, lent.driver_connection)
+        cut = partial(self._dialect.cut, adapted.driver_connection)
         cut()
         # A driver that closes a connection under a task may break the next one that gets the same descriptor.
         await_only(_left(lock, cut))
-        if lent.dbapi_connection is not None:  # else SQLAlchemy has heard of it from the other task
+        if lent.dbapi_connection is adapted:  # else SQLAlchemy has heard of it from the other task
             lent.invalidate()
         return True
 

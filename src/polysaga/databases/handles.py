@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
@@ -324,7 +324,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
                 await _commit(session, node.database)
             finally:
                 lent.end(node.database)
-    except (DBAPIError, PoolTimeout) as error:
+    except (StatementError, PoolTimeout) as error:
         ours = as_ours(node, error, read_only=read_only)
         if ours is None:
             raise
@@ -342,9 +342,11 @@ async def _commit(session: AsyncSession, database: str) -> None:
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
     """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
-    if isinstance(error, DBAPIError) and isinstance(error.orig, SessionShared):
+    if isinstance(error, StatementError) and isinstance(error.orig, SessionShared):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
         return SessionShared(node.database)
+    if not isinstance(error, DBAPIError | PoolTimeout):
+        return None
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:

@@ -213,6 +213,9 @@ class CountedPool(AsyncAdaptedQueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if self._is_disposed:
             record.close()  # no caller comes to this pool again
+        elif record.dbapi_connection is None:
+            # A new one: another task may still be about to give the old one back, and must not meet the next user.
+            super()._do_return_conn(_KeptPlace(self, connect=False))
         else:
             super()._do_return_conn(record)
 

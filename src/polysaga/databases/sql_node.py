@@ -373,7 +373,8 @@ class SqlNode:
     def _ask_the_idle(self, engine: AsyncEngine) -> None:
         clock = Clock()
         dialect = engine.sync_engine.dialect
-        errors: tuple[type[Exception], ...] = (OSError, *driver_errors(dialect))
+        # asyncpg has an error of its own for a connection that has heard of its end and not met it.
+        errors: tuple[type[Exception], ...] = (OSError, *driver_errors(dialect, "InternalClientError"))
 
         @event.listens_for(engine.sync_engine, "checkout")
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
@@ -439,10 +440,10 @@ def _cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
-def driver_errors(dialect: Any) -> tuple[type[Exception], ...]:
-    """Return what connecting may raise: SQLAlchemy does not wrap all of the driver's own errors there."""
+def driver_errors(dialect: Any, *more: str) -> tuple[type[Exception], ...]:
+    """Return what connecting may raise, as SQLAlchemy wraps not all of the driver's errors there, and *more*."""
     driver = getattr(dialect.loaded_dbapi, dialect.driver, None)
-    names = ("Error", "PostgresError", "InterfaceError", "InternalClientError")
+    names = ("Error", "PostgresError", "InterfaceError", *more)
     raw = (getattr(driver, name) for name in names if hasattr(driver, name))
     return (dialect.loaded_dbapi.Error, *raw)
 

@@ -24,6 +24,9 @@ class _EndedQueue:
 def connection_class(driver: Any) -> type:
     """Return the connection of *driver*, the module aiosqlite, that does as this module says."""
 
+    def _end() -> object:
+        return driver.core._STOP_RUNNING_SENTINEL  # noqa: SLF001 - only this ends the thread
+
     class StoppedOnceConnection(driver.Connection):  # type: ignore[misc]
         _tx: Any  # aiosqlite's: the queue of the thread
 
@@ -36,8 +39,16 @@ def connection_class(driver: Any) -> type:
             """Let the thread close the file and end; each caller may wait for that, and be cancelled."""
             if self._tx is not _STOPPED:
                 self._stopped = super().stop()
+                self._tx.put_nowait((None, _end))  # if the file could not be closed, the thread goes on
                 self._tx = _STOPPED
             return None if self._stopped is None else asyncio.shield(self._stopped)
+
+        async def close(self) -> None:
+            """Close the file and end the thread, or wait until another task has done so."""
+            if self._tx is not _STOPPED:
+                await super().close()
+            elif (ended := self.stop()) is not None:
+                await ended
 
     return StoppedOnceConnection
 

@@ -174,6 +174,8 @@ class SQLite(SqlDialect):
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "invalidate")
         def let_go(connection: DBAPIConnection, _: object, error: object) -> None:
+            # The rollback would wait for a statement whose caller has gone.
+            self.cut(connection.driver_connection)
             # The lock of the file is free before the connection is closed, which takes longer.
             with contextlib.suppress(MissingGreenlet, *_BROKEN):
                 connection.rollback()

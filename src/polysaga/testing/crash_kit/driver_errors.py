@@ -4,7 +4,6 @@ from typing import Any
 
 from polysaga.databases import Fault
 from polysaga.loading import load_module
-from polysaga.testing.crash_kit.sqlite_inline import AtOnce
 
 _LOST: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "asyncpg": (
@@ -65,8 +64,7 @@ def cut(connection: Any) -> None:
         case "psycopg":
             connection.pgconn.finish()
         case "aiosqlite":
-            queue = connection._tx  # noqa: SLF001 - aiosqlite offers no place
-            if isinstance(queue, AtOnce):  # else its thread ends already
-                queue.cut()
+            if connection._running:  # noqa: SLF001 - else its thread ends already
+                connection._tx.cut()  # noqa: SLF001 - our own `inline.AtOnce`
         case _:
             connection.close()  # asyncmy closes the socket at once
