@@ -1,7 +1,9 @@
 """A connection to a SQLite file lives in a thread, which is stopped once; whoever waits for it gets an answer."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,25 @@ async def test_nothing_is_asked_of_a_thread_that_ends(adapted: Any) -> None:
     adapted.driver_connection.stop()
     with pytest.raises(ValueError, match="closed"):
         adapted.isolation_level = None
+
+
+async def test_a_connection_that_is_given_up_commits_nothing_of_a_task_that_goes_on(
+    adapted: Any, tmp_path: Path
+) -> None:
+    """Outside of the transaction that was rolled back each statement would be committed by itself."""
+    driver = adapted.driver_connection
+    await driver.execute_fetchall("CREATE TABLE sales (item TEXT)")
+    await driver.execute_fetchall("BEGIN IMMEDIATE")
+    open_before = await driver.execute("INSERT INTO sales VALUES ('lantern')")
+    await driver._execute(driver._conn.give_up)
+    for late in (open_before.execute, driver.execute):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            await late("INSERT INTO sales VALUES ('candle')")
+    assert not driver.in_transaction
+    await driver.close()
+
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as other:
+        assert other.execute("SELECT count(*) FROM sales").fetchone() == (0,)
 
 
 async def test_a_thread_ends_although_its_file_cannot_be_closed(adapted: Any) -> None:

@@ -80,8 +80,11 @@ class _File(sqlite3.Connection):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self._is_given_up = False
 
     def cursor(self, *given: Any, **named: Any) -> Any:
+        if self._is_given_up:
+            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
         made = super().cursor(*given, **named)
         self._cursors.add(made)
         return made
@@ -92,12 +95,21 @@ class _File(sqlite3.Connection):
     def executemany(self, *given: Any) -> Any:
         return self.cursor().executemany(*given)
 
+    def give_up(self) -> None:
+        """Roll back, and refuse every further statement: it would be committed at once."""
+        self._is_given_up = True
+        self._close_cursors()
+        self.rollback()
+
     def close(self) -> None:
+        self._close_cursors()
+        super().close()
+
+    def _close_cursors(self) -> None:
         cursors = tuple(self._cursors)
         self._cursors.clear()  # the driver may close twice
         for cursor in cursors:
             cursor.close()
-        super().close()
 
 
 class SQLite(SqlDialect):
@@ -178,7 +190,7 @@ class SQLite(SqlDialect):
             self.cut(connection.driver_connection)
             # The lock of the file is free before the connection is closed, which takes longer.
             with contextlib.suppress(MissingGreenlet, *_BROKEN):
-                connection.rollback()
+                connection.run_async(lambda driver: driver._execute(driver._conn.give_up))  # noqa: SLF001
 
         if not read_only:
 
