@@ -138,6 +138,54 @@ async def test_a_block_that_fails_while_another_task_gives_the_connection_up_end
 
 
 @cancelling
+@pytest.mark.parametrize("moments", [0, 1, 3, 5, 20])
+async def test_a_block_does_not_end_well_while_another_task_gives_its_connection_up(
+    sql_shop: SqlShop, item: str, moments: int
+) -> None:
+    """A file's driver skips the commit of a closed connection, and that of no transaction, without an error."""
+    node, left = sql_shop.node(connections=1), Left()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            await left.inside(node, session, slow(sql_shop, session))
+            left.tasks[0].cancel()
+            await turns(moments)
+
+    # The other two: the other task has closed the connection just before the block commits.
+    with pytest.raises((SessionShared, DatabaseUnavailable, PendingRollbackError)):
+        await within(block(), "the block ends", patience=10.0)
+    await left.ends()
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_what_waits_behind_an_interrupted_write_is_not_committed(sql_shop: SqlShop, item: str) -> None:
+    """SQLite rolls back the whole transaction then: what comes next would be one of its own."""
+    if not sql_shop.kind.scheme.startswith("sqlite"):
+        pytest.skip("a server's connection is cut")
+    node, left = sql_shop.node(connections=1), Left()
+    sale = "INSERT INTO sales (receipt, item) VALUES (?, ?)"
+    write = text(_LONG.replace("SELECT count(*) FROM n", "INSERT INTO sales SELECT i, i FROM n WHERE i < 0"))
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            connection = await session.connection()
+            cursor = await (await connection.get_raw_connection()).driver_connection.cursor()
+            await left.inside(node, session, session.execute(write))
+            left.tasks.append(asyncio.ensure_future(cursor.execute(sale, (item, item))))
+            await turns(5)
+            raise LookupError(item)
+
+    with pytest.raises(LookupError, match=item):
+        await within(block(), "the block ends", patience=10.0)
+    assert all(isinstance(end, BaseException) for end in await left.ends())
+    assert await sql_shop.sold(item) == 0
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
 async def test_the_others_of_a_failed_gather_leave_nothing_in_the_pool(server_shop: SqlShop, item: str) -> None:
     node, left = server_shop.node(connections=1), Left()
 

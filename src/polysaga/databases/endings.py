@@ -81,7 +81,7 @@ class _Guard:
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
         info = _info(lent)
-        if _is_another(info) or self.break_off_if_used(lent, info):
+        if _is_another(info) or _is_given_up(lent) or self.break_off_if_used(lent, info):
             raise SessionShared(self._database)
         if self._dialect.keeps_cursors:
             _end_streams(info)
@@ -95,7 +95,7 @@ class _Guard:
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
         info = _info(lent)
-        if not _is_another(info) and not self.break_off_if_used(lent, info):
+        if not (_is_another(info) or _is_given_up(lent) or self.break_off_if_used(lent, info)):
             if self._dialect.keeps_cursors:
                 _end_streams(info)
             do_rollback(lent)
@@ -155,6 +155,12 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
+
+
+def _is_given_up(lent: _Pooled) -> bool:
+    """Return whether another task has given the connection up, and is about to close it."""
+    record = getattr(lent, "_connection_record", None)
+    return record is not None and record.dbapi_connection is not lent.dbapi_connection
 
 
 def _end_streams(info: dict[Any, Any] | None) -> None:

@@ -70,22 +70,47 @@ _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed al
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
 
 
+class _Cursor(sqlite3.Cursor):
+    """A cursor that executes nothing once its connection is given up."""
+
+    connection: "_File"
+
+    def execute(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().execute(*given)
+
+    def executemany(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().executemany(*given)
+
+    def executescript(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().executescript(*given)
+
+
 class _File(sqlite3.Connection):
     """A connection whose end is the end of its transaction.
 
     A statement that has rows left keeps a closed connection alive, and its lock, until the garbage collector takes
     the cursor. And while it lives, an interrupt that came for it interrupts the rollback as well.
+
+    SQLite rolls the whole transaction back if it interrupts a statement that writes. What another task executes on
+    the connection then, or commits, is refused: it would be a transaction of its own.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
-        self._is_given_up = False
+        self.is_given_up = False  # set by any thread, before the interrupt
 
-    def cursor(self, *given: Any, **named: Any) -> Any:
-        if self._is_given_up:
+    def refuse_if_given_up(self) -> None:
+        """Raise what Python raises after `close`, from the moment when the connection is given up."""
+        if self.is_given_up:
             raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
-        made = super().cursor(*given, **named)
+
+    def cursor(self, *_: Any) -> Any:
+        self.refuse_if_given_up()
+        made = super().cursor(_Cursor)
         self._cursors.add(made)
         return made
 
@@ -95,9 +120,16 @@ class _File(sqlite3.Connection):
     def executemany(self, *given: Any) -> Any:
         return self.cursor().executemany(*given)
 
+    def executescript(self, *given: Any) -> Any:
+        return self.cursor().executescript(*given)
+
+    def commit(self) -> None:
+        self.refuse_if_given_up()
+        super().commit()
+
     def give_up(self) -> None:
-        """Roll back, and refuse every further statement: it would be committed at once."""
-        self._is_given_up = True
+        """Roll back, and refuse every further statement."""
+        self.is_given_up = True
         self._close_cursors()
         self.rollback()
 
@@ -144,7 +176,7 @@ class SQLite(SqlDialect):
     def in_transaction(self, driver: Any) -> bool:
         try:
             return bool(driver.in_transaction)
-        except ValueError:  # it is closed
+        except (ValueError, sqlite3.ProgrammingError):  # it is closed
             return False
 
     def key(self, value: UUID) -> Any:
@@ -224,7 +256,10 @@ class SQLite(SqlDialect):
 
     def cut(self, driver: Any) -> None:
         with contextlib.suppress(ValueError, sqlite3.ProgrammingError):  # it is closed
-            driver._conn.interrupt()  # noqa: SLF001 - `Connection.interrupt` of aiosqlite is a coroutine
+            file = driver._conn  # noqa: SLF001 - `Connection.interrupt` of aiosqlite is a coroutine
+            if isinstance(file, _File):  # else it only asks how its node is
+                file.is_given_up = True
+            file.interrupt()
 
     def discard(self, driver: Any) -> None:
         driver.stop()
