@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -45,6 +45,28 @@ class Left:
 
     async def ends(self) -> list[Any]:
         return await within(asyncio.gather(*self.tasks, return_exceptions=True), "the tasks left behind end")
+
+
+class Story:
+    """A block that has sold something, beside a slow statement, on a pool of one connection."""
+
+    def __init__(self, shop: SqlShop, item: str) -> None:
+        self.shop, self.item, self.node, self.left = shop, item, shop.node(connections=1), Left()
+
+    @asynccontextmanager
+    async def block(self) -> AsyncIterator[AsyncSession]:
+        """Give a block's session, of which another task is inside a slow statement."""
+        async with sql_session(self.node, read_only=False) as session:
+            await self.shop.sell(session, self.item)
+            await self.left.inside(self.node, session, slow(self.shop, session))
+            yield session
+
+    async def left_nothing(self) -> list[Any]:
+        """Wait for the tasks beside it, see that nothing of the block is left, and return how the tasks ended."""
+        ends = await self.left.ends()
+        assert await self.shop.sold(self.item) == 0
+        await the_next_user_is_served(self.shop, self.node, f"{self.item}-next")
+        return ends
 
 
 def slow(shop: SqlShop, session: AsyncSession) -> Awaitable[Any]:
@@ -96,21 +118,16 @@ async def test_the_reason_is_the_same_while_another_task_handles_an_error_of_its
     sql_shop: SqlShop, item: str
 ) -> None:
     """SQLAlchemy wraps every error that it meets on the connection meanwhile."""
-    node, left = sql_shop.node(connections=1), Left()
+    story = Story(sql_shop, item)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
-            await sql_shop.sell(session, item)
-            connection: Any = (await session.connection()).sync_connection
-            await left.inside(node, session, slow(sql_shop, session))
+        async with story.block() as session:
+            connection: Any = session.sync_session.connection()
             connection._reentrant_error = True
 
     with pytest.raises(SessionShared, match="await every task"):
         await within(block(), "the block ends")
-    await left.ends()
-
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    await story.left_nothing()
 
 
 @cancelling
@@ -118,23 +135,19 @@ async def test_a_block_that_fails_while_another_task_gives_the_connection_up_end
     sql_shop: SqlShop, item: str
 ) -> None:
     """One task was cancelled in its statement; the next waits for the connection that the first is to close."""
-    node, left = sql_shop.node(connections=1), Left()
+    story = Story(sql_shop, item)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
-            await sql_shop.sell(session, item)
-            await left.inside(node, session, slow(sql_shop, session))
-            await left.behind(sql_shop.sell(session, item))
-            left.tasks[0].cancel()
+        async with story.block() as session:
+            await story.left.behind(sql_shop.sell(session, item))
+            story.left.tasks[0].cancel()
             await turns(5)
             raise LookupError(item)
 
     # Unavailable: the first has closed the connection just before the block rolls back.
     with pytest.raises((LookupError, DatabaseUnavailable)):
         await within(block(), "the block ends", patience=10.0)
-    assert isinstance((await left.ends())[0], asyncio.CancelledError)
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    assert isinstance((await story.left_nothing())[0], asyncio.CancelledError)
 
 
 @cancelling
@@ -143,21 +156,17 @@ async def test_a_block_does_not_end_well_while_another_task_gives_its_connection
     sql_shop: SqlShop, item: str, moments: int
 ) -> None:
     """A file's driver skips the commit of a closed connection, and that of no transaction, without an error."""
-    node, left = sql_shop.node(connections=1), Left()
+    story = Story(sql_shop, item)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
-            await sql_shop.sell(session, item)
-            await left.inside(node, session, slow(sql_shop, session))
-            left.tasks[0].cancel()
+        async with story.block():
+            story.left.tasks[0].cancel()
             await turns(moments)
 
     # The other two: the other task has closed the connection just before the block commits.
     with pytest.raises((SessionShared, DatabaseUnavailable, PendingRollbackError)):
         await within(block(), "the block ends", patience=10.0)
-    await left.ends()
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    await story.left_nothing()
 
 
 @cancelling
@@ -338,18 +347,15 @@ async def test_a_task_that_goes_on_writing_is_refused_while_the_block_ends(sql_s
 async def test_a_long_statement_on_a_file_is_interrupted(sql_shop: SqlShop, item: str) -> None:
     if not sql_shop.kind.scheme.startswith("sqlite"):
         pytest.skip("a server's statements are broken off")
-    node, left = sql_shop.node(connections=1), Left()
+    story = Story(sql_shop, item)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
-            await sql_shop.sell(session, item)
-            await left.inside(node, session, slow(sql_shop, session))
+        async with story.block():
+            pass
 
     with pytest.raises(SessionShared):
         await within(block(), "the block ends", patience=10.0)
-    assert isinstance((await left.ends())[0], Exception)
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    assert isinstance((await story.left_nothing())[0], Exception)
 
 
 @cancelling
@@ -357,20 +363,17 @@ async def test_a_caller_that_is_cancelled_in_a_long_statement_is_cancelled_at_on
     sql_shop: SqlShop, item: str
 ) -> None:
     """On a file the rollback, which frees the lock, waited for the end of the statement."""
-    node, left = sql_shop.node(connections=1), Left()
+    story = Story(sql_shop, item)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
-            await sql_shop.sell(session, item)
-            await left.inside(node, session, slow(sql_shop, session))
-            left.tasks[0].cancel()
-            await within(asyncio.wait(left.tasks), "the caller is cancelled", patience=10.0)
+        async with story.block():
+            story.left.tasks[0].cancel()
+            await within(asyncio.wait(story.left.tasks), "the caller is cancelled", patience=10.0)
             raise LookupError(item)
 
     with pytest.raises(LookupError, match=item):
         await block()
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    await story.left_nothing()
 
 
 @cancelling

@@ -1,4 +1,4 @@
-"""A connection to a SQLite file lives in a thread, which is stopped once; whoever waits for it gets an answer."""
+"""A connection to a SQLite file lives in a thread, which is stopped once; every waiting task gets an answer."""
 
 import asyncio
 import sqlite3

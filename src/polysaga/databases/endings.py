@@ -81,10 +81,8 @@ class _Guard:
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
         info = _info(lent)
-        if _is_another(info) or _is_given_up(lent) or self.break_off_if_used(lent, info):
+        if not self._is_ours_to_end(lent, info):
             raise SessionShared(self._database)
-        if self._dialect.keeps_cursors:
-            _end_streams(info)
         try:
             do_commit(lent)
         except BaseException:
@@ -94,10 +92,7 @@ class _Guard:
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
-        info = _info(lent)
-        if not (_is_another(info) or _is_given_up(lent) or self.break_off_if_used(lent, info)):
-            if self._dialect.keeps_cursors:
-                _end_streams(info)
+        if self._is_ours_to_end(lent, _info(lent)):
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
@@ -131,6 +126,17 @@ class _Guard:
         if _is_another(_info(rest[-1].root_connection)):
             raise SessionShared(self._database)
 
+    def _is_ours_to_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
+        """Return whether this task may end the transaction; its streams are closed then."""
+        record = getattr(lent, "_connection_record", None)
+        # As long as another task that has given the connection up closes it, the two differ.
+        given_up = record is not None and record.dbapi_connection is not lent.dbapi_connection
+        if _is_another(info) or given_up or self.break_off_if_used(lent, info):
+            return False
+        if self._dialect.keeps_cursors:
+            _end_streams(info)
+        return True
+
     def break_off_if_used(self, lent: _Pooled, info: dict[Any, Any] | None) -> bool:
         """Keep others from sending statements, and break off one that has been sent; return whether one had."""
         if info is not None and ENDING not in info:
@@ -155,12 +161,6 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
-
-
-def _is_given_up(lent: _Pooled) -> bool:
-    """Return whether another task has given the connection up, and is about to close it."""
-    record = getattr(lent, "_connection_record", None)
-    return record is not None and record.dbapi_connection is not lent.dbapi_connection
 
 
 def _end_streams(info: dict[Any, Any] | None) -> None:

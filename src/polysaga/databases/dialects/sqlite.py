@@ -8,7 +8,6 @@ deferred transaction that reads and then writes would meet SQLITE_BUSY at once.
 import asyncio
 import contextlib
 import sqlite3
-import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +25,7 @@ from polysaga.databases.dialects.aiosqlite_connection import connection_class
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
 from polysaga.databases.dialects.sending import Rendered, StatementResult
 from polysaga.databases.dialects.sql import SqlDialect
+from polysaga.databases.dialects.sqlite_file import SQLiteFile
 from polysaga.databases.inspection import UNGUARDED, Facts
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import NodeRole, Sample
@@ -68,80 +68,6 @@ _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed al
 
 # Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
-
-
-class _Cursor(sqlite3.Cursor):
-    """A cursor that executes nothing once its connection is given up."""
-
-    connection: "_File"
-
-    def execute(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        return super().execute(*given)
-
-    def executemany(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        return super().executemany(*given)
-
-    def executescript(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        return super().executescript(*given)
-
-
-class _File(sqlite3.Connection):
-    """A connection whose end is the end of its transaction.
-
-    A statement that has rows left keeps a closed connection alive, and its lock, until the garbage collector takes
-    the cursor. And while it lives, an interrupt that came for it interrupts the rollback as well.
-
-    SQLite rolls the whole transaction back if it interrupts a statement that writes. What another task executes on
-    the connection then, or commits, is refused: it would be a transaction of its own.
-    """
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
-        self.is_given_up = False  # set by any thread, before the interrupt
-
-    def refuse_if_given_up(self) -> None:
-        """Raise what Python raises after `close`, from the moment when the connection is given up."""
-        if self.is_given_up:
-            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
-
-    def cursor(self, *_: Any) -> Any:
-        self.refuse_if_given_up()
-        made = super().cursor(_Cursor)
-        self._cursors.add(made)
-        return made
-
-    def execute(self, *given: Any) -> Any:
-        return self.cursor().execute(*given)  # Python's own makes a cursor without asking `cursor`
-
-    def executemany(self, *given: Any) -> Any:
-        return self.cursor().executemany(*given)
-
-    def executescript(self, *given: Any) -> Any:
-        return self.cursor().executescript(*given)
-
-    def commit(self) -> None:
-        self.refuse_if_given_up()
-        super().commit()
-
-    def give_up(self) -> None:
-        """Roll back, and refuse every further statement."""
-        self.is_given_up = True
-        self._close_cursors()
-        self.rollback()
-
-    def close(self) -> None:
-        self._close_cursors()
-        super().close()
-
-    def _close_cursors(self) -> None:
-        cursors = tuple(self._cursors)
-        self._cursors.clear()  # the driver may close twice
-        for cursor in cursors:
-            cursor.close()
 
 
 class SQLite(SqlDialect):
@@ -201,7 +127,7 @@ class SQLite(SqlDialect):
         return {}
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        return {"connect_args": {"timeout": settings.lock_timeout, "factory": _File}}
+        return {"connect_args": {"timeout": settings.lock_timeout, "factory": SQLiteFile}}
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**arguments, "isolation_level": "AUTOCOMMIT"}
@@ -257,9 +183,7 @@ class SQLite(SqlDialect):
     def cut(self, driver: Any) -> None:
         with contextlib.suppress(ValueError, sqlite3.ProgrammingError):  # it is closed
             file = driver._conn  # noqa: SLF001 - `Connection.interrupt` of aiosqlite is a coroutine
-            if isinstance(file, _File):  # else it only asks how its node is
-                file.is_given_up = True
-            file.interrupt()
+            (file.cut if isinstance(file, SQLiteFile) else file.interrupt)()  # else it only asks how its node is
 
     def discard(self, driver: Any) -> None:
         driver.stop()

@@ -1,0 +1,84 @@
+"""SQLite's own connection to a file, whose end is the end of its transaction."""
+
+import sqlite3
+import weakref
+from typing import Any
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor that executes nothing once its connection is given up."""
+
+    connection: "SQLiteFile"
+
+    def execute(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().execute(*given)
+
+    def executemany(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().executemany(*given)
+
+    def executescript(self, *given: Any) -> Any:
+        self.connection.refuse_if_given_up()
+        return super().executescript(*given)
+
+
+class SQLiteFile(sqlite3.Connection):
+    """A connection whose end is the end of its transaction.
+
+    A statement that has rows left keeps a closed connection alive, and its lock, until the garbage collector takes
+    the cursor. And while it lives, an interrupt that came for it interrupts the rollback as well.
+
+    SQLite rolls the whole transaction back if it interrupts a statement that writes. What another task executes on
+    the connection then, or commits, is refused: it would be a transaction of its own.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self._given_up = False  # set by any thread
+
+    def cut(self) -> None:
+        """Interrupt what is executed, and refuse every further statement; to be called from any thread."""
+        self._given_up = True  # first: the interrupted task must find it
+        self.interrupt()
+
+    def refuse_if_given_up(self) -> None:
+        """Raise what Python raises after `close`, from the moment when the connection is given up."""
+        if self._given_up:
+            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    def cursor(self, *_: Any) -> Any:
+        self.refuse_if_given_up()
+        made = super().cursor(_Cursor)
+        self._cursors.add(made)
+        return made
+
+    def execute(self, *given: Any) -> Any:
+        return self.cursor().execute(*given)  # Python's own makes a cursor without asking `cursor`
+
+    def executemany(self, *given: Any) -> Any:
+        return self.cursor().executemany(*given)
+
+    def executescript(self, *given: Any) -> Any:
+        return self.cursor().executescript(*given)
+
+    def commit(self) -> None:
+        self.refuse_if_given_up()
+        super().commit()
+
+    def give_up(self) -> None:
+        """Roll back, and refuse every further statement; to be called in the connection's thread."""
+        self._given_up = True
+        self._close_cursors()
+        self.rollback()
+
+    def close(self) -> None:
+        self._close_cursors()
+        super().close()
+
+    def _close_cursors(self) -> None:
+        cursors = tuple(self._cursors)
+        self._cursors.clear()  # the driver may close twice
+        for cursor in cursors:
+            cursor.close()
