@@ -12,7 +12,7 @@ SHORT ?=
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
-# A worker more than there are processors: a third of the quick tests' time is waiting.
+# A worker more than there are processors: a fifth of the tests' time is waiting, a third of the quick ones'.
 ONE_MORE = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Ctrl-C is how one leaves a program that runs in the foreground: no error.
 LEAVE := test $$? -eq 130
@@ -46,7 +46,7 @@ format: setup ## put the code in order
 
 .PHONY: test
 test: setup-servers ## all tests, against real servers that start and stop with them
-	$(RUN) pytest $(if $(CI),--durations=25)
+	$(RUN) pytest --numprocesses=$(ONE_MORE) $(if $(CI),--durations=25)
 
 .PHONY: test-quick
 test-quick: setup ## unit tests, and everything that SQLite can show
