@@ -31,8 +31,8 @@ LATE = {
     "polysaga/cli/main.py: main",  # what knows errors of databases
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
     "polysaga/cli/worker.py: _metrics",  # an extra
-    "polysaga/databases/dialects/postgres.py: PostgresAsyncpg.engine_arguments",  # the driver
-    "polysaga/databases/dialects/postgres.py: PostgresPsycopg.options",  # the driver
+    "polysaga/databases/dialects/postgres_asyncpg.py: PostgresAsyncpg.engine_arguments",  # the driver
+    "polysaga/databases/dialects/postgres_psycopg.py: PostgresPsycopg.options",  # the driver
     "polysaga/databases/mongo_node.py: MongoNode.__init__",  # our door to the driver
     "polysaga/databases/mongo_node.py: MongoSession.transaction",  # our door to the driver
     "polysaga/databases/pymongo_waits.py: make_safe",  # parts of a driver that it may not have

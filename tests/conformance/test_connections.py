@@ -142,24 +142,22 @@ async def dies(node: SqlNode) -> None:
 
 @pytest.mark.parametrize("idle", [0.0, 60.0], ids=["trusted", "asked"])
 async def test_a_connection_that_has_heard_of_its_end_but_not_met_it_costs_at_most_one_error(
-    server_shop: SqlShop, item: str, idle: float
+    asyncpg: SqlShop, item: str, idle: float
 ) -> None:
     """asyncpg raises an error of its own then, which no class of the driver's errors covers."""
-    if server_shop.kind.scheme != "postgresql+asyncpg":
-        pytest.skip("other drivers read when they are asked")
-    node = server_shop.node(connections=1)
+    node = asyncpg.node(connections=1)
     lies_idle_for(node, idle)
     await dies(node)
     if idle:
         async with sql_session(node, read_only=False) as session:
-            await server_shop.sell(session, item)
+            await asyncpg.sell(session, item)
     else:
         with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
             async with sql_session(node, read_only=False) as session:
-                await server_shop.sell(session, item)
+                await asyncpg.sell(session, item)
     async with sql_session(node, read_only=False) as session:
-        await server_shop.sell(session, item)
-    assert await server_shop.sold(item) == 1 + bool(idle)
+        await asyncpg.sell(session, item)
+    assert await asyncpg.sold(item) == 1 + bool(idle)
 
 
 async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:

@@ -264,11 +264,10 @@ async def test_a_frozen_owner_is_cut_off_by_the_server_and_its_row_never_lands(
 
 @cancelling
 async def test_a_statement_cancelled_before_its_rows_were_read_keeps_no_lock(
-    sql_shop: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
+    sqlite: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if sql_shop.kind.tells_transactions:
-        pytest.skip("about SQLite, where nobody but this process could end the transaction")
-    participant, step = sql_shop.participant(connections=1), entry()
+    """No server ends the transaction of a file."""
+    participant, step = sqlite.participant(connections=1), entry()
     execute = aiosqlite.Cursor.execute
 
     async def cancelled(cursor: aiosqlite.Cursor, sql: str, *parameters: Any) -> Any:
@@ -282,13 +281,13 @@ async def test_a_statement_cancelled_before_its_rows_were_read_keeps_no_lock(
     try:
         with monkeypatch.context() as patch, suppress(asyncio.CancelledError):
             patch.setattr(aiosqlite.Cursor, "execute", cancelled)
-            await asyncio.ensure_future(participant.undo(step, refunding(sql_shop, item)))
-        await nothing_open(sql_shop)
+            await asyncio.ensure_future(participant.undo(step, refunding(sqlite, item)))
+        await nothing_open(sqlite)
     finally:
         gc.enable()
 
-    await participant.act(step, selling(sql_shop, item))
-    assert await sql_shop.sold(item) == 1
+    await participant.act(step, selling(sqlite, item))
+    assert await sqlite.sold(item) == 1
 
 
 async def test_what_a_step_tried_to_commit_is_not_committed_by_the_next_one(sql_shop: SqlShop, item: str) -> None:

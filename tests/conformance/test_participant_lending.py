@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import MongoSession
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants import lending
+from polysaga.sagas.participants import watching
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import PARTICIPANTS, MongoShop, Refund, Sale, Shop, SqlShop
@@ -251,7 +251,7 @@ async def test_an_engine_that_got_the_place_in_memory_of_one_that_is_gone_is_wat
 ) -> None:
     node = sql_shop.node()
     place = id(node.writer.sync_engine)
-    registry._key_to_collection[place, "handle_error", id(lending._doom)]  # as if it were the listener of another
+    registry._key_to_collection[place, "handle_error", id(watching._doom)]  # as if it were the listener of another
     participant, step = PARTICIPANTS[node.dialect.name](node), entry()
 
     async def work(session: AsyncSession) -> str:

@@ -170,11 +170,9 @@ async def test_a_block_does_not_end_well_while_another_task_gives_its_connection
 
 
 @cancelling
-async def test_what_waits_behind_an_interrupted_write_is_not_committed(sql_shop: SqlShop, item: str) -> None:
+async def test_what_waits_behind_an_interrupted_write_is_not_committed(sqlite: SqlShop, item: str) -> None:
     """SQLite rolls back the whole transaction then: what comes next would be one of its own."""
-    if not sql_shop.kind.scheme.startswith("sqlite"):
-        pytest.skip("a server's connection is cut")
-    node, left = sql_shop.node(connections=1), Left()
+    node, left = sqlite.node(connections=1), Left()
     sale = "INSERT INTO sales (receipt, item) VALUES (?, ?)"
     write = text(_LONG.replace("SELECT count(*) FROM n", "INSERT INTO sales SELECT i, i FROM n WHERE i < 0"))
 
@@ -190,8 +188,8 @@ async def test_what_waits_behind_an_interrupted_write_is_not_committed(sql_shop:
     with pytest.raises(LookupError, match=item):
         await within(block(), "the block ends", patience=10.0)
     assert all(isinstance(end, BaseException) for end in await left.ends())
-    assert await sql_shop.sold(item) == 0
-    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+    assert await sqlite.sold(item) == 0
+    await the_next_user_is_served(sqlite, node, f"{item}-next")
 
 
 @cancelling
@@ -344,10 +342,8 @@ async def test_a_task_that_goes_on_writing_is_refused_while_the_block_ends(sql_s
 
 
 @cancelling
-async def test_a_long_statement_on_a_file_is_interrupted(sql_shop: SqlShop, item: str) -> None:
-    if not sql_shop.kind.scheme.startswith("sqlite"):
-        pytest.skip("a server's statements are broken off")
-    story = Story(sql_shop, item)
+async def test_a_long_statement_on_a_file_is_interrupted(sqlite: SqlShop, item: str) -> None:
+    story = Story(sqlite, item)
 
     async def block() -> None:
         async with story.block():

@@ -1,6 +1,6 @@
 """What a saga costs, counted by the servers, and that saving packets gives no promise away.
 
-On asyncpg and on MariaDB the last writes of a step and COMMIT are one packet (`dialects/postgres.py`,
+On asyncpg and on MariaDB the last writes of a step and COMMIT are one packet (`dialects/postgres_asyncpg.py`,
 `dialects/mysql.py`). `docs/decisions/0002-statements-on-the-driver.md` tells why.
 """
 

@@ -27,7 +27,8 @@ from polysaga.errors import (
     StepMisused,
 )
 from polysaga.migrations import migrate
-from polysaga.sagas.participants.lending import lend, watch
+from polysaga.sagas.participants.lending import lend
+from polysaga.sagas.participants.watching import watch
 from tests.fixtures.waiting import pause, reached, until, within
 
 Does = Callable[["Shop", Any], Awaitable[object]]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from polysaga.clock import Clock
-from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
+from polysaga.databases.dialects.postgres_asyncpg import PostgresAsyncpg
+from polysaga.databases.dialects.postgres_psycopg import PostgresPsycopg
 from polysaga.databases.positions import Epoch, Lsn, Position
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.events import NodeLeft, NodeReturned

@@ -22,7 +22,7 @@ from polysaga.clock import Clock
 from polysaga.dashboard import words
 from polysaga.dashboard.access import Door, NotAllowed
 from polysaga.dashboard.acts import Acts
-from polysaga.dashboard.api import api
+from polysaga.dashboard.api.routes import api
 from polysaga.dashboard.headers import ALWAYS, SafeHeaders
 from polysaga.dashboard.live import Live
 from polysaga.dashboard.looking import JournalDown, Looking

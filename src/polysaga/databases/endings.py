@@ -81,7 +81,7 @@ class _Guard:
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy takes a commit that fails for the end of the transaction; the server does not.
         info = _info(lent)
-        if not self._is_ours_to_end(lent, info):
+        if not self._prepare_end(lent, info):
             raise SessionShared(self._database)
         try:
             do_commit(lent)
@@ -92,7 +92,7 @@ class _Guard:
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
-        if self._is_ours_to_end(lent, _info(lent)):
+        if self._prepare_end(lent, _info(lent)):
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
@@ -106,8 +106,7 @@ class _Guard:
         """
         try:
             if connection is not None and not self.break_off_if_used(record, record.info):
-                if self._dialect.keeps_cursors:
-                    _end_streams(record.info)
+                self._end_streams(record.info)
                 if self._dialect.in_transaction(connection.driver_connection):
                     # The driver was used beside SQLAlchemy, or a rollback went astray: no other user must get it.
                     self._dialect.cut(connection.driver_connection)
@@ -126,16 +125,19 @@ class _Guard:
         if _is_another(_info(rest[-1].root_connection)):
             raise SessionShared(self._database)
 
-    def _is_ours_to_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
-        """Return whether this task may end the transaction; its streams are closed then."""
+    def _prepare_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
+        """Close the transaction's streams; return False if another task ends it or was inside a statement."""
         record = getattr(lent, "_connection_record", None)
         # As long as another task that has given the connection up closes it, the two differ.
         given_up = record is not None and record.dbapi_connection is not lent.dbapi_connection
         if _is_another(info) or given_up or self.break_off_if_used(lent, info):
             return False
-        if self._dialect.keeps_cursors:
-            _end_streams(info)
+        self._end_streams(info)
         return True
+
+    def _end_streams(self, info: dict[Any, Any] | None) -> None:
+        if self._dialect.keeps_cursors and info is not None and STREAMS in info:
+            await_only(info.pop(STREAMS).close())
 
     def break_off_if_used(self, lent: _Pooled, info: dict[Any, Any] | None) -> bool:
         """Keep others from sending statements, and break off one that has been sent; return whether one had."""
@@ -161,12 +163,6 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
-
-
-def _end_streams(info: dict[Any, Any] | None) -> None:
-    """Close what was streamed: the driver does not do that at the end of a transaction."""
-    if info is not None and STREAMS in info:
-        await_only(info.pop(STREAMS).close())
 
 
 def _is_another(info: dict[Any, Any] | None) -> bool:

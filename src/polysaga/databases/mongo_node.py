@@ -12,7 +12,7 @@ from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.pools import PoolUse
 from polysaga.databases.positions import ClusterTime
-from polysaga.databases.sql_node import require_driver, unusable
+from polysaga.databases.urls import require_driver, unusable
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 from polysaga.faults import Fault
 from polysaga.limits import limited

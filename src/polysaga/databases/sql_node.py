@@ -11,13 +11,11 @@ connection.
 """
 
 import asyncio
-import importlib.util
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ExceptionContext, event, make_url
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
@@ -28,13 +26,13 @@ from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
-from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.pools import CountedPool, PoolUse, keep_places
 from polysaga.databases.samples import Sample
 from polysaga.databases.streams import end_with_the_transaction
+from polysaga.databases.urls import sql_url, unusable
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.faults import Fault
 from polysaga.limits import limited
@@ -56,7 +54,7 @@ class SqlNode:
 
     def __init__(self, database: str, role: str, url: str, settings: DatabaseSettings) -> None:
         self.database, self.role, self.settings = database, role, settings
-        self.url = _sql_url(database, url)
+        self.url = sql_url(database, url)
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
         try:
             refuse_without_value(url)
@@ -446,80 +444,3 @@ def driver_errors(dialect: Any, *more: str) -> tuple[type[Exception], ...]:
     names = ("Error", "PostgresError", "InterfaceError", *more)
     raw = (getattr(driver, name) for name in names if hasattr(driver, name))
     return (dialect.loaded_dbapi.Error, *raw)
-
-
-def _sql_url(database: str, text: str) -> URL:
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        authority = re.split("[/?]", text.partition("://")[2])[0]
-        if text.startswith("postgres") and "," in authority.rpartition("@")[2]:
-            several = f"databases.{database}.url has several servers in the place of one; {SEVERAL_HOSTS}"
-            raise ConfigurationError(several) from None
-        raise ConfigurationError(
-            f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
-        ) from None
-    url = url.set(drivername=_scheme(url.drivername.lower()))
-    if url.drivername not in SQL_DIALECTS:
-        raise ConfigurationError(
-            f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; {_corrected(url)}"
-        )
-    if url.drivername.startswith("sqlite") and _is_in_memory(url):
-        raise ConfigurationError(
-            f"databases.{database}.url: SQLite in memory belongs to one connection, and a database has several; "
-            f"name a file, e.g. sqlite+aiosqlite:///{database}.db, in tests below tmp_path"
-        )
-    dialect = SQL_DIALECTS[url.drivername]
-    if dialect.name == "mysql" and not url.database:  # none would be selected, and every statement would fail
-        named = url.set(database=database).render_as_string()
-        raise ConfigurationError(f"databases.{database}.url names no database on the server; write e.g. {named}")
-    require_driver(database, url.drivername.partition("+")[2], dialect.extra)
-    return url
-
-
-def _scheme(given: str) -> str:
-    """Return the scheme with the installed driver for *given*, a scheme without one, as hosters write it."""
-    fitting = _SCHEMES.get(given)
-    if fitting is None:
-        return given
-    installed = (scheme for scheme in fitting if importlib.util.find_spec(scheme.partition("+")[2]) is not None)
-    return next(installed, fitting[0])
-
-
-def _corrected(url: URL) -> str:
-    kind = url.drivername.partition("+")[0]
-    if kind in _SCHEMES:  # with a driver that is not asynchronous
-        right = url.set(drivername=_scheme(kind))
-        return f"write {masked(right.render_as_string(hide_password=True))}"
-    return f"use one of {', '.join(f'{scheme}://' for scheme in SQL_DIALECTS)}"
-
-
-# In the order of preference, if several are installed.
-_POSTGRES = ("postgresql+asyncpg", "postgresql+psycopg")
-_SCHEMES = {
-    "postgres": _POSTGRES,
-    "postgresql": _POSTGRES,
-    "mysql": ("mysql+asyncmy",),
-    "mariadb": ("mariadb+asyncmy",),
-    "sqlite": ("sqlite+aiosqlite",),
-}
-
-
-def unusable(database: str, role: str, error: UnusableOption) -> ConfigurationError:
-    """Return the error for an option that the URL of a node in *role* cannot have."""
-    place = "url" if role == "primary" else "replicas"
-    remedy = error.remedy.format(database=database)
-    return ConfigurationError(f"databases.{database}.{place}: option '{error.name}' {error.why}; {remedy}")
-
-
-def _is_in_memory(url: URL) -> bool:
-    # Also as a URI: file::memory:?uri=true, file:name?mode=memory&uri=true.
-    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
-
-
-def require_driver(database: str, module: str, extra: str) -> None:
-    """Raise `ConfigurationError` with the install command if *module* is not installed."""
-    if importlib.util.find_spec(module) is None:
-        raise ConfigurationError(
-            f"database '{database}' needs the driver '{module}': pip install 'polysaga[{extra}]'"
-        )

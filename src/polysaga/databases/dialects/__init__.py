@@ -2,7 +2,8 @@
 
 from polysaga.databases.dialects.errors import Dialect, fault_of, said_by_driver
 from polysaga.databases.dialects.mysql import MySQL
-from polysaga.databases.dialects.postgres import PostgresAsyncpg, PostgresPsycopg
+from polysaga.databases.dialects.postgres_asyncpg import PostgresAsyncpg
+from polysaga.databases.dialects.postgres_psycopg import PostgresPsycopg
 from polysaga.databases.dialects.sending import Rendered, StatementResult, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.dialects.sqlite import SQLite

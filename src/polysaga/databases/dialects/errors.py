@@ -10,7 +10,7 @@ from sqlalchemy.orm import exc as orm_exc
 
 from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.mysql import MySQL
-from polysaga.databases.dialects.postgres import PostgresAsyncpg
+from polysaga.databases.dialects.postgres_asyncpg import PostgresAsyncpg
 from polysaga.databases.dialects.sqlite import SQLite
 from polysaga.faults import Fault
 from polysaga.texts import recognise

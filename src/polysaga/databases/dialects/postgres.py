@@ -1,13 +1,9 @@
 """PostgreSQL 14 and later, through asyncpg or psycopg 3. The URL selects the driver; both report SQLSTATEs."""
 
-import asyncio
-import contextlib
 import json
-import os
 import re
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import URL, event
@@ -15,15 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
-from polysaga.databases.dialects.asyncpg_connection import connection_class
-from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
+from polysaga.databases.dialects.sending import Rendered, Sealed, Write
 from polysaga.databases.dialects.sql import SqlDialect
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
-from polysaga.limits import GRACE, leave_behind
-from polysaga.loading import load_module
 
 _FAULTS = {
     "40001": Fault.SERIALIZATION,
@@ -75,11 +68,7 @@ _CLASSES = {
     "57": Fault.SERVER_TROUBLE,
     "58": Fault.SERVER_TROUBLE,
 }
-# psycopg reads text in these forms only, and roles and databases may set others. asyncpg reads binary values.
-_TEXT_FORMS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1", "array_nulls": "on"}
 _STALE = {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}  # asyncpg's
-
-
 # psycopg's errors have no code for the server's answers at login, and none for libpq's own messages.
 _MISFIT_CODES = {"22023", "42501", "42704"}
 _MISFIT = re.compile(
@@ -108,7 +97,7 @@ _SAMPLE = Rendered(
 
 _SET = "SELECT set_config(given.key, given.value, false) FROM json_each_text(cast(:settings AS json)) AS given"
 _SESSION = Rendered("SELECT pg_backend_pid()", (), answers=True)
-_WAITS = 19  # the first version with WAIT FOR LSN
+WAITS = 19  # the first version with WAIT FOR LSN
 _FACTS = """
 SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8,
     current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
@@ -253,7 +242,7 @@ class Postgres(SqlDialect):
         try:
             return await super().seal(driver, writes)
         except Exception as error:  # border: what a driver raises has no common class
-            if _divided_by_zero(error):
+            if divided_by_zero(error):
                 return Sealed.FENCED
             raise
 
@@ -306,237 +295,6 @@ def _told_of_value(error: BaseException) -> Sequence[str]:
     return (f"{found[0]} ({why})",) if isinstance(why, TypeError | AttributeError) else (found[0],)
 
 
-class PostgresAsyncpg(Postgres):
-    """asyncpg: about 30 % less client time per statement."""
-
-    extra: ClassVar[str] = "asyncpg"
-
-    def options(self, url: URL) -> dict[str, Any]:
-        return postgres_options.asyncpg_options(url)
-
-    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
-        super().prepare(engine, read_only=read_only)
-        # SQLAlchemy's question opens a transaction, for poolers between the client and the server.
-        engine.sync_engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
-
-    def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        theirs = self.options(url)
-        named = {"application_name": "polysaga", **theirs.get("server_settings", {})}
-        return {
-            "isolation_level": "READ COMMITTED",
-            "connect_args": {
-                **theirs,
-                "connection_class": connection_class(load_module("asyncpg")),
-                "server_settings": {**named, **self._limits(settings)},
-                "timeout": settings.pool.connect_timeout,
-            },
-        }
-
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = arguments["connect_args"]
-        server = {**connect["server_settings"], "default_transaction_read_only": "on"}
-        return {
-            **arguments,
-            "isolation_level": "AUTOCOMMIT",
-            "connect_args": {**connect, "server_settings": server},
-        }
-
-    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
-        return {**connect, "server_settings": {"application_name": connect["server_settings"]["application_name"]}}
-
-    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
-        given = {name: value for name, value in connect["server_settings"].items() if name != "application_name"}
-        return {**postgres_options.settings_in(given.pop("options", "")), **given}
-
-    def _told_session(self, driver: Any) -> int:
-        return int(driver.get_server_pid())
-
-    def connector(self, adapter: Any) -> Callable[..., Any]:
-        return adapter.asyncpg.connect  # type: ignore[no-any-return]
-
-    def cut(self, driver: Any) -> None:
-        driver.terminate()
-
-    def waits(self, driver: Any) -> bool:
-        return bool(driver.get_server_version().major >= _WAITS)
-
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
-        if statement.answers:
-            rows = await driver.fetch(statement.sql, *statement.bind(values))
-            return StatementResult(rows, len(rows))
-        status: str = await driver.execute(statement.sql, *statement.bind(values))
-        return StatementResult((), int(status.rpartition(" ")[2]))
-
-    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
-        """Send *writes* and COMMIT as one packet, which saves a round trip.
-
-        The server stops at the first statement that fails, before COMMIT.
-        """
-        try:
-            await driver.write_and_commit(writes)
-        except Exception as error:  # border: what a driver raises has no common class
-            if _divided_by_zero(error):
-                return Sealed.FENCED
-            raise
-        return Sealed.COMMITTED
-
-    def seals_with_commit(self, driver: Any) -> bool:
-        return True
-
-    def forget_transaction(self, adapted: Any) -> None:
-        # Neither SQLAlchemy's adapter nor asyncpg has another way to be told.
-        adapted._transaction = adapted.driver_connection._top_xact = None  # noqa: SLF001
-
-    def begun(self, driver: Any) -> bool:
-        # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
-        return bool(driver.has_begun())
-
-    def in_transaction(self, driver: Any) -> bool:
-        return bool(driver.is_in_transaction()) or self._cancels(driver)
-
-    def _cancels(self, driver: Any) -> bool:
-        """Return whether the server has not answered yet to the cancellation of a statement."""
-        waiting = driver._protocol._wait_for_cancellation()  # noqa: SLF001 - only by a wait can it be asked
-        try:
-            waiting.send(None)
-        except StopIteration:
-            return False
-        waiting.close()
-        return True
-
-    def _placeholder(self, name: str, order: list[str]) -> str:
-        if name not in order:
-            order.append(name)
-        return f"${order.index(name) + 1}"
-
-
-_NO_TRANSACTION = (0, 4)  # of libpq's states: idle, and unknown because the connection is closed
-
-
-class PostgresPsycopg(Postgres):
-    """psycopg 3: everything libpq can do, and the same driver for synchronous tools."""
-
-    extra: ClassVar[str] = "psycopg"
-
-    def options(self, url: URL) -> dict[str, Any]:
-        inherited = load_module("psycopg").pq.Conninfo.get_defaults()
-        known = {option.keyword: option.val for option in inherited if option.val}
-        return postgres_options.libpq_options(url, known.get(b"options", b"").decode())
-
-    def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        theirs = self.options(url)
-        given = {**self._limits(settings), **_TEXT_FORMS}
-        values = {name: value.replace(" ", r"\ ") for name, value in given.items()}
-        limits = " ".join(f"-c {name}={value}" for name, value in values.items())
-        return {
-            "isolation_level": "READ COMMITTED",
-            "connect_args": {
-                "application_name": "polysaga",
-                **theirs,
-                "client_encoding": "utf8",
-                "options": f"{theirs['options']} {limits}" if "options" in theirs else limits,
-                "connect_timeout": max(1, round(settings.pool.connect_timeout)),
-            },
-        }
-
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = arguments["connect_args"]
-        options = f"{connect['options']} -c default_transaction_read_only=on"
-        return {
-            **arguments,
-            "isolation_level": "AUTOCOMMIT",
-            "connect_args": {**connect, "options": options},
-        }
-
-    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
-        super().prepare(engine, read_only=read_only)
-        # SQLAlchemy closes a connection that a caller has lost only where that takes no wait.
-        dialect = engine.sync_engine.dialect
-        dialect.has_terminate = True
-        dialect.do_terminate = self._discard_adapted  # type: ignore[method-assign,assignment]
-
-    def _discard_adapted(self, adapted: Any) -> None:
-        self.discard(adapted.driver_connection)
-
-    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in connect.items() if name != "options"}
-
-    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
-        return postgres_options.settings_in(connect["options"])
-
-    def _told_session(self, driver: Any) -> int:
-        return int(driver.info.backend_pid)
-
-    async def session_of(self, driver: Any) -> int:
-        session = await super().session_of(driver)
-        await driver.commit()  # the question began a transaction
-        return session
-
-    async def set_session(self, driver: Any, settings: Mapping[str, str]) -> None:
-        await super().set_session(driver, settings)
-        await driver.commit()  # or a rollback would undo the settings
-
-    def _forget_plans(self, cursor: Any) -> None:
-        cursor.execute("DEALLOCATE ALL")
-
-    def connector(self, adapter: Any) -> Callable[..., Any]:
-        return adapter.psycopg.AsyncConnection.connect  # type: ignore[no-any-return]
-
-    def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-        return {**super().line_arguments(url, settings), "autocommit": True}
-
-    async def hang_up(self, driver: Any) -> None:
-        if driver.lock.locked():
-            self.cut(driver)
-        closing = asyncio.ensure_future(_close(driver))
-        _, late = await asyncio.wait({closing}, timeout=GRACE / 2)
-        for one in late:
-            leave_behind(one)
-
-    def waits(self, driver: Any) -> bool:
-        return bool(driver.info.server_version >= _WAITS * 10_000)
-
-    def in_transaction(self, driver: Any) -> bool:
-        return driver.pgconn.transaction_status not in _NO_TRANSACTION
-
-    def cut(self, driver: Any) -> None:
-        if driver.closed:
-            return
-        # libpq has no call that ends a wait from outside; shutting down its socket ends it.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
-
-    def statement_lock(self, adapted: Any) -> asyncio.Lock:
-        lock: asyncio.Lock = adapted.driver_connection.lock  # SQLAlchemy's adapter relies on it
-        return lock
-
-    def discard(self, driver: Any) -> None:
-        self.cut(driver)
-        if driver.lock.locked():
-            leave_behind(asyncio.ensure_future(_close(driver)))
-        else:
-            driver.pgconn.finish()
-
-    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
-        cursor = await driver.execute(statement.sql, statement.bind(values))
-        rows = await cursor.fetchall() if statement.answers else ()
-        # psycopg gives -1 as rowcount with RETURNING: decide by the rows.
-        return StatementResult(rows, len(rows) if statement.answers else cursor.rowcount)
-
-    def _placeholder(self, name: str, order: list[str]) -> str:
-        order.append(name)
-        return "%s"
-
-
-async def _close(driver: Any) -> None:
-    """Close psycopg's connection when no task uses it any more.
-
-    Closing it frees memory that libpq still reads for a waiting task; the process would crash.
-    """
-    async with driver.lock:
-        await driver.close()
-
-
 def _is_stale(error: BaseException) -> bool:
     """Return whether the server, or asyncpg, reports that a plan is older than a schema change."""
     # 0A000 has many other meanings. The text is in the server's language; the source location, if sent, is not.
@@ -545,11 +303,6 @@ def _is_stale(error: BaseException) -> bool:
     return told or place == "RevalidateCachedQuery" or type(error).__name__ in _STALE
 
 
-def _ping(adapted: Any) -> bool:
-    """Return True if the server answers; one packet each way."""
-    adapted.run_async(lambda driver: driver.execute("SELECT 1"))
-    return True
-
-
-def _divided_by_zero(error: Exception) -> bool:
+def divided_by_zero(error: Exception) -> bool:
+    """Return whether *error* is how a fence ends a statement that it must not let through."""
     return getattr(error, "sqlstate", None) == "22012"

@@ -1,48 +1,33 @@
 """Lending a session or a connection to a step: SQLAlchemy's own, on a transaction that is ours.
 
-The step can flush, execute and use savepoints, but not commit, roll back or close. A driver error inside the
-transaction, outside a savepoint, dooms it even if the code swallows the error. Otherwise, after a deadlock, InnoDB
-would roll back silently, let the code go on and commit only the second half of the step. Statements that commit
-implicitly on MySQL and MariaDB are refused before they are sent.
+The step can flush, execute and use savepoints, but not commit, roll back or close (`watching.py` has the rest of
+what it cannot do).
 
 Our last statement and COMMIT go to the driver directly, past SQLAlchemy's greenlet. This is the main reason why a
 saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-driver.md`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
-from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
-from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from polysaga.clock import Clock
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.dialects.sql import ANSWERED_AT, COMMITTED, ENDING, LOAN, SEALED, SqlDialect
-from polysaga.databases.endings import held
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
+from polysaga.sagas.participants.loans import AUTOCOMMIT, Loan
 from polysaga.sagas.protocol.interrupts import Fenced
-from polysaga.texts import said
 
 LentT = TypeVar("LentT", Session, Connection)
 _FLUSHES = 100  # of one commit, as SQLAlchemy's
-_ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
-_AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
-_LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
-# Not `event.contains`: it takes a new engine for one that is gone if it got the same place in memory.
-_watched: WeakSet[Engine] = WeakSet()
-_NO_SUCH = 1305  # savepoint, function or procedure
 
 
 class StepTransaction(Protocol):
@@ -81,7 +66,7 @@ class _Work(Generic[LentT]):
     _run: Callable[[Callable[[LentT], Any]], Awaitable[Any]]
 
     def __init__(self, node: SqlNode) -> None:
-        self._node, self._loan = node, _Loan(node.dialect)
+        self._node, self._loan = node, Loan(node.dialect)
 
     async def seal_and_commit(self, writes: Sequence[Write]) -> None:
         dialect = self._node.dialect
@@ -244,147 +229,10 @@ class _ConnectionWork(_Work[Connection]):
         return self._loan.verify(self._node, lent)
 
 
-def watch(node: SqlNode) -> None:
-    """Make the engine of *node* report what happens on lent connections; harmless when repeated.
-
-    The hooks are the dialect's: a single listener on a connection's own events (`before_cursor_execute`,
-    `commit`) would make SQLAlchemy prepare the dispatch of all of them, anew for every connection.
-    """
-    engine = node.writer.sync_engine
-    if engine in _watched:
-        return
-    _watched.add(engine)
-    event.listen(engine, "handle_error", _doom)
-    for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
-        event.listen(engine, execution, partial(_refuse_ending, node.dialect.name))
-    if node.dialect.name == "mysql":
-        event.listen(engine, "do_execute", _watch_call)
-    dialect: Any = engine.dialect
-    dialect.do_begin = partial(_note_begin, dialect.do_begin)
-    dialect.do_commit = partial(_commit_unless_lent, dialect.do_commit)
-    dialect.set_connection_execution_options = partial(
-        _refuse_autocommit, dialect.set_connection_execution_options
-    )
-
-
-class _Loan:
-    """What happened on the connection while it was lent."""
-
-    def __init__(self, dialect: SqlDialect) -> None:
-        self.lent = True
-        self.doom: BaseException | None = None
-        self.nested: BaseException | None = None  # the last error inside a savepoint
-        self.connection: Connection | None = None
-        self.begins = 0  # seen while it was lent
-        self.is_sealed = False  # the server has committed
-        self._transaction: object | None = None
-        self._ending: asyncio.Task[Any] | None = None
-        self._dialect = dialect
-        self._info: dict[Any, Any] = {}
-
-    def adapted(self) -> Any:
-        """Return the adapted driver connection, or None if there is none, or no longer."""
-        connection = self.connection
-        if connection is None or connection.closed or connection.invalidated:
-            return None
-        return connection.connection.dbapi_connection
-
-    def begin(self, connection: Connection) -> None:
-        # A task that outlives its step may get its connection after the loan has ended.
-        if self.connection is None and self.lent:
-            self.connection, self._transaction = connection, connection.get_transaction()
-            self._info = connection.info
-            self._info[LOAN] = self
-            # After `invalidate` it would take another connection of the pool, with transactions that no loan sees.
-            lent: Any = connection
-            lent._Connection__can_reconnect = False  # noqa: SLF001 - SQLAlchemy sets it as well
-
-    def shut(self) -> None:
-        """Refuse every further statement of another task."""
-        self._ending = asyncio.current_task()
-        if self._is_noted():
-            self._info[ENDING] = self._ending
-
-    def shut_unused(self, adapted: Any) -> None:
-        """Refuse every further statement of another task; raise if one is inside a statement."""
-        self.shut()
-        if held(self._dialect.statement_lock(adapted)):
-            raise StepMisused(_LEFT_BEHIND)
-
-    def refuse_others(self) -> None:
-        """Raise in a task that was left behind: the step is being ended by another."""
-        if self._ending is not None and self._ending is not asyncio.current_task():
-            raise StepMisused(_LEFT_BEHIND)
-
-    def end(self, *, committed: bool = False) -> None:
-        self.lent = False
-        if committed:
-            self._info[COMMITTED] = True
-            self._info[ANSWERED_AT] = Clock.monotonic()
-
-    def refuse(self, what: str) -> None:
-        """Raise while the connection is lent: a step called *what*."""
-        if self.lent:
-            raise StepMisused(
-                f"a step called {what}: the transaction ends with the step; "
-                "use begin_nested() for a part that may fail"
-            )
-
-    def note_commit(self) -> None:
-        """Let the connection skip the COMMIT of its session: the server has committed already."""
-        self._info[SEALED] = True
-        self.is_sealed = True
-
-    def drop(self) -> None:
-        """Take the connection out of the pool: the server ends its open transaction."""
-        if self.connection is not None and not self.connection.closed and not self.connection.invalidated:
-            self.connection.invalidate()
-
-    def settled(self, node: SqlNode) -> Any:
-        """Return the adapted driver connection if the transaction is whole; else None."""
-        connection = self.connection
-        if connection is None or self.doom is not None or not self._is_ours(connection):
-            return None
-        adapted: Any = connection.connection.dbapi_connection
-        return adapted if node.dialect.begun(adapted.driver_connection) else None
-
-    def verify(self, node: SqlNode, connection: Connection) -> Any:
-        """Return the adapted driver connection; raise unless the transaction is the one that was begun, whole."""
-        if self.doom is not None:
-            fault = node.dialect.fault(self.doom)
-            if fault is not None and fault.transient:
-                raise self.doom
-            raise StepMisused(
-                f"a step went on after an error inside its transaction ({said(self.doom)}); "
-                "use begin_nested() for a part that may fail"
-            ) from self.doom
-        adapted: Any = connection.connection.dbapi_connection
-        if self._transaction is None and self.begins == 0:
-            connection.exec_driver_sql("SELECT 1")  # a step without SQL, on a connection that has not begun
-        if self._is_ours(connection):
-            if node.dialect.begun(adapted.driver_connection):
-                return adapted
-            connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
-            if node.dialect.begun(adapted.driver_connection):
-                return adapted
-        raise StepMisused("a step ended its transaction by itself; it must end with the step")
-
-    def _is_noted(self) -> bool:
-        """Return whether the connection is still this loan's: one that left the pool has a next user."""
-        return self._info.get(LOAN) is self
-
-    def _is_ours(self, connection: Connection) -> bool:
-        """Return whether the transaction is the only one of this loan."""
-        found = connection.get_transaction()
-        if self._transaction is not None:  # it had begun before
-            return found is self._transaction
-        return found is not None and found.is_active and self.begins == 1
-
-
 class _StepSession(Session):
     """A session whose transaction belongs to the participant."""
 
-    loan: _Loan
+    loan: Loan
 
     def get_bind(self, *asked: Any, **options: Any) -> Engine | Connection:
         # Asked before SQLAlchemy takes a connection: a session that is taking one cannot be closed.
@@ -444,7 +292,7 @@ def _write_all(session: Session) -> None:
 class _StepConnection(AsyncConnection):
     """A connection whose transaction belongs to the participant."""
 
-    loan: _Loan
+    loan: Loan
 
     def begin(self) -> AsyncTransaction:
         self.loan.refuse("begin() on its connection, which has begun")
@@ -466,85 +314,7 @@ class _StepConnection(AsyncConnection):
 @event.listens_for(_StepSession, "after_begin")
 def _begin(session: _StepSession, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        raise StepMisused(_AUTOCOMMIT)
+        raise StepMisused(AUTOCOMMIT)
     if not session.loan.lent:
         raise StepMisused("a task that outlives its step used the step's session")
     session.loan.begin(connection)
-
-
-def _doom(context: ExceptionContext) -> None:
-    connection = context.connection
-    if connection is None or connection.closed or connection.invalidated:
-        return  # the server commits nothing of it
-    loan = connection.info.get(LOAN)
-    if loan is None:
-        return
-    code, *said = context.original_exception.args or (None,)
-    error = context.sqlalchemy_exception or context.original_exception
-    if code == _NO_SUCH and any(str(part).startswith("SAVEPOINT ") for part in said):
-        # The transaction ended unnoticed, as at a lock timeout with innodb_rollback_on_timeout: the error inside
-        # the savepoint is the cause.
-        loan.doom = loan.doom or loan.nested or error
-    elif not connection.in_nested_transaction() or code in _ENDS_ALL:
-        loan.doom = error
-    else:
-        loan.nested = error
-
-
-def _note_begin(do_begin: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
-    loan = lent.info.get(LOAN)
-    if loan is not None:
-        loan.begins += 1
-    do_begin(lent)
-
-
-def _refuse_autocommit(
-    set_options: Callable[[Connection, Mapping[str, Any]], None],
-    connection: Connection,
-    options: Mapping[str, Any],
-) -> None:
-    if options.get("isolation_level") == "AUTOCOMMIT" and LOAN in connection.info:
-        raise StepMisused(_AUTOCOMMIT)
-    set_options(connection, options)
-
-
-def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent: PoolProxiedConnection) -> None:
-    loan = lent.info.get(LOAN)
-    if loan is not None and loan.lent:
-        # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
-        loan.drop()
-        raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
-    if not lent.info.pop(SEALED, False):
-        do_commit(lent)
-
-
-def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
-    if ends_transaction(dialect, statement) and LOAN in rest[-1].root_connection.info:
-        raise StepMisused(
-            f"a step sent {statement.strip()[:60]!r}: it ends the step's transaction, or commits implicitly as "
-            "DDL and programs do on MySQL and MariaDB, or is several statements in one; the transaction ends "
-            "with the step: send statements one by one, and use begin_nested() for a part that may fail"
-        )
-
-
-def _watch_call(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-    """Call a procedure between two marks: the savepoint is gone if the transaction ended in between."""
-    loan = context.root_connection.info.get(LOAN) if calls_procedure(statement) else None
-    if loan is None:
-        return False
-    if cursor.server_side:
-        raise StepMisused(f"a step streamed {statement.strip()[:60]!r}: execute a procedure, do not stream it")
-    marks = context.root_connection.connection.cursor()
-    marks.execute("SAVEPOINT polysaga_call")
-    cursor.execute(statement, parameters)
-    try:
-        marks.execute("RELEASE SAVEPOINT polysaga_call")
-    except context.dialect.loaded_dbapi.Error as error:
-        loan.drop()
-        raise StepMisused(
-            f"a step sent {statement.strip()[:60]!r}, and the procedure ended the step's transaction: what the "
-            "step had written before is committed; take COMMIT, ROLLBACK and DDL out of the procedure"
-        ) from error
-    finally:
-        marks.close()
-    return True

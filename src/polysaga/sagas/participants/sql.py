@@ -19,10 +19,11 @@ from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, UndoWork, Work
-from polysaga.sagas.participants.lending import lend, watch
+from polysaga.sagas.participants.lending import lend
 from polysaga.sagas.participants.outboxes import SqlOutbox
 from polysaga.sagas.participants.reading import read_rows
 from polysaga.sagas.participants.removal import Removal
+from polysaga.sagas.participants.watching import watch
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.rows import LedgerRow

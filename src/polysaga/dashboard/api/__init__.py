@@ -1,0 +1,1 @@
+"""The pages' facts and orders for programs, as JSON below `/api`."""

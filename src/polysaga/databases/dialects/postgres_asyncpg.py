@@ -1,0 +1,124 @@
+"""PostgreSQL through asyncpg."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from polysaga.config import DatabaseSettings
+from polysaga.databases.dialects import postgres_options
+from polysaga.databases.dialects.asyncpg_connection import connection_class
+from polysaga.databases.dialects.postgres import WAITS, Postgres, divided_by_zero
+from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
+from polysaga.loading import load_module
+
+
+class PostgresAsyncpg(Postgres):
+    """asyncpg: about 30 % less client time per statement."""
+
+    extra: ClassVar[str] = "asyncpg"
+
+    def options(self, url: URL) -> dict[str, Any]:
+        return postgres_options.asyncpg_options(url)
+
+    def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
+        super().prepare(engine, read_only=read_only)
+        # SQLAlchemy's question opens a transaction, for poolers between the client and the server.
+        engine.sync_engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
+
+    def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        theirs = self.options(url)
+        named = {"application_name": "polysaga", **theirs.get("server_settings", {})}
+        return {
+            "isolation_level": "READ COMMITTED",
+            "connect_args": {
+                **theirs,
+                "connection_class": connection_class(load_module("asyncpg")),
+                "server_settings": {**named, **self._limits(settings)},
+                "timeout": settings.pool.connect_timeout,
+            },
+        }
+
+    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        connect = arguments["connect_args"]
+        server = {**connect["server_settings"], "default_transaction_read_only": "on"}
+        return {
+            **arguments,
+            "isolation_level": "AUTOCOMMIT",
+            "connect_args": {**connect, "server_settings": server},
+        }
+
+    def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
+        return {**connect, "server_settings": {"application_name": connect["server_settings"]["application_name"]}}
+
+    def session_settings(self, connect: dict[str, Any]) -> dict[str, str]:
+        given = {name: value for name, value in connect["server_settings"].items() if name != "application_name"}
+        return {**postgres_options.settings_in(given.pop("options", "")), **given}
+
+    def _told_session(self, driver: Any) -> int:
+        return int(driver.get_server_pid())
+
+    def connector(self, adapter: Any) -> Callable[..., Any]:
+        return adapter.asyncpg.connect  # type: ignore[no-any-return]
+
+    def cut(self, driver: Any) -> None:
+        driver.terminate()
+
+    def waits(self, driver: Any) -> bool:
+        return bool(driver.get_server_version().major >= WAITS)
+
+    async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
+        if statement.answers:
+            rows = await driver.fetch(statement.sql, *statement.bind(values))
+            return StatementResult(rows, len(rows))
+        status: str = await driver.execute(statement.sql, *statement.bind(values))
+        return StatementResult((), int(status.rpartition(" ")[2]))
+
+    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
+        """Send *writes* and COMMIT as one packet, which saves a round trip.
+
+        The server stops at the first statement that fails, before COMMIT.
+        """
+        try:
+            await driver.write_and_commit(writes)
+        except Exception as error:  # border: what a driver raises has no common class
+            if divided_by_zero(error):
+                return Sealed.FENCED
+            raise
+        return Sealed.COMMITTED
+
+    def seals_with_commit(self, driver: Any) -> bool:
+        return True
+
+    def forget_transaction(self, adapted: Any) -> None:
+        # Neither SQLAlchemy's adapter nor asyncpg has another way to be told.
+        adapted._transaction = adapted.driver_connection._top_xact = None  # noqa: SLF001
+
+    def begun(self, driver: Any) -> bool:
+        # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
+        return bool(driver.has_begun())
+
+    def in_transaction(self, driver: Any) -> bool:
+        return bool(driver.is_in_transaction()) or self._cancels(driver)
+
+    def _cancels(self, driver: Any) -> bool:
+        """Return whether the server has not answered yet to the cancellation of a statement."""
+        waiting = driver._protocol._wait_for_cancellation()  # noqa: SLF001 - only by a wait can it be asked
+        try:
+            waiting.send(None)
+        except StopIteration:
+            return False
+        waiting.close()
+        return True
+
+    def _placeholder(self, name: str, order: list[str]) -> str:
+        if name not in order:
+            order.append(name)
+        return f"${order.index(name) + 1}"
+
+
+def _ping(adapted: Any) -> bool:
+    """Return True if the server answers; one packet each way."""
+    adapted.run_async(lambda driver: driver.execute("SELECT 1"))
+    return True
