@@ -12,8 +12,6 @@ SHORT ?=
 
 # scripts/setup has synchronised the packages already.
 RUN := uv run --no-sync
-# A worker more than there are processors: a fifth of the tests' time is waiting, a third of the quick ones'.
-ONE_MORE = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Ctrl-C is how one leaves a program that runs in the foreground: no error.
 LEAVE := test $$? -eq 130
 
@@ -46,11 +44,11 @@ format: setup ## put the code in order
 
 .PHONY: test
 test: setup-servers ## all tests, against real servers that start and stop with them
-	$(RUN) pytest --numprocesses=$(ONE_MORE) $(if $(CI),--durations=25)
+	$(RUN) pytest $(if $(CI),--durations=25)
 
 .PHONY: test-quick
 test-quick: setup ## unit tests, and everything that SQLite can show
-	$(RUN) pytest -m quick --numprocesses=$(ONE_MORE)
+	$(RUN) pytest -m quick
 
 .PHONY: test-model
 test-model: setup ## every interleaving of the protocol, and the planted mistakes
