@@ -7,16 +7,18 @@ import sqlite3
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from devservers.ports import free_port
 from tests.fixtures.processes import Process, begin, next_line
 from tests.fixtures.services import poll_until
 
 POLYSAGA = str(Path(sys.executable).with_name("polysaga"))
 SHOP = """
-import os, signal
+import asyncio, os, signal
 from sqlalchemy import text
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 
@@ -34,6 +36,10 @@ async def release(db, value: int, done: int, ctx: StepContext) -> None: ...
 async def credit(db, value: int, ctx: StepContext) -> int:
     if "DIES" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "GATE" in os.environ:
+        print("stands in a step", flush=True)
+        while not os.path.exists(os.environ["GATE"]):
+            await asyncio.sleep(0.01)
     return value
 
 everything = Sagas(Databases(orders, points), buy, journal=orders)
@@ -64,10 +70,11 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def worker(directory: Path, *options: str) -> Process:
+def worker(directory: Path, *options: str, **more: str) -> Process:
     return begin(
         [POLYSAGA, "worker", "shop:everything", *options],
         cwd=directory,
+        env={**os.environ, **more},
         stderr=None,
     )
 
@@ -87,6 +94,14 @@ def asked(url: str, method: str = "GET") -> tuple[int, dict[str, object]]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read() or b"{}")
+
+
+def answers(url: str) -> bool:
+    try:
+        asked(url)
+    except urllib.error.URLError:
+        return False
+    return True
 
 
 def test_a_saga_of_a_killed_process_is_finished(shop: Path) -> None:
@@ -114,6 +129,47 @@ def test_its_health_is_served_until_it_ends(shop: Path) -> None:
 
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+def test_it_is_alive_until_its_last_saga_has_ended(shop: Path) -> None:
+    """A probe that gets no answer lets an orchestrator kill the process in its sagas."""
+    with begin([sys.executable, "-c", DIES], cwd=shop, env={**os.environ, "DIES": "1"}) as dying:
+        assert dying.wait(60) == -signal.SIGKILL
+    gate = shop / "gate"
+    with worker(shop, "--health-port", "0", GATE=str(gate)) as process:
+        lines = [next_line(process, "the worker is there and has taken the saga over") for _ in range(2)]
+        assert "stands in a step\n" in lines
+        (ready,) = (line.strip().partition("; health at ")[2] for line in lines if "health at" in line)
+        process.send_signal(signal.SIGTERM)
+        assert next_line(process, "the worker ends").startswith("ends: its sagas have up to")
+
+        assert asked(ready) == (503, {"status": "ending"})
+        assert asked(ready.replace("ready", "live")) == (200, {"status": "alive"})
+        with urllib.request.urlopen(ready.replace("/health/ready", "/metrics"), timeout=30) as answer:
+            assert b"polysaga_sagas_in_flight" in answer.read()
+        assert process.poll() is None
+        gate.touch()
+        assert process.wait(30) == 0
+    assert statuses(shop) == ["completed"]
+
+
+def test_it_is_alive_while_it_starts(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration may take minutes; one that waits for another program's lock stands for it."""
+    monkeypatch.setenv("POLYSAGA_DATABASES__ORDERS__LOCK_TIMEOUT", "60")
+    address = f"http://127.0.0.1:{free_port()}"
+    port, live, ready = address.rpartition(":")[2], f"{address}/health/live", f"{address}/health/ready"
+    with closing(sqlite3.connect(shop / "orders.sqlite", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with worker(shop, "--health-port", port) as process:
+            poll_until(lambda: answers(live), "the port is open")
+            assert asked(live) == (200, {"status": "alive"})
+            assert asked(ready) == (503, {"status": "starting"})
+            assert asked(f"{address}/metrics")[0] == 503
+            holder.execute("COMMIT")
+            assert next_line(process, "the worker is there").strip().endswith(f"health at {ready}")
+            assert asked(ready)[0] == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
 
 
 def test_a_worker_whose_port_is_taken_says_so(shop: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,16 @@ _ASKING = (signal.SIGTERM, signal.SIGINT)
 _LOOKING = {"GET", "HEAD"}
 
 
+@dataclass(slots=True)
+class _Life:
+    """What the health of this process is asked of."""
+
+    sagas: Sagas
+    asked: asyncio.Event  # to end
+    metrics: "Metrics | None"
+    is_open: bool = False  # databases and sagas are
+
+
 def worker(
     target: Target,
     migrate: Annotated[bool, typer.Option(help="Bring the tables up to date first.")] = True,
@@ -40,7 +51,7 @@ def worker(
         typer.Option(
             min=0,
             max=65535,
-            help="Serve /health/live, /health/ready and /metrics there; 0: any free port.",
+            help="Serve /health/live, /health/ready and, with prometheus-client, /metrics; 0: any free port.",
             show_default=False,
         ),
     ] = None,
@@ -65,19 +76,21 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
         loop.add_signal_handler(number, asked.set)
     metrics = None if health is None else _metrics(sagas)
     told = Events(LogSubscriber(), *([] if metrics is None else [metrics]))
+    life = _Life(sagas, asked, metrics)
     async with AsyncExitStack() as stack:
 
         async def begin() -> str:
+            # First, and so closed last: the process is alive while it migrates, and until its last saga has ended.
+            address = None if health is None else await stack.enter_async_context(_served(life, *health))
             await stack.enter_async_context(sagas.databases.open(settings, emit=told))
             if migrate:
                 await migrate_tables(sagas, emit=told)
+            stack.callback(setattr, life, "is_open", False)  # when the sagas have ended
             await stack.enter_async_context(sagas.open(settings.sagas, emit=told))
-            if health is None:
-                return ""
+            life.is_open = True
             if metrics is not None:
                 await stack.enter_async_context(metrics.reading())
-            served = _served(sagas, asked, metrics, *health)
-            return f"; health at {await stack.enter_async_context(served)}"
+            return "" if address is None else f"; health at {address}"
 
         try:
             served = await unless(asked, begin())
@@ -100,9 +113,7 @@ def _metrics(sagas: Sagas) -> "Metrics | None":
 
 
 @asynccontextmanager
-async def _served(
-    sagas: Sagas, asked: asyncio.Event, metrics: "Metrics | None", host: str, port: int
-) -> AsyncIterator[str]:
+async def _served(life: _Life, host: str, port: int) -> AsyncIterator[str]:
     """Answer questions about the health of this process while the block runs; the block gets the address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,11 +122,11 @@ async def _served(
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, path, *_ = head.decode("latin-1").split(" ")
                 path = path.partition("?")[0]
-                if path == "/metrics" and metrics is not None and method in _LOOKING:
-                    content, kind = metrics.exposition()
+                if path == "/metrics" and life.metrics is not None and method in _LOOKING and life.is_open:
+                    content, kind = life.metrics.exposition()
                     status = HTTPStatus.OK
                 else:
-                    status, body = await _answered(sagas, asked, method, path)
+                    status, body = await _answered(life, method, path)
                     content, kind = json.dumps(body).encode(), "application/json"
                 writer.write(_response(status, content, kind, with_body=method != "HEAD"))
                 await writer.drain()
@@ -135,18 +146,20 @@ async def _served(
         server.close()
 
 
-async def _answered(
-    sagas: Sagas, asked: asyncio.Event, method: str, path: str
-) -> tuple[HTTPStatus, dict[str, Any]]:
+async def _answered(life: _Life, method: str, path: str) -> tuple[HTTPStatus, dict[str, Any]]:
+    if path == "/metrics" and life.metrics is not None and method in _LOOKING:
+        return HTTPStatus.SERVICE_UNAVAILABLE, {"detail": "the databases are not open"}
     if path not in {"/health/live", "/health/ready"}:
         return HTTPStatus.NOT_FOUND, {"detail": "there are /health/live and /health/ready"}
     if method not in _LOOKING:
         return HTTPStatus.METHOD_NOT_ALLOWED, {"detail": "only GET and HEAD"}
     if path == "/health/live":
         return HTTPStatus.OK, {"status": "alive"}
-    if asked.is_set():
+    if life.asked.is_set():
         return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "ending"}
-    found = await states_of(sagas.databases)
+    if not life.is_open:
+        return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "starting"}
+    found = await states_of(life.sagas.databases)
     if all(state == "ok" for state in found.values()):
         return HTTPStatus.OK, {"status": "ready", "databases": found}
     return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "not-ready", "databases": found}
