@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from devservers import Server
+from polysaga.migrations.history import JOURNAL, LEDGER, History
 from tests.fixtures.projects import Project
 from tests.fixtures.servers import DatabaseFactory, MariaDBCluster, PostgresCluster
 from tests.fixtures.tiers import Uses
@@ -32,6 +35,11 @@ def problems(rows: Rows) -> list[str]:
 
 def notes(rows: Rows) -> list[str]:
     return [each["text"] for row in rows for each in row["findings"] if not each["fatal"]]
+
+
+def set_revision(project: Project, line: str, revision: str) -> None:
+    with closing(sqlite3.connect(project.directory / "orders.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE polysaga_{line}_version SET version_num = ?", (revision,))
 
 
 @pytest.fixture
@@ -64,6 +72,29 @@ def test_files_are_fine_and_a_program_without_its_tables_is_told_the_remedy(proj
     assert (told.code, told.err) == (0, "")
     assert "A program would work on these servers." in told.out
     assert "journal" in told.out
+
+
+def test_tables_of_another_version_are_told_with_the_remedy(project: Project) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    newest = History(JOURNAL).head
+    code, rows = checked(project, "shop:everything")
+    assert (code, problems(rows)) == (0, [])
+    assert rows[0]["revisions"] == {"journal": newest, "ledger": History(LEDGER).head}
+
+    set_revision(project, "journal", "0001")
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    older = f"the tables of its journal are at revision 0001, and this version of Polysaga needs {newest}"
+    assert f"{older}; run `polysaga migrate shop:everything`" in told.err
+    assert checked(project)[0] == 0, "without a program it is not known which tables are needed"
+    assert project.polysaga("migrate", "shop:everything", "--check").code == 1
+
+    set_revision(project, "journal", newest)
+    set_revision(project, "ledger", "9999")
+    code, rows = checked(project, "shop:everything")
+    assert code == 1
+    (newer,) = problems(rows)
+    assert newer.startswith("the tables of its ledger are at revision 9999, which this version")
 
 
 def test_servers_of_every_kind_are_checked(

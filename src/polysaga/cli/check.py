@@ -5,8 +5,9 @@ This command asks every server over connections like those of the program. It wr
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
@@ -26,11 +27,14 @@ from polysaga.databases.inspection import Facts, Finding
 from polysaga.databases.registry import unmatched
 from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError, PolysagaError
+from polysaga.migrations import history
+from polysaga.migrations.history import History
 from polysaga.sagas import Sagas
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
-_ALSO_OURS = (AUDIT, PULSE, f"{JOURNAL}_version", f"{LEDGER}_version")
+_VERSIONS = {f"polysaga_{line}_version": line for line in (history.JOURNAL, history.LEDGER)}
+_ALSO_OURS = (AUDIT, PULSE, *_VERSIONS)
 _APART = 1.0  # seconds; a larger difference between two clocks is a finding
 _NO_SECRET = Finding(
     "it has replicas, so clients carry signed bookmarks, and there is no key to sign with",
@@ -48,6 +52,7 @@ class Checked:
     facts: Facts | None = None
     apart: float = 0.0  # seconds by which its clock is ahead of ours
     tables: frozenset[str] = frozenset()
+    revisions: Mapping[str, str | None] = field(default_factory=dict, hash=False)  # of our tables, by their line
     findings: tuple[Finding, ...] = ()
 
 
@@ -59,7 +64,8 @@ def check(
 
     Exits with 1, and says what to do, if it would not.
 
-    With a program, its tables and its settings are checked too. Without one, the settings come from polysaga.toml,
+    With a program, its settings are checked too, and whether its tables are there and as new as this version of
+    Polysaga needs them. Without one, the settings come from polysaga.toml,
     or the file that POLYSAGA_CONFIG names, and from the POLYSAGA_* variables.
     """
     sagas = None if target is None else load_sagas(target)
@@ -119,18 +125,18 @@ async def _ask(server: AskedServer, settings: Settings) -> Checked:
     try:
         async with asyncio.timeout(patience + 1.0):
             await node.ping()
-            facts, apart, tables = await _facts(node, replicas=bool(settings.databases[node.database].replicas))
+            one = await _facts(one, node, replicas=bool(settings.databases[node.database].replicas))
     except TimeoutError:
         return replace(one, findings=(_silent(node, f"no answer in {patience:g} s"),))
     except Exception as error:  # border: what a driver raises has no common class
         if isinstance(error, PolysagaError | SQLAlchemyError | OSError) or _is_of_mongo(error):
             return replace(one, findings=(_refused(node, error),))
         raise
-    found = facts.findings
-    if abs(apart) > _APART:
-        text = f"its clock is {abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} the one here"
+    found = () if one.facts is None else one.facts.findings
+    if abs(one.apart) > _APART:
+        text = f"its clock is {abs(one.apart):.1f} s {'ahead of' if one.apart > 0 else 'behind'} the one here"
         found = (*found, Finding(text, "let a time service keep both; nothing depends on it", fatal=False))
-    return replace(one, facts=facts, apart=apart, tables=tables, findings=found)
+    return replace(one, findings=found)
 
 
 def _refused(node: Node, error: Exception) -> Finding:
@@ -153,20 +159,24 @@ def _silent(node: Node, reason: str) -> Finding:
     return Finding(reason, "start the server, or correct its URL in the settings")
 
 
-async def _facts(node: Node, *, replicas: bool) -> tuple[Facts, float, frozenset[str]]:
+async def _facts(one: Checked, node: Node, *, replicas: bool) -> Checked:
     clock = Clock()
     if isinstance(node, MongoNode):
         facts = await node.dialect.facts(node.client)
         apart = facts.clock - clock.now().timestamp()
         known = {"name": {"$in": [*_OURS, *_ALSO_OURS]}}
         names = await node.documents.list_collection_names(filter=known)
-        return facts, apart, frozenset(names)
+        return replace(one, facts=facts, apart=apart, tables=frozenset(names))
     async with node.reader.connect() as connection:
         row = (await connection.exec_driver_sql(node.dialect.facts_sql)).one()
         facts = node.dialect.facts(tuple(row), replicas=replicas)
         apart = facts.clock - clock.now().timestamp()
-        tables = await connection.run_sync(_tables)
-    return facts, apart, frozenset(tables) & {*_OURS, *_ALSO_OURS}
+        tables = frozenset(await connection.run_sync(_tables)) & {*_OURS, *_ALSO_OURS}
+        revisions: dict[str, str | None] = {}
+        for line in (_VERSIONS[table] for table in sorted(tables & _VERSIONS.keys())):
+            with suppress(SQLAlchemyError):  # the account may not read it: that is a finding of its own
+                revisions[line] = await connection.run_sync(History(line).current)
+    return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions)
 
 
 def _tables(connection: Connection) -> list[str]:
@@ -224,8 +234,24 @@ def _together(
             if absent:
                 remedy = f"run `{migrate}`, or GRANT the account its privileges on them if they are there"
                 found.append(Finding(f"it has no {', '.join(absent)} that the account may see", remedy))
+            found += _of_another_version(known[primary].revisions, wanted.get(database, frozenset()), migrate)
         known[first] = replace(known[first], findings=(*known[first].findings, *found))
     return known
+
+
+def _of_another_version(
+    revisions: Mapping[str, str | None], needed: Collection[str], migrate: str
+) -> Iterator[Finding]:
+    for line, revision in revisions.items():
+        known = History(line)
+        if f"polysaga_{line}" not in needed or revision == known.head:
+            continue
+        found = f"the tables of its {line} are at revision {revision}"
+        if revision is None or revision in known.revisions:
+            yield Finding(f"{found}, and this version of Polysaga needs {known.head}", f"run `{migrate}`")
+        else:
+            told = f"{found}, which this version of Polysaga does not know (it knows up to {known.head})"
+            yield Finding(told, "install the version that migrated them, or a later one")
 
 
 def _row(one: Checked) -> dict[str, Any]:
@@ -238,6 +264,7 @@ def _row(one: Checked) -> dict[str, Any]:
         "clock_ahead": None if facts is None else round(one.apart, 3),
         "refuses_writes": None if facts is None else facts.refuses_writes,
         "tables": sorted(one.tables & set(_OURS)),
+        "revisions": dict(one.revisions),
         "findings": [
             {"fatal": finding.fatal, "text": finding.text, "remedy": finding.remedy} for finding in one.findings
         ],
