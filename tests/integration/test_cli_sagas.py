@@ -159,6 +159,34 @@ def test_many_are_repaired_only_with_yes(shop: Project) -> None:
     assert ids(shop, "--status", "needs_attention") == []
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--failing-step", "credit"), [2, 1]),
+        (("--failing-step", "reserve"), []),
+        (("--database", "points", "--oldest-first", "--limit", "1"), [1]),
+        (("--since", "2026-01-01 00:00:02"), [2]),
+        (("--until", "2026-01-01 00:00:02"), [1]),
+        (("--late",), []),
+        (("--waiting",), []),
+        (("--retrying",), []),
+        (("--crashing",), []),
+    ],
+    ids=lambda given: "-".join(map(str, given)).replace("--", ""),
+)
+def test_a_repair_takes_the_filters_of_the_list(shop: Project, options: tuple[str, ...], found: list[int]) -> None:
+    repairs = call(shop, "retry", "--why", "it works again", "--dry-run", *options)["repairs"]
+    assert [UUID(repair["saga_id"]).int for repair in repairs] == found
+    listed = [option.replace("--failing-step", "--step") for option in options]
+    assert ids(shop, *listed, "--status", "needs_attention") == found
+
+
+def test_the_oldest_alone_is_no_filter(shop: Project) -> None:
+    ended = shop.polysaga("sagas", "retry", "shop:everything", "--oldest-first", "--why", "x", "--yes")
+    assert ended.code == 2
+    assert "by their ids, or by a filter" in " ".join(ended.err.split())
+
+
 def test_what_is_refused_says_why_and_is_code_1(shop: Project) -> None:
     ended = shop.polysaga("sagas", "retry", "shop:everything", str(PARKED), str(DONE), "--why", "both")
     assert ended.code == 1

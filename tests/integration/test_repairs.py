@@ -497,6 +497,20 @@ async def test_many_are_repaired_by_a_filter_and_each_tells_its_own_problem(
         assert await sagas.retry(SagaFilter(), **ME) == ()
 
 
+async def test_a_filter_for_waiting_sagas_repairs_those_and_not_the_parked_ones(urls: Urls) -> None:
+    """They are not parked, which is what a filter without a status means otherwise."""
+    async with stuck_going_forward(urls).open() as program:
+        saga_id, wanted = await put_aside(program), SagaFilter(waiting=True)
+        assert (await program.sagas.freeze(wanted)).ids == (saga_id,)
+        assert (await program.sagas.freeze(SagaFilter(name="place-order"))).ids == ()
+        (told,) = await program.sagas.retry(wanted, dry_run=True, **ME)
+        assert (told.saga_id, told.problem) == (saga_id, None)
+        del program.hooks["record_event"]
+        (done,) = await program.sagas.retry(wanted, **ME)
+        assert done.done
+        assert (await finished(program, saga_id)).status is Status.COMPLETED
+
+
 async def test_a_skip_and_the_line_about_it_are_one(urls: Urls) -> None:
     """A repair that finds the saga moved writes neither."""
     async with stuck_going_back(urls).open() as program:

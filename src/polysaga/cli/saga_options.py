@@ -49,7 +49,7 @@ Statuses = Annotated[
     ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Only sagas of this name.", show_default=False)]
-Key = Annotated[str | None, typer.Option("--key", help="Only the saga that this key started.", show_default=False)]
+Key = Annotated[str | None, typer.Option("--key", help="Only what this key started.", show_default=False)]
 Error = Annotated[
     str | None, typer.Option("--error", metavar="TEXT", help="Only with this in the reason.", show_default=False)
 ]
@@ -72,9 +72,9 @@ Until = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=moment, help="Only begun before this time.", show_default=False),
 ]
-FailingStep = Annotated[
-    str | None, typer.Option("--step", help="Only those in which this step failed last.", show_default=False)
-]
+_FAILING_STEP = "Only those in which this step failed last."
+Step = Annotated[str | None, typer.Option("--step", "--failing-step", help=_FAILING_STEP, show_default=False)]
+FailingStep = Annotated[str | None, typer.Option(help=_FAILING_STEP, show_default=False)]
 FailingDatabase = Annotated[
     str | None,
     typer.Option("--database", help="Only those in which a step there failed last.", show_default=False),
@@ -94,7 +94,7 @@ By = Annotated[
 Why = Annotated[str, typer.Option("--why", help="Why, for the audit trail.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; tell what would happen.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it to all sagas that the filter finds.")]
-Most = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many sagas, the newest first.")]
+Most = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many sagas.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

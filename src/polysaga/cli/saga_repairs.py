@@ -7,7 +7,7 @@ show what would happen. Exit codes: 0 done; 1 some saga was refused; 2 the call 
 import getpass
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from uuid import UUID
@@ -18,13 +18,22 @@ from polysaga.cli.programs import Target
 from polysaga.cli.saga_options import (
     Age,
     By,
+    Crashing,
     DryRun,
     Error,
+    FailingDatabase,
+    FailingStep,
     Json,
+    Late,
     Most,
     Name,
+    OldestFirst,
+    Retrying,
     SagaIds,
+    Since,
     Statuses,
+    Until,
+    Waiting,
     Why,
     Yes,
     console,
@@ -93,14 +102,38 @@ def _selection(
     name: Name = None,
     error: Error = None,
     older_than: Age = None,
+    failing_step: FailingStep = None,
+    database: FailingDatabase = None,
+    since: Since = None,
+    until: Until = None,
+    retrying: Retrying = False,
+    late: Late = False,
+    waiting: Waiting = False,
+    crashing: Crashing = False,
+    oldest_first: OldestFirst = False,
     limit: Most = 100,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> _Selection:
     """Return the selection that the shared options of all repairs describe."""
-    filtered = bool(status or name or error) or older_than is not None
-    if bool(ids) == filtered:
+    wanted = saga_filter(
+        status,
+        name,
+        None,
+        error,
+        older_than,
+        unknown=False,
+        step=failing_step,
+        database=database,
+        since=since,
+        until=until,
+        retrying=retrying,
+        late=late,
+        waiting=waiting,
+        crashing=crashing,
+    )
+    if bool(ids) == (wanted != SagaFilter()):
         raise typer.BadParameter(
             "name the sagas by their ids, or by a filter such as --status needs_attention, not by both"
             if ids
@@ -110,7 +143,7 @@ def _selection(
     return _Selection(
         target=target,
         ids=ids or (),
-        wanted=saga_filter(status, name, None, error, older_than, unknown=False),
+        wanted=replace(wanted, oldest_first=oldest_first),
         how=How(by=_who(by), why=why, dry_run=dry_run or unsure, limit=limit),
         unsure=unsure,
         as_json=as_json,

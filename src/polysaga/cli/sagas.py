@@ -13,7 +13,6 @@ from polysaga.cli.saga_options import (
     Crashing,
     Error,
     FailingDatabase,
-    FailingStep,
     Json,
     Key,
     Late,
@@ -24,6 +23,7 @@ from polysaga.cli.saga_options import (
     SagaId,
     Since,
     Statuses,
+    Step,
     Unknown,
     Until,
     Waiting,
@@ -55,7 +55,7 @@ def list_sagas(
     error: Error = None,
     older_than: Age = None,
     unknown: Unknown = False,
-    step: FailingStep = None,
+    step: Step = None,
     database: FailingDatabase = None,
     since: Since = None,
     until: Until = None,
@@ -66,11 +66,12 @@ def list_sagas(
     oldest_first: OldestFirst = False,
     limit: Most = 50,
     after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="The page behind this one.", show_default=False)
+        str | None,
+        typer.Option(metavar="CURSOR", help="Go on behind this cursor: the next page.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List sagas, the newest first."""
+    """List sagas, the newest first unless --oldest-first is given."""
     wanted = saga_filter(
         status,
         name,
@@ -96,7 +97,8 @@ def list_sagas(
     if page.sagas:
         print_page(page, Clock().now(), console())
     if page.searched_to is not None:
-        so_far = "Searched back to" if page.sagas else "No such saga back to"
+        way = "up to" if oldest_first else "back to"
+        so_far = f"Searched {way}" if page.sagas else f"No such saga {way}"
         typer.echo(f"{so_far} {page.searched_to:%Y-%m-%d %H:%M:%S} UTC; search on: --after '{page.next}'")
     elif page.next is not None:
         typer.echo(f"There are more: --after '{page.next}'")

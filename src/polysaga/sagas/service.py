@@ -273,7 +273,10 @@ class Sagas:
         return Inspector(engine, self._known(), catalogue, self._parked, self._activity, self._pulse)
 
     async def freeze(self, wanted: SagaFilter) -> Frozen:
-        """Return the ids of what *wanted* finds now, at most 100,000; without a status the parked sagas."""
+        """Return the ids of what *wanted* finds now, at most 100,000.
+
+        They are parked, unless *wanted* names a status, or is about late, retrying or waiting sagas.
+        """
         return await self._batches.freeze(wanted)
 
     def begin_batch(
@@ -320,10 +323,10 @@ class Sagas:
         """Resume a parked saga, or one that was put aside, in the direction it had.
 
         *target* is one saga, or a filter for the newest *limit* sagas; it selects parked ones unless it names a
-        status. *by* and *why* go to the audit trail. A *dry_run* returns what would happen. The worker of this
-        process resumes the saga at once; without one, the next worker to tick does. For one saga raises
-        `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; with a filter, each `Repair` carries its own
-        problem.
+        status, or is about late, retrying or waiting sagas. *by* and *why* go to the audit trail. A *dry_run*
+        returns what would happen. The worker of this process resumes the saga at once; without one, the next
+        worker to tick does. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; with
+        a filter, each `Repair` carries its own problem.
         """
         order = RepairOrder(action=RepairAction.RETRY, by=by, why=why)
         return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)

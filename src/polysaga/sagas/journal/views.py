@@ -1,7 +1,7 @@
 """The views of sagas that people get."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -46,6 +46,11 @@ class SagaFilter:
     def statuses(self) -> tuple[Status, ...]:
         """The statuses asked for; all if empty."""
         return (self.status,) if isinstance(self.status, Status) else tuple(self.status)
+
+    def to_repair(self) -> "SagaFilter":
+        """Return the filter of a repair: parked sagas only, unless this one says in what state they are."""
+        says = self.statuses or self.retrying or self.late or self.waiting
+        return self if says else replace(self, status=Status.NEEDS_ATTENTION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from polysaga.sagas.journal.views import SagaFilter
 from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.repairs import Repair, Repairs, check_order
 from polysaga.sagas.protocol.repair_rules import RepairOrder
-from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
 
 MOST = 100_000  # sagas of one batch
@@ -53,8 +52,8 @@ class Batches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def freeze(self, wanted: SagaFilter) -> Frozen:
-        """Return the ids of what *wanted* finds now, at most 100,000; without a status the parked ones."""
-        wanted = wanted if wanted.statuses else replace(wanted, status=Status.NEEDS_ATTENTION)
+        """Return the ids of what *wanted* finds now (`SagaFilter.to_repair`), at most 100,000."""
+        wanted = wanted.to_repair()
         catalogue, after = self._repairs().catalogue, None
         ids: list[UUID] = []
         while len(ids) < MOST:

@@ -18,7 +18,7 @@ tick.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from polysaga.errors import (
@@ -71,7 +71,7 @@ class Repairs:
     async def carry_out(
         self, target: UUID | SagaFilter, order: RepairOrder, *, dry_run: bool, limit: int
     ) -> tuple[Repair, ...]:
-        """Repair one saga, or the newest *limit* that a filter finds; without a status it finds the parked ones.
+        """Repair one saga, or the newest *limit* that a filter finds (`SagaFilter.to_repair`).
 
         Raises if a single saga cannot be repaired; of many, each result has its own problem.
         """
@@ -79,9 +79,8 @@ class Repairs:
         if not isinstance(target, SagaFilter):
             target = as_id(target)
             return (await self._repair(target, order, dry_run=dry_run),)
-        wanted = target if target.statuses else replace(target, status=Status.NEEDS_ATTENTION)
         repairs = []
-        for saga in await self._find(wanted, limit):
+        for saga in await self._find(target.to_repair(), limit):
             try:
                 repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
             except PolysagaError as error:
