@@ -17,9 +17,10 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from polysaga.config import Settings, parse_settings
-from polysaga.errors import RowLocked
+from polysaga.errors import KeyReused, RowLocked, UnknownVersion
 from polysaga.fastapi import reader
 from polysaga.migrations import migrate
+from polysaga.sagas import Sagas
 from polysaga.testing import settled
 from tests.fixtures.dashboards import files as files
 from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Program
@@ -71,6 +72,34 @@ async def test_start_in_a_transaction(guide: Callable[[str], ModuleType], tmp_pa
         async with shop.orders.reader() as db:
             assert await db.scalar(text("SELECT count(*) FROM invoices WHERE booked = 1")) == 3
             assert await db.scalar(text("SELECT count(*) FROM polysaga_journal")) == 3
+
+
+async def test_changing_a_saga(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    shop = guide("changing-a-saga")
+    lantern, former = shop.Purchase(item="lantern"), Sagas(shop.databases, shop.buy_1, journal=shop.orders)
+    async with shop.databases.open(on_sqlite(tmp_path, "orders", "stock")):
+        await migrate(shop.sagas)
+        async with shop.orders.writer() as db:
+            await db.execute(text("CREATE TABLE orders (id TEXT PRIMARY KEY, item TEXT, receipt TEXT)"))
+        async with shop.stock.writer() as db:
+            await db.execute(text("CREATE TABLE shelf (item TEXT PRIMARY KEY, pieces INT)"))
+            await db.execute(text("INSERT INTO shelf VALUES ('lantern', 2)"))
+        async with former.open():
+            sold = await former.run(shop.buy_1, lantern, key="before", timeout=30)
+        async with shop.sagas.open():
+            assert await shop.place(lantern, "before") == sold, "the answer of version 1"
+            new = await shop.place(lantern, "after")
+            assert (await settled(shop.sagas, UUID(new))).status == "completed"
+            with pytest.raises(shop.SoldOut):
+                await shop.place(lantern, "too late")
+            with pytest.raises(KeyReused):
+                await shop.place(shop.Purchase(item="lantern", gift=True), "before")
+        async with former.open():
+            with pytest.raises(UnknownVersion):
+                await former.run(shop.buy_1, lantern, key="after", timeout=30)
+        async with shop.orders.reader() as db:
+            rows = (await db.execute(text("SELECT id, receipt FROM orders"))).all()
+            assert {tuple(row) for row in rows} == {(sold, None), (new, "sent")}
 
 
 async def test_semantic_locks(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:

@@ -39,20 +39,24 @@ class Following:
         """Return the journal row; only the caller's time-out ends the wait for a database that is down."""
         return await self._patiently(lambda: self._engine.journal.load(saga_id))
 
-    async def outcome(self, definition: Definition, saga_id: UUID) -> Any:
-        """Wait for the outcome of a saga: return its output, or raise its error."""
+    async def outcome(self, name: str, saga_id: UUID) -> Any:
+        """Wait for the outcome of a saga: return its output, or raise its error.
+
+        Its definition may be another one than the caller's: a key may have started an earlier version.
+        """
         for pause in chain((0.0,), pauses()):
             row = await self._looks.after(pause, saga_id)
             if row is None:
                 raise UnknownSaga(saga_id)
-            if row.fingerprint != definition.fingerprint:
+            definition = self._definitions.get(row.fingerprint)
+            if definition is None:
                 raise UnknownVersion(saga_id, row.name)
             if row.status in {Status.COMPLETED, Status.COMPLETING}:
                 return _output(definition, row)
             if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
                 raise error_of(definition, saga_id, row.status, row.error)
             if self._closing.is_over:
-                raise OutcomePending(saga_id, definition.name)
+                raise OutcomePending(saga_id, name)
         raise AssertionError("unreachable")
 
     async def cancel(self, saga_id: UUID, owner: UUID, why: str) -> bool:

@@ -379,7 +379,7 @@ class LocalRunner:
                     else:
                         return live.progress.values.output  # decoded anew for each caller
                 pending = OutcomePending(saga_id, definition.name)
-                return await self.while_open(self._following.outcome(definition, saga_id), pending)
+                return await self.while_open(self._following.outcome(definition.name, saga_id), pending)
             finally:
                 _include_in_bookmark(definition)
 
