@@ -1,4 +1,4 @@
-"""Subscribers to events: the log."""
+"""Subscribers to events: the log; `prometheus` has metrics and `tracing` traces, each an extra."""
 
 from polysaga.telemetry.logs import LogSubscriber
 

@@ -1,4 +1,7 @@
-"""Tools for tests of programs that use Polysaga: a program on SQLite, a crash kit, a clock advanced by hand."""
+"""Tools for tests of programs that use Polysaga.
+
+A program on SQLite, a crash kit, a clock advanced by hand, and checks of where reads go.
+"""
 
 from polysaga.testing.clock import HandClock
 from polysaga.testing.crash_kit.kit import CrashKit, CrashProgress, CrashReport, PromiseBroken

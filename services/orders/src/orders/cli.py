@@ -95,7 +95,9 @@ def replay_command(
     wait: Wait = PATIENCE,
     as_json: Json = False,
 ) -> None:
-    """Post a trace of real orders, then compare the three databases; exit code 1 if they disagree.
+    """Post a trace of real orders, then compare the three databases.
+
+    The exit code is 1 if they disagree, or if an order failed.
 
     Replaying the same file again repeats no order: each row has its own key. The service may restart meanwhile.
     """
