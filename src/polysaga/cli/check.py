@@ -65,8 +65,8 @@ def check(
     Exits with 1, and says what to do, if it would not.
 
     With a program, its settings are checked too, and whether its tables are there and as new as this version of
-    Polysaga needs them. Without one, the settings come from polysaga.toml,
-    or the file that POLYSAGA_CONFIG names, and from the POLYSAGA_* variables.
+    Polysaga needs them. Without one, the settings come from polysaga.toml, or the file that POLYSAGA_CONFIG names,
+    and from the POLYSAGA_* variables.
     """
     sagas = None if target is None else load_sagas(target)
     settings = settings_for(sagas)

@@ -2,21 +2,38 @@
 
 import sqlite3
 import weakref
+from contextlib import suppress
 from typing import Any
 
 
 class _Cursor(sqlite3.Cursor):
-    """A cursor that executes nothing once its connection is given up."""
+    """A cursor that executes nothing once its connection is given up, and waits for nothing when it is freed.
+
+    Python resets a statement that has failed when its cursor is freed. The error keeps the cursor, so that would be
+    in the event loop, which would wait for the statement that the connection's thread is in by then.
+    """
 
     connection: "SQLiteFile"
 
     def execute(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
-        return super().execute(*given)
+        try:
+            return super().execute(*given)
+        except BaseException:
+            self._reset()
+            raise
 
     def executemany(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
-        return super().executemany(*given)
+        try:
+            return super().executemany(*given)
+        except BaseException:
+            self._reset()
+            raise
+
+    def _reset(self) -> None:
+        with suppress(sqlite3.Error):
+            super().execute("")  # does nothing, but resets first what was executed before
 
     def executescript(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()

@@ -1,0 +1,47 @@
+"""SQLite's own connection: what it does in the event loop never waits for what its thread does."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from polysaga.databases.dialects.sqlite_file import SQLiteFile
+
+FAILING: dict[str, Callable[[SQLiteFile], object]] = {
+    "a lock": lambda file: file.execute("BEGIN IMMEDIATE"),
+    "a duplicate key": lambda file: file.execute("INSERT INTO seats VALUES (1)"),
+    "one of many rows": lambda file: file.executemany("INSERT INTO seats VALUES (?)", [(2,), (1,)]),
+    "a cursor": lambda file: file.cursor().execute("INSERT INTO seats VALUES (1)"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_error_is_freed_at_once_while_the_thread_is_inside_a_statement(tmp_path: Path, name: str) -> None:
+    """The error keeps its cursor. When Python frees that, it resets the statement, which takes SQLite's mutex."""
+    path = tmp_path / "hall.db"
+    file = sqlite3.connect(path, factory=SQLiteFile, timeout=0, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(path, isolation_level=None)
+    file.execute("CREATE TABLE seats (number INTEGER PRIMARY KEY)")
+    file.execute("INSERT INTO seats VALUES (1)")
+    if name == "a lock":
+        other.execute("BEGIN IMMEDIATE")
+    inside, freed, in_time = Event(), Event(), list[bool]()
+
+    def wait_here() -> None:
+        inside.set()
+        in_time.append(freed.wait(10))
+
+    file.create_function("wait_here", 0, wait_here)
+    thread = Thread(target=file.execute, args=("SELECT wait_here()",))
+    with pytest.raises(sqlite3.Error) as raised:
+        FAILING[name](file)
+    thread.start()
+    assert inside.wait(10)
+    del raised
+    freed.set()
+    thread.join(20)
+    assert in_time == [True]
+    file.close()
+    other.close()
