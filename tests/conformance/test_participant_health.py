@@ -262,6 +262,38 @@ async def test_a_frozen_owner_is_cut_off_by_the_server_and_its_row_never_lands(
     assert (await server_shop.sold(item), await server_shop.refunded(item)) == (0, 0)
 
 
+async def test_a_connection_that_is_cut_before_the_end_of_its_step_counts_as_lost(
+    any_shop: SqlShop, item: str
+) -> None:
+    """A failover cuts it between the step's last statement and ours: the step is tried again, not undone."""
+    participant, step = any_shop.participant(connections=1), entry()
+
+    async def cut(lent: Any) -> str:
+        result = await selling(any_shop, item)(lent)
+        participant.node.cut()
+        return result
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - each driver has its own; the fault is what counts
+        await participant.act(step, cut)
+    assert participant.fault(raised.value) is Fault.DISCONNECTED
+    assert await any_shop.sold(item) == 0
+    await participant.act(step, selling(any_shop, item))
+    assert await any_shop.sold(item) == 1
+
+
+async def test_a_reader_whose_connection_is_cut_at_its_end_leaves_no_error_in_the_log(
+    asyncpg: SqlShop, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = asyncpg.node(connections=1)
+    for _ in range(2):
+        async with node.reader.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+            node.cut()
+    async with node.reader.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 @cancelling
 async def test_a_statement_cancelled_before_its_rows_were_read_keeps_no_lock(
     sqlite: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch

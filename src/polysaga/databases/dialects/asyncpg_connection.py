@@ -92,7 +92,7 @@ def connection_class(driver: Any) -> type:
 
         def has_begun(self) -> bool:
             """Return whether a transaction was open on the server when it answered last."""
-            return bool(self._protocol.is_in_transaction())
+            return not self.is_closed() and bool(self._protocol.is_in_transaction())
 
         def transaction(self, *, isolation: Any = None, readonly: bool = False, deferrable: Any = None) -> Any:
             """Return a transaction; its BEGIN may wait if all three options are given, as SQLAlchemy does."""

@@ -52,6 +52,7 @@ _FAULTS = {
     3118: Fault.REJECTED,  # the account is locked
     3159: Fault.REJECTED,  # the server wants TLS
     1040: Fault.TOO_MANY_CONNECTIONS,
+    0: Fault.DISCONNECTED,  # the driver's own: it has closed the connection
     1053: Fault.DISCONNECTED,
     1927: Fault.DISCONNECTED,
     2003: Fault.UNREACHABLE,

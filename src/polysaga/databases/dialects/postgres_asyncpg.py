@@ -104,6 +104,8 @@ class PostgresAsyncpg(Postgres):
 
     def _cancels(self, driver: Any) -> bool:
         """Return whether the server has not answered yet to the cancellation of a statement."""
+        if driver.is_closed():
+            return False
         waiting = driver._protocol._wait_for_cancellation()  # noqa: SLF001 - only by a wait can it be asked
         try:
             waiting.send(None)

@@ -65,6 +65,7 @@ _UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, forei
 _UNTIL_NEXT_TRY = 0.01  # seconds before a connection retries to switch its file to WAL
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
+_CLOSED = {"Cannot operate on a closed database.", "no active connection", "Connection closed"}
 
 # Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
@@ -231,7 +232,7 @@ class SQLite(SqlDialect):
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)
         if name is None:
-            return None
+            return Fault.DISCONNECTED if isinstance(error, _BROKEN) and str(error) in _CLOSED else None
         if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
             return Fault.SCHEMA_MISSING
         # An extended name that is not listed counts as its base: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.

@@ -9,7 +9,7 @@ from typing import Any
 class _Cursor(sqlite3.Cursor):
     """A cursor that executes nothing once its connection is given up, and waits for nothing when it is freed.
 
-    Python resets a statement that has failed when its cursor is freed. The error keeps the cursor, so that would be
+    Python resets a statement that has failed when its cursor is freed. The error keeps the cursor: that would be
     in the event loop, which would wait for the statement that the connection's thread is in by then.
     """
 
