@@ -23,6 +23,7 @@
     │   ├── WriteOnReader               a session that only reads was asked to write
     │   ├── SessionOver                 a session was used after the block it was lent for
     │   ├── SessionShared               a session ended while another task was inside a statement
+    │   ├── TransactionLost             a block went on after an error that had ended its transaction
     │   ├── StepMisused                 a step tried to end the transaction it was lent
     │   ├── SagaFailed                  a step raised an undeclared error; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
@@ -239,6 +240,20 @@ class SessionShared(FixTheProgram):
         super().__init__(
             f"two tasks used one session of database '{database}' at a time; await every task that uses a session "
             "before its block ends and before commit(), or let each task open a session of its own"
+        )
+        self.database = database
+
+
+class TransactionLost(FixTheProgram):
+    """A block went on although its transaction had ended: an error, or the loss of its connection, had undone it.
+
+    Nothing of it is committed.
+    """
+
+    def __init__(self, database: str) -> None:
+        super().__init__(
+            f"a block went on after an error that had rolled back its transaction in database '{database}', so "
+            "nothing of it is committed; let the error leave the block, or use begin_nested() for what may fail"
         )
         self.database = database
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
 from polysaga.databases.dialects.mysql import MySQL
-from polysaga.errors import StepMisused
+from polysaga.databases.handles import sql_session
+from polysaga.errors import StepMisused, TransactionLost
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark
 from tests.conformance.kinds import MYSQL
@@ -173,6 +174,26 @@ async def test_a_swallowed_deadlock_does_not_commit_half_a_step(mariadb: SqlShop
     assert participant.fault(raised.value) is Fault.DEADLOCK
     assert await mariadb.sold(item) == 0
     assert await row_of(participant, step) is None
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["plainly", "in a savepoint"])
+async def test_a_swallowed_deadlock_does_not_commit_half_a_block(
+    mariadb: SqlShop, item: str, nested: bool
+) -> None:
+    node, rival = mariadb.node(connections=1), await _Rival.with_shelves(mariadb, item)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await mariadb.sell(session, item)
+            await rival.deadlock(session, nested=nested)
+            await mariadb.sell(session, item)
+
+    with pytest.raises(TransactionLost):
+        await block()
+    assert await mariadb.sold(item) == 0
+    async with sql_session(node, read_only=False) as session:
+        await mariadb.sell(session, item)
+    assert await mariadb.sold(item) == 1
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["plainly", "in a savepoint"])

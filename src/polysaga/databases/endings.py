@@ -8,6 +8,11 @@ sent next in the transaction of the next user.
 So a transaction whose statement has not ended cannot be committed; when it is rolled back, the connection is cut,
 and leaves the pool. From the moment that a task ends a transaction until the connection is back in the pool, other
 tasks can send no statement. Much is sent after COMMIT: the pool's own ROLLBACK, and what resets the isolation.
+
+A transaction may also end before its block: the code swallows the error at which the server has rolled it back.
+PostgreSQL then answers to COMMIT that it has rolled back, which drivers do not look at. MySQL and MariaDB begin
+another transaction unasked, and would commit what came later. SQLite would commit each later statement by itself.
+Here such a block commits nothing and raises `TransactionLost`.
 """
 
 import asyncio
@@ -17,12 +22,12 @@ from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, STREAMS, SqlDialect
-from polysaga.errors import SessionShared
+from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, STREAMS, SqlDialect
+from polysaga.errors import SessionShared, TransactionLost
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
@@ -37,15 +42,16 @@ def held(lock: asyncio.Lock) -> bool:
     return lock.locked() or bool(lock._waiters)  # noqa: SLF001
 
 
-def end_alone(engine: Engine, dialect: SqlDialect, database: str) -> None:
+def end_alone(engine: Engine, dialect: SqlDialect, database: str, *, read_only: bool) -> None:
     """Let transactions on *engine* end as the module says."""
     sqlalchemys: Any = engine.dialect
-    guard = _guards[sqlalchemys] = _Guard(dialect, database)
+    guard = _guards[sqlalchemys] = _Guard(dialect, database, read_only=read_only)
     sqlalchemys.do_begin = partial(guard.begin, sqlalchemys.do_begin)
     sqlalchemys.do_commit = partial(guard.commit, sqlalchemys.do_commit)
     sqlalchemys.do_rollback = partial(guard.roll_back, sqlalchemys.do_rollback)
     for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
         event.listen(engine, execution, guard.refuse_others)
+    event.listen(engine, "handle_error", guard.note_loss)
     if dialect.single_writer:
         event.listen(engine, "begin", guard.refuse_to_begin)  # before BEGIN is sent
     if not dialect.rolls_back_on_return:
@@ -66,8 +72,8 @@ def end_here(connection: Connection) -> None:
 class _Guard:
     """Of one engine. The record of a pooled connection says which task ends its transaction."""
 
-    def __init__(self, dialect: SqlDialect, database: str) -> None:
-        self._dialect, self._database = dialect, database
+    def __init__(self, dialect: SqlDialect, database: str, *, read_only: bool) -> None:
+        self._dialect, self._database, self._read_only = dialect, database, read_only
 
     def begin(self, do_begin: End, lent: PoolProxiedConnection) -> None:
         info = _info(lent)
@@ -84,15 +90,21 @@ class _Guard:
         if not self._prepare_end(lent, info):
             raise SessionShared(self._database)
         try:
+            self._refuse_lost(lent, info)
             do_commit(lent)
-        except BaseException:
+        except BaseException as error:
             if info is not None:
                 info.pop(ENDING, None)  # a session is closed by another task than the one that committed
+            if self._dialect.refuses_commit(error):
+                raise TransactionLost(self._database) from error
             raise
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
-        if self._prepare_end(lent, _info(lent)):
+        info = _info(lent)
+        if self._prepare_end(lent, info):
+            if info is not None:
+                info.pop(LOST, None)
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
@@ -113,6 +125,7 @@ class _Guard:
                     record.invalidate()
         finally:
             record.info.pop(ENDING, None)
+            record.info.pop(LOST, None)
             record.info.pop(LOAN, None)
             record.info.pop(STREAMS, None)
 
@@ -121,9 +134,28 @@ class _Guard:
             raise SessionShared(self._database)
 
     def refuse_others(self, cursor: Any, statement: str, *rest: Any) -> None:
+        connection = rest[-1].root_connection
         # Raises if the connection was given back, under a statement of many pages.
-        if _is_another(_info(rest[-1].root_connection)):
+        if _is_another(_info(connection)):
             raise SessionShared(self._database)
+        if self._dialect.single_writer and self._has_lost(connection.connection):
+            raise TransactionLost(self._database)
+
+    def note_loss(self, context: ExceptionContext) -> None:
+        connection = context.connection
+        if connection is None or connection.closed or connection.invalidated:
+            return  # the server commits nothing of it
+        if self._dialect.lost_at(context.original_exception):
+            connection.info[LOST] = True
+
+    def _refuse_lost(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> None:
+        """Raise if the transaction was rolled back before: the driver would commit what came later, or nothing."""
+        if (info is not None and info.pop(LOST, False)) or self._has_lost(lent):
+            raise TransactionLost(self._database)
+
+    def _has_lost(self, lent: PoolProxiedConnection) -> bool:
+        adapted: Any = lent.dbapi_connection
+        return not self._read_only and self._dialect.has_lost(adapted.driver_connection)
 
     def _prepare_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
         """Close the transaction's streams; return False if another task ends it or was inside a statement."""

@@ -31,6 +31,7 @@ from polysaga.errors import (
     ReadOnlyNode,
     SessionOver,
     SessionShared,
+    TransactionLost,
 )
 from polysaga.faults import Fault
 
@@ -342,9 +343,9 @@ async def _commit(session: AsyncSession, database: str) -> None:
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
     """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
-    if isinstance(error, StatementError) and isinstance(error.orig, SessionShared):
+    if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
-        return SessionShared(node.database)
+        return type(error.orig)(node.database)
     if not isinstance(error, DBAPIError | PoolTimeout):
         return None
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only

@@ -228,7 +228,7 @@ class SqlNode:
                 f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
         keep_places(engine.sync_engine)
-        end_alone(engine.sync_engine, self.dialect, self.database)
+        end_alone(engine.sync_engine, self.dialect, self.database, read_only=read_only)
         self.dialect.prepare(engine, read_only=read_only)
         end_with_the_transaction(engine.sync_engine, self.dialect, self.database)
         self._translate_refusals(engine, read_only=read_only)

@@ -112,11 +112,12 @@ def connection_class(driver: Any) -> type:
             if not values:  # asyncpg sends it in the simple protocol, which skips no message after an error
                 await self._begin(timeout)
             try:
-                return str(await super().execute(query, *values, timeout=timeout))
+                status = str(await super().execute(query, *values, timeout=timeout))
             except driver.PostgresError:
                 if query.startswith("BEGIN"):
                     self._top_xact = None  # or asyncpg would make savepoints from now on
                 raise
+            return _done(query, status, driver.InFailedSQLTransactionError)
 
         async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
             """Execute *command* for each of *args*."""
@@ -153,6 +154,13 @@ def connection_class(driver: Any) -> type:
     return TransactionConnection
 
 
+def _done(query: str, status: str, failed: type[Exception]) -> str:
+    """Return *status*, what the server has done; raise if it was to commit and has rolled back."""
+    if query == _COMMIT and status == _ENDS[_ROLLBACK]:  # asyncpg does not look at it
+        raise failed("the server has rolled back, because a statement of the transaction had failed")
+    return status
+
+
 # asyncpg's own texts (`Transaction.start`, `commit` and `rollback`). Another text may be several statements.
 # SERIALIZABLE does not wait: a standby refuses it, and the statements behind it would go on without a transaction.
 _LEVELS = ("", *(f" ISOLATION LEVEL {one}" for one in ("READ COMMITTED", "REPEATABLE READ")))
@@ -160,4 +168,5 @@ _BEGINS = {
     f"{text};": unnamed(text)
     for text in (f"BEGIN{level}{only}" for level in _LEVELS for only in ("", " READ ONLY"))
 }
-_ENDS = {"COMMIT;": "COMMIT", "ROLLBACK;": "ROLLBACK"}
+_COMMIT, _ROLLBACK = "COMMIT;", "ROLLBACK;"
+_ENDS = {_COMMIT: "COMMIT", _ROLLBACK: "ROLLBACK"}

@@ -26,6 +26,7 @@ from polysaga.limits import limited
 
 _AN_OPTION_FORBIDS_IT = 1290
 _SYNTAX = 1064
+_END_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _SIGNALLED = 1644
 _FENCED_STATE = "45P01"  # of a class for conditions of users
 _FAULTS = {
@@ -282,6 +283,9 @@ class MySQL(SqlDialect):
                 raise TimeoutError(f"no answer in {connect_timeout} s") from error
 
         return log_in
+
+    def lost_at(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] in _END_ALL
 
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.server_status & _IN_TRANSACTION)

@@ -99,6 +99,9 @@ class PostgresAsyncpg(Postgres):
         # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
         return bool(driver.has_begun())
 
+    def refuses_commit(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == "25P02"
+
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.is_in_transaction()) or self._cancels(driver)
 

@@ -19,6 +19,7 @@ from polysaga.loading import load_module
 
 # The driver reads text in these forms only, and roles and databases may set others.
 _TEXT_FORMS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1", "array_nulls": "on"}
+_FAILED = 3  # of libpq's states: the server answers to COMMIT that it has rolled back
 _NO_TRANSACTION = (0, 4)  # of libpq's states: idle, and unknown because the connection is closed
 
 
@@ -104,6 +105,9 @@ class PostgresPsycopg(Postgres):
 
     def waits(self, driver: Any) -> bool:
         return bool(driver.info.server_version >= WAITS * 10_000)
+
+    def has_lost(self, driver: Any) -> bool:
+        return bool(driver.pgconn.transaction_status == _FAILED)
 
     def in_transaction(self, driver: Any) -> bool:
         return driver.pgconn.transaction_status not in _NO_TRANSACTION

@@ -34,6 +34,7 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 # In a connection's info until it is back in the pool: the task that ends its transaction, and the step's loan.
 ENDING = "polysaga.ending"
 LOAN = "polysaga.loan"
+LOST = "polysaga.lost"  # the same for a transaction that the server has rolled back unasked
 STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
@@ -245,6 +246,18 @@ class SqlDialect:
     def begun(self, driver: Any) -> bool:
         """Return whether a statement sent to *driver* now would run inside the session's transaction."""
         return True
+
+    def has_lost(self, driver: Any) -> bool:
+        """Return whether *driver* knows that the transaction which was begun on it cannot be committed."""
+        return False
+
+    def lost_at(self, error: BaseException) -> bool:
+        """Return whether the server rolled back the whole transaction at *error*, and begins another one."""
+        return False
+
+    def refuses_commit(self, error: BaseException) -> bool:
+        """Return whether *error* of a COMMIT says that an earlier error had rolled back the transaction."""
+        return False
 
     def in_transaction(self, driver: Any) -> bool:
         """Return whether the server has told *driver* that a transaction is open, or has not told what is open."""

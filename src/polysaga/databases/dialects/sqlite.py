@@ -100,6 +100,9 @@ class SQLite(SqlDialect):
     def begun(self, driver: Any) -> bool:
         return bool(driver.in_transaction)
 
+    def has_lost(self, driver: Any) -> bool:
+        return not self.in_transaction(driver)
+
     def in_transaction(self, driver: Any) -> bool:
         try:
             return bool(driver.in_transaction)

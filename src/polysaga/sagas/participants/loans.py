@@ -80,6 +80,10 @@ class Loan:
                 "use begin_nested() for a part that may fail"
             )
 
+    def is_lost_at(self, error: BaseException) -> bool:
+        """Return whether the server rolled back the whole transaction at *error*, savepoints included."""
+        return self._dialect.lost_at(error)
+
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
         self._info[SEALED] = True

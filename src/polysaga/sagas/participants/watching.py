@@ -19,7 +19,6 @@ from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
 from polysaga.sagas.participants.loans import AUTOCOMMIT
 
-_ENDS_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _NO_SUCH = 1305  # savepoint, function or procedure
 # Not `event.contains`: it takes a new engine for one that is gone if it got the same place in memory.
 _watched: WeakSet[Engine] = WeakSet()
@@ -61,7 +60,7 @@ def _doom(context: ExceptionContext) -> None:
         # The transaction ended unnoticed, as at a lock timeout with innodb_rollback_on_timeout: the error inside
         # the savepoint is the cause.
         loan.doom = loan.doom or loan.nested or error
-    elif not connection.in_nested_transaction() or code in _ENDS_ALL:
+    elif not connection.in_nested_transaction() or loan.is_lost_at(context.original_exception):
         loan.doom = error
     else:
         loan.nested = error
