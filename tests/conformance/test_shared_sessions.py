@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.exc import PendingRollbackError, ResourceClosedError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.util import await_only
 
 from polysaga.databases import SqlNode
 from polysaga.databases.endings import held
 from polysaga.databases.handles import sql_session
-from polysaga.errors import DatabaseUnavailable, SessionShared
-from tests.conformance.shops import Sale, SqlShop, nothing_open, turns
+from polysaga.errors import DatabaseUnavailable, SessionShared, StepMisused
+from tests.conformance.shops import Refund, Sale, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.fixtures.waiting import reached, until, within
 
@@ -190,6 +191,73 @@ async def test_what_waits_behind_an_interrupted_write_is_not_committed(sqlite: S
     assert all(isinstance(end, BaseException) for end in await left.ends())
     assert await sqlite.sold(item) == 0
     await the_next_user_is_served(sqlite, node, f"{item}-next")
+
+
+class Stop:
+    """Lets a flush stand between its two statements, where the driver is free."""
+
+    def __init__(self, node: SqlNode) -> None:
+        self.inside, self.go_on = asyncio.Event(), asyncio.Event()
+        event.listen(node.writer.sync_engine, "before_cursor_execute", self._stand)
+
+    def _stand(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO sales"):
+            self.inside.set()
+            await_only(self.go_on.wait())
+
+
+def both(item: str) -> list[Any]:
+    """Return a sale and a refund that one flush writes, the refund first."""
+    receipt = uuid.uuid4().hex
+    return [Refund(receipt=receipt, item=item), Sale(receipt=receipt, item=item)]
+
+
+@cancelling
+@pytest.mark.parametrize("early", [False, True], ids=["at its end", "by its own commit"])
+async def test_a_block_does_not_commit_half_of_what_another_task_flushes(
+    sql_shop: SqlShop, item: str, early: bool
+) -> None:
+    node, left = sql_shop.node(connections=1), Left()
+    stop = Stop(node)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add_all(both(item))
+            left.tasks.append(asyncio.ensure_future(session.flush()))
+            await reached(stop.inside, "the flush stands between its statements")
+            if early:
+                await session.commit()
+
+    ending = asyncio.ensure_future(block())
+    try:
+        with pytest.raises(SessionShared):
+            await within(ending, "the block ends", patience=40.0)
+    finally:
+        stop.go_on.set()
+    assert isinstance((await left.ends())[0], Exception)
+    assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_a_step_does_not_commit_half_of_what_another_task_flushes(sql_shop: SqlShop, item: str) -> None:
+    participant, left = sql_shop.participant(connections=1), Left()
+    stop = Stop(participant.node)
+
+    async def work(session: AsyncSession) -> str:
+        session.add_all(both(item))
+        left.tasks.append(asyncio.ensure_future(session.flush()))
+        await reached(stop.inside, "the flush stands between its statements")
+        return "null"
+
+    ending = asyncio.ensure_future(participant.act(entry(), work))
+    try:
+        with pytest.raises(StepMisused, match="a task that a step left behind"):
+            await within(ending, "the step ends", patience=40.0)
+    finally:
+        stop.go_on.set()
+    await left.ends()
+    assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
 
 
 @cancelling

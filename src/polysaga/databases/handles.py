@@ -23,7 +23,7 @@ from polysaga.clock import Clock
 from polysaga.databases.endings import end_here
 from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.single_writer import refuse_if_held
-from polysaga.databases.sql_node import SqlNode
+from polysaga.databases.sql_node import BOUND_TO, SqlNode
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -260,6 +260,12 @@ class LentSession(Session):
         # can begin anew. A session closed for good could not be closed early and then used on in its block.
         self.refuse_if_over()
         return super()._autobegin_t(begin)
+
+    def commit(self) -> None:
+        """Commit; raise `SessionShared` if another task is flushing: SQLAlchemy would commit half of it."""
+        if self._flushing:
+            raise SessionShared(self.get_bind().get_execution_options()[BOUND_TO][0])
+        super().commit()
 
 
 def _end_here(session: Session) -> None:

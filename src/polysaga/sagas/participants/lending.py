@@ -23,7 +23,7 @@ from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
-from polysaga.sagas.participants.loans import AUTOCOMMIT, Loan
+from polysaga.sagas.participants.loans import AUTOCOMMIT, LEFT_BEHIND, Loan
 from polysaga.sagas.protocol.interrupts import Fenced
 
 LentT = TypeVar("LentT", Session, Connection)
@@ -184,7 +184,8 @@ class _SessionWork(_Work[Session]):
     def _settled(self) -> Any:
         session = self._session.sync_session
         if (
-            not session._is_clean()  # noqa: SLF001 - what `flush` itself asks first
+            session._flushing  # noqa: SLF001
+            or not session._is_clean()  # noqa: SLF001 - what `flush` itself asks first
             or session.in_nested_transaction()
             or session.dispatch.before_commit
         ):
@@ -278,6 +279,8 @@ class _AfterwardsOnly:
 
 def _write_all(session: Session) -> None:
     """Do what SQLAlchemy does before COMMIT: call the listeners, which may write as well, and flush."""
+    if session._flushing:  # noqa: SLF001 - SQLAlchemy would raise, or commit half of it
+        raise StepMisused(LEFT_BEHIND)
     if session.dispatch.before_commit:
         listeners = session.dispatch
         vars(session)["dispatch"] = _AfterwardsOnly(listeners)

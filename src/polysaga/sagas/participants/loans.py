@@ -13,7 +13,7 @@ from polysaga.errors import StepMisused
 from polysaga.texts import said
 
 AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
-_LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
+LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
 
 
 class Loan:
@@ -58,12 +58,12 @@ class Loan:
         """Refuse every further statement of another task; raise if one is inside a statement."""
         self.shut()
         if held(self._dialect.statement_lock(adapted)):
-            raise StepMisused(_LEFT_BEHIND)
+            raise StepMisused(LEFT_BEHIND)
 
     def refuse_others(self) -> None:
         """Raise in a task that was left behind: the step is being ended by another."""
         if self._ending is not None and self._ending is not asyncio.current_task():
-            raise StepMisused(_LEFT_BEHIND)
+            raise StepMisused(LEFT_BEHIND)
 
     def end(self, *, committed: bool = False) -> None:
         """Lend no more; *committed*: the server has answered just now, and the effect stands."""
