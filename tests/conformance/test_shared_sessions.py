@@ -1,6 +1,7 @@
 """A session that is ended while another task is inside a statement on it: an error, and a clean pool."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.util import await_only
 
 from polysaga.databases import SqlNode
+from polysaga.databases.dialects.sqlite_file import SQLiteFile
 from polysaga.databases.endings import held
 from polysaga.databases.handles import sql_session
 from polysaga.errors import DatabaseUnavailable, SessionShared, StepMisused
@@ -420,6 +422,42 @@ async def test_a_long_statement_on_a_file_is_interrupted(sqlite: SqlShop, item: 
     with pytest.raises(SessionShared):
         await within(block(), "the block ends", patience=10.0)
     assert isinstance((await story.left_nothing())[0], Exception)
+
+
+@cancelling
+async def test_an_interrupt_that_comes_before_its_statement_is_repeated(
+    sqlite: SqlShop, item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread has seen that the connection is kept, and has not begun the statement: SQLite forgets it then."""
+    node, in_thread, interrupted = sqlite.node(connections=1), asyncio.Event(), threading.Event()
+    loop, refuse, cut = asyncio.get_running_loop(), SQLiteFile.refuse_if_given_up, SQLiteFile.cut
+    checks = list[str]()
+
+    def refuse_then_stand(file: SQLiteFile) -> None:
+        refuse(file)
+        if checks and checks.pop(0) == "the last before the statement":
+            loop.call_soon_threadsafe(in_thread.set)
+            interrupted.wait(20)
+
+    def interrupt(file: SQLiteFile) -> None:
+        cut(file)
+        interrupted.set()
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sqlite.sell(session, item)
+            checks.extend(("the cursor is made", "the last before the statement"))
+            await slow(sqlite, session)
+
+    monkeypatch.setattr(SQLiteFile, "refuse_if_given_up", refuse_then_stand)
+    monkeypatch.setattr(SQLiteFile, "cut", interrupt)
+    task = asyncio.ensure_future(block())
+    await reached(in_thread, "the thread is about to execute")
+    task.cancel()
+    await within(asyncio.wait({task}), "the caller is cancelled", patience=10.0)
+    assert task.cancelled()
+    assert await sqlite.sold(item) == 0
+    await the_next_user_is_served(sqlite, node, f"{item}-next")
 
 
 @cancelling

@@ -1,7 +1,7 @@
 """SQLite's own connection: what it does in the event loop never waits for what its thread does."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -45,3 +45,21 @@ def test_an_error_is_freed_at_once_while_the_thread_is_inside_a_statement(tmp_pa
     assert in_time == [True]
     file.close()
     other.close()
+
+
+def test_a_bulk_insert_ends_when_its_connection_is_cut_between_two_rows(tmp_path: Path) -> None:
+    file = sqlite3.connect(tmp_path / "hall.db", factory=SQLiteFile, isolation_level=None)
+    file.execute("CREATE TABLE seats (number INTEGER PRIMARY KEY)")
+    taken = list[int]()
+
+    def seats() -> Iterator[tuple[int]]:
+        for number in range(5):
+            taken.append(number)
+            if number == 2:
+                file.cut()
+            yield (number,)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        file.executemany("INSERT INTO seats VALUES (?)", seats())
+    assert taken == [0, 1, 2]
+    file.close()

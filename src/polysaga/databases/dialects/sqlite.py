@@ -64,6 +64,9 @@ _UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, forei
 
 _UNTIL_NEXT_TRY = 0.01  # seconds before a connection retries to switch its file to WAL
 
+_AGAIN = 0.05  # seconds after which what a thread executes is interrupted again
+_giving_up: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
+
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 _CLOSED = {"Cannot operate on a closed database.", "no active connection", "Connection closed"}
 
@@ -152,7 +155,7 @@ class SQLite(SqlDialect):
             self.cut(connection.driver_connection)
             # The lock of the file is free before the connection is closed, which takes longer.
             with contextlib.suppress(MissingGreenlet, *_BROKEN):
-                connection.run_async(lambda driver: driver._execute(driver._conn.give_up))  # noqa: SLF001
+                connection.run_async(self._give_up)
 
         if not read_only:
 
@@ -169,6 +172,20 @@ class SQLite(SqlDialect):
                     # The thread may still execute BEGIN; a connection with the lock must not be lent again.
                     connection.invalidate()
                     raise
+
+    async def _give_up(self, driver: Any) -> None:
+        """Roll back as soon as the thread is free, also if the caller does not wait for that."""
+        task = asyncio.ensure_future(self._interrupt_and_give_up(driver))
+        _giving_up.add(task)
+        task.add_done_callback(_giving_up.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _interrupt_and_give_up(self, driver: Any) -> None:
+        giving_up = asyncio.ensure_future(driver._execute(driver._conn.give_up))  # noqa: SLF001
+        while not (await asyncio.wait({giving_up}, timeout=_AGAIN))[0]:
+            self.cut(driver)  # SQLite forgets an interrupt that comes before the first step of a statement
+        giving_up.result()
 
     def connector(self, adapter: Any) -> Callable[..., Any]:
         connection = connection_class(adapter.aiosqlite)

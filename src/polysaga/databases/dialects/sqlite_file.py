@@ -2,6 +2,7 @@
 
 import sqlite3
 import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -25,11 +26,18 @@ class _Cursor(sqlite3.Cursor):
 
     def executemany(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
+        sql, rows = given
         try:
-            return super().executemany(*given)
+            return super().executemany(sql, self._while_kept(rows))
         except BaseException:
             self._reset()
             raise
+
+    def _while_kept(self, rows: Iterable[Any]) -> Iterator[Any]:
+        """Yield *rows* until the connection is given up: SQLite forgets an interrupt between two of them."""
+        for row in rows:
+            self.connection.refuse_if_given_up()
+            yield row
 
     def _reset(self) -> None:
         with suppress(sqlite3.Error):
