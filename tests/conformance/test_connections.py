@@ -160,6 +160,24 @@ async def test_a_connection_that_has_heard_of_its_end_but_not_met_it_costs_at_mo
     assert await asyncpg.sold(item) == 1 + bool(idle)
 
 
+async def test_the_error_of_a_block_is_told_although_its_connection_is_gone(sql_shop: SqlShop, item: str) -> None:
+    """The rollback fails, and there is nothing to roll back."""
+    node = sql_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sql_shop.sell(session, item)
+            node.cut()
+            raise LookupError(item)
+
+    with pytest.raises(LookupError, match=item):
+        await block()
+    assert await sql_shop.sold(item) == 0
+    async with sql_session(node, read_only=False) as session:
+        await sql_shop.sell(session, item)
+    assert await sql_shop.sold(item) == 1
+
+
 async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:
     node: Any = shop.node()  # type: ignore[attr-defined]
 

@@ -205,7 +205,7 @@ class Stop:
     def _stand(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("INSERT INTO sales"):
             self.inside.set()
-            await_only(self.go_on.wait())
+            await_only(reached(self.go_on, "the flush goes on"))
 
 
 def both(item: str) -> list[Any]:

@@ -323,19 +323,28 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
     session = PatientSession(engine, sync_session_class=LentSession, expire_on_commit=False)
-    lent = cast(LentSession, session.sync_session)
+    lent, ended_by = cast(LentSession, session.sync_session), list[BaseException]()
     try:
         async with session:
             try:
                 yield session
                 await _commit(session, node.database)
+            except BaseException as error:
+                ended_by.append(error)
+                raise
             finally:
                 lent.end(node.database)
     except (StatementError, PoolTimeout) as error:
-        ours = as_ours(node, error, read_only=read_only)
-        if ours is None:
+        cause = ended_by[0] if ended_by else error
+        ours = as_ours(node, cause, read_only=read_only)
+        if ours is not None:
+            raise ours from cause
+        if cause is error:
             raise
-        raise ours from error
+    else:
+        return
+    # A dead connection has nothing to roll back: the caller gets the error, or the cancellation, of the block.
+    raise cause
 
 
 async def _commit(session: AsyncSession, database: str) -> None:
@@ -347,7 +356,7 @@ async def _commit(session: AsyncSession, database: str) -> None:
         raise SessionShared(database) from error
 
 
-def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
+def as_ours(node: SqlNode, error: BaseException, *, read_only: bool) -> Exception | None:
     """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
