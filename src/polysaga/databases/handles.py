@@ -323,28 +323,29 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
     engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
     session = PatientSession(engine, sync_session_class=LentSession, expire_on_commit=False)
-    lent, ended_by = cast(LentSession, session.sync_session), list[BaseException]()
+    lent = cast(LentSession, session.sync_session)
     try:
-        async with session:
-            try:
-                yield session
-                await _commit(session, node.database)
-            except BaseException as error:
-                ended_by.append(error)
-                raise
-            finally:
-                lent.end(node.database)
-    except (StatementError, PoolTimeout) as error:
-        cause = ended_by[0] if ended_by else error
-        ours = as_ours(node, cause, read_only=read_only)
-        if ours is not None:
-            raise ours from cause
-        if cause is error:
+        try:
+            yield session
+            await _commit(session, node.database)
+        except BaseException:
+            lent.end(node.database)
+            # A dead connection has nothing to roll back: the caller gets the error that ended the block.
+            with contextlib.suppress(StatementError, PoolTimeout, OSError):
+                await _close(session)
             raise
-    else:
-        return
-    # A dead connection has nothing to roll back: the caller gets the error, or the cancellation, of the block.
-    raise cause
+        lent.end(node.database)
+        await _close(session)
+    except (StatementError, PoolTimeout) as error:
+        ours = as_ours(node, error, read_only=read_only)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+async def _close(session: AsyncSession) -> None:
+    """Close *session*, also if the caller is cancelled meanwhile."""
+    await asyncio.shield(asyncio.ensure_future(session.close()))
 
 
 async def _commit(session: AsyncSession, database: str) -> None:
@@ -356,7 +357,7 @@ async def _commit(session: AsyncSession, database: str) -> None:
         raise SessionShared(database) from error
 
 
-def as_ours(node: SqlNode, error: BaseException, *, read_only: bool) -> Exception | None:
+def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
     """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
