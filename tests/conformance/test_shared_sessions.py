@@ -242,6 +242,33 @@ async def test_a_block_does_not_commit_half_of_what_another_task_flushes(
 
 
 @cancelling
+@pytest.mark.parametrize("moments", [0, 1, 2, 5])
+async def test_a_task_that_is_cancelled_in_its_flush_is_cancelled_although_the_block_ends(
+    sql_shop: SqlShop, item: str, moments: int
+) -> None:
+    """SQLAlchemy rolls the flush back, finds that the block has done so, and tells that in its place."""
+    node, left = sql_shop.node(connections=1), Left()
+    stop = Stop(node)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add_all(both(item))
+            left.tasks.append(asyncio.ensure_future(session.flush()))
+            await reached(stop.inside, "the flush stands between its statements")
+            left.tasks[0].cancel()
+            await turns(moments)
+            raise LookupError(item)
+
+    with pytest.raises(LookupError, match=item):
+        await within(block(), "the block ends", patience=40.0)
+    assert isinstance((await left.ends())[0], asyncio.CancelledError)
+    assert left.tasks[0].cancelled()
+    stop.go_on.set()
+    assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
 async def test_a_step_does_not_commit_half_of_what_another_task_flushes(sql_shop: SqlShop, item: str) -> None:
     participant, left = sql_shop.participant(connections=1), Left()
     stop = Stop(participant.node)

@@ -8,7 +8,7 @@ connection returned.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
@@ -260,6 +260,18 @@ class LentSession(Session):
         # can begin anew. A session closed for good could not be closed early and then used on in its block.
         self.refuse_if_over()
         return super()._autobegin_t(begin)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Flush; a cancellation stays one although the block has ended, and nothing is left to roll back."""
+        try:
+            super().flush(objects)
+        except InvalidRequestError as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, asyncio.CancelledError):
+                    raise cause from None
+                cause = cause.__context__
+            raise
 
     def commit(self) -> None:
         """Commit; raise `SessionShared` if another task is flushing: SQLAlchemy would commit half of it."""
