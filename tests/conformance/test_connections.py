@@ -178,6 +178,22 @@ async def test_the_error_of_a_block_is_told_although_its_connection_is_gone(sql_
     assert await sql_shop.sold(item) == 1
 
 
+async def test_a_stream_of_asyncpg_that_loses_its_connection_is_told_as_that(asyncpg: SqlShop) -> None:
+    """Its error comes from the driver itself, past SQLAlchemy."""
+    node = asyncpg.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            numbers = await session.stream(text("SELECT generate_series(1, 100000)"))
+            await numbers.fetchone()
+            node.cut()
+            async for _ in numbers:
+                pass
+
+    with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
+        await block()
+
+
 async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:
     node: Any = shop.node()  # type: ignore[attr-defined]
 

@@ -4,11 +4,12 @@ The code has swallowed the error. Deadlocks on MariaDB and MySQL are in `test_pa
 """
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases import SqlNode
 from polysaga.databases.handles import sql_session
@@ -86,11 +87,94 @@ async def test_a_block_that_sqlite_has_rolled_back_commits_nothing_by_itself(
     await one_is_sold(sqlite, node, f"{item}-next")
 
 
-@pytest.mark.parametrize(("ended", "error"), [(False, DatabaseUnavailable), (True, TransactionLost)])
-async def test_a_block_does_not_end_well_whose_file_is_closed_under_it(
-    sqlite: SqlShop, item: str, ended: bool, error: type[Exception]
+async def lose(shop: SqlShop, lent: AsyncSession | AsyncConnection, item: str) -> None:
+    """Sell, run into an error that loses the transaction, and swallow it; on MySQL sell again."""
+    await shop.sell(lent, item)
+    with suppress(DBAPIError):
+        await lent.execute(text(LOSING[shop.kind.scheme.partition("+")[0]]))
+    if shop.kind.scheme.startswith("mysql"):
+        await shop.sell(lent, item)
+
+
+LOSING = {
+    "postgresql": "SELECT 1 / 0",
+    # The server goes on with the transaction: what is left of it must be rolled back.
+    "mysql": "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock found'",
+    "sqlite": "INSERT OR ROLLBACK INTO sales SELECT receipt, item FROM sales",
+}
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["session", "connection"])
+async def test_what_comes_after_a_loss_and_a_rollback_is_a_new_transaction(
+    sql_shop: SqlShop, item: str, bare: bool
 ) -> None:
-    """While the thread ends it refuses the commit; afterwards aiosqlite would skip it without an error."""
+    node = sql_shop.node(connections=1)
+    lending: Any = node.writer.connect() if bare else sql_session(node, read_only=False)
+    async with lending as lent:
+        await lose(sql_shop, lent, item)
+        with pytest.raises(TransactionLost):
+            await lent.commit()
+        await lent.rollback()
+        await sql_shop.sell(lent, f"{item}-next")
+        await lent.commit()
+    assert (await sql_shop.sold(item), await sql_shop.sold(f"{item}-next")) == (0, 1)
+    await one_is_sold(sql_shop, node, f"{item}-last")
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["plain", "snapshot"])
+async def test_a_reader_loses_nothing(sql_shop: SqlShop, snapshot: bool) -> None:
+    node = sql_shop.node(connections=1)
+    for _ in range(2):
+        async with sql_session(node, read_only=True, snapshot=snapshot) as session:
+            await session.execute(text("SELECT 1"))
+            with suppress(DBAPIError):
+                await session.execute(text(LOSING[sql_shop.kind.scheme.partition("+")[0]]))
+    await nothing_open(sql_shop)
+
+
+async def test_statements_that_commit_by_themselves_are_not_called_lost(mariadb: SqlShop, item: str) -> None:
+    node = mariadb.node(connections=1)
+    async with sql_session(node, read_only=False) as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        await lose(mariadb, session, item)
+    assert await mariadb.sold(item) == 2
+    await one_is_sold(mariadb, node, f"{item}-next")
+
+
+async def test_a_commit_of_the_code_itself_is_not_called_a_loss(sqlite: SqlShop, item: str) -> None:
+    """As before `VACUUM`, which runs in no transaction."""
+    node = sqlite.node(connections=1)
+    async with sql_session(node, read_only=False) as session:
+        await sqlite.sell(session, item)
+        await session.execute(text("COMMIT"))
+        await session.execute(text("VACUUM"))
+    assert await sqlite.sold(item) == 1
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+async def test_an_error_that_leaves_its_savepoint_and_its_block_stays_what_it_is(
+    sqlite: SqlShop, item: str
+) -> None:
+    """The savepoint is gone with the transaction: "no such savepoint" took the place of the error."""
+    node = sqlite.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sqlite.sell(session, item)
+            async with session.begin_nested():
+                await session.execute(text(LOSING["sqlite"]))
+
+    with pytest.raises(IntegrityError):
+        await block()
+    assert await sqlite.sold(item) == 0
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["the thread ends", "the thread has ended"])
+async def test_a_block_does_not_end_well_whose_file_is_closed_under_it(
+    sqlite: SqlShop, item: str, ended: bool
+) -> None:
+    """aiosqlite would skip the commit of a closed file without an error."""
     node = sqlite.node(connections=1)
 
     async def block() -> None:
@@ -101,6 +185,6 @@ async def test_a_block_does_not_end_well_whose_file_is_closed_under_it(
             if ended:
                 await until(lambda: not node.dialect.in_transaction(driver), "the file is closed")
 
-    with pytest.raises(error):
+    with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
         await block()
     assert await sqlite.sold(item) == 0

@@ -197,6 +197,32 @@ async def test_a_swallowed_deadlock_does_not_commit_half_a_block(
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["plainly", "in a savepoint"])
+async def test_a_deadlock_that_leaves_its_block_or_its_step_stays_one(
+    mariadb: SqlShop, item: str, nested: bool
+) -> None:
+    """The savepoint is gone with the transaction: "SAVEPOINT does not exist" (1305) took the deadlock's place."""
+    participant, step = mariadb.participant(connections=1), entry()
+    rival = await _Rival.with_shelves(mariadb, item)
+
+    async def work(session: AsyncSession) -> str:
+        await mariadb.sell(session, item)
+        await rival.deadlock(session, nested=nested, swallowed=False)
+        return "null"
+
+    async def block() -> None:
+        async with sql_session(participant.node, read_only=False) as session:
+            await work(session)
+
+    for ending in (block, lambda: participant.act(step, work)):
+        with pytest.raises(DBAPIError) as raised:
+            await ending()
+        assert participant.fault(raised.value) is Fault.DEADLOCK
+    assert await mariadb.sold(item) == 0
+    await participant.act(step, selling(mariadb, item))
+    assert await mariadb.sold(item) == 1
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["plainly", "in a savepoint"])
 async def test_a_swallowed_deadlock_does_not_commit_half_a_compensation(
     mariadb: SqlShop, item: str, nested: bool
 ) -> None:
@@ -267,7 +293,7 @@ class _Rival:
         await shop.put_up(f"{item}l", f"{item}r", *(f"{item}{number}" for number in range(30)))
         return cls(shop, item)
 
-    async def deadlock(self, session: Any, *, nested: bool) -> None:
+    async def deadlock(self, session: Any, *, nested: bool, swallowed: bool = True) -> None:
         """Run into a deadlock in *session*, and swallow it."""
         update = text("UPDATE shelves SET touched = 1 WHERE name LIKE :name")
         async with self._shop.observer.begin() as other:
@@ -280,10 +306,12 @@ class _Rival:
             await session.execute(update, {"name": self._right})
             crossing = asyncio.ensure_future(other.execute(update, {"name": self._right}))
             await self._shop.somebody_waits()
-            with suppress(DBAPIError):
-                if nested:
-                    async with session.begin_nested():
+            try:
+                with suppress(*[DBAPIError] if swallowed else ()):
+                    if nested:
+                        async with session.begin_nested():
+                            await session.execute(update, {"name": self._left})
+                    else:
                         await session.execute(update, {"name": self._left})
-                else:
-                    await session.execute(update, {"name": self._left})
-            await crossing
+            finally:
+                await crossing

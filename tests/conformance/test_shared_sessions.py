@@ -4,7 +4,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -215,20 +215,27 @@ def both(item: str) -> list[Any]:
 
 
 @cancelling
-@pytest.mark.parametrize("early", [False, True], ids=["at its end", "by its own commit"])
+@pytest.mark.parametrize(
+    "how", ["at its end", "by its commit", "by its connection's commit", "by session.begin()"]
+)
 async def test_a_block_does_not_commit_half_of_what_another_task_flushes(
-    sql_shop: SqlShop, item: str, early: bool
+    sql_shop: SqlShop, item: str, how: str
 ) -> None:
     node, left = sql_shop.node(connections=1), Left()
     stop = Stop(node)
 
     async def block() -> None:
-        async with sql_session(node, read_only=False) as session:
+        async with sql_session(node, read_only=False) as session, AsyncExitStack() as stack:
+            if how == "by session.begin()":
+                await stack.enter_async_context(session.begin())
             session.add_all(both(item))
+            connection = await session.connection()
             left.tasks.append(asyncio.ensure_future(session.flush()))
             await reached(stop.inside, "the flush stands between its statements")
-            if early:
+            if how == "by its commit":
                 await session.commit()
+            elif how == "by its connection's commit":
+                await connection.commit()
 
     ending = asyncio.ensure_future(block())
     try:

@@ -63,3 +63,24 @@ def test_a_bulk_insert_ends_when_its_connection_is_cut_between_two_rows(tmp_path
         file.executemany("INSERT INTO seats VALUES (?)", seats())
     assert taken == [0, 1, 2]
     file.close()
+
+
+def test_a_rollback_that_an_interrupt_meets_is_repeated(tmp_path: Path) -> None:
+    """The interrupt came for the statement that the thread was inside of."""
+
+    class Interrupted(SQLiteFile):
+        tries = 0
+
+        def rollback(self) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                error = sqlite3.OperationalError("interrupted")
+                error.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
+                raise error
+            super().rollback()
+
+    file = sqlite3.connect(tmp_path / "hall.db", factory=Interrupted, isolation_level=None)
+    file.execute("BEGIN IMMEDIATE")
+    file.give_up()
+    assert (file.tries, file.in_transaction) == (3, False)
+    file.close()

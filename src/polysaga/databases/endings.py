@@ -26,11 +26,12 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, STREAMS, SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, SESSION, STREAMS, SqlDialect
 from polysaga.errors import SessionShared, TransactionLost
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
+_ENDS_OF_SAVEPOINTS = ("ROLLBACK TO", "RELEASE")
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
@@ -45,7 +46,7 @@ def held(lock: asyncio.Lock) -> bool:
 def end_alone(engine: Engine, dialect: SqlDialect, database: str, *, read_only: bool) -> None:
     """Let transactions on *engine* end as the module says."""
     sqlalchemys: Any = engine.dialect
-    guard = _guards[sqlalchemys] = _Guard(dialect, database, read_only=read_only)
+    guard = _guards[sqlalchemys] = _Guard(dialect, database, sqlalchemys, read_only=read_only)
     sqlalchemys.do_begin = partial(guard.begin, sqlalchemys.do_begin)
     sqlalchemys.do_commit = partial(guard.commit, sqlalchemys.do_commit)
     sqlalchemys.do_rollback = partial(guard.roll_back, sqlalchemys.do_rollback)
@@ -72,8 +73,10 @@ def end_here(connection: Connection) -> None:
 class _Guard:
     """Of one engine. The record of a pooled connection says which task ends its transaction."""
 
-    def __init__(self, dialect: SqlDialect, database: str, *, read_only: bool) -> None:
+    def __init__(self, dialect: SqlDialect, database: str, sqlalchemys: Any, *, read_only: bool) -> None:
         self._dialect, self._database, self._read_only = dialect, database, read_only
+        self._do_rollback: End = sqlalchemys.do_rollback
+        self._errors: type[Exception] = sqlalchemys.loaded_dbapi.Error
 
     def begin(self, do_begin: End, lent: PoolProxiedConnection) -> None:
         info = _info(lent)
@@ -82,6 +85,8 @@ class _Guard:
                 raise SessionShared(self._database)
             del info[ENDING]  # the task that has ended a transaction goes on with the connection
             info.pop(STREAMS, None)
+        if info is not None:
+            info.pop(LOST, None)
         do_begin(lent)
 
     def commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
@@ -90,21 +95,25 @@ class _Guard:
         if not self._prepare_end(lent, info):
             raise SessionShared(self._database)
         try:
-            self._refuse_lost(lent, info)
-            do_commit(lent)
-        except BaseException as error:
+            self._refuse_half(lent, info)
+            self._commit(do_commit, lent)
+        except BaseException:
             if info is not None:
                 info.pop(ENDING, None)  # a session is closed by another task than the one that committed
-            if self._dialect.refuses_commit(error):
-                raise TransactionLost(self._database) from error
             raise
+
+    def _commit(self, do_commit: End, lent: PoolProxiedConnection) -> None:
+        try:
+            do_commit(lent)
+        except self._errors as error:
+            if not self._dialect.refuses_commit(error):
+                raise
+            if not self._read_only:  # else there was nothing to lose
+                raise TransactionLost(self._database) from error
 
     def roll_back(self, do_rollback: End, lent: PoolProxiedConnection) -> None:
         # SQLAlchemy rolls back after a refusal, too: the task that was refused must not touch the driver.
-        info = _info(lent)
-        if self._prepare_end(lent, info):
-            if info is not None:
-                info.pop(LOST, None)
+        if self._prepare_end(lent, _info(lent)):
             do_rollback(lent)
 
     def reset(self, connection: Any, record: ConnectionPoolEntry | None, _: Any) -> None:
@@ -126,6 +135,7 @@ class _Guard:
         finally:
             record.info.pop(ENDING, None)
             record.info.pop(LOST, None)
+            record.info.pop(SESSION, None)
             record.info.pop(LOAN, None)
             record.info.pop(STREAMS, None)
 
@@ -134,28 +144,46 @@ class _Guard:
             raise SessionShared(self._database)
 
     def refuse_others(self, cursor: Any, statement: str, *rest: Any) -> None:
-        connection = rest[-1].root_connection
         # Raises if the connection was given back, under a statement of many pages.
-        if _is_another(_info(connection)):
+        info = _info(rest[-1].root_connection)
+        if _is_another(info):
             raise SessionShared(self._database)
-        if self._dialect.single_writer and self._has_lost(connection.connection):
-            raise TransactionLost(self._database)
+        if not self._dialect.single_writer or info is None or LOST not in info:
+            return
+        if not statement.startswith(_ENDS_OF_SAVEPOINTS):  # SQLite would commit it by itself
+            raise TransactionLost(self._database) from info[LOST]
 
     def note_loss(self, context: ExceptionContext) -> None:
+        """Keep the error at which a transaction was rolled back; raise it if a savepoint is missed for it."""
         connection = context.connection
-        if connection is None or connection.closed or connection.invalidated:
-            return  # the server commits nothing of it
-        if self._dialect.lost_at(context.original_exception):
-            connection.info[LOST] = True
+        if connection is None or connection.closed or connection.invalidated or self._commits_nothing(connection):
+            return
+        info, error = _info(connection), context.original_exception
+        if info is None or connection.connection.dbapi_connection is None:
+            return  # another task has given the connection up
+        if LOST in info:
+            if self._dialect.misses_savepoint(error):
+                raise info[LOST]
+        elif self._dialect.lost_at(error, _driver(connection.connection)):
+            info[LOST] = context.sqlalchemy_exception or error
 
-    def _refuse_lost(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> None:
-        """Raise if the transaction was rolled back before: the driver would commit what came later, or nothing."""
-        if (info is not None and info.pop(LOST, False)) or self._has_lost(lent):
-            raise TransactionLost(self._database)
+    def _commits_nothing(self, connection: Connection) -> bool:
+        # Without a transaction each statement stands for itself.
+        return self._read_only or connection._is_autocommit_isolation()  # noqa: SLF001
 
-    def _has_lost(self, lent: PoolProxiedConnection) -> bool:
-        adapted: Any = lent.dbapi_connection
-        return not self._read_only and self._dialect.has_lost(adapted.driver_connection)
+    def _refuse_half(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> None:
+        """Raise if COMMIT would commit a part of the transaction, or nothing; roll back what is left of it."""
+        if self._read_only or info is None:
+            return
+        session = info[SESSION]() if SESSION in info else None
+        flushes = session is not None and session._flushing  # noqa: SLF001 - SQLAlchemy asks only its own commit
+        lost = info.get(LOST)
+        if lost is None and self._dialect.check_commit(_driver(lent)) and not flushes:
+            return
+        self._do_rollback(lent)
+        if flushes:
+            raise SessionShared(self._database)
+        raise TransactionLost(self._database) from lost
 
     def _prepare_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
         """Close the transaction's streams; return False if another task ends it or was inside a statement."""
@@ -188,6 +216,11 @@ class _Guard:
         if lent.dbapi_connection is adapted:  # else SQLAlchemy has heard of it from the other task
             lent.invalidate()
         return True
+
+
+def _driver(lent: PoolProxiedConnection) -> Any:
+    adapted: Any = lent.dbapi_connection
+    return adapted.driver_connection
 
 
 def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:

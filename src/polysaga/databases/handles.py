@@ -8,22 +8,24 @@ connection returned.
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.clock import Clock
+from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
 from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.single_writer import refuse_if_held
-from polysaga.databases.sql_node import BOUND_TO, SqlNode
+from polysaga.databases.sql_node import SqlNode, driver_errors
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -273,11 +275,10 @@ class LentSession(Session):
                 cause = cause.__context__
             raise
 
-    def commit(self) -> None:
-        """Commit; raise `SessionShared` if another task is flushing: SQLAlchemy would commit half of it."""
-        if self._flushing:
-            raise SessionShared(self.get_bind().get_execution_options()[BOUND_TO][0])
-        super().commit()
+
+@event.listens_for(LentSession, "after_begin")
+def _note_session(session: LentSession, _: SessionTransaction, connection: Connection) -> None:
+    connection.info[SESSION] = weakref.ref(session)  # what it is flushing must not be committed by half
 
 
 def _end_here(session: Session) -> None:
@@ -348,7 +349,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
             raise
         lent.end(node.database)
         await _close(session)
-    except (StatementError, PoolTimeout) as error:
+    except (StatementError, PoolTimeout, *driver_errors(engine.sync_engine.dialect)) as error:  # type: ignore[misc]
         ours = as_ours(node, error, read_only=read_only)
         if ours is None:
             raise
@@ -374,7 +375,7 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
         return type(error.orig)(node.database)
-    if not isinstance(error, DBAPIError | PoolTimeout):
+    if isinstance(error, StatementError) and not isinstance(error, DBAPIError):
         return None
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):

@@ -26,6 +26,7 @@ from polysaga.limits import limited
 
 _AN_OPTION_FORBIDS_IT = 1290
 _SYNTAX = 1064
+_NO_SUCH = 1305  # savepoint, function or procedure
 _END_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
 _SIGNALLED = 1644
 _FENCED_STATE = "45P01"  # of a class for conditions of users
@@ -284,8 +285,11 @@ class MySQL(SqlDialect):
 
         return log_in
 
-    def lost_at(self, error: BaseException) -> bool:
+    def lost_at(self, error: BaseException, driver: Any) -> bool:
         return bool(error.args) and error.args[0] in _END_ALL
+
+    def misses_savepoint(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] == _NO_SUCH and "SAVEPOINT " in str(error)
 
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.server_status & _IN_TRANSACTION)

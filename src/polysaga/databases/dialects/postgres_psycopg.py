@@ -106,8 +106,8 @@ class PostgresPsycopg(Postgres):
     def waits(self, driver: Any) -> bool:
         return bool(driver.info.server_version >= WAITS * 10_000)
 
-    def has_lost(self, driver: Any) -> bool:
-        return bool(driver.pgconn.transaction_status == _FAILED)
+    def check_commit(self, driver: Any) -> bool:
+        return bool(driver.pgconn.transaction_status != _FAILED)
 
     def in_transaction(self, driver: Any) -> bool:
         return driver.pgconn.transaction_status not in _NO_TRANSACTION

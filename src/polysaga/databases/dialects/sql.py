@@ -34,7 +34,8 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 # In a connection's info until it is back in the pool: the task that ends its transaction, and the step's loan.
 ENDING = "polysaga.ending"
 LOAN = "polysaga.loan"
-LOST = "polysaga.lost"  # the same for a transaction that the server has rolled back unasked
+LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction, in the same place
+SESSION = "polysaga.session"  # a weak reference to the session that writes on the connection
 STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
@@ -247,12 +248,19 @@ class SqlDialect:
         """Return whether a statement sent to *driver* now would run inside the session's transaction."""
         return True
 
-    def has_lost(self, driver: Any) -> bool:
-        """Return whether *driver* knows that the transaction which was begun on it cannot be committed."""
+    def check_commit(self, driver: Any) -> bool:
+        """Return whether the server can commit, as far as *driver* knows; raise its error if it is closed."""
+        return True
+
+    def lost_at(self, error: BaseException, driver: Any) -> bool:
+        """Return whether the whole transaction was rolled back at *error*, raw from SQLAlchemy's adapter.
+
+        PostgreSQL's is not: it goes on in a savepoint, and answers to COMMIT.
+        """
         return False
 
-    def lost_at(self, error: BaseException) -> bool:
-        """Return whether the server rolled back the whole transaction at *error*, and begins another one."""
+    def misses_savepoint(self, error: BaseException) -> bool:
+        """Return whether *error* says that there is no such savepoint, as after a rollback of the transaction."""
         return False
 
     def refuses_commit(self, error: BaseException) -> bool:

@@ -103,8 +103,18 @@ class SQLite(SqlDialect):
     def begun(self, driver: Any) -> bool:
         return bool(driver.in_transaction)
 
-    def has_lost(self, driver: Any) -> bool:
-        return not self.in_transaction(driver)
+    def check_commit(self, driver: Any) -> bool:
+        try:
+            driver._conn.refuse_if_given_up()  # noqa: SLF001 - aiosqlite skips the commit of a closed file
+        except ValueError as error:
+            raise sqlite3.OperationalError(*error.args) from error
+        return True
+
+    def lost_at(self, error: BaseException, driver: Any) -> bool:
+        return isinstance(error, sqlite3.Error) and not self.in_transaction(driver)
+
+    def misses_savepoint(self, error: BaseException) -> bool:
+        return str(error).startswith("no such savepoint")
 
     def in_transaction(self, driver: Any) -> bool:
         try:

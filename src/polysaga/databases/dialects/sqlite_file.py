@@ -96,7 +96,12 @@ class SQLiteFile(sqlite3.Connection):
         """Roll back, and refuse every further statement; to be called in the connection's thread."""
         self._given_up = True
         self._close_cursors()
-        self.rollback()
+        while self.in_transaction:
+            try:
+                self.rollback()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:  # it came for the statement before
+                    raise
 
     def close(self) -> None:
         self._close_cursors()

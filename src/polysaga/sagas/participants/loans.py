@@ -82,7 +82,8 @@ class Loan:
 
     def is_lost_at(self, error: BaseException) -> bool:
         """Return whether the server rolled back the whole transaction at *error*, savepoints included."""
-        return self._dialect.lost_at(error)
+        adapted = self.adapted()
+        return adapted is not None and self._dialect.lost_at(error, adapted.driver_connection)
 
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""

@@ -51,6 +51,7 @@ class Following:
             definition = self._definitions.get(row.fingerprint)
             if definition is None:
                 raise UnknownVersion(saga_id, row.name)
+            include_in_bookmark(definition)
             if row.status in {Status.COMPLETED, Status.COMPLETING}:
                 return _output(definition, row)
             if row.status in {Status.COMPENSATED, Status.NEEDS_ATTENTION}:
@@ -112,6 +113,12 @@ class Following:
             return False
         fault = self._engine.home_participant.fault(error)
         return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+
+
+def include_in_bookmark(definition: Definition) -> None:
+    """Make later reads of the caller's scope see what the saga has written so far."""
+    for database in definition.databases:
+        database.wrote()
 
 
 def _output(definition: Definition, row: Standing) -> Any:

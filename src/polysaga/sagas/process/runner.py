@@ -32,7 +32,7 @@ from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.driving.tracing import SagaTrace
 from polysaga.sagas.process.closing import Closing
-from polysaga.sagas.process.following import Following
+from polysaga.sagas.process.following import Following, include_in_bookmark
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.loop import pauses
 from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
@@ -381,12 +381,14 @@ class LocalRunner:
                 pending = OutcomePending(saga_id, definition.name)
                 return await self.while_open(self._following.outcome(definition.name, saga_id), pending)
             finally:
-                _include_in_bookmark(definition)
+                include_in_bookmark(definition)
+                if live is not None and live.progress.definition is not definition:
+                    include_in_bookmark(live.progress.definition)  # of the version that the key had started
 
         async def cancel(why: str) -> None:
             await self.cancel(saga_id, why)
 
-        _include_in_bookmark(definition)
+        include_in_bookmark(definition)
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
     async def load(self, saga_id: UUID) -> Row | None:
@@ -402,9 +404,3 @@ def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None
     saga = definition.saga
     if not is_same(saga.input, given.input, found.input, saga.key_fields):
         raise KeyReused(definition.name, given.key or "")
-
-
-def _include_in_bookmark(definition: Definition) -> None:
-    """Make later reads of the caller's scope see what the saga has written so far."""
-    for database in definition.databases:
-        database.wrote()
