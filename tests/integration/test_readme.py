@@ -139,7 +139,8 @@ def test_the_settings_in_toml_load(tmp_path: Path) -> None:
     settings = settings_of_the_readme(tmp_path, {})
     assert set(settings.databases) == {"orders", "stock"}
     assert len(settings.databases["orders"].replicas) == 1
-    assert settings.databases["stock"].url.get_secret_value().startswith("mongodb://")
+    assert settings.databases["stock"].url.get_secret_value().startswith("mysql+asyncmy://")
+    assert settings.bookmarks.secret is not None, "a program with replicas does not start without it"
 
 
 def test_the_settings_in_toml_are_the_defaults_where_they_show_numbers(tmp_path: Path) -> None:

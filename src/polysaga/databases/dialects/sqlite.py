@@ -68,7 +68,8 @@ _AGAIN = 0.05  # seconds after which what a thread executes is interrupted again
 _giving_up: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
-_CLOSED = {"Cannot operate on a closed database.", "no active connection", "Connection closed"}
+# What Python, SQLAlchemy and aiosqlite say of a closed connection. Not texts: an error of a program may have none.
+_CLOSED = [("Cannot operate on a closed database.",), ("no active connection",), ("Connection closed",)]
 
 # Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
@@ -114,7 +115,7 @@ class SQLite(SqlDialect):
         return isinstance(error, sqlite3.Error) and not self.in_transaction(driver)
 
     def misses_savepoint(self, error: BaseException) -> bool:
-        return str(error).startswith("no such savepoint")
+        return isinstance(error, sqlite3.Error) and str(error).startswith("no such savepoint")
 
     def in_transaction(self, driver: Any) -> bool:
         try:
@@ -262,7 +263,7 @@ class SQLite(SqlDialect):
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)
         if name is None:
-            return Fault.DISCONNECTED if isinstance(error, _BROKEN) and str(error) in _CLOSED else None
+            return Fault.DISCONNECTED if isinstance(error, _BROKEN) and error.args in _CLOSED else None
         if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
             return Fault.SCHEMA_MISSING
         # An extended name that is not listed counts as its base: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
