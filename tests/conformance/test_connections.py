@@ -4,11 +4,16 @@ Time is not waited for: what the pool notes when it lends is set back.
 """
 
 import asyncio
+import re
+import sqlite3
 from collections.abc import Awaitable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
@@ -16,6 +21,7 @@ from polysaga.databases import MongoNode, SqlDatabase, SqlNode
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.handles import sql_session
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.loading import load_module
 from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.conformance.test_participant_health import backend, kill
@@ -192,6 +198,66 @@ async def test_a_stream_of_asyncpg_that_loses_its_connection_is_told_as_that(asy
 
     with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
         await block()
+
+
+async def test_an_error_in_a_later_page_of_a_stream_is_sqlalchemys_as_in_the_first(sql_shop: SqlShop) -> None:
+    """SQLAlchemy's adapter of asyncpg lets it through as it is."""
+    node = sql_shop.node(connections=1)
+    kind = sql_shop.kind.scheme.partition("+")[0]
+    async with sql_session(node, read_only=True, snapshot=True) as session:
+        with pytest.raises(DBAPIError) as raised:
+            async for _ in await session.stream(text(FAILS_LATE[kind]), execution_options={"yield_per": 10}):
+                pass
+    assert raised.value.orig is not None
+    assert re.search("zero|overflow|out of range", str(raised.value.orig))
+
+
+FAILS_LATE = {
+    "postgresql": "SELECT 1 / (900 - n) FROM generate_series(1, 1000) AS n",
+    "mysql": (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 950) "
+        "SELECT 9223372036854775807 + CASE i WHEN 900 THEN 1 ELSE 0 END FROM n"
+    ),
+    "sqlite": (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) "
+        "SELECT abs(CASE i WHEN 900 THEN -9223372036854775808 ELSE i END) FROM n"
+    ),
+}
+
+
+async def test_an_error_of_a_connection_of_the_blocks_own_stays_what_it_is(
+    sqlite: SqlShop, tmp_path: Path
+) -> None:
+    """A file of another library beside the database: no node of ours is unavailable, nor read-only."""
+    node = sqlite.node(connections=1)
+
+    def unopenable() -> None:
+        sqlite3.connect(tmp_path / "nowhere" / "other.db")
+
+    def closed() -> None:
+        own = sqlite3.connect(tmp_path / "other.db")
+        own.close()
+        own.execute("SELECT 1")
+
+    def read_only() -> None:
+        with closing(sqlite3.connect(tmp_path / "other.db")) as own:
+            own.execute("PRAGMA query_only = ON")
+            own.execute("CREATE TABLE seats (number INTEGER)")
+
+    for use in (unopenable, closed, read_only):
+        with pytest.raises(sqlite3.Error):
+            async with sql_session(node, read_only=False):
+                use()
+
+
+async def test_an_error_of_an_asyncpg_connection_of_the_blocks_own_stays_what_it_is(asyncpg: SqlShop) -> None:
+    node = asyncpg.node(connections=1)
+    driver = load_module("asyncpg")
+    own = await driver.connect(node.url.set(drivername="postgresql").render_as_string(hide_password=False))
+    await own.close()
+    with pytest.raises(driver.InterfaceError):
+        async with sql_session(node, read_only=False):
+            await own.execute("SELECT 1")
 
 
 async def test_a_node_that_lives_answers_its_ping(shop: Shop) -> None:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import String, TypeDecorator, bindparam, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases import SqlNode
@@ -16,6 +16,16 @@ from polysaga.databases.handles import sql_session
 from polysaga.errors import DatabaseUnavailable, TransactionLost
 from tests.conformance.shops import SqlShop, nothing_open
 from tests.fixtures.waiting import until
+
+
+class Raises(TypeDecorator[Any]):
+    """A type of a program whose values cannot be bound."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        raise value
 
 
 async def sell_twice(shop: SqlShop, session: AsyncSession, item: str) -> None:
@@ -150,6 +160,52 @@ async def test_a_commit_of_the_code_itself_is_not_called_a_loss(sqlite: SqlShop,
         await session.execute(text("VACUUM"))
     assert await sqlite.sold(item) == 1
     await one_is_sold(sqlite, node, f"{item}-next")
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["and ends", "and begins anew"])
+async def test_an_error_after_a_commit_of_the_code_itself_loses_nothing(
+    sqlite: SqlShop, item: str, begins: bool
+) -> None:
+    node = sqlite.node(connections=1)
+    async with sql_session(node, read_only=False) as session:
+        await sqlite.sell(session, item)
+        await session.execute(text("COMMIT"))
+        with suppress(DBAPIError):
+            await session.execute(text("INSERT INTO nowhere VALUES (1)"))
+        if begins:
+            await session.execute(text("BEGIN IMMEDIATE"))
+            await sqlite.sell(session, item)
+    assert await sqlite.sold(item) == 1 + begins
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+async def test_a_transaction_that_the_code_itself_begins_is_lost_like_any(sqlite: SqlShop, item: str) -> None:
+    node = sqlite.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await session.execute(text("COMMIT"))
+            await session.execute(text("BEGIN IMMEDIATE"))
+            await lose(sqlite, session, item)
+
+    with pytest.raises(TransactionLost):
+        await block()
+    assert await sqlite.sold(item) == 0
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+@pytest.mark.parametrize("error", [ValueError(["a"]), KeyError(1213)], ids=repr)
+async def test_an_error_of_the_program_loses_nothing_whatever_it_holds(
+    sql_shop: SqlShop, item: str, error: Exception
+) -> None:
+    node = sql_shop.node(connections=1)
+    async with sql_session(node, read_only=False) as session:
+        await sql_shop.sell(session, item)
+        with suppress(StatementError, type(error)):
+            await session.execute(text("SELECT :value").bindparams(bindparam("value", error, type_=Raises)))
+            raise AssertionError("nothing was raised")
+    assert await sql_shop.sold(item) == 1
+    await one_is_sold(sql_shop, node, f"{item}-next")
 
 
 async def test_an_error_that_leaves_its_savepoint_and_its_block_stays_what_it_is(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, insert, text
-from sqlalchemy.exc import PendingRollbackError, ResourceClosedError, SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.util import await_only
 
@@ -17,7 +17,7 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects.sqlite_file import SQLiteFile
 from polysaga.databases.endings import held
 from polysaga.databases.handles import sql_session
-from polysaga.errors import DatabaseUnavailable, SessionShared, StepMisused
+from polysaga.errors import DatabaseUnavailable, SessionShared, StepMisused, TransactionLost
 from tests.conformance.shops import Refund, Sale, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.fixtures.waiting import reached, until, within
@@ -244,6 +244,38 @@ async def test_a_block_does_not_commit_half_of_what_another_task_flushes(
     finally:
         stop.go_on.set()
     assert isinstance((await left.ends())[0], Exception)
+    assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+@pytest.mark.parametrize("by", ["its session", "its connection"])
+@pytest.mark.parametrize("again", [False, True], ids=["and raises", "and commits again"])
+async def test_a_flush_that_goes_on_after_the_refusal_commits_nothing(
+    sql_shop: SqlShop, item: str, again: bool, by: str
+) -> None:
+    """SQLite would commit each statement after the rollback by itself, the other servers in a new transaction."""
+    node, left = sql_shop.node(connections=1), Left()
+    stop = Stop(node)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add_all(both(item))
+            connection = await session.connection()
+            ended: AsyncSession | AsyncConnection = session if by == "its session" else connection
+            left.tasks.append(asyncio.ensure_future(session.flush()))
+            await reached(stop.inside, "the flush stands between its statements")
+            try:
+                await ended.commit()
+            except SessionShared:
+                stop.go_on.set()
+                await left.ends()
+                if not again:
+                    raise
+            await ended.commit()
+
+    with pytest.raises((SessionShared, TransactionLost, InvalidRequestError)):
+        await within(block(), "the block ends", patience=40.0)
     assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
     await the_next_user_is_served(sql_shop, node, f"{item}-next")
 

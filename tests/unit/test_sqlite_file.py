@@ -2,8 +2,10 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -84,3 +86,35 @@ def test_a_rollback_that_an_interrupt_meets_is_repeated(tmp_path: Path) -> None:
     file.give_up()
     assert (file.tries, file.in_transaction) == (3, False)
     file.close()
+
+
+@pytest.mark.parametrize("kept", ["a blob", "a cursor"])
+def test_what_is_read_beside_it_does_not_hold_the_end_up(tmp_path: Path, kept: str) -> None:
+    """SQLite forgets an interrupt only when nothing is read any more; the end of the connection frees the lock."""
+
+    def give_up() -> None:
+        with suppress(sqlite3.OperationalError):
+            file.give_up()
+
+    path = tmp_path / "hall.db"
+    file = sqlite3.connect(path, factory=SQLiteFile, isolation_level=None, check_same_thread=False)
+    file.execute("CREATE TABLE seats (number INTEGER PRIMARY KEY, plan BLOB)")
+    file.execute("INSERT INTO seats VALUES (1, zeroblob(9)), (2, zeroblob(9))")
+    file.execute("BEGIN IMMEDIATE")
+    file.execute("INSERT INTO seats VALUES (3, NULL)")
+    if kept == "a blob":
+        read: Any = file.blobopen("seats", "plan", 1)
+    else:
+        read = sqlite3.Cursor(file)
+        read.execute("SELECT number FROM seats")
+        read.fetchone()
+    file.cut()
+    thread = Thread(target=give_up, daemon=True)
+    thread.start()
+    thread.join(timeout=20.0)
+    assert not thread.is_alive(), "it repeats its rollback for ever"
+    file.close()
+    del read
+    with closing(sqlite3.connect(path, timeout=0.0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert other.execute("SELECT count(*) FROM seats").fetchone() == (2,)

@@ -26,12 +26,13 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, SESSION, STREAMS, SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, OPEN, SESSION, STREAMS, SqlDialect
 from polysaga.errors import SessionShared, TransactionLost
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
 _ENDS_OF_SAVEPOINTS = ("ROLLBACK TO", "RELEASE")
+_OF_ONE_USE = (ENDING, LOAN, LOST, OPEN, SESSION, STREAMS)  # in a connection's info until it is back in the pool
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
@@ -133,11 +134,8 @@ class _Guard:
                     self._dialect.cut(connection.driver_connection)
                     record.invalidate()
         finally:
-            record.info.pop(ENDING, None)
-            record.info.pop(LOST, None)
-            record.info.pop(SESSION, None)
-            record.info.pop(LOAN, None)
-            record.info.pop(STREAMS, None)
+            for mark in _OF_ONE_USE:
+                record.info.pop(mark, None)
 
     def refuse_to_begin(self, connection: Connection) -> None:
         if _is_another(_info(connection)):
@@ -145,12 +143,16 @@ class _Guard:
 
     def refuse_others(self, cursor: Any, statement: str, *rest: Any) -> None:
         # Raises if the connection was given back, under a statement of many pages.
-        info = _info(rest[-1].root_connection)
+        connection = rest[-1].root_connection
+        info = _info(connection)
         if _is_another(info):
             raise SessionShared(self._database)
-        if not self._dialect.single_writer or info is None or LOST not in info:
+        if self._read_only or info is None or not self._dialect.single_writer:
             return
-        if not statement.startswith(_ENDS_OF_SAVEPOINTS):  # SQLite would commit it by itself
+        driver = _driver(connection.connection)
+        if LOST not in info and driver is not None:
+            info[OPEN] = self._dialect.in_transaction(driver)
+        elif LOST in info and not statement.startswith(_ENDS_OF_SAVEPOINTS):  # SQLite would commit it by itself
             raise TransactionLost(self._database) from info[LOST]
 
     def note_loss(self, context: ExceptionContext) -> None:
@@ -159,12 +161,13 @@ class _Guard:
         if connection is None or connection.closed or connection.invalidated or self._commits_nothing(connection):
             return
         info, error = _info(connection), context.original_exception
-        if info is None or connection.connection.dbapi_connection is None:
-            return  # another task has given the connection up
+        driver = _driver(connection.connection)
+        if info is None or driver is None:
+            return
         if LOST in info:
             if self._dialect.misses_savepoint(error):
                 raise info[LOST]
-        elif self._dialect.lost_at(error, _driver(connection.connection)):
+        elif info.get(OPEN, True) and self._dialect.lost_at(error, driver):
             info[LOST] = context.sqlalchemy_exception or error
 
     def _commits_nothing(self, connection: Connection) -> bool:
@@ -181,9 +184,11 @@ class _Guard:
         if lost is None and self._dialect.check_commit(_driver(lent)) and not flushes:
             return
         self._do_rollback(lent)
-        if flushes:
-            raise SessionShared(self._database)
-        raise TransactionLost(self._database) from lost
+        if not flushes:
+            raise TransactionLost(self._database) from lost
+        # The flush may go on before the connection is given back.
+        info[LOST] = SessionShared(self._database)
+        raise info[LOST]
 
     def _prepare_end(self, lent: PoolProxiedConnection, info: dict[Any, Any] | None) -> bool:
         """Close the transaction's streams; return False if another task ends it or was inside a statement."""
@@ -219,8 +224,8 @@ class _Guard:
 
 
 def _driver(lent: PoolProxiedConnection) -> Any:
-    adapted: Any = lent.dbapi_connection
-    return adapted.driver_connection
+    """Return the driver's own connection; None if another task has given it up."""
+    return getattr(lent.dbapi_connection, "driver_connection", None)
 
 
 def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:

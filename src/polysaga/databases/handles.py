@@ -25,7 +25,7 @@ from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
 from polysaga.databases.mongo_node import MongoNode, MongoSession
 from polysaga.databases.single_writer import refuse_if_held
-from polysaga.databases.sql_node import SqlNode, driver_errors
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -349,7 +349,7 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
             raise
         lent.end(node.database)
         await _close(session)
-    except (StatementError, PoolTimeout, *driver_errors(engine.sync_engine.dialect)) as error:  # type: ignore[misc]
+    except (StatementError, PoolTimeout) as error:
         ours = as_ours(node, error, read_only=read_only)
         if ours is None:
             raise

@@ -24,10 +24,11 @@ from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 from polysaga.limits import limited
 
+_DRIVERS = ("asyncmy", "sqlalchemy")  # modules of the driver's errors; SQLAlchemy's adapter has some of its own
 _AN_OPTION_FORBIDS_IT = 1290
 _SYNTAX = 1064
 _NO_SUCH = 1305  # savepoint, function or procedure
-_END_ALL = {1213, 1020}  # InnoDB rolls back the whole transaction, savepoints included
+_END_ALL = {1213, 1020, 1206}  # InnoDB rolls back the whole transaction, savepoints included
 _SIGNALLED = 1644
 _FENCED_STATE = "45P01"  # of a class for conditions of users
 _FAULTS = {
@@ -286,10 +287,10 @@ class MySQL(SqlDialect):
         return log_in
 
     def lost_at(self, error: BaseException, driver: Any) -> bool:
-        return bool(error.args) and error.args[0] in _END_ALL
+        return _code(error) in _END_ALL
 
     def misses_savepoint(self, error: BaseException) -> bool:
-        return bool(error.args) and error.args[0] == _NO_SUCH and "SAVEPOINT " in str(error)
+        return _code(error) == _NO_SUCH and str(error.args[-1]).startswith("SAVEPOINT ")
 
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.server_status & _IN_TRANSACTION)
@@ -359,7 +360,7 @@ class MySQL(SqlDialect):
         try:
             await cursor.execute(_block(tuple([write.statement.sql for write in writes])), values)
         except Exception as error:  # border: what a driver raises has no common class
-            code = error.args[0] if error.args else None
+            code = _code(error)
             if code == _SIGNALLED:
                 return Sealed.FENCED
             if code == _SYNTAX:
@@ -385,8 +386,8 @@ class MySQL(SqlDialect):
     def said(self, error: BaseException) -> str | None:
         if not type(error).__module__.startswith("asyncmy"):
             return None
-        name, code = type(error).__name__, error.args[0] if error.args else None
-        if not isinstance(code, int):
+        name, code = type(error).__name__, _code(error)
+        if code is None:
             return name
         text = str(error.args[-1])
         if code in _PLAIN_CODES or 2000 <= code < 3000:  # 2...: the client's own, about the connection
@@ -395,12 +396,20 @@ class MySQL(SqlDialect):
         return f"{name} ({code})" if place is None else f"{name} ({code}), {place[1]} {place[2]}"
 
     def _misfit(self, error: BaseException) -> bool:
-        return bool(error.args) and error.args[0] in _MISFITS
+        return _code(error) in _MISFITS
 
     def _code_fault(self, error: BaseException) -> Fault | None:
-        if not type(error).__module__.startswith(("asyncmy", "sqlalchemy")):
+        if not type(error).__module__.startswith(_DRIVERS):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
-        code = error.args[0] if error.args else None
-        if code == _AN_OPTION_FORBIDS_IT and "read-only" not in str(error):
+        code = _code(error)
+        if code is None or (code == _AN_OPTION_FORBIDS_IT and "read-only" not in str(error)):
             return None
-        return _FAULTS.get(code) if isinstance(code, int) else None
+        return _FAULTS.get(code)
+
+
+def _code(error: BaseException) -> int | None:
+    """Return the number of the driver's *error*; None if it has none, or is not the driver's."""
+    if not type(error).__module__.startswith(_DRIVERS):
+        return None
+    code = error.args[0] if error.args else None
+    return code if isinstance(code, int) else None

@@ -35,6 +35,7 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 ENDING = "polysaga.ending"
 LOAN = "polysaga.loan"
 LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction, in the same place
+OPEN = "polysaga.open"  # the same on SQLite: whether the last statement was sent in a transaction
 SESSION = "polysaga.session"  # a weak reference to the session that writes on the connection
 STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")

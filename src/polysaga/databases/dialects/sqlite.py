@@ -68,8 +68,8 @@ _AGAIN = 0.05  # seconds after which what a thread executes is interrupted again
 _giving_up: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
-# What Python, SQLAlchemy and aiosqlite say of a closed connection. Not texts: an error of a program may have none.
-_CLOSED = [("Cannot operate on a closed database.",), ("no active connection",), ("Connection closed",)]
+# What Python, SQLAlchemy and aiosqlite say of a closed connection.
+_CLOSED = {"Cannot operate on a closed database.", "no active connection", "Connection closed"}
 
 # Names of errors with texts that name objects and conditions, never values.
 _PLAIN = ("CONSTRAINT", "BUSY", "LOCKED", "READONLY", "FULL", "IOERR")
@@ -115,7 +115,7 @@ class SQLite(SqlDialect):
         return isinstance(error, sqlite3.Error) and not self.in_transaction(driver)
 
     def misses_savepoint(self, error: BaseException) -> bool:
-        return isinstance(error, sqlite3.Error) and str(error).startswith("no such savepoint")
+        return isinstance(error, sqlite3.Error) and _text(error).startswith("no such savepoint")
 
     def in_transaction(self, driver: Any) -> bool:
         try:
@@ -253,21 +253,26 @@ class SQLite(SqlDialect):
             return None
         kind, name = type(error).__name__, getattr(error, "sqlite_errorname", None)
         if name is None:
-            return f"{kind}: {error}"  # the module's own, about types and names of parameters
-        plain = name.removeprefix("SQLITE_").startswith(_PLAIN) or str(error).startswith("no such ")
-        return f"{kind} ({name}): {error}" if plain else f"{kind} ({name})"
+            return f"{kind}: {_text(error)}"  # the module's own, about types and names of parameters
+        plain = name.removeprefix("SQLITE_").startswith(_PLAIN) or _text(error).startswith("no such ")
+        return f"{kind} ({name}): {_text(error)}" if plain else f"{kind} ({name})"
 
     def _misfit(self, error: BaseException) -> bool:
-        return "no such vfs" in str(error) or getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB"
+        return "no such vfs" in _text(error) or getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB"
 
     def _code_fault(self, error: BaseException) -> Fault | None:
         name = getattr(error, "sqlite_errorname", None)
         if name is None:
-            return Fault.DISCONNECTED if isinstance(error, _BROKEN) and error.args in _CLOSED else None
-        if name == "SQLITE_ERROR" and ("no such table" in str(error) or "no such column" in str(error)):
+            return Fault.DISCONNECTED if isinstance(error, _BROKEN) and _text(error) in _CLOSED else None
+        if name == "SQLITE_ERROR" and ("no such table" in _text(error) or "no such column" in _text(error)):
             return Fault.SCHEMA_MISSING
         # An extended name that is not listed counts as its base: SQLITE_BUSY_RECOVERY, SQLITE_IOERR_WRITE.
         return _FAULTS.get(name) or _FAULTS.get("_".join(name.split("_")[:2]))
+
+
+def _text(error: BaseException) -> str:
+    # Not str(error): a program may raise an error of this class with what has no text.
+    return next((part for part in error.args if isinstance(part, str)), "")
 
 
 async def _configure(driver: Any, *, read_only: bool) -> None:

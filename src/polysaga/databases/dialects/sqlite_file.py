@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+_TRIES = 20  # rollbacks that interrupts may meet, which come every 50 ms
+
 
 class _Cursor(sqlite3.Cursor):
     """A cursor that executes nothing once its connection is given up, and waits for nothing when it is freed.
@@ -96,11 +98,15 @@ class SQLiteFile(sqlite3.Connection):
         """Roll back, and refuse every further statement; to be called in the connection's thread."""
         self._given_up = True
         self._close_cursors()
+        tries = _TRIES
         while self.in_transaction:
+            tries -= 1
             try:
                 self.rollback()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:  # it came for the statement before
+                # An interrupt that came for the statement before. It would stay if there were one that is not
+                # closed here, as of a blob; then the end of the connection is the end of the transaction.
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT or not tries:
                     raise
 
     def close(self) -> None:
