@@ -1,20 +1,27 @@
 """Results that are streamed: they end with their transaction, and a transaction does not end under a fetch."""
 
 import asyncio
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult, AsyncSession
 
 from polysaga.databases.handles import sql_session
 from polysaga.errors import SessionOver, SessionShared
-from tests.conformance.shops import SqlShop
+from tests.conformance.shops import SqlShop, nothing_open
 from tests.conformance.test_participant import cancelling, entry
 from tests.conformance.test_shared_sessions import the_next_user_is_served
 from tests.fixtures.waiting import until, within
 
-unread = pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete")
+
+def unread(test: Any) -> Any:
+    """Allow *test* to leave a result before its end; two drivers warn of it."""
+    for warning in ("Previous unbuffered result was left incomplete", "<psycopg.AsyncServerCursor .* still open"):
+        test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
+    return test
 
 
 def numbers(shop: SqlShop, *, slow_after: int | None = None, rows: int = 900) -> str:
@@ -44,6 +51,47 @@ async def test_a_result_is_streamed_to_its_end(any_shop: SqlShop, item: str) -> 
     await participant.act(entry(), work)
     assert counts == [900, 900]
     assert await any_shop.sold(item) == 2
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["plain", "snapshot"])
+async def test_a_reader_streams_and_keeps_its_connection(sql_shop: SqlShop, snapshot: bool) -> None:
+    """PostgreSQL has cursors in transactions only; readers have none until they stream."""
+    node, used = sql_shop.node(connections=1), list[Any]()
+    for _ in range(3):
+        async with sql_session(node, read_only=True, snapshot=snapshot) as session:
+            raw = await (await session.connection()).get_raw_connection()
+            used.append(raw.driver_connection)
+            assert await session.scalar(text("SELECT 1")) == 1
+            counts = [await counted(await session.stream(text(numbers(sql_shop)))) for _ in range(2)]
+            assert await session.scalar(text("SELECT 1")) == 1
+        assert counts == [900, 900]
+        await nothing_open(sql_shop)
+    assert len({id(driver) for driver in used}) == 1
+
+
+@unread
+@pytest.mark.parametrize("ends", ["early", "by an error", "by its rollback", "by its commit"])
+async def test_a_reader_that_ends_within_its_stream_leaves_no_transaction(sql_shop: SqlShop, ends: str) -> None:
+    node = sql_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=True) as session:
+            result = await session.stream(text(numbers(sql_shop)))
+            await result.fetchone()
+            if ends == "by its rollback":
+                await session.rollback()
+            elif ends == "by its commit":
+                await session.commit()
+            elif ends == "by an error":
+                raise LookupError
+
+    with pytest.raises(LookupError) if ends == "by an error" else nullcontext():
+        await block()
+    await nothing_open(sql_shop)
+    async with sql_session(node, read_only=True) as session:
+        with suppress(DBAPIError):
+            await session.execute(text("SELECT * FROM nowhere"))
+        assert await session.scalar(text("SELECT 1")) == 1, "it commits by itself again"
 
 
 @unread

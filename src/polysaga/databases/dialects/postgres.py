@@ -173,20 +173,31 @@ class Postgres(SqlDialect):
             return
 
         @event.listens_for(engine.sync_engine, "do_execute")
-        def repeat_if_stale(cursor: Any, statement: str, values: Any, context: Any) -> bool:
+        def execute(cursor: Any, statement: str, values: Any, context: Any) -> bool:
             connection = context.root_connection.connection.dbapi_connection
             if not connection.autocommit:
                 return False  # the error aborts the transaction, which would have to be repeated from its start
+            if cursor.server_side:
+                self._begin(connection)  # the server has cursors in transactions only
+                return False
             try:
                 cursor.execute(statement, values)
             except connection.dbapi.Error as error:
-                if self._code_fault(error.__cause__ or error) is not Fault.STALE_PLAN:
+                stale = self._code_fault(error.__cause__ or error) is Fault.STALE_PLAN
+                if not stale or self.in_transaction(connection.driver_connection):  # which a stream has begun
                     raise
                 context.handle_dbapi_exception(error)  # SQLAlchemy drops its statements on all connections,
                 context.pre_exec()
                 self._forget_plans(cursor)  # and the driver drops those of this one
                 cursor.execute(statement, values)
             return True
+
+    def _begin(self, adapted: Any) -> None:
+        """Begin a transaction on a connection that commits by itself, unless one is open.
+
+        SQLAlchemy's rollback, when the connection goes back to its pool, ends it.
+        """
+        raise NotImplementedError
 
     def _forget_plans(self, cursor: Any) -> None:
         """Make the driver prepare its statements again on the connection of *cursor*."""

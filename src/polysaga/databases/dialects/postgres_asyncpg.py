@@ -1,6 +1,7 @@
 """PostgreSQL through asyncpg."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from sqlalchemy import URL, ExceptionContext, event
@@ -98,6 +99,9 @@ class PostgresAsyncpg(Postgres):
         # Neither SQLAlchemy's adapter nor asyncpg has another way to be told.
         adapted._transaction = adapted.driver_connection._top_xact = None  # noqa: SLF001
 
+    def _begin(self, adapted: Any) -> None:
+        adapted.run_async(partial(_begin, adapted))
+
     def begun(self, driver: Any) -> bool:
         # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
         return bool(driver.has_begun())
@@ -124,6 +128,14 @@ class PostgresAsyncpg(Postgres):
         if name not in order:
             order.append(name)
         return f"${order.index(name) + 1}"
+
+
+async def _begin(adapted: Any, driver: Any) -> None:
+    async with adapted._execute_mutex:  # noqa: SLF001 - as the adapter's own statements do
+        if adapted._transaction is None:  # noqa: SLF001
+            transaction = driver.transaction()
+            await transaction.start()
+            adapted._transaction = transaction  # noqa: SLF001 - the adapter's commit and rollback end it
 
 
 def _wrap(context: ExceptionContext) -> Exception | None:

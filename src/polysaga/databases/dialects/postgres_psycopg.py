@@ -106,6 +106,10 @@ class PostgresPsycopg(Postgres):
     def waits(self, driver: Any) -> bool:
         return bool(driver.info.server_version >= WAITS * 10_000)
 
+    def _begin(self, adapted: Any) -> None:
+        if not self.in_transaction(adapted.driver_connection):
+            adapted.run_async(lambda driver: driver.execute("BEGIN"))
+
     def check_commit(self, driver: Any) -> bool:
         return bool(driver.pgconn.transaction_status != _FAILED)
 
