@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 GRACE = 1.0  # seconds that cancelled work gets to clean up
+_going_on: set["asyncio.Future[Any]"] = set()  # the loop itself keeps no task alive
 
 
 async def limited(work: Awaitable[T], seconds: float, *, grace: float = GRACE) -> T:
@@ -52,6 +53,18 @@ async def ended(tasks: Collection["asyncio.Future[Any]"], seconds: float) -> "se
     for task in stuck:
         leave_behind(task)
     return stuck
+
+
+def going_on(work: Awaitable[T]) -> "asyncio.Future[T]":
+    """Begin *work*, which goes on to its end although its caller may not wait for it; return its task.
+
+    An error that it ends with then is dropped.
+    """
+    task = asyncio.ensure_future(work)
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    task.add_done_callback(_forget)
+    return task
 
 
 def leave_behind(task: "asyncio.Future[Any]") -> None:

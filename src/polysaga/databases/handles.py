@@ -36,6 +36,7 @@ from polysaga.errors import (
     TransactionLost,
 )
 from polysaga.faults import Fault
+from polysaga.limits import going_on
 
 Node: TypeAlias = SqlNode | MongoNode
 NodeT = TypeVar("NodeT", bound=Node)
@@ -296,9 +297,6 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-_closings: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
-
-
 class PatientSession(AsyncSession):
     """Gives its connection back even if a task that its user left behind is still acquiring it.
 
@@ -313,9 +311,7 @@ class PatientSession(AsyncSession):
         try:
             await super().close()
         except IllegalStateChangeError:
-            closing = asyncio.ensure_future(self._close_when_unused())
-            _closings.add(closing)
-            closing.add_done_callback(_closings.discard)
+            closing = going_on(self._close_when_unused())
             await asyncio.wait({closing}, timeout=_PATIENCE)
             if closing.done():
                 closing.result()
@@ -345,10 +341,10 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
             lent.end(node.database)
             # A dead connection has nothing to roll back: the caller gets the error that ended the block.
             with contextlib.suppress(StatementError, PoolTimeout, OSError):
-                await _close(session)
+                await close_shielded(session)
             raise
         lent.end(node.database)
-        await _close(session)
+        await close_shielded(session)
     except (StatementError, PoolTimeout) as error:
         ours = as_ours(node, error, read_only=read_only)
         if ours is None:
@@ -356,9 +352,9 @@ async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False)
         raise ours from error
 
 
-async def _close(session: AsyncSession) -> None:
-    """Close *session*, also if the caller is cancelled meanwhile."""
-    await asyncio.shield(asyncio.ensure_future(session.close()))
+async def close_shielded(session: AsyncSession) -> None:
+    """Close *session*, also if the caller is cancelled meanwhile: it must give its connection back."""
+    await asyncio.shield(going_on(session.close()))
 
 
 async def _commit(session: AsyncSession, database: str) -> None:

@@ -7,7 +7,6 @@ A reader may live on while its scope writes, such as a dependency of a handler t
 the write, so before its next statement it moves to a node that does. A snapshot that has begun stays what it is.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -17,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
-from polysaga.databases.handles import LentSession, PatientSession, Wish, as_ours, sql_session
+from polysaga.databases.handles import LentSession, PatientSession, Wish, as_ours, close_shielded, sql_session
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
 from polysaga.faults import Fault
@@ -54,8 +53,7 @@ class SqlRoutes:
                     lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
                 await session.close()  # nothing to commit: there is no transaction, or one that only reads
             except BaseException:
-                # Shielded: a cancelled reader must still give its connection back.
-                await asyncio.shield(asyncio.ensure_future(session.close()))
+                await close_shielded(session)
                 raise
         except (DBAPIError, PoolTimeout) as error:
             reading.blame(error)

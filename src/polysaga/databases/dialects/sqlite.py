@@ -30,6 +30,7 @@ from polysaga.databases.inspection import UNGUARDED, Facts
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
+from polysaga.limits import going_on
 
 _FAULTS = {
     "SQLITE_BUSY": Fault.LOCK_TIMEOUT,
@@ -65,7 +66,6 @@ _UNKNOWN = "leave it out; pragmas are Polysaga's: WAL, synchronous = FULL, forei
 _UNTIL_NEXT_TRY = 0.01  # seconds before a connection retries to switch its file to WAL
 
 _AGAIN = 0.05  # seconds after which what a thread executes is interrupted again
-_giving_up: set["asyncio.Task[None]"] = set()  # the loop itself keeps no task alive
 
 _BROKEN = (sqlite3.Error, ValueError)  # ValueError: the connection is closed already
 # What Python, SQLAlchemy and aiosqlite say of a closed connection.
@@ -186,11 +186,7 @@ class SQLite(SqlDialect):
 
     async def _give_up(self, driver: Any) -> None:
         """Roll back as soon as the thread is free, also if the caller does not wait for that."""
-        task = asyncio.ensure_future(self._interrupt_and_give_up(driver))
-        _giving_up.add(task)
-        task.add_done_callback(_giving_up.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(task)
+        await asyncio.shield(going_on(self._interrupt_and_give_up(driver)))
 
     async def _interrupt_and_give_up(self, driver: Any) -> None:
         giving_up = asyncio.ensure_future(driver._execute(driver._conn.give_up))  # noqa: SLF001

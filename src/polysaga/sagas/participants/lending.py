@@ -23,6 +23,7 @@ from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.handles import PatientSession
 from polysaga.errors import StepMisused
+from polysaga.limits import going_on
 from polysaga.sagas.participants.loans import AUTOCOMMIT, LEFT_BEHIND, Loan
 from polysaga.sagas.protocol.interrupts import Fenced
 
@@ -126,7 +127,7 @@ class _Work(Generic[LentT]):
         self._loan.end()
         # Shielded: a cancelled step must still give its connection back.
         try:
-            await asyncio.shield(asyncio.ensure_future(self._close_alone()))
+            await asyncio.shield(going_on(self._close_alone()))
         except (DBAPIError, OSError, RuntimeError):
             # A dead connection has nothing to roll back, and one that another task still reads from cannot be
             # rolled back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool.
