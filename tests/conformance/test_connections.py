@@ -7,17 +7,18 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Awaitable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import String, TypeDecorator, bindparam, event, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, SqlDatabase, SqlNode
+from polysaga.databases.dialects import fault_of
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.handles import sql_session
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
@@ -248,6 +249,70 @@ async def test_an_error_of_a_connection_of_the_blocks_own_stays_what_it_is(
         with pytest.raises(sqlite3.Error):
             async with sql_session(node, read_only=False):
                 use()
+
+
+@pytest.mark.parametrize("place", ["a snapshot's isolation", "AUTOCOMMIT of a writer"])
+async def test_a_connection_that_died_before_its_isolation_is_set_is_told_as_that(
+    server_shop: SqlShop, place: str
+) -> None:
+    """Within the second in which connections are trusted; SQLAlchemy wraps no error there."""
+    node = server_shop.node(connections=1)
+    snapshot = place == "a snapshot's isolation"
+
+    async def block() -> int:
+        async with sql_session(node, read_only=snapshot, snapshot=snapshot) as session:
+            if not snapshot:
+                await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            return await backend(server_shop, session)
+
+    engine = node.snapshots if snapshot else node.writer
+    async with AsyncSession(engine) as session:
+        first = await backend(server_shop, session)
+    await kill(server_shop, first)
+    with suppress(DatabaseUnavailable):
+        await block()
+    assert await block() != first
+
+
+@pytest.mark.parametrize("end", ["cut", "abandon"])
+async def test_a_connection_that_is_cut_before_its_isolation_is_set_is_told_as_that(
+    sql_shop: SqlShop, end: str
+) -> None:
+    node = sql_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            connection = await session.connection()
+            await connection.execute(text("SELECT 1"))
+            await connection.commit()
+            getattr(node, end)()
+            driver = (await connection.get_raw_connection()).driver_connection
+            await until(lambda: end == "cut" or not node.dialect.in_transaction(driver), "it is closed")
+            await connection.execution_options(isolation_level="SERIALIZABLE")
+            await connection.execute(text("SELECT 1"))
+
+    with pytest.raises((DatabaseUnavailable, SQLAlchemyError)):
+        await block()
+    async with sql_session(node, read_only=False) as session:
+        assert await session.scalar(text("SELECT 1")) == 1
+
+
+class Raises(TypeDecorator[Any]):
+    """A type that asks a connection of its own."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        raise load_module("asyncpg").InterfaceError("connection is closed")
+
+
+async def test_an_error_of_asyncpg_in_a_type_is_not_the_databases(asyncpg: SqlShop) -> None:
+    node = asyncpg.node(connections=1)
+    with pytest.raises(StatementError) as raised:
+        async with sql_session(node, read_only=False) as session:
+            await session.execute(text("SELECT :value").bindparams(bindparam("value", 1, type_=Raises)))
+    assert fault_of(raised.value) is None
 
 
 async def test_an_error_of_an_asyncpg_connection_of_the_blocks_own_stays_what_it_is(asyncpg: SqlShop) -> None:

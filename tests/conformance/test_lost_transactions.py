@@ -3,7 +3,11 @@
 The code has swallowed the error. Deadlocks on MariaDB and MySQL are in `test_participant_mariadb.py`.
 """
 
+import asyncio
+import sqlite3
+import time
 from contextlib import suppress
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,7 +19,8 @@ from polysaga.databases import SqlNode
 from polysaga.databases.handles import sql_session
 from polysaga.errors import DatabaseUnavailable, TransactionLost
 from tests.conformance.shops import SqlShop, nothing_open
-from tests.fixtures.waiting import until
+from tests.conformance.test_participant import cancelling, entry
+from tests.fixtures.waiting import PATIENCE, until, within
 
 
 class Raises(TypeDecorator[Any]):
@@ -192,6 +197,85 @@ async def test_a_transaction_that_the_code_itself_begins_is_lost_like_any(sqlite
         await block()
     assert await sqlite.sold(item) == 0
     await one_is_sold(sqlite, node, f"{item}-next")
+
+
+@pytest.mark.parametrize("by", ["a later page of a stream", "a type of its own"])
+async def test_an_error_beside_a_commit_of_the_code_itself_loses_nothing(
+    sqlite: SqlShop, item: str, by: str
+) -> None:
+    """No statement stands between the COMMIT and the error."""
+    node = sqlite.node(connections=1)
+    counted_up = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)"
+    overflow = f"{counted_up} SELECT abs(CASE i WHEN 900 THEN -9223372036854775808 ELSE i END) FROM n"
+    own = bindparam("value", sqlite3.OperationalError("of its own"), type_=Raises)
+    in_a_type = text("SELECT :value").bindparams(own)
+    async with sql_session(node, read_only=False) as session:
+        await sqlite.sell(session, item)
+        stream = await session.stream(text(overflow), execution_options={"yield_per": 10})
+        await stream.fetchone()
+        await session.execute(text("COMMIT"))
+        fails = stream.all() if by == "a later page of a stream" else session.execute(in_a_type)
+        with pytest.raises(DBAPIError):
+            await fails
+    assert await sqlite.sold(item) == 1
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+@cancelling
+async def test_what_another_task_sends_before_the_loss_is_known_is_not_committed_by_itself(
+    sqlite: SqlShop, item: str
+) -> None:
+    """The thread has rolled back; the event loop learns of it when the other statement is on its way already."""
+    node = sqlite.node(connections=1)
+    again = text("INSERT OR ROLLBACK INTO sales (receipt, item) VALUES (:receipt, :item)")
+
+    async def fails(connection: AsyncConnection) -> None:
+        with suppress(DBAPIError):
+            await connection.execute(again, {"receipt": item, "item": item})
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            connection = await session.connection()
+            await sqlite.sell(connection, item, item)
+            file = (await connection.get_raw_connection()).driver_connection._conn
+            begun, goes_on = Event(), Event()
+
+            def stand(statement: str) -> None:
+                if statement.startswith("INSERT OR ROLLBACK"):
+                    begun.set()
+                    goes_on.wait(PATIENCE)
+
+            file.set_trace_callback(stand)
+            failing = asyncio.ensure_future(fails(connection))
+            await until(begun.is_set, "the thread is inside the statement")
+            end = time.monotonic() + PATIENCE
+            goes_on.set()
+            while not file.has_lost():  # the event loop stands still
+                assert time.monotonic() < end, "the thread does not roll back"
+            try:
+                await sqlite.sell(connection, f"{item}-other")
+            finally:
+                await failing
+
+    with pytest.raises(TransactionLost):
+        await within(block(), "the block ends")
+    assert (await sqlite.sold(item), await sqlite.sold(f"{item}-other")) == (0, 0)
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
+async def test_a_savepoint_that_a_step_misnames_in_another_is_that_ones_error(sqlite: SqlShop, item: str) -> None:
+    """On MariaDB and MySQL it may mean that the transaction is gone, so a step is refused there."""
+    participant = sqlite.participant(connections=1)
+
+    async def work(session: AsyncSession) -> str:
+        await sqlite.sell(session, item)
+        with suppress(DBAPIError):
+            async with session.begin_nested():
+                await session.execute(text("ROLLBACK TO SAVEPOINT nowhere"))
+        return "null"
+
+    await participant.act(entry(), work)
+    assert await sqlite.sold(item) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError(["a"]), KeyError(1213)], ids=repr)

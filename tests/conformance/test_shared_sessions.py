@@ -281,6 +281,48 @@ async def test_a_flush_that_goes_on_after_the_refusal_commits_nothing(
 
 
 @cancelling
+@pytest.mark.parametrize("by", ["its session", "its connection"])
+@pytest.mark.parametrize(
+    "order", ["flush rollback sell", "rollback flush sell", "rollback sell flush", "rollback begin flush"]
+)
+async def test_nothing_of_a_refused_flush_is_committed_with_what_comes_later(
+    sql_shop: SqlShop, item: str, order: str, by: str
+) -> None:
+    """The code swallows the refusal, rolls back, and goes on beside the flush."""
+    node, left = sql_shop.node(connections=1), Left()
+    stop = Stop(node)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add_all(both(item))
+            connection = await session.connection()
+            used: AsyncSession | AsyncConnection = session if by == "its session" else connection
+            left.tasks.append(asyncio.ensure_future(session.flush()))
+            await reached(stop.inside, "the flush stands between its statements")
+            with pytest.raises(SessionShared):
+                await used.commit()
+            for act in order.split():
+                with suppress(SessionShared, TransactionLost, InvalidRequestError):
+                    if act == "flush":
+                        stop.go_on.set()
+                        await left.ends()
+                    elif act == "rollback":
+                        await used.rollback()
+                    elif act == "begin":
+                        await used.begin()
+                    else:
+                        await used.execute(insert(Refund), {"receipt": uuid.uuid4().hex, "item": f"{item}-later"})
+            await used.commit()
+
+    with suppress(SessionShared, TransactionLost, InvalidRequestError):
+        await within(block(), "the block ends", patience=40.0)
+    stop.go_on.set()
+    await left.ends()
+    assert (await sql_shop.sold(item), await sql_shop.refunded(item)) == (0, 0)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
 @pytest.mark.parametrize("moments", [0, 1, 2, 5])
 async def test_a_task_that_is_cancelled_in_its_flush_is_cancelled_although_the_block_ends(
     sql_shop: SqlShop, item: str, moments: int

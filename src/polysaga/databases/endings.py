@@ -26,13 +26,13 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, OPEN, SESSION, STREAMS, SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, SESSION, STREAMS, SqlDialect
 from polysaga.errors import SessionShared, TransactionLost
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
 _ENDS_OF_SAVEPOINTS = ("ROLLBACK TO", "RELEASE")
-_OF_ONE_USE = (ENDING, LOAN, LOST, OPEN, SESSION, STREAMS)  # in a connection's info until it is back in the pool
+_OF_ONE_USE = (ENDING, LOAN, LOST, SESSION, STREAMS)  # in a connection's info until it is back in the pool
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
@@ -87,6 +87,7 @@ class _Guard:
             del info[ENDING]  # the task that has ended a transaction goes on with the connection
             info.pop(STREAMS, None)
         if info is not None:
+            self._refuse_beside_flush(info)
             info.pop(LOST, None)
         do_begin(lent)
 
@@ -138,22 +139,28 @@ class _Guard:
                 record.info.pop(mark, None)
 
     def refuse_to_begin(self, connection: Connection) -> None:
-        if _is_another(_info(connection)):
+        info = _info(connection)
+        if _is_another(info):
+            raise SessionShared(self._database)
+        if info is not None:
+            self._refuse_beside_flush(info)
+
+    def _refuse_beside_flush(self, info: dict[Any, Any]) -> None:
+        """Raise while the flush goes on that a COMMIT was refused for: a new transaction would get the rest."""
+        if isinstance(info.get(LOST), SessionShared) and _flushes(info):
             raise SessionShared(self._database)
 
     def refuse_others(self, cursor: Any, statement: str, *rest: Any) -> None:
         # Raises if the connection was given back, under a statement of many pages.
-        connection = rest[-1].root_connection
-        info = _info(connection)
+        info = _info(rest[-1].root_connection)
         if _is_another(info):
             raise SessionShared(self._database)
-        if self._read_only or info is None or not self._dialect.single_writer:
+        if info is None or LOST not in info:
             return
-        driver = _driver(connection.connection)
-        if LOST not in info and driver is not None:
-            info[OPEN] = self._dialect.in_transaction(driver)
-        elif LOST in info and not statement.startswith(_ENDS_OF_SAVEPOINTS):  # SQLite would commit it by itself
-            raise TransactionLost(self._database) from info[LOST]
+        if isinstance(info[LOST], SessionShared):  # another task goes on with its flush
+            raise SessionShared(self._database)
+        if self._dialect.single_writer and not statement.startswith(_ENDS_OF_SAVEPOINTS):
+            raise TransactionLost(self._database) from info[LOST]  # SQLite would commit it by itself
 
     def note_loss(self, context: ExceptionContext) -> None:
         """Keep the error at which a transaction was rolled back; raise it if a savepoint is missed for it."""
@@ -165,9 +172,11 @@ class _Guard:
         if info is None or driver is None:
             return
         if LOST in info:
-            if self._dialect.misses_savepoint(error):
+            if self._dialect.misses_savepoint(error, driver):
                 raise info[LOST]
-        elif info.get(OPEN, True) and self._dialect.lost_at(error, driver):
+            if self._dialect.follows_loss(error):
+                raise TransactionLost(self._database) from info[LOST]
+        elif self._dialect.lost_at(error, driver):
             info[LOST] = context.sqlalchemy_exception or error
 
     def _commits_nothing(self, connection: Connection) -> bool:
@@ -178,15 +187,13 @@ class _Guard:
         """Raise if COMMIT would commit a part of the transaction, or nothing; roll back what is left of it."""
         if self._read_only or info is None:
             return
-        session = info[SESSION]() if SESSION in info else None
-        flushes = session is not None and session._flushing  # noqa: SLF001 - SQLAlchemy asks only its own commit
-        lost = info.get(LOST)
+        flushes, lost = _flushes(info), info.get(LOST)
         if lost is None and self._dialect.check_commit(_driver(lent)) and not flushes:
             return
         self._do_rollback(lent)
         if not flushes:
             raise TransactionLost(self._database) from lost
-        # The flush may go on before the connection is given back.
+        # Until its flush has ended, the other task is refused every statement, and nothing else begins.
         info[LOST] = SessionShared(self._database)
         raise info[LOST]
 
@@ -233,6 +240,12 @@ def _info(connection: Connection | _Pooled) -> dict[Any, Any] | None:
         return connection.info
     except NotImplementedError:
         return None  # SQLAlchemy looks at the server, before the pool has the connection
+
+
+def _flushes(info: dict[Any, Any]) -> bool:
+    """Return whether a session is flushing on the connection; SQLAlchemy asks only at the session's own commit."""
+    session = info[SESSION]() if SESSION in info else None
+    return session is not None and session._flushing  # noqa: SLF001
 
 
 def _is_another(info: dict[Any, Any] | None) -> bool:

@@ -5,9 +5,10 @@ from typing import Any
 from sqlalchemy.util import greenlet_spawn
 
 from polysaga.databases.dialects.sending import Rendered
+from polysaga.databases.driver_errors import driver_errors
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import Sample
-from polysaga.databases.sql_node import SqlNode, driver_errors
+from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable
 
 _ASK = Rendered("SELECT 1", (), answers=True)  # what every account may ask

@@ -27,6 +27,7 @@ from polysaga.config import DatabaseSettings, masked
 from polysaga.databases.dialects import SQL_DIALECTS, SqlDialect
 from polysaga.databases.dialects.options import UnusableOption, refuse_without_value
 from polysaga.databases.dialects.sql import ANSWERED_AT
+from polysaga.databases.driver_errors import driver_errors, errors_of_use, wrap_where_options_are_set
 from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
 from polysaga.databases.pools import CountedPool, PoolUse, keep_places
@@ -231,6 +232,7 @@ class SqlNode:
         end_alone(engine.sync_engine, self.dialect, self.database, read_only=read_only)
         self.dialect.prepare(engine, read_only=read_only)
         end_with_the_transaction(engine.sync_engine, self.dialect, self.database)
+        wrap_where_options_are_set(engine.sync_engine)
         self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)
         self._ask_the_idle(engine)
@@ -371,8 +373,7 @@ class SqlNode:
     def _ask_the_idle(self, engine: AsyncEngine) -> None:
         clock = Clock()
         dialect = engine.sync_engine.dialect
-        # asyncpg has an error of its own for a connection that has heard of its end and not met it.
-        errors: tuple[type[Exception], ...] = (OSError, *driver_errors(dialect, "InternalClientError"))
+        errors = errors_of_use(dialect)
 
         @event.listens_for(engine.sync_engine, "checkout")
         def distrust(connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
@@ -436,11 +437,3 @@ def _cancellations() -> int:
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
-
-
-def driver_errors(dialect: Any, *more: str) -> tuple[type[Exception], ...]:
-    """Return what connecting may raise, as SQLAlchemy wraps not all of the driver's errors there, and *more*."""
-    driver = getattr(dialect.loaded_dbapi, dialect.driver, None)
-    names = ("Error", "PostgresError", "InterfaceError", *more)
-    raw = (getattr(driver, name) for name in names if hasattr(driver, name))
-    return (dialect.loaded_dbapi.Error, *raw)

@@ -6,8 +6,8 @@ asyncmy it fetches without the lock that statements take, so a transaction could
 """
 
 from asyncio import Lock
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from weakref import WeakSet
 from sqlalchemy import Engine
 
 from polysaga.databases.dialects.sql import ENDING, STREAMS, SqlDialect
+from polysaga.databases.driver_errors import errors_of_use, known
 from polysaga.errors import SessionOver
 
 
@@ -38,12 +39,14 @@ def end_with_the_transaction(engine: Engine, dialect: SqlDialect, database: str)
     """Let results that are streamed on *engine* end with the transaction that they were begun in."""
     # Not by listeners: one that executes a statement keeps those behind it from looking at it.
     sqlalchemys: Any = engine.dialect
-    sqlalchemys.do_execute = partial(_execute, sqlalchemys.do_execute, dialect, database)
+    errors = errors_of_use(sqlalchemys)
+    sqlalchemys.do_execute = partial(_execute, sqlalchemys.do_execute, dialect, errors, database)
 
 
 def _execute(
     do_execute: Callable[..., None],
     dialect: SqlDialect,
+    errors: tuple[type[Exception], ...],
     database: str,
     cursor: Any,
     statement: str,
@@ -65,15 +68,32 @@ def _execute(
         if pooled.dbapi_connection is not adapted or pooled.info.get(STREAMS) is not mine or ENDING in pooled.info:
             raise SessionOver(database)
 
-    stream = cursor._cursor = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over)  # noqa: SLF001
+    told = partial(_told, adapted, errors)
+    stream = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over, told)  # noqa: SLF001
+    cursor._cursor = stream  # noqa: SLF001
     mine.add(stream)
+
+
+@contextmanager
+def _told(adapted: Any, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise what SQLAlchemy knows: its adapter of asyncpg lets the errors of later pages through as they are."""
+    try:
+        yield
+    except errors as error:
+        raise known(adapted, error, errors) from error
 
 
 class _Stream:
     """The driver's cursor, whose fetches take turns with statements, and raise once the transaction is over."""
 
-    def __init__(self, cursor: Any, lock: Lock | None, refuse_if_over: Callable[[], None]) -> None:
-        self._cursor, self._lock, self._refuse_if_over = cursor, lock, refuse_if_over
+    def __init__(
+        self,
+        cursor: Any,
+        lock: Lock | None,
+        refuse_if_over: Callable[[], None],
+        told: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._cursor, self._lock, self._refuse_if_over, self._told = cursor, lock, refuse_if_over, told
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -111,4 +131,5 @@ class _Stream:
     async def _alone(self, fetch: Callable[..., Any], *given: Any, **named: Any) -> Any:
         self._refuse_if_over()
         async with nullcontext() if self._lock is None else self._lock:
-            return await fetch(*given, **named)
+            with self._told():
+                return await fetch(*given, **named)

@@ -17,14 +17,14 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.mysql_options import asyncmy_options
 from polysaga.databases.dialects.sending import Rendered, Sealed, StatementResult, Write
-from polysaga.databases.dialects.sql import COMMITTED, SqlDialect
+from polysaga.databases.dialects.sql import COMMITTED, SqlDialect, is_of
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Position, parse_gtids, parse_maria_gtid
 from polysaga.databases.samples import NodeRole, Sample
 from polysaga.faults import Fault
 from polysaga.limits import limited
 
-_DRIVERS = ("asyncmy", "sqlalchemy")  # modules of the driver's errors; SQLAlchemy's adapter has some of its own
+_DRIVER = ("asyncmy", "sqlalchemy")  # where its errors come from; SQLAlchemy's adapter has some of its own
 _AN_OPTION_FORBIDS_IT = 1290
 _SYNTAX = 1064
 _NO_SUCH = 1305  # savepoint, function or procedure
@@ -289,7 +289,7 @@ class MySQL(SqlDialect):
     def lost_at(self, error: BaseException, driver: Any) -> bool:
         return _code(error) in _END_ALL
 
-    def misses_savepoint(self, error: BaseException) -> bool:
+    def misses_savepoint(self, error: BaseException, driver: Any) -> bool:
         return _code(error) == _NO_SUCH and str(error.args[-1]).startswith("SAVEPOINT ")
 
     def in_transaction(self, driver: Any) -> bool:
@@ -384,7 +384,7 @@ class MySQL(SqlDialect):
         return "%s"
 
     def said(self, error: BaseException) -> str | None:
-        if not type(error).__module__.startswith("asyncmy"):
+        if not is_of(error, "asyncmy"):
             return None
         name, code = type(error).__name__, _code(error)
         if code is None:
@@ -399,7 +399,7 @@ class MySQL(SqlDialect):
         return _code(error) in _MISFITS
 
     def _code_fault(self, error: BaseException) -> Fault | None:
-        if not type(error).__module__.startswith(_DRIVERS):
+        if not is_of(error, *_DRIVER):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
         code = _code(error)
         if code is None or (code == _AN_OPTION_FORBIDS_IT and "read-only" not in str(error)):
@@ -409,7 +409,7 @@ class MySQL(SqlDialect):
 
 def _code(error: BaseException) -> int | None:
     """Return the number of the driver's *error*; None if it has none, or is not the driver's."""
-    if not type(error).__module__.startswith(_DRIVERS):
+    if not is_of(error, *_DRIVER):
         return None
     code = error.args[0] if error.args else None
     return code if isinstance(code, int) else None

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
 from polysaga.databases.dialects.sending import Rendered, Sealed, Write
-from polysaga.databases.dialects.sql import SqlDialect
+from polysaga.databases.dialects.sql import SqlDialect, is_of
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
 from polysaga.databases.samples import NodeRole, Sample
@@ -258,7 +258,7 @@ class Postgres(SqlDialect):
             raise
 
     def said(self, error: BaseException) -> str | None:
-        if not type(error).__module__.startswith(("asyncpg", "psycopg")):
+        if not is_of(error, "asyncpg", "psycopg"):
             return None
         name, code = type(error).__name__, getattr(error, "sqlstate", None)
         if code is None:
@@ -275,7 +275,7 @@ class Postgres(SqlDialect):
         return getattr(error, "sqlstate", None) in _MISFIT_CODES or _MISFIT.search(str(error)) is not None
 
     def _code_fault(self, error: BaseException) -> Fault | None:
-        if not type(error).__module__.startswith(("asyncpg", "psycopg", "sqlalchemy")):
+        if not is_of(error, "asyncpg", "psycopg", "sqlalchemy"):
             return Fault.DISCONNECTED if isinstance(error, ConnectionError) else None
         code = getattr(error, "sqlstate", None)
         if _is_stale(error):

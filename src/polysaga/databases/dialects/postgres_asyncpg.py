@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from sqlalchemy import URL, ExceptionContext, event
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from polysaga.config import DatabaseSettings
@@ -29,7 +27,6 @@ class PostgresAsyncpg(Postgres):
         super().prepare(engine, read_only=read_only)
         # SQLAlchemy's question opens a transaction, for poolers between the client and the server.
         engine.sync_engine.dialect.do_ping = _ping  # type: ignore[method-assign,assignment]
-        event.listen(engine.sync_engine, "handle_error", _wrap)
 
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         theirs = self.options(url)
@@ -136,19 +133,6 @@ async def _begin(adapted: Any, driver: Any) -> None:
             transaction = driver.transaction()
             await transaction.start()
             adapted._transaction = transaction  # noqa: SLF001 - the adapter's commit and rollback end it
-
-
-def _wrap(context: ExceptionContext) -> Exception | None:
-    """Return SQLAlchemy's error for asyncpg's: its adapter lets those of a stream's later pages through."""
-    raw, dbapi = context.original_exception, cast(Any, context.dialect.loaded_dbapi)
-    translated: tuple[type[Exception], ...] = tuple(dbapi._asyncpg_error_translate)  # noqa: SLF001
-    if not isinstance(raw, translated):
-        return None
-    try:
-        AsyncAdapt_asyncpg_connection._handle_exception_no_connection(dbapi, raw)  # noqa: SLF001 - it translates
-    except dbapi.Error as adapted:
-        wrapped: Exception = DBAPIError.instance(None, None, adapted, dbapi.Error, dialect=context.dialect)
-        return wrapped
 
 
 def _ping(adapted: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -35,12 +35,16 @@ SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the l
 ENDING = "polysaga.ending"
 LOAN = "polysaga.loan"
 LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction, in the same place
-OPEN = "polysaga.open"  # the same on SQLite: whether the last statement was sent in a transaction
 SESSION = "polysaga.session"  # a weak reference to the session that writes on the connection
 STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
+
+
+def is_of(error: BaseException, *packages: str) -> bool:
+    """Return whether the class of *error* comes from one of *packages*."""
+    return type(error).__module__.partition(".")[0] in packages
 
 
 def rows_of_ids(ids: Iterable[UUID]) -> str:
@@ -260,8 +264,12 @@ class SqlDialect:
         """
         return False
 
-    def misses_savepoint(self, error: BaseException) -> bool:
-        """Return whether *error* says that there is no such savepoint, as after a rollback of the transaction."""
+    def misses_savepoint(self, error: BaseException, driver: Any) -> bool:
+        """Return whether *error* says that a savepoint went with its transaction: that there is no such one."""
+        return False
+
+    def follows_loss(self, error: BaseException) -> bool:
+        """Return whether *error* only says that the transaction was rolled back at an earlier one."""
         return False
 
     def refuses_commit(self, error: BaseException) -> bool:
@@ -301,6 +309,8 @@ class SqlDialect:
             # SQLAlchemy wraps asyncio drivers twice; the innermost error has the code.
             raw = error.orig
             return self._code_fault(raw.__cause__ or raw) if raw is not None else None
+        if isinstance(error, StatementError):
+            return None  # around an error of the program, as of a type or a default of its own
         return self._code_fault(error)
 
     def said(self, error: BaseException) -> str | None:

@@ -24,8 +24,8 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects.aiosqlite_connection import connection_class
 from polysaga.databases.dialects.options import UnusableOption, choice, options, switch, text, whole
 from polysaga.databases.dialects.sending import Rendered, StatementResult
-from polysaga.databases.dialects.sql import SqlDialect
-from polysaga.databases.dialects.sqlite_file import SQLiteFile
+from polysaga.databases.dialects.sql import SqlDialect, is_of
+from polysaga.databases.dialects.sqlite_file import RolledBack, SQLiteFile
 from polysaga.databases.inspection import UNGUARDED, Facts
 from polysaga.databases.positions import Position
 from polysaga.databases.samples import NodeRole, Sample
@@ -112,10 +112,17 @@ class SQLite(SqlDialect):
         return True
 
     def lost_at(self, error: BaseException, driver: Any) -> bool:
-        return isinstance(error, sqlite3.Error) and not self.in_transaction(driver)
+        try:
+            return isinstance(error, sqlite3.Error) and bool(driver._conn.has_lost())  # noqa: SLF001 - its own file
+        except (ValueError, sqlite3.ProgrammingError):  # it is closed, and commits nothing
+            return False
 
-    def misses_savepoint(self, error: BaseException) -> bool:
-        return isinstance(error, sqlite3.Error) and _text(error).startswith("no such savepoint")
+    def misses_savepoint(self, error: BaseException, driver: Any) -> bool:
+        told = isinstance(error, sqlite3.Error) and _text(error).startswith("no such savepoint")
+        return told and not self.in_transaction(driver)
+
+    def follows_loss(self, error: BaseException) -> bool:
+        return isinstance(error, RolledBack)
 
     def in_transaction(self, driver: Any) -> bool:
         try:
@@ -245,7 +252,7 @@ class SQLite(SqlDialect):
         return "?"
 
     def said(self, error: BaseException) -> str | None:
-        if not type(error).__module__.startswith(("sqlite3", "aiosqlite")):
+        if not is_of(error, "sqlite3", "aiosqlite"):
             return None
         kind, name = type(error).__name__, getattr(error, "sqlite_errorname", None)
         if name is None:

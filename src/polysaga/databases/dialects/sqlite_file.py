@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+_WITHOUT_TRANSACTION = ("BEGIN", "ROLLBACK", "RELEASE", "COMMIT", "END")
 _TRIES = 20  # rollbacks that interrupts may meet, which come every 50 ms
+
+
+class RolledBack(sqlite3.OperationalError):
+    """A statement was refused, as its transaction was rolled back at an earlier error."""
 
 
 class _Cursor(sqlite3.Cursor):
@@ -20,20 +25,26 @@ class _Cursor(sqlite3.Cursor):
 
     def execute(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
+        self.connection.refuse_if_lost(given[0])
         try:
-            return super().execute(*given)
+            executed = super().execute(*given)
         except BaseException:
             self._reset()
             raise
+        self.connection.note()
+        return executed
 
     def executemany(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
         sql, rows = given
+        self.connection.refuse_if_lost(sql)
         try:
-            return super().executemany(sql, self._while_kept(rows))
+            executed = super().executemany(sql, self._while_kept(rows))
         except BaseException:
             self._reset()
             raise
+        self.connection.note()
+        return executed
 
     def _while_kept(self, rows: Iterable[Any]) -> Iterator[Any]:
         """Yield *rows* until the connection is given up: SQLite forgets an interrupt between two of them."""
@@ -47,7 +58,11 @@ class _Cursor(sqlite3.Cursor):
 
     def executescript(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
-        return super().executescript(*given)
+        self.connection.refuse_if_lost(*given)
+        try:
+            return super().executescript(*given)
+        finally:
+            self.connection.note()  # Python commits before it executes a script
 
 
 class SQLiteFile(sqlite3.Connection):
@@ -56,14 +71,15 @@ class SQLiteFile(sqlite3.Connection):
     A statement that has rows left keeps a closed connection alive, and its lock, until the garbage collector takes
     the cursor. And while it lives, an interrupt that came for it interrupts the rollback as well.
 
-    SQLite rolls the whole transaction back if it interrupts a statement that writes. What another task executes on
-    the connection then, or commits, is refused: it would be a transaction of its own.
+    SQLite rolls the whole transaction back if it interrupts a statement that writes, and at some other errors.
+    Then what is executed on the connection is refused: each statement would be a transaction of its own.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
         self._given_up = False  # set by any thread
+        self._was_open = False  # whether the last statement that succeeded left a transaction open
 
     def cut(self) -> None:
         """Interrupt what is executed, and refuse every further statement; to be called from any thread."""
@@ -90,9 +106,27 @@ class SQLiteFile(sqlite3.Connection):
     def executescript(self, *given: Any) -> Any:
         return self.cursor().executescript(*given)
 
+    def note(self) -> None:
+        """Note whether a transaction is open, after a statement that has succeeded."""
+        self._was_open = self.in_transaction
+
+    def has_lost(self) -> bool:
+        """Return whether a transaction was rolled back at an error, with neither `rollback` nor BEGIN since."""
+        return self._was_open and not self.in_transaction
+
+    def refuse_if_lost(self, sql: str) -> None:
+        """Raise if SQLite would commit *sql* by itself because its transaction was rolled back at an error."""
+        if self.has_lost() and not sql.lstrip().upper().startswith(_WITHOUT_TRANSACTION):
+            raise RolledBack("the transaction was rolled back at an earlier error")
+
     def commit(self) -> None:
         self.refuse_if_given_up()
         super().commit()
+        self.note()
+
+    def rollback(self) -> None:
+        super().rollback()
+        self.note()
 
     def give_up(self) -> None:
         """Roll back, and refuse every further statement; to be called in the connection's thread."""
@@ -104,8 +138,8 @@ class SQLiteFile(sqlite3.Connection):
             try:
                 self.rollback()
             except sqlite3.OperationalError as error:
-                # An interrupt that came for the statement before. It would stay if there were one that is not
-                # closed here, as of a blob; then the end of the connection is the end of the transaction.
+                # The interrupt came for the statement before. SQLite keeps it as long as anything is read, such as
+                # a blob that is not known here; then the transaction ends with the connection.
                 if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT or not tries:
                     raise
 

@@ -85,6 +85,11 @@ class Loan:
         adapted = self.adapted()
         return adapted is not None and self._dialect.lost_at(error, adapted.driver_connection)
 
+    def misses_savepoint(self, error: BaseException) -> bool:
+        """Return whether *error* says that a savepoint has gone with its transaction."""
+        adapted = self.adapted()
+        return adapted is not None and self._dialect.misses_savepoint(error, adapted.driver_connection)
+
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
         self._info[SEALED] = True

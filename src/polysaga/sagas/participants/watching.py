@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import PoolProxiedConnection
 
 from polysaga.databases import SqlNode
-from polysaga.databases.dialects.sql import LOAN, SEALED, SqlDialect
+from polysaga.databases.dialects.sql import LOAN, SEALED
 from polysaga.errors import StepMisused
 from polysaga.sagas.participants.implicit_commits import calls_procedure, ends_transaction
 from polysaga.sagas.participants.loans import AUTOCOMMIT
@@ -33,7 +33,7 @@ def watch(node: SqlNode) -> None:
     if engine in _watched:
         return
     _watched.add(engine)
-    event.listen(engine, "handle_error", partial(_doom, node.dialect))
+    event.listen(engine, "handle_error", _doom)
     for execution in ("do_execute", "do_executemany", "do_execute_no_params"):
         event.listen(engine, execution, partial(_refuse_ending, node.dialect.name))
     if node.dialect.name == "mysql":
@@ -46,7 +46,7 @@ def watch(node: SqlNode) -> None:
     )
 
 
-def _doom(database: SqlDialect, context: ExceptionContext) -> None:
+def _doom(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None or connection.closed or connection.invalidated:
         return  # the server commits nothing of it
@@ -54,7 +54,7 @@ def _doom(database: SqlDialect, context: ExceptionContext) -> None:
     if loan is None:
         return
     error = context.sqlalchemy_exception or context.original_exception
-    if database.misses_savepoint(context.original_exception):
+    if loan.misses_savepoint(context.original_exception):
         # The transaction ended unnoticed, as at a lock timeout with innodb_rollback_on_timeout: the error inside
         # the savepoint is the cause.
         loan.doom = loan.doom or loan.nested or error
