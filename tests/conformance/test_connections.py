@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.clock import Clock
-from polysaga.databases import MongoNode, SqlDatabase, SqlNode
+from polysaga.databases import Fault, MongoNode, SqlDatabase, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.handles import sql_session
@@ -295,6 +295,35 @@ async def test_a_connection_that_is_cut_before_its_isolation_is_set_is_told_as_t
         await block()
     async with sql_session(node, read_only=False) as session:
         assert await session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["writer", "reader"])
+async def test_a_database_that_is_away_when_a_lost_connection_is_replaced_is_told_as_that(
+    sql_shop: SqlShop, reads: bool
+) -> None:
+    """SQLAlchemy wraps the refusal as if it were an error of the statement."""
+    node = sql_shop.node(connections=1)
+    seen: list[Any] = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionRefusedError("it is away")
+
+    async def block() -> None:
+        async with sql_session(node, read_only=reads) as session:
+            connection = await session.connection()
+            await connection.invalidate()
+            await connection.rollback()
+            dialect: Any = (node.reader if reads else node.writer).sync_engine.dialect
+            dialect.connect = refuse
+            try:
+                await connection.execute(text("SELECT 1"))
+            except StatementError as error:
+                seen.append(fault_of(error))
+                raise
+
+    with pytest.raises(DatabaseUnavailable, match="it is away"):
+        await block()
+    assert seen == [Fault.UNREACHABLE]
 
 
 class Raises(TypeDecorator[Any]):

@@ -263,6 +263,30 @@ async def test_what_another_task_sends_before_the_loss_is_known_is_not_committed
     await one_is_sold(sqlite, node, f"{item}-next")
 
 
+@pytest.mark.parametrize("then", ["ends", "ROLLBACK", "BEGIN; SELECT nothing"])
+async def test_a_loss_beside_sqlalchemy_is_told_at_the_commit(sqlite: SqlShop, item: str, then: str) -> None:
+    """By the driver's own connection, on which a script begins with a COMMIT."""
+    node = sqlite.node(connections=1)
+    again = "INSERT OR ROLLBACK INTO sales SELECT receipt, item FROM sales WHERE item = ?"
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            await sqlite.sell(session, item)
+            driver = (await (await session.connection()).get_raw_connection()).driver_connection
+            with suppress(sqlite3.Error):
+                await driver.execute(again, (item,))
+            if then != "ends":
+                with suppress(sqlite3.Error):
+                    await driver.executescript(then)
+                with suppress(DBAPIError):
+                    await sqlite.sell(session, f"{item}-other")
+
+    with pytest.raises(TransactionLost):
+        await block()
+    assert (await sqlite.sold(item), await sqlite.sold(f"{item}-other")) == (0, 0)
+    await one_is_sold(sqlite, node, f"{item}-next")
+
+
 async def test_a_savepoint_that_a_step_misnames_in_another_is_that_ones_error(sqlite: SqlShop, item: str) -> None:
     """On MariaDB and MySQL it may mean that the transaction is gone, so a step is refused there."""
     participant = sqlite.participant(connections=1)

@@ -322,6 +322,48 @@ async def test_nothing_of_a_refused_flush_is_committed_with_what_comes_later(
     await the_next_user_is_served(sql_shop, node, f"{item}-next")
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_a_connection_whose_transaction_another_task_has_ended_is_used_on(
+    sql_shop: SqlShop, item: str, end: str
+) -> None:
+    """As by `asyncio.wait_for(connection.commit(), 5)`, which makes a task of its own in Python 3.11."""
+    node = sql_shop.node(connections=1)
+    async with node.writer.connect() as connection:
+        for number in range(2):
+            await sql_shop.sell(connection, f"{item}-{number}")
+            await asyncio.ensure_future(getattr(connection, end)())
+        await sql_shop.sell(connection, f"{item}-2")
+        await connection.commit()
+    sold = [await sql_shop.sold(f"{item}-{number}") for number in range(3)]
+    assert sold == ([1, 1, 1] if end == "commit" else [0, 0, 1])
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
+@cancelling
+async def test_a_connection_is_used_on_once_the_refused_flush_has_ended(sql_shop: SqlShop, item: str) -> None:
+    node, left = sql_shop.node(connections=1), Left()
+    stop = Stop(node)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add_all(both(item))
+            connection = await session.connection()
+            left.tasks.append(asyncio.ensure_future(session.flush()))
+            await reached(stop.inside, "the flush stands between its statements")
+            with pytest.raises(SessionShared):
+                await connection.commit()
+            stop.go_on.set()
+            await left.ends()
+            await session.rollback()
+            await connection.rollback()
+            await sql_shop.sell(session, f"{item}-later")
+
+    await within(block(), "the block ends", patience=40.0)
+    sold = [await sql_shop.sold(one) for one in (item, f"{item}-later")]
+    assert (sold, await sql_shop.refunded(item)) == ([0, 1], 0)
+    await the_next_user_is_served(sql_shop, node, f"{item}-next")
+
+
 @cancelling
 @pytest.mark.parametrize("moments", [0, 1, 2, 5])
 async def test_a_task_that_is_cancelled_in_its_flush_is_cancelled_although_the_block_ends(

@@ -213,7 +213,7 @@ class _Guard:
 
     def break_off_if_used(self, lent: _Pooled, info: dict[Any, Any] | None) -> bool:
         """Keep others from sending statements, and break off one that has been sent; return whether one had."""
-        if info is not None and ENDING not in info:
+        if info is not None and _ending(info) is None:
             info[ENDING] = asyncio.current_task()
         adapted: Any = lent.dbapi_connection
         if adapted is None:
@@ -250,7 +250,14 @@ def _flushes(info: dict[Any, Any]) -> bool:
 
 def _is_another(info: dict[Any, Any] | None) -> bool:
     """Return whether another task is ending the transaction."""
-    return info is not None and ENDING in info and info[ENDING] is not asyncio.current_task()
+    ending = None if info is None else _ending(info)
+    return ending is not None and ending is not asyncio.current_task()
+
+
+def _ending(info: dict[Any, Any]) -> "asyncio.Task[Any] | None":
+    """Return the task that ends the transaction; None if no task does, or it has left the connection to others."""
+    task: asyncio.Task[Any] | None = info.get(ENDING)
+    return None if task is None or task.done() else task
 
 
 async def _left(lock: asyncio.Lock, cut: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError, StatementError
+from sqlalchemy.exc import IllegalStateChangeError, InvalidRequestError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
@@ -371,8 +371,8 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
         return type(error.orig)(node.database)
-    if isinstance(error, StatementError) and not isinstance(error, DBAPIError):
-        return None
+    if isinstance(error, StatementError) and isinstance(error.orig, DatabaseUnavailable):
+        return error.orig
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
@@ -55,7 +55,7 @@ class SqlRoutes:
             except BaseException:
                 await close_shielded(session)
                 raise
-        except (DBAPIError, PoolTimeout) as error:
+        except (StatementError, PoolTimeout) as error:
             reading.blame(error)
             ours = as_ours(reading.node, error, read_only=True)
             if ours is None:
@@ -183,7 +183,7 @@ class _Movable(LentSession):
             return run(*given, **named)
         try:
             return run(*given, **named)
-        except (DBAPIError, DatabaseUnavailable) as error:
+        except (StatementError, DatabaseUnavailable) as error:
             if not reading.blame(error):
                 raise
         self.rollback()

@@ -310,7 +310,9 @@ class SqlDialect:
             raw = error.orig
             return self._code_fault(raw.__cause__ or raw) if raw is not None else None
         if isinstance(error, StatementError):
-            return None  # around an error of the program, as of a type or a default of its own
+            # SQLAlchemy wraps what is raised before the driver executes: by a type of the program, or while a
+            # connection that was lost is replaced.
+            return self.fault(error.orig) if isinstance(error.orig, DatabaseUnavailable | PoolTimeout) else None
         return self._code_fault(error)
 
     def said(self, error: BaseException) -> str | None:

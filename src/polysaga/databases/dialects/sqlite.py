@@ -106,10 +106,11 @@ class SQLite(SqlDialect):
 
     def check_commit(self, driver: Any) -> bool:
         try:
-            driver._conn.refuse_if_given_up()  # noqa: SLF001 - aiosqlite skips the commit of a closed file
+            file = driver._conn  # noqa: SLF001 - aiosqlite skips the commit of a closed file
         except ValueError as error:
             raise sqlite3.OperationalError(*error.args) from error
-        return True
+        file.refuse_if_given_up()
+        return not file.has_lost()
 
     def lost_at(self, error: BaseException, driver: Any) -> bool:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+_ROLLED_BACK = "the transaction was rolled back at an earlier error"
 _WITHOUT_TRANSACTION = ("BEGIN", "ROLLBACK", "RELEASE", "COMMIT", "END")
 _TRIES = 20  # rollbacks that interrupts may meet, which come every 50 ms
 
@@ -58,11 +59,12 @@ class _Cursor(sqlite3.Cursor):
 
     def executescript(self, *given: Any) -> Any:
         self.connection.refuse_if_given_up()
-        self.connection.refuse_if_lost(*given)
-        try:
-            return super().executescript(*given)
-        finally:
-            self.connection.note()  # Python commits before it executes a script
+        if self.connection.has_lost():
+            raise RolledBack(_ROLLED_BACK)
+        self.connection.commit()  # as Python does before it executes a script
+        executed = super().executescript(*given)
+        self.connection.note()
+        return executed
 
 
 class SQLiteFile(sqlite3.Connection):
@@ -117,7 +119,7 @@ class SQLiteFile(sqlite3.Connection):
     def refuse_if_lost(self, sql: str) -> None:
         """Raise if SQLite would commit *sql* by itself because its transaction was rolled back at an error."""
         if self.has_lost() and not sql.lstrip().upper().startswith(_WITHOUT_TRANSACTION):
-            raise RolledBack("the transaction was rolled back at an earlier error")
+            raise RolledBack(_ROLLED_BACK)
 
     def commit(self) -> None:
         self.refuse_if_given_up()

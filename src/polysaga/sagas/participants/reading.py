@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.databases import Fault, Node, SqlNode
@@ -19,7 +19,7 @@ async def read_rows(
         async with node.reader.connect() as connection:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             return [dict(row) for row in result.mappings()]
-    except (DBAPIError, PoolTimeout) as error:
+    except (StatementError, PoolTimeout) as error:
         raise explained(node, error, line) from error
 
 
