@@ -13,6 +13,7 @@ from benchmarks import (
     against_peers,
     against_plain,
     growth,
+    journals,
     memory,
     on_mongo,
     over_http,
@@ -31,6 +32,7 @@ PARTS: dict[str, Measure] = {
     "mongo": on_mongo.measure,
     "recovery": recovery.measure,
     "growth": growth.measure,
+    "journal": journals.measure,
     "routing": routing.measure,
     "memory": memory.measure,
 }

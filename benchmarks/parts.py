@@ -17,12 +17,36 @@ class Scale:
     rounds: int  # bursts of each side that count
     seconds: float  # of one burst
     in_flight: int  # sagas that are in flight when their process is killed
+    crowd: tuple[int, int]  # the same for many fresh processes, and how many those are
     finished: tuple[int, ...]  # sagas in the journals that have grown
+    parked: int  # sagas beside which claims are timed
+    since: int  # sagas that finish while a snapshot is open
+    searched: int  # finished sagas among which is searched
     steady: float  # seconds of load while memory is watched
 
 
-FULL = Scale(rounds=8, seconds=2.0, in_flight=1_000, finished=(100_000, 1_000_000), steady=600.0)
-SHORT = Scale(rounds=1, seconds=0.3, in_flight=60, finished=(1_000, 5_000), steady=12.0)
+FULL = Scale(
+    rounds=8,
+    seconds=2.0,
+    in_flight=1_000,
+    crowd=(600, 8),
+    finished=(100_000, 1_000_000),
+    parked=10_000,
+    since=200_000,
+    searched=1_000_000,
+    steady=600.0,
+)
+SHORT = Scale(
+    rounds=1,
+    seconds=0.3,
+    in_flight=60,
+    crowd=(60, 3),
+    finished=(1_000, 5_000),
+    parked=500,
+    since=1_000,
+    searched=5_000,
+    steady=12.0,
+)
 
 Measure: TypeAlias = Callable[[Scale], dict[str, Any]]
 

@@ -11,6 +11,7 @@ Cells: TypeAlias = Sequence[Sequence[str]]
 NOT_MEASURED = "Not measured in this run."
 _BLOCK = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MIB = 2**20
+_NAMES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 _WIDTH = 118  # of a line on the page
 _FIGURES = ("throughput", "p50_ms", "p99_ms", "client_cpu_ms", "server_cpu_ms")
 _RATIOS = ("throughput", "p50_ms", "client_cpu_ms", "cpu_ms")
@@ -128,16 +129,44 @@ def recovery(part: Part) -> str:
     words = {
         "in_flight": "sagas in flight when the process was killed",
         "lease_seconds": "lease of their claims, seconds",
-        "seconds_until_both_are_up": "seconds from the kill until both fresh processes were up",
+        "seconds_until_they_are_up": "seconds from the kill until the fresh processes were up",
         "seconds_until_half_are_at_rest": "... until half of the sagas were at rest",
         "seconds_until_all_are_at_rest": "... until all of them were",
         "sagas_claimed_by_each": "sagas claimed by each fresh process",
-        "claims_lost": "claims that one lost to the other",
+        "claims_lost": "claims that one lost to another",
         "sagas_claimed_twice": "sagas that were claimed more than once",
         "effects_missing": "effects missing",
         "effects_doubled": "effects that happened twice",
     }
-    return table(["what", "found"], [[text, _cell(part[name])] for name, text in words.items()])
+    crowd = part["crowd"]
+    heads = [f"{len(one['sagas_claimed_by_each'])} fresh processes" for one in (part, crowd)]
+    rows = [[text, _cell(part[name]), _cell(crowd[name])] for name, text in words.items()]
+    return table(["what", *heads], rows)
+
+
+def claims(part: Part) -> str:
+    """Return what a claim costs that finds nothing due."""
+    words = {
+        "one finished saga": "one finished saga in the journal",
+        "parked sagas": f"{part['parked']:,} parked ones",
+        "an old snapshot": f"an hour-old snapshot, and {part['finished_since_the_snapshot']:,} finished since",
+        "an old snapshot, without a lower bound": "the same; the look once a minute, without a lower bound",
+    }
+    rows = [
+        [text, *(f"{found[name]:.2f}" for found in part["claims_ms"].values())] for name, text in words.items()
+    ]
+    return table(["beside", *(f"{_NAMES[name]}, ms" for name in part["claims_ms"])], rows)
+
+
+def searches(part: Part) -> str:
+    """Return what every search costs in a small and in a large journal."""
+    found = part["searches_ms"]
+    rows = [
+        [name, *(f"{milliseconds:.1f}" for one in found.values() for milliseconds in one[name])]
+        for name in next(iter(found.values()))
+    ]
+    sizes = ("1 saga", f"{part['searched']:,}")
+    return table(["search", *(f"{_NAMES[name]}, {size}, ms" for name in found for size in sizes)], rows)
 
 
 def growth(part: Part) -> str:
@@ -191,6 +220,8 @@ BLOCKS: Mapping[str, tuple[str, Callable[[Part], str]]] = {
     "mongo-counts": ("mongo", counts),
     "recovery": ("recovery", recovery),
     "growth": ("growth", growth),
+    "journal-claims": ("journal", claims),
+    "journal-searches": ("journal", searches),
     "routing": ("routing", routing),
     "memory": ("memory", memory),
 }

@@ -213,6 +213,19 @@ def result() -> dict[str, Any]:
     machine = {"processor": "Quick", "processors": 2, "memory": "4194304 kB", "kernel": "6", "load": [0.5, 0, 0]}
     about = {"at": "2026-11-28T10:00:00", "commit": "abcdef1234567", "changed": False, "short": False}
     servers = ["PostgreSQL 18"]
+    took_over: Mapping[str, Any] = dict.fromkeys(
+        (
+            "in_flight",
+            "lease_seconds",
+            "seconds_until_they_are_up",
+            "seconds_until_half_are_at_rest",
+            "seconds_until_all_are_at_rest",
+            "claims_lost",
+            "sagas_claimed_twice",
+            "effects_missing",
+        ),
+        1000,
+    )
     recovery = {"sagas_claimed_by_each": [30, 31], "effects_doubled": 0}
     counts: Mapping[str, Any] = {
         "ours": {"packets": 16.0},
@@ -222,20 +235,9 @@ def result() -> dict[str, Any]:
         "about": about | {"machine": machine, "versions": {"python": "3.11"}},
         "parts": {
             "plain": {"servers": servers, "turns": turns, "on_connections": turns[:1], "counts": counts},
-            "recovery": dict.fromkeys(
-                (
-                    "in_flight",
-                    "lease_seconds",
-                    "seconds_until_both_are_up",
-                    "seconds_until_half_are_at_rest",
-                    "seconds_until_all_are_at_rest",
-                    "claims_lost",
-                    "sagas_claimed_twice",
-                    "effects_missing",
-                ),
-                1000,
-            )
-            | recovery,
+            "recovery": took_over
+            | recovery
+            | {"crowd": took_over | recovery | {"sagas_claimed_by_each": [20, 20, 21]}},
             "http": {"failed": "TimeoutError: no answer"},
         },
     }
@@ -252,11 +254,11 @@ def test_the_page_shows_medians_ratios_and_what_is_missing() -> None:
     assert "| 16 | ours | 100.0 | 500.0 | 900.0 | 2.0 | 1.0 |" in page
     assert "| 16 | ours / plain | 1.00 (1.00 to 1.00) |" in page
     assert "| ours | 16.0 | ? | ? |" in page
-    assert "| sagas claimed by each fresh process | 30 and 31 |" in page
+    assert "| sagas claimed by each fresh process | 30 and 31 | 20 and 20 and 21 |" in page
     assert "This part failed: TimeoutError: no answer" in page
     assert "![plain](performance/plain.svg)" in page
     assert "- Machine: 2 processors (Quick), 4 GiB, Linux 6, load average before the run 0.5." in page
-    assert page.count(tables.NOT_MEASURED) == 8
+    assert page.count(tables.NOT_MEASURED) == 10
 
 
 def test_making_the_page_twice_changes_nothing() -> None:
