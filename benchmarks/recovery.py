@@ -23,10 +23,12 @@ from benchmarks import recovery_saga
 from benchmarks.parts import Scale, alone, tell
 from benchmarks.process import ROOT, answer, places_in_environment
 from benchmarks.servers import running
+from benchmarks.shop import POOL
 from benchmarks.side import Places
 from devservers import MARIADB, POSTGRES
 
 _LOOK = 0.1  # seconds between two looks at the journal
+_CONNECTIONS = 200  # of all fresh processes together to one server; MariaDB's takes 300
 _PATIENCE = 600.0  # seconds for everything
 _AT_REST = "SELECT count(*) FROM polysaga_journal WHERE wake_at IS NULL"
 
@@ -48,7 +50,8 @@ def _taken_over(count: int, processes: int) -> dict[str, Any]:
             first.kill()
             first.wait(_PATIENCE)
         killed = time.monotonic()
-        fresh = [_program(databases.urls, "take-over") for _ in range(processes)]
+        connections = min(POOL["size"], _CONNECTIONS // processes)
+        fresh = [_program(databases.urls, "take-over", str(connections)) for _ in range(processes)]
         try:
             for program in fresh:
                 answer(program, "recovery_saga take-over")

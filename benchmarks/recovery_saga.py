@@ -1,8 +1,9 @@
 """A saga over two databases that can be caught in the middle, and the programs that begin it and take it over.
 
 `begin N`: start N sagas. Each commits its first two steps and then hangs in a call until the process is killed.
-`take-over`: open the sagas as a fresh process of the service does, and finish what is overdue. There the call
-returns at once. One line of JSON says that the program is ready; `take-over` tells its claims when its input ends.
+`take-over N`: open the sagas as a fresh process of the service does, with pools of N connections, and finish what
+is overdue. There the call returns at once. One line of JSON says that the program is ready; `take-over` tells its
+claims when its input ends.
 
 The table of effects has no unique key: a step that happened twice would leave two rows.
 """
@@ -118,7 +119,7 @@ sagas = Sagas(databases, saga, journal=app)
 
 async def fill(urls: Places) -> None:
     """Create the tables in empty databases."""
-    async with databases.open(_settings(urls, 1)):
+    async with databases.open(_settings(urls, 1, POOL["size"])):
         await migrate(sagas)
         for node in (app.primary, other.primary):
             assert isinstance(node, SqlNode)
@@ -126,8 +127,9 @@ async def fill(urls: Places) -> None:
                 await connection.run_sync(effects.metadata.create_all)
 
 
-def _settings(urls: Places, in_flight: int) -> Settings:
-    places = {name: {"url": url, "pool": POOL} for name, url in urls.items()}
+def _settings(urls: Places, in_flight: int, connections: int) -> Settings:
+    pool = {"size": connections, "max_overflow": 0}
+    places = {name: {"url": url, "pool": pool} for name, url in urls.items()}
     return parse_settings({"databases": places, "sagas": {"lease": LEASE, "max_in_flight": max(in_flight, 256)}})
 
 
@@ -139,7 +141,7 @@ async def _begin(urls: Places, count: int) -> None:
         async with places:
             await sagas.start(saga, Work(number=number))
 
-    settings = _settings(urls, count)
+    settings = _settings(urls, count, POOL["size"])
     async with databases.open(settings), sagas.open(settings.sagas):
         await asyncio.gather(*map(start, range(count)))
         await hanging.reached.wait()
@@ -147,7 +149,7 @@ async def _begin(urls: Places, count: int) -> None:
         await asyncio.Event().wait()
 
 
-async def _take_over(urls: Places) -> None:
+async def _take_over(urls: Places, connections: int) -> None:
     claims, lost, ticked = Counter[UUID](), 0, asyncio.Event()
 
     def hear(event: Event) -> None:
@@ -159,7 +161,7 @@ async def _take_over(urls: Places) -> None:
         elif isinstance(event, WorkerTicked):
             ticked.set()
 
-    settings = _settings(urls, 1)
+    settings = _settings(urls, 1, connections)
     async with databases.open(settings), sagas.open(settings.sagas, emit=hear):
         await ticked.wait()
         print(json.dumps({"up": True}), flush=True)
@@ -170,8 +172,8 @@ async def _take_over(urls: Places) -> None:
 
 def main() -> None:
     """Do what the command line asks; the URLs come as JSON in the variable PLACES."""
-    urls = json.loads(os.environ["PLACES"])
-    asyncio.run(_begin(urls, int(sys.argv[2])) if sys.argv[1] == "begin" else _take_over(urls))
+    urls, what, number = json.loads(os.environ["PLACES"]), sys.argv[1], int(sys.argv[2])
+    asyncio.run(_begin(urls, number) if what == "begin" else _take_over(urls, number))
 
 
 if __name__ == "__main__":
