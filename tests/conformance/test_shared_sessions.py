@@ -207,6 +207,11 @@ class Stop:
             self.inside.set()
             await_only(reached(self.go_on, "the flush goes on"))
 
+    async def begin_flush(self, session: AsyncSession, left: Left) -> None:
+        """Return when a task of *left* stands in a flush of *session*, which has statements pending."""
+        left.tasks.append(asyncio.ensure_future(session.flush()))
+        await reached(self.inside, "the flush stands between its statements")
+
 
 def both(item: str) -> list[Any]:
     """Return a sale and a refund that one flush writes, the refund first."""
@@ -230,8 +235,7 @@ async def test_a_block_does_not_commit_half_of_what_another_task_flushes(
                 await stack.enter_async_context(session.begin())
             session.add_all(both(item))
             connection = await session.connection()
-            left.tasks.append(asyncio.ensure_future(session.flush()))
-            await reached(stop.inside, "the flush stands between its statements")
+            await stop.begin_flush(session, left)
             if how == "by its commit":
                 await session.commit()
             elif how == "by its connection's commit":
@@ -263,8 +267,7 @@ async def test_a_flush_that_goes_on_after_the_refusal_commits_nothing(
             session.add_all(both(item))
             connection = await session.connection()
             ended: AsyncSession | AsyncConnection = session if by == "its session" else connection
-            left.tasks.append(asyncio.ensure_future(session.flush()))
-            await reached(stop.inside, "the flush stands between its statements")
+            await stop.begin_flush(session, left)
             try:
                 await ended.commit()
             except SessionShared:
@@ -297,8 +300,7 @@ async def test_nothing_of_a_refused_flush_is_committed_with_what_comes_later(
             session.add_all(both(item))
             connection = await session.connection()
             used: AsyncSession | AsyncConnection = session if by == "its session" else connection
-            left.tasks.append(asyncio.ensure_future(session.flush()))
-            await reached(stop.inside, "the flush stands between its statements")
+            await stop.begin_flush(session, left)
             with pytest.raises(SessionShared):
                 await used.commit()
             for act in order.split():
@@ -348,8 +350,7 @@ async def test_a_connection_is_used_on_once_the_refused_flush_has_ended(sql_shop
         async with sql_session(node, read_only=False) as session:
             session.add_all(both(item))
             connection = await session.connection()
-            left.tasks.append(asyncio.ensure_future(session.flush()))
-            await reached(stop.inside, "the flush stands between its statements")
+            await stop.begin_flush(session, left)
             with pytest.raises(SessionShared):
                 await connection.commit()
             stop.go_on.set()
@@ -376,8 +377,7 @@ async def test_a_task_that_is_cancelled_in_its_flush_is_cancelled_although_the_b
     async def block() -> None:
         async with sql_session(node, read_only=False) as session:
             session.add_all(both(item))
-            left.tasks.append(asyncio.ensure_future(session.flush()))
-            await reached(stop.inside, "the flush stands between its statements")
+            await stop.begin_flush(session, left)
             left.tasks[0].cancel()
             await turns(moments)
             raise LookupError(item)
@@ -398,8 +398,7 @@ async def test_a_step_does_not_commit_half_of_what_another_task_flushes(sql_shop
 
     async def work(session: AsyncSession) -> str:
         session.add_all(both(item))
-        left.tasks.append(asyncio.ensure_future(session.flush()))
-        await reached(stop.inside, "the flush stands between its statements")
+        await stop.begin_flush(session, left)
         return "null"
 
     ending = asyncio.ensure_future(participant.act(entry(), work))

@@ -6,8 +6,9 @@ asyncmy it fetches without the lock that statements take, so a transaction could
 """
 
 from asyncio import Lock
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -68,32 +69,38 @@ def _execute(
         if pooled.dbapi_connection is not adapted or pooled.info.get(STREAMS) is not mine or ENDING in pooled.info:
             raise SessionOver(database)
 
-    told = partial(_told, adapted, errors)
-    stream = _Stream(cursor._cursor, None if takes_it else lock, refuse_if_over, told)  # noqa: SLF001
-    cursor._cursor = stream  # noqa: SLF001
+    fetches = _Fetches(adapted, None if takes_it else lock, errors, refuse_if_over)
+    cursor._cursor = stream = _Stream(cursor._cursor, fetches)  # noqa: SLF001
     mine.add(stream)
 
 
-@contextmanager
-def _told(adapted: Any, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Raise what SQLAlchemy knows: its adapter of asyncpg lets the errors of later pages through as they are."""
-    try:
-        yield
-    except errors as error:
-        raise known(adapted, error, errors) from error
+@dataclass(frozen=True)
+class _Fetches:
+    """How the pages of one stream are fetched."""
+
+    adapted: Any  # SQLAlchemy's connection
+    lock: Lock | None  # None: the fetch takes it
+    errors: tuple[type[Exception], ...]
+    refuse_if_over: Callable[[], None]
+
+    async def alone(self, fetch: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Fetch while no statement is under way, and raise what SQLAlchemy knows.
+
+        Its adapter of asyncpg lets the errors of later pages through as they are.
+        """
+        self.refuse_if_over()
+        async with nullcontext() if self.lock is None else self.lock:
+            try:
+                return await fetch(*given, **named)
+            except self.errors as error:
+                raise known(self.adapted, error, self.errors) from error
 
 
 class _Stream:
     """The driver's cursor, whose fetches take turns with statements, and raise once the transaction is over."""
 
-    def __init__(
-        self,
-        cursor: Any,
-        lock: Lock | None,
-        refuse_if_over: Callable[[], None],
-        told: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._cursor, self._lock, self._refuse_if_over, self._told = cursor, lock, refuse_if_over, told
+    def __init__(self, cursor: Any, fetches: _Fetches) -> None:
+        self._cursor, self._fetches = cursor, fetches
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -103,33 +110,27 @@ class _Stream:
         return self
 
     async def __anext__(self) -> Any:
-        return await self._alone(self._cursor.__anext__)
+        return await self._fetches.alone(self._cursor.__anext__)
 
     async def fetch(self, *given: Any, **named: Any) -> Any:
-        return await self._alone(self._cursor.fetch, *given, **named)
+        return await self._fetches.alone(self._cursor.fetch, *given, **named)
 
     async def fetchone(self) -> Any:
-        return await self._alone(self._cursor.fetchone)
+        return await self._fetches.alone(self._cursor.fetchone)
 
     async def fetchmany(self, *given: Any, **named: Any) -> Any:
-        return await self._alone(self._cursor.fetchmany, *given, **named)
+        return await self._fetches.alone(self._cursor.fetchmany, *given, **named)
 
     async def fetchall(self) -> Any:
-        return await self._alone(self._cursor.fetchall)
+        return await self._fetches.alone(self._cursor.fetchall)
 
     async def close(self) -> None:
         try:
-            self._refuse_if_over()
+            self._fetches.refuse_if_over()
         except SessionOver:
             return  # the end of the transaction has closed it
-        await self._alone(self._cursor.close)
+        await self._fetches.alone(self._cursor.close)
 
     async def end(self) -> None:
         """Close the cursor for the end of its transaction."""
         await self._cursor.close()
-
-    async def _alone(self, fetch: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        self._refuse_if_over()
-        async with nullcontext() if self._lock is None else self._lock:
-            with self._told():
-                return await fetch(*given, **named)

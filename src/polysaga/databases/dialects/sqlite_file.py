@@ -2,7 +2,7 @@
 
 import sqlite3
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -24,23 +24,21 @@ class _Cursor(sqlite3.Cursor):
 
     connection: "SQLiteFile"
 
-    def execute(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        self.connection.refuse_if_lost(given[0])
-        try:
-            executed = super().execute(*given)
-        except BaseException:
-            self._reset()
-            raise
-        self.connection.note()
-        return executed
+    def execute(self, sql: str, *given: Any) -> Any:
+        return self._run(super().execute, sql, *given)
 
-    def executemany(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        sql, rows = given
+    def executemany(self, sql: str, rows: Iterable[Any]) -> Any:
+        return self._run(super().executemany, sql, self._while_kept(rows))
+
+    def executescript(self, script: str) -> Any:
+        self.connection.refuse_if_lost()  # although it may begin with ROLLBACK
+        self.connection.commit()  # as Python does before it executes a script
+        return self._run(super().executescript, script)
+
+    def _run(self, execute: Callable[..., Any], sql: str, *given: Any) -> Any:
         self.connection.refuse_if_lost(sql)
         try:
-            executed = super().executemany(sql, self._while_kept(rows))
+            executed = execute(sql, *given)
         except BaseException:
             self._reset()
             raise
@@ -56,15 +54,6 @@ class _Cursor(sqlite3.Cursor):
     def _reset(self) -> None:
         with suppress(sqlite3.Error):
             super().execute("")  # does nothing, but resets first what was executed before
-
-    def executescript(self, *given: Any) -> Any:
-        self.connection.refuse_if_given_up()
-        if self.connection.has_lost():
-            raise RolledBack(_ROLLED_BACK)
-        self.connection.commit()  # as Python does before it executes a script
-        executed = super().executescript(*given)
-        self.connection.note()
-        return executed
 
 
 class SQLiteFile(sqlite3.Connection):
@@ -116,8 +105,12 @@ class SQLiteFile(sqlite3.Connection):
         """Return whether a transaction was rolled back at an error, with neither `rollback` nor BEGIN since."""
         return self._was_open and not self.in_transaction
 
-    def refuse_if_lost(self, sql: str) -> None:
-        """Raise if SQLite would commit *sql* by itself because its transaction was rolled back at an error."""
+    def refuse_if_lost(self, sql: str = "") -> None:
+        """Raise if the connection is given up, or its transaction was rolled back at an error.
+
+        SQLite would commit *sql* by itself then, unless it ends the lost transaction or begins the next.
+        """
+        self.refuse_if_given_up()
         if self.has_lost() and not sql.lstrip().upper().startswith(_WITHOUT_TRANSACTION):
             raise RolledBack(_ROLLED_BACK)
 

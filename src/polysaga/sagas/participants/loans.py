@@ -1,6 +1,7 @@
 """What is known of a connection while a step has it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection
@@ -82,13 +83,15 @@ class Loan:
 
     def is_lost_at(self, error: BaseException) -> bool:
         """Return whether the server rolled back the whole transaction at *error*, savepoints included."""
-        adapted = self.adapted()
-        return adapted is not None and self._dialect.lost_at(error, adapted.driver_connection)
+        return self._says(self._dialect.lost_at, error)
 
     def misses_savepoint(self, error: BaseException) -> bool:
         """Return whether *error* says that a savepoint has gone with its transaction."""
+        return self._says(self._dialect.misses_savepoint, error)
+
+    def _says(self, judge: Callable[[BaseException, Any], bool], error: BaseException) -> bool:
         adapted = self.adapted()
-        return adapted is not None and self._dialect.misses_savepoint(error, adapted.driver_connection)
+        return adapted is not None and judge(error, adapted.driver_connection)
 
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
