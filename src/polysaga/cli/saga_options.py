@@ -99,24 +99,34 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def saga_filter(
-    status: list[Status] | None,
-    name: str | None,
-    key: str | None,
-    error: str | None,
-    older_than: float | None,
     *,
-    unknown: bool,
-    **more: Any,
+    status: Statuses = None,
+    name: Name = None,
+    error: Error = None,
+    older_than: Age = None,
+    database: FailingDatabase = None,
+    since: Since = None,
+    until: Until = None,
+    retrying: Retrying = False,
+    late: Late = False,
+    waiting: Waiting = False,
+    crashing: Crashing = False,
+    oldest_first: OldestFirst = False,
 ) -> SagaFilter:
-    """Return the filter that the options name; *unknown*: only sagas without a definition here."""
+    """Return the filter that these options of lists and repairs describe."""
     return SagaFilter(
         status=tuple(status or ()),
         name=name,
-        key=key,
         error=error,
         older_than=older_than,
-        known=False if unknown else None,
-        **more,
+        database=database,
+        since=since,
+        until=until,
+        retrying=retrying,
+        late=late,
+        waiting=waiting,
+        crashing=crashing,
+        oldest_first=oldest_first,
     )
 
 

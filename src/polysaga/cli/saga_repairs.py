@@ -8,7 +8,6 @@ import getpass
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from uuid import UUID
 
@@ -16,24 +15,12 @@ import typer
 
 from polysaga.cli.programs import Target
 from polysaga.cli.saga_options import (
-    Age,
     By,
-    Crashing,
     DryRun,
-    Error,
-    FailingDatabase,
     FailingStep,
     Json,
-    Late,
     Most,
-    Name,
-    OldestFirst,
-    Retrying,
     SagaIds,
-    Since,
-    Statuses,
-    Until,
-    Waiting,
     Why,
     Yes,
     console,
@@ -42,6 +29,7 @@ from polysaga.cli.saga_options import (
     saga_filter,
 )
 from polysaga.cli.saga_tables import print_repairs
+from polysaga.cli.shared_options import with_options_of
 from polysaga.errors import TooLate, UnknownVersion, WrongStatus
 from polysaga.sagas import Repair, SagaFilter, Sagas
 
@@ -75,78 +63,46 @@ class _Selection:
 
 
 def repair(own: Callable[..., Work]) -> Callable[..., None]:
-    """Make *own* a command; *own* has the options of this repair only, `_selection` the shared ones."""
-    shared, its = signature(_selection).parameters, signature(own).parameters
-    # Typer lists the options in this order: which sagas, what is done to them, and how.
-    first = ("target", "ids")
-    ordered = {name: shared[name] for name in first} | dict(its) | dict(shared)
-    parameters = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in ordered.values()]
+    """Make *own* a command: it has the options of this repair only, and gets those that all repairs share."""
 
-    def command(**given: Any) -> None:
-        work = own(**{name: given.pop(name) for name in its})
-        _carry_out(own.__name__, work, _selection(**given))
+    def command(
+        target: Target,
+        ids: SagaIds = None,
+        *,
+        work: Work,
+        why: Why,
+        by: By = None,
+        wanted: SagaFilter,
+        failing_step: FailingStep = None,
+        limit: Most = 100,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+        as_json: Json = False,
+    ) -> None:
+        unsure = not ids and not yes and not dry_run
+        selection = _Selection(
+            target=target,
+            ids=ids or (),
+            wanted=replace(wanted, step=failing_step),
+            how=How(by=_who(by), why=why, dry_run=dry_run or unsure, limit=limit),
+            unsure=unsure,
+            as_json=as_json,
+        )
+        _require_one_way(selection)
+        _carry_out(own.__name__, work, selection)
 
     command.__name__, command.__doc__ = own.__name__, own.__doc__
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return command
+    return with_options_of(work=own, wanted=saga_filter)(command)
 
 
-def _selection(
-    target: Target,
-    ids: SagaIds = None,
-    *,
-    why: Why,
-    by: By = None,
-    status: Statuses = None,
-    name: Name = None,
-    error: Error = None,
-    older_than: Age = None,
-    failing_step: FailingStep = None,
-    database: FailingDatabase = None,
-    since: Since = None,
-    until: Until = None,
-    retrying: Retrying = False,
-    late: Late = False,
-    waiting: Waiting = False,
-    crashing: Crashing = False,
-    oldest_first: OldestFirst = False,
-    limit: Most = 100,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> _Selection:
-    """Return the selection that the shared options of all repairs describe."""
-    wanted = saga_filter(
-        status,
-        name,
-        None,
-        error,
-        older_than,
-        unknown=False,
-        step=failing_step,
-        database=database,
-        since=since,
-        until=until,
-        retrying=retrying,
-        late=late,
-        waiting=waiting,
-        crashing=crashing,
-    )
-    if bool(ids) == (wanted != SagaFilter()):
-        raise typer.BadParameter(
-            "name the sagas by their ids, or by a filter such as --status needs_attention, not by both"
-            if ids
-            else "name the sagas: by their ids, or by a filter such as --status needs_attention"
-        )
-    unsure = not ids and not yes and not dry_run
-    return _Selection(
-        target=target,
-        ids=ids or (),
-        wanted=replace(wanted, oldest_first=oldest_first),
-        how=How(by=_who(by), why=why, dry_run=dry_run or unsure, limit=limit),
-        unsure=unsure,
-        as_json=as_json,
+def _require_one_way(selection: _Selection) -> None:
+    filtered = replace(selection.wanted, oldest_first=False) != SagaFilter()
+    if selection.many == filtered:
+        return
+    raise typer.BadParameter(
+        "name the sagas: by their ids, or by a filter such as --status needs_attention"
+        if selection.many
+        else "name the sagas by their ids, or by a filter such as --status needs_attention, not by both"
     )
 
 

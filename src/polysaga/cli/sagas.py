@@ -1,7 +1,7 @@
 """`polysaga sagas`: find the sagas of a program, understand one, and repair what needs a person."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -9,24 +9,12 @@ import typer
 from polysaga.cli.configured import configured
 from polysaga.cli.programs import Target, settings_for
 from polysaga.cli.saga_options import (
-    Age,
-    Crashing,
-    Error,
-    FailingDatabase,
     Json,
     Key,
-    Late,
     Most,
-    Name,
-    OldestFirst,
-    Retrying,
     SagaId,
-    Since,
-    Statuses,
     Step,
     Unknown,
-    Until,
-    Waiting,
     console,
     print_json,
     run_on,
@@ -34,9 +22,10 @@ from polysaga.cli.saga_options import (
 )
 from polysaga.cli.saga_repairs import compensate, resolve, retry, skip
 from polysaga.cli.saga_tables import print_ledgers, print_page, print_saga, print_story, print_traceback
+from polysaga.cli.shared_options import with_options_of
 from polysaga.clock import Clock
 from polysaga.dashboard.screens.declared import DeclaredSaga, declared, find
-from polysaga.sagas import Examination, Sagas, SagaState, SagaSummary
+from polysaga.sagas import Examination, SagaFilter, Sagas, SagaState, SagaSummary
 
 sagas = typer.Typer(
     no_args_is_help=True,
@@ -47,23 +36,13 @@ sagas = typer.Typer(
 )
 
 
+@with_options_of(wanted=saga_filter)
 def list_sagas(
     target: Target,
-    status: Statuses = None,
-    name: Name = None,
-    key: Key = None,
-    error: Error = None,
-    older_than: Age = None,
-    unknown: Unknown = False,
+    wanted: SagaFilter,
     step: Step = None,
-    database: FailingDatabase = None,
-    since: Since = None,
-    until: Until = None,
-    retrying: Retrying = False,
-    late: Late = False,
-    waiting: Waiting = False,
-    crashing: Crashing = False,
-    oldest_first: OldestFirst = False,
+    key: Key = None,
+    unknown: Unknown = False,
     limit: Most = 50,
     after: Annotated[
         str | None,
@@ -72,23 +51,7 @@ def list_sagas(
     as_json: Json = False,
 ) -> None:
     """List sagas, the newest first unless --oldest-first is given."""
-    wanted = saga_filter(
-        status,
-        name,
-        key,
-        error,
-        older_than,
-        unknown=unknown,
-        step=step,
-        database=database,
-        since=since,
-        until=until,
-        retrying=retrying,
-        late=late,
-        waiting=waiting,
-        crashing=crashing,
-        oldest_first=oldest_first,
-    )
+    wanted = replace(wanted, step=step, key=key, known=False if unknown else None)
     page = run_on(target, lambda program: program.find(wanted, limit=limit, after=after))
     if as_json:
         listed = [_summary(saga) for saga in page.sagas]
@@ -97,7 +60,7 @@ def list_sagas(
     if page.sagas:
         print_page(page, Clock().now(), console())
     if page.searched_to is not None:
-        way = "up to" if oldest_first else "back to"
+        way = "up to" if wanted.oldest_first else "back to"
         so_far = f"Searched {way}" if page.sagas else f"No such saga {way}"
         typer.echo(f"{so_far} {page.searched_to:%Y-%m-%d %H:%M:%S} UTC; search on: --after '{page.next}'")
     elif page.next is not None:
