@@ -1,0 +1,72 @@
+"""A key that an earlier version of a saga has started: callers of the newer one see what that one wrote."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
+from polysaga.config import parse_settings
+from polysaga.databases import Database
+from polysaga.migrations import migrate
+from tests.fixtures.waiting import reached
+
+
+class Shop:
+    """A saga whose first version takes from the stock; the second leaves the stock alone."""
+
+    def __init__(self) -> None:
+        self.orders, self.stock = SqlDatabase("orders"), SqlDatabase("stock")
+        self.in_step, self.go_on = asyncio.Event(), asyncio.Event()
+        self.former, self.latter = (Saga("buy", input=int, output=int, version=number) for number in (1, 2))
+        self.former.step(self.stock, kind="pivot")(self.buy)
+        self.latter.step(self.orders, kind="pivot")(self.buy)
+        self.databases = Databases(self.orders, self.stock)
+        self.sagas = Sagas(self.databases, self.former, self.latter, journal=self.orders)
+
+    async def buy(self, db: Any, pieces: int, ctx: StepContext) -> int:
+        self.in_step.set()
+        await reached(self.go_on, "the step goes on")
+        return pieces
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    shop = Shop()
+    urls = {name: {"url": f"sqlite+aiosqlite:///{tmp_path}/{name}.db"} for name in ("orders", "stock")}
+    async with shop.databases.open(parse_settings({"databases": urls})):
+        await migrate(shop.sagas)
+        yield shop
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The databases that later reads of the caller must include."""
+    told = set[str]()
+    monkeypatch.setattr(Database, "wrote", lambda database: told.add(database.name))
+    return told
+
+
+async def test_later_reads_include_what_is_written_under_way(shop: Shop, told: set[str]) -> None:
+    async with shop.sagas.open():
+        first = await shop.sagas.start(shop.former, 3, key="repeated")
+        await reached(shop.in_step, "the former version is in its step")
+        repeated = await shop.sagas.start(shop.latter, 3, key="repeated")
+        told.clear()
+        shop.go_on.set()
+        assert await repeated.result(30) == 3
+        assert (repeated.id, repeated.joined) == (first.id, True)
+    assert told == {"orders", "stock"}
+
+
+async def test_later_reads_include_what_was_written_before(shop: Shop, told: set[str]) -> None:
+    shop.go_on.set()
+    async with shop.sagas.open():
+        first = await shop.sagas.start(shop.former, 3, key="repeated")
+        await first.result(30)
+    told.clear()
+    async with shop.sagas.open():
+        assert await shop.sagas.run(shop.latter, 3, key="repeated", timeout=30) == 3
+    assert told == {"orders", "stock"}
