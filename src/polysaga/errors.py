@@ -56,10 +56,14 @@ class TryAgain(PolysagaError):
 
 
 class Busy(TryAgain):
-    """The process drives as many sagas as it may (`sagas.max_in_flight`)."""
+    """The process drives as many sagas as it may (`sagas.max_in_flight`), or is closing: then *limit* is 0."""
 
     def __init__(self, limit: int, waited: float) -> None:
-        super().__init__(f"{limit} sagas are in flight in this process and none ended within {waited:g} s")
+        super().__init__(
+            f"{limit} sagas are in flight in this process and none ended within {waited:g} s"
+            if limit
+            else "this process is closing: it starts and cancels no more sagas"
+        )
         self.limit, self.waited = limit, waited
 
 

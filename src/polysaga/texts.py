@@ -2,12 +2,13 @@
 
 Drivers and validators put values into their texts: `Key (email)=(a@b.c) already exists`, `input_value='a@b.c'`.
 Of such an error, only the class, the code and the names of constraints, tables, columns and fields are kept. Its
-text is kept only if it is known to contain no values. The text of a program's own error is kept as it is.
+text is kept only if it is known to contain no values. The text of a program's own error is kept as it is, but for
+half of a surrogate pair, as in the name of a file that is not UTF-8: journals, logs and pages cannot have it.
 """
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from pydantic_core import PydanticSerializationError, ValidationError
 
@@ -30,43 +31,60 @@ def said(error: BaseException) -> str:
     """Return the text of *error* for people; never empty, even if its own `__str__` raises."""
     told = (_said(error) or _own_text(error)).strip()
     # Of an error without a text, drivers' and ours, `Name: ` would be left.
-    return told.removesuffix(":")[:LONGEST] or type(error).__name__
+    return well_formed(told.removesuffix(":")[:LONGEST] or type(error).__name__)
 
 
 def traced(error: BaseException) -> str:
     """Return the end of the traceback of *error* and its causes, each with its text from `said`."""
-    return "".join(traceback.format_exception(without_values(error)))[-LONGEST:]
+    return well_formed(_lines(lambda one: traceback.format_exception(without_values(one)), error)[-LONGEST:])
+
+
+def well_formed(text: str) -> str:
+    """Return *text*, with an escape for each half of a surrogate pair, which UTF-8 does not have."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def without_values(error: BaseException) -> BaseException:
     """Return *error*, or a copy with the same name, traceback and causes whose texts contain no values."""
-    return _copied(error, {}) if any(_said(one) is not None for one in _chain(error, set())) else error
+    chain = _chain(error)
+    if all(_said(one) is None for one in chain):
+        return error
+    made = dict[int, BaseException]()
+    copies = [_copied(one, made) for one in chain]
+    for one, copy in zip(chain, copies, strict=True):
+        copy.__traceback__ = one.__traceback__
+        copy.__cause__, copy.__context__ = made.get(id(one.__cause__)), made.get(id(one.__context__))
+        copy.__suppress_context__ = one.__suppress_context__  # which a new cause sets
+    return made[id(error)]
 
 
-def _chain(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
-    seen.add(id(error))
-    yield error
-    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    for one in (error.__cause__, error.__context__, *inner):
-        if one is not None and id(one) not in seen:
-            yield from _chain(one, seen)
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return *error* and all that it came of; a chain may be longer than Python's limit of recursion."""
+    found, left = dict[int, BaseException](), [error]
+    while left:
+        one = left.pop()
+        if id(one) not in found:
+            found[id(one)] = one
+            inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+            left += [each for each in (one.__cause__, one.__context__, *inner) if each is not None]
+    return list(found.values())
 
 
 def _copied(error: BaseException, made: dict[int, BaseException]) -> BaseException:
-    if id(error) in made:
-        return made[id(error)]
-    kind = type(error)
-    if isinstance(error, BaseExceptionGroup):
-        copy: BaseException = BaseExceptionGroup(error.message, [_copied(one, made) for one in error.exceptions])
-    else:
-        text = _said(error) or _own_text(error)
-        copy = type(kind.__name__, (Exception,), {"__module__": kind.__module__})(_after_name(text))
-    made[id(error)] = copy
-    copy.__traceback__ = error.__traceback__
-    copy.__context__ = None if error.__context__ is None else _copied(error.__context__, made)
-    copy.__cause__ = None if error.__cause__ is None else _copied(error.__cause__, made)
-    copy.__suppress_context__ = error.__suppress_context__
-    return copy
+    """Return the copy of *error*, without what it came of."""
+    if id(error) not in made:
+        kind = type(error)
+        if isinstance(error, BaseExceptionGroup):
+            parts = [_copied(one, made) for one in error.exceptions]
+            made[id(error)] = BaseExceptionGroup(error.message, parts)
+        else:
+            known = _said(error)
+            copy = type(kind.__name__, (Exception,), {"__module__": kind.__module__})
+            # Not `_own_text`: it looks at all that an error came of, for each error of a long chain.
+            made[id(error)] = copy(_lines(lambda one: [str(one)], error) if known is None else _after_name(known))
+            for note in getattr(error, "__notes__", ()):
+                made[id(error)].add_note(note)
+    return made[id(error)]
 
 
 def _said(error: BaseException) -> str | None:
@@ -111,10 +129,17 @@ def told_of_serialization(error: PydanticSerializationError) -> str:
 
 def _own_text(error: BaseException) -> str:
     # Not str(error): an exception whose `__str__` raises must not keep a saga from being undone.
-    told = "".join(traceback.format_exception_only(error)).strip()
+    told = _lines(traceback.format_exception_only, error).strip()
     if isinstance(error, PolysagaError) or type(error).__module__.startswith(_OURS):
         told = _after_name(told)
     return told
+
+
+def _lines(lines: Callable[[BaseException], list[str]], error: BaseException) -> str:
+    try:
+        return "".join(lines(error))
+    except Exception:  # noqa: BLE001 - border: a program's own error, or a thousand groups in each other
+        return type(error).__name__
 
 
 def _after_name(text: str) -> str:

@@ -22,6 +22,7 @@ BORDERS = {
     "polysaga/sagas/process/loop.py: repeat",  # a round of the worker or of a drain
     "polysaga/telemetry/late_spans.py: tried",  # the program's sampler, processors and exporters
     "polysaga/testing/crash_kit/harness.py: _Performance._judge_both",  # an invariant written for one saga
+    "polysaga/texts.py: _lines",  # an error of a program
 }
 BROAD = {"Exception", "BaseException"}
 LOADERS = {"import_module", "__import__", "load_module"}

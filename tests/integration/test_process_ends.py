@@ -25,7 +25,9 @@ from polysaga import Databases, Retry, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, DeadlineExceeded, OutcomePending, Refused
 from polysaga.events import SagaDecided, SagaFinished, StepDone, StepFailed
+from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.driving.progress import Asked
+from polysaga.testing import settled
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
 from tests.fixtures.programs import PLACE_ORDER, WITH_CALLS, Gate, Order, Program, Urls, make_due
@@ -159,6 +161,30 @@ async def test_a_caller_in_a_process_that_ends_gets_an_answer(urls: Urls) -> Non
             await within(handle.result(), "the caller has an answer")
         with pytest.raises(Busy):
             await leaving.sagas.start(leaving.saga, Order())
+
+
+async def test_a_step_may_start_another_saga_while_its_process_closes(urls: Urls) -> None:
+    """It was taken for a bug of the step: a deployment undid the saga for good."""
+    leaving, staying, gate = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
+
+    async def follow_up(db: Any, ctx: StepContext) -> None:
+        await gate(db, ctx)
+        await leaving.sagas.start(leaving.saga, Order(), key="follow-up", tx=db)
+
+    leaving.on("credit_points", follow_up)
+    opened = leaving.open(drain=30.0)
+    await opened.__aenter__()
+    handle = await leaving.sagas.start(leaving.saga, Order())
+    await gate.reached()
+    closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy, match="closing"):
+        await leaving.sagas.start(leaving.saga, Order())
+    gate.open()
+    await within(closing, "the process has ended", patience=60.0)
+    async with staying.open(lease=1.0):
+        for saga_id in (handle.id, id_from_key("place-order", "follow-up")):
+            assert (await settled(staying.sagas, saga_id, within=60)).status == "completed"
 
 
 async def test_a_saga_that_waits_for_its_next_attempt_holds_up_no_end(urls: Urls) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +29,7 @@ from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.journal.journal import Journal
 from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.process.worker import Worker
+from polysaga.testing import settled
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -169,6 +171,24 @@ class Speechless(ValueError):
 
     def __str__(self) -> str:
         raise RuntimeError("detached")
+
+
+@pytest.mark.parametrize("step", ["open_order", "credit_points", "confirm_order"])
+async def test_an_error_that_names_a_file_which_is_not_utf_8_undoes_the_saga_like_any_other(
+    urls: Urls, step: str
+) -> None:
+    """Half of a surrogate pair cannot be written: the saga was never undone, and the worker's rounds failed."""
+
+    async def stumble(db: Any, ctx: StepContext) -> None:
+        raise ValueError(os.fsdecode(b"no file order-\xff.csv"))
+
+    async with Program(urls, PLACE_ORDER).open() as program:
+        program.on(step, stumble)
+        with pytest.raises(SagaFailed, match=r"order-.udcff\.csv") as failed:
+            await program.sagas.run(program.saga, Order(), timeout=30)
+        state = await settled(program.sagas, failed.value.saga_id)
+        assert state.status == "compensated"
+        assert await program.effects(state.id) == {}
 
 
 class SpeechlessRefusal(Refused):

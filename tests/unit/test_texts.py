@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import asyncmy.errors
@@ -10,6 +10,7 @@ import asyncpg
 import psycopg
 import pymongo.errors
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -17,7 +18,7 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases import MongoNode
 from polysaga.databases.dialects import SQL_DIALECTS
 from polysaga.errors import DatabaseUnavailable, Refused
-from polysaga.texts import said
+from polysaga.texts import said, traced
 
 
 class Mute(Exception):
@@ -65,6 +66,57 @@ def test_the_text_of_an_error_is_never_empty_and_never_breaks_off(error: BaseExc
     assert told.strip() == told
     assert told
     assert not told.endswith(":")
+
+
+def of_many(kind: Callable[[BaseException], BaseException], length: int = 3_000) -> BaseException:
+    """Return the last error of a chain that is longer than Python's limit of recursion."""
+    error: BaseException = ValueError("the first")
+    for _ in range(length):
+        error = kind(error)
+    return error
+
+
+def with_cause(cause: BaseException) -> BaseException:
+    error = ValueError("the next")
+    error.__cause__ = cause
+    return error
+
+
+def with_values() -> BaseException:
+    try:
+        TypeAdapter(int).validate_python("secret")
+    except ValidationError as error:
+        return error
+    raise AssertionError
+
+
+class Nonsense(SyntaxError):
+    """Has what Python's printer does not expect, as errors of template languages may."""
+
+    lineno, text = 1, b"{{"  # type: ignore[assignment]
+
+
+ODD = {
+    "half of a pair": ValueError("no file \udcff.csv"),
+    "a long chain": of_many(with_cause),
+    "groups in groups": of_many(lambda part: BaseExceptionGroup("more", [part])),
+    "a syntax error of a template": Nonsense("wrong"),
+}
+
+
+@pytest.mark.parametrize("error", ODD.values(), ids=ODD)
+def test_every_error_of_a_program_can_be_told_and_written(error: BaseException) -> None:
+    for text in (said(error), traced(error)):
+        assert text.strip()
+        text.encode()
+
+
+def test_a_long_chain_is_told_without_the_values_at_its_end() -> None:
+    error = with_values()
+    for _ in range(3_000):
+        error = with_cause(error)
+    assert "secret" not in traced(error)
+    assert "the next" in traced(error)
 
 
 async def test_a_mongodb_that_does_not_answer_in_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,8 @@ class Sagas:
     ) -> AsyncIterator["Sagas"]:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
-        The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. The databases must
+        The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. Meanwhile starts
+        are refused with `Busy`, unless they are part of a transaction, such as that of a step. The databases must
         be open; *settings* replace those for sagas that they were opened with. *tracing* follows the sagas as
         traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger table is missing.
         """
@@ -146,9 +147,14 @@ class Sagas:
         try:
             yield self
         finally:
-            self._runner = self._enlisting = self._pulse = None
-            await self._batches.close()
-            await runner.drain(rounds)
+            runner.wind_down()
+            try:
+                await self._batches.close()
+                await runner.drain(
+                    rounds
+                )  # steps that are under way may still start other sagas with their commit
+            finally:
+                self._runner = self._enlisting = self._pulse = None
 
     def wind_down(self) -> None:
         """Begin to shut down, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.

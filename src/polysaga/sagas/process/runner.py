@@ -39,7 +39,7 @@ from polysaga.sagas.protocol.interrupts import FollowJournal, Joined, Lost
 from polysaga.sagas.protocol.outcomes import cancelled
 from polysaga.sagas.protocol.reasons import HistoryEntry
 from polysaga.sagas.protocol.rows import Birth, Claim, Row
-from polysaga.texts import said
+from polysaga.texts import said, well_formed
 
 T = TypeVar("T")
 _SOON = 1.0  # seconds; what is tried again within them may still end here when the process is asked to stop
@@ -169,7 +169,7 @@ class LocalRunner:
         """Undo a saga, whichever process drives it; return once that is certain. Raises `Busy` at the end."""
         self._cancels[saga_id] += 1
         try:
-            await self.while_open(self._cancel(saga_id, why), Busy(0, 0.0))
+            await self.while_open(self._cancel(saga_id, well_formed(why)), Busy(0, 0.0))
         finally:
             self._cancels[saga_id] -= 1
             if not self._cancels[saga_id]:

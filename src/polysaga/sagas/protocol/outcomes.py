@@ -23,7 +23,7 @@ from polysaga.sagas.protocol.interrupts import Stopped
 from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.states import Status
 from polysaga.sagas.protocol.verdicts import Verdict
-from polysaga.texts import said, traced
+from polysaga.texts import said, traced, well_formed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Failure:
         """Return what the journal keeps of it."""
         kind, message = self.verdict.value, said(self.error)
         if isinstance(self.error, Refused):
-            code, facts = str(self.error.code), _as_json(self.error.facts)
+            code, facts = well_formed(str(self.error.code)), _as_json(self.error.facts)
             return Reason(kind=kind, step=self.step, message=message, code=code, facts=facts)
         plain = self.verdict in {Verdict.UNAVAILABLE, Verdict.CANCELLED, Verdict.OVERDUE}
         trace = None if plain else traced(self.error)
