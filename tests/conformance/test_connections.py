@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import String, TypeDecorator, bindparam, event, text
+from sqlalchemy import String, TypeDecorator, bindparam, event, func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,7 +23,7 @@ from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.handles import sql_session
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.loading import load_module
-from tests.conformance.shops import MongoShop, Shop, SqlShop, settings
+from tests.conformance.shops import MongoShop, Sale, Shop, SqlShop, settings
 from tests.conformance.test_participant import cancelling, entry, selling
 from tests.conformance.test_participant_health import backend, kill
 from tests.fixtures.waiting import stubborn, until
@@ -199,6 +199,20 @@ async def test_a_stream_of_asyncpg_that_loses_its_connection_is_told_as_that(asy
 
     with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
         await block()
+
+
+async def test_a_snapshot_sees_one_moment_and_the_next_one_a_later_moment(sql_shop: SqlShop, item: str) -> None:
+    node = sql_shop.node(connections=2)
+    count = select(func.count()).select_from(Sale).where(Sale.item == item)
+    for sold in (0, 2):
+        async with sql_session(node, read_only=True, snapshot=True) as session:
+            for _ in range(2):
+                assert await session.scalar(count) == sold
+                async with sql_session(node, read_only=False) as other:
+                    await sql_shop.sell(other, item)
+                    await other.commit()
+    async with sql_session(node, read_only=True) as session:
+        assert await session.scalar(count) == 4
 
 
 async def test_an_error_in_a_later_page_of_a_stream_is_sqlalchemys_as_in_the_first(sql_shop: SqlShop) -> None:

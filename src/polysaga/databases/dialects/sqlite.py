@@ -176,21 +176,25 @@ class SQLite(SqlDialect):
             with contextlib.suppress(MissingGreenlet, *_BROKEN):
                 connection.run_async(self._give_up)
 
-        if not read_only:
+        # Python begins before a statement that writes. That is too late for a snapshot, and for a writer that has
+        # read before: another may have written in between.
+        statement = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
-            @event.listens_for(engine.sync_engine, "begin")
-            def begin(connection: Connection) -> None:
-                adapted: Any = connection.connection.dbapi_connection
-                try:
-                    if adapted.driver_connection.in_transaction:
-                        adapted.rollback()  # left by a COMMIT that failed
-                    adapted.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
-                except sqlite3.Error as error:
-                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
-                except asyncio.CancelledError:
-                    # The thread may still execute BEGIN; a connection with the lock must not be lent again.
-                    connection.invalidate()
-                    raise
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            if read_only and connection._is_autocommit_isolation():  # noqa: SLF001 - each read for itself
+                return
+            adapted: Any = connection.connection.dbapi_connection
+            try:
+                if adapted.driver_connection.in_transaction:
+                    adapted.rollback()  # left by a COMMIT that failed
+                adapted.run_async(lambda driver: driver.execute_fetchall(statement))
+            except sqlite3.Error as error:
+                raise OperationalError(statement, None, error) from error
+            except asyncio.CancelledError:
+                # The thread may still execute BEGIN; a connection with the lock must not be lent again.
+                connection.invalidate()
+                raise
 
     async def _give_up(self, driver: Any) -> None:
         """Roll back as soon as the thread is free, also if the caller does not wait for that."""
