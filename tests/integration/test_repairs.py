@@ -22,6 +22,7 @@ from polysaga.errors import (
 from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepFailed
 from polysaga.sagas import Parking, Reason, SagaFilter, SagaState
 from polysaga.sagas.journal import queries
+from polysaga.sagas.operations.repair import SagaRepair
 from tests.fixtures.programs import (
     LEDGER_PIVOT,
     PLACE_ORDER,
@@ -253,8 +254,14 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Ur
         await at_rest(program)
         assert (await program.sagas.get(handle.id)).status is Status.RUNNING
 
+        for dry_run in (True, False):
+            with pytest.raises(TooLate, match="completing"):
+                await program.sagas.compensate(handle.id, dry_run=dry_run, **ME)
+        found = await program.sagas.inspector().examine(handle.id)
+        assert next(one.problem for one in found.options if one.action == "compensate") is not None
         with pytest.raises(TooLate):
             await program.sagas.resolve(handle.id, "compensated", **ME)
+        assert (await program.sagas.get(handle.id)).audit == ()
         await program.sagas.resolve(handle.id, "completed", **ME)
 
         assert (await program.sagas.get(handle.id)).status is Status.COMPLETED
@@ -263,7 +270,32 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_ends_a_saga(urls: Ur
         assert again.step == "decide_there"
 
 
-async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation(urls: Urls) -> None:
+async def test_a_saga_is_compensated_although_the_database_of_its_pivot_does_not_answer(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner asks that database before it undoes anything."""
+    async with Program(urls, LEDGER_PIVOT).open(lease=QUICK_LEASE) as program:
+        gate = Gate()
+        program.on("take", gate)
+        handle = await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        with monkeypatch.context() as patched:
+            patched.setattr(SagaRepair, "_look", away)
+            (told,) = await program.sagas.compensate(handle.id, **ME)
+        assert told.done
+        await program.recorder.wait_for(SagaClaimed)
+        gate.open()
+        await finished(program, handle.id)
+        assert await program.effects(handle.id) == {}
+
+
+async def away(*_: Any) -> Any:
+    raise DatabaseUnavailable("inventory", "primary", "it is away")
+
+
+async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, elsewhere = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
     program.steps["tell"].retry = QUICK
     program.on("tell", stumble)
@@ -272,7 +304,9 @@ async def test_a_pivot_in_a_ledger_is_asked_before_a_person_skips_a_compensation
         handle = await program.sagas.start(program.saga, Order())
         await handle.result(30)
         await at_rest(program)
-        await elsewhere.sagas.compensate(handle.id, **ME)
+        with monkeypatch.context() as patched:
+            patched.setattr(SagaRepair, "_look", away)
+            await elsewhere.sagas.compensate(handle.id, **ME)
 
         with pytest.raises(TooLate):
             await elsewhere.sagas.skip(handle.id, "take", **ME)

@@ -22,6 +22,7 @@ from polysaga.errors import (
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import id_from_time
 from polysaga.sagas.definition.payloads import encode
+from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import Attempts
 from polysaga.sagas.driving.resources import Engine
@@ -29,6 +30,7 @@ from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.participants import Entry, Participant
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.protocol.decisions import fused_in
+from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.reasons import Reason, Resolution
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction
 from polysaga.sagas.protocol.rows import Claim, LedgerRow, Row
@@ -45,6 +47,7 @@ _PAST = {
     RepairAction.RESOLVE: "resolved",
 }
 _PATIENCE = 15.0  # seconds for a participant to take a row
+_AGAIN, _ONCE = Retry(within=None), Retry(within=0.01)
 
 
 class SagaRepair:
@@ -76,6 +79,8 @@ class SagaRepair:
                 await self._check_skip()
             case RepairAction.RESOLVE:
                 await self._check_resolve()
+            case RepairAction.COMPENSATE:
+                await self._check_compensate()
 
     async def carry_out(self, after: Status) -> bool:
         """Write the ledgers, then the journal with the audit trail; False if the saga moved meanwhile."""
@@ -166,6 +171,19 @@ class SagaRepair:
         elif not decided:
             raise self._wrong("it is not decided, so it cannot be completed; resolve it as compensated")
 
+    async def _check_compensate(self) -> None:
+        """Raise `TooLate` if the ledger of the pivot says that it is done, which the journal may not know yet."""
+        decision = None if self._known is None else self._known.decision
+        home = self._engine.journal.node.database
+        if decision is None or decision.database_name in {None, home} or self._going is not Status.RUNNING:
+            return
+        try:
+            seen = await self._look([decision], _ONCE)
+        except DatabaseUnavailable:
+            return  # the owner asks it before it undoes anything
+        if decision.name in seen and seen[decision.name].state is Mark.DONE:
+            raise TooLate(self._row.claim.saga_id, self._row.name, Status.COMPLETING.value)
+
     async def _skip(self, claim: Claim) -> None:
         step, epoch = self._step, claim.epoch
         if self._going is not Status.COMPENSATING:
@@ -249,7 +267,7 @@ class SagaRepair:
         participant, entry = self._participant(step), self._entry(step, epoch)
         return await self._at(step, lambda: participant.undo(entry, None))
 
-    async def _look(self, steps: list[AnyStep]) -> Mapping[str, LedgerRow]:
+    async def _look(self, steps: list[AnyStep], retry: Retry = _AGAIN) -> Mapping[str, LedgerRow]:
         if self._records is not None:
             return {step.name: self._records[step.name] for step in steps if step.name in self._records}
         found: dict[str, LedgerRow] = {}
@@ -260,18 +278,18 @@ class SagaRepair:
                 rows: Mapping[str, LedgerRow] = await participant.look(self._row.claim.saga_id, [name])
                 return rows
 
-            found.update(await self._at(step, look))
+            found.update(await self._at(step, look, retry))
         return found
 
-    async def _at(self, step: AnyStep, work: Callable[[], Awaitable[T]]) -> T:
+    async def _at(self, step: AnyStep, work: Callable[[], Awaitable[T]], retry: Retry = _AGAIN) -> T:
         """Return the result of *work* on the database of *step*; raise `DatabaseUnavailable` if it is down."""
         engine = self._engine
         saga_id, saga = self._row.claim.saga_id, self._row.name
         attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.timeouts)
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await attempts.persist(work, self._participant(step).fault)
-        except TimeoutError:
+                return await attempts.persist(work, self._participant(step).fault, retry=retry)
+        except (TimeoutError, OutOfReach):
             node = self._participant(step).node
             raise DatabaseUnavailable(
                 node.database, node.name, "the saga stays as it was; repair it again"
