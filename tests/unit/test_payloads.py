@@ -33,7 +33,7 @@ from pydantic.alias_generators import to_camel
 
 from polysaga.errors import DefinitionError, PayloadError, PayloadUnreadable
 from polysaga.sagas import Saga
-from polysaga.sagas.definition.payloads import decode, encode, fingerprint, is_immutable
+from polysaga.sagas.definition.payloads import decode, encode, fingerprint, is_immutable, is_same
 
 LIMIT = 1000
 
@@ -139,6 +139,62 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_fields_or_on_spaces(
 def test_the_fingerprint_tells_different_values_apart(first: Any, second: Any) -> None:
     same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
     assert (fingerprint(json.dumps(first), None) == fingerprint(json.dumps(second), None)) == same
+
+
+class Tag(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kinds: frozenset[int] = frozenset()
+
+
+class Tagged(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    all_tags: set[Tag]
+    by_shelf: dict[int, list[frozenset[int]]] = {}
+
+
+@dataclasses.dataclass
+class Crate:
+    numbers: set[int]
+
+
+# Whole numbers that share a place in a set's table come out in the order in which they went in.
+ONE, OTHER = [0, 8, 16], [16, 8, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        (frozenset[int], frozenset),
+        (tuple[set[int], int], lambda numbers: (set(numbers), 1)),
+        (RootModel[set[int]], lambda numbers: RootModel[set[int]](set(numbers))),
+        (Crate, lambda numbers: Crate(set(numbers))),
+        (dict[str, set[int]], lambda numbers: {"a": set(numbers)}),
+        (Tagged, lambda numbers: Tagged(all_tags={Tag(name="a", kinds=frozenset(numbers))})),
+        (Tagged, lambda numbers: Tagged(all_tags=set(), by_shelf={1: [frozenset(numbers)]})),
+    ],
+)
+def test_equal_sets_are_the_same_input_in_whatever_order_they_are_written(kind: Any, make: Any) -> None:
+    adapter = TypeAdapter(kind)
+    one, other, less = (
+        encode(adapter, make(numbers), what="it", limit=10_000) for numbers in (ONE, OTHER, ONE[:2])
+    )
+    assert one != other, "the same text would show nothing"
+    assert is_same(adapter, one, other, None)
+    assert not is_same(adapter, one, less, None)
+
+
+def test_only_sets_may_be_written_in_another_order() -> None:
+    assert not is_same(TypeAdapter(list[int]), "[0, 8]", "[8, 0]", None)
+
+
+def test_sets_are_compared_in_the_fields_that_a_key_vouches_for() -> None:
+    adapter = TypeAdapter(Tagged)
+    one, other = '{"allTags": [], "byShelf": {"1": [[0, 8]]}}', '{"allTags": [], "byShelf": {"1": [[8, 0]]}}'
+    assert is_same(adapter, one, other, ["byShelf"])
+    assert not is_same(adapter, one, '{"allTags": [], "byShelf": {"1": [[8]]}}', ["byShelf"])
 
 
 def test_with_fields_only_these_are_vouched_for() -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -10,7 +11,7 @@ from types import NoneType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from polysaga.errors import PayloadError, PayloadUnreadable
@@ -82,20 +83,53 @@ def is_same(adapter: TypeAdapter[Any], given: str, stored: str, fields: Collecti
     if fingerprint(given, fields) == fingerprint(stored, fields):
         return True
     try:
-        again = [adapter.dump_json(decode(adapter, text, what="it"), by_alias=True) for text in (given, stored)]
+        again = [_in_order(adapter, decode(adapter, text, what="it")) for text in (given, stored)]
     except (PayloadUnreadable, PydanticSerializationError):
         return False
-    return fingerprint(again[0].decode(), fields) == fingerprint(again[1].decode(), fields)
+    return _hash_of(again[0], fields) == _hash_of(again[1], fields)
 
 
 def fingerprint(text: str, fields: Collection[str] | None) -> str:
     """Return a SHA-256 over the JSON *text*, or over its named *fields* only, independent of their order."""
-    value = json.loads(text)
-    if fields is not None:
-        value = {name: value.get(name) for name in fields}
-    return _hash(value)
+    return _hash_of(json.loads(text), fields)
+
+
+def _in_order(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """Return *value* as JSON's plain types, with the elements of each set in an order of their own."""
+    return _sorted_sets(json.loads(adapter.dump_json(value, by_alias=True)), value)
+
+
+def _sorted_sets(plain: Any, value: Any) -> Any:
+    """Return *plain*, which *value* was dumped as, with its sets sorted: equal ones may be dumped differently."""
+    value = value.root if isinstance(value, RootModel) else value
+    if isinstance(plain, list) and isinstance(value, Collection) and len(plain) == len(value):
+        items = list(map(_sorted_sets, plain, value))
+        return sorted(items, key=_canonical) if isinstance(value, set | frozenset) else items
+    if isinstance(plain, dict):
+        held = _held(value)
+        return {name: _sorted_sets(one, held.get(name)) for name, one in plain.items()}
+    return plain
+
+
+def _held(value: Any) -> Mapping[str, Any]:
+    """Return what *value* holds, by the names that JSON has for it."""
+    if isinstance(value, BaseModel):
+        known = {
+            one.serialization_alias or name: getattr(value, name) for name, one in type(value).model_fields.items()
+        }
+        return {**(value.__pydantic_extra__ or {}), **known}
+    if isinstance(value, Mapping):
+        return {str(name): one for name, one in value.items()}
+    return vars(value) if is_dataclass(value) and hasattr(value, "__dict__") else {}
+
+
+def _hash_of(value: Any, fields: Collection[str] | None) -> str:
+    return _hash(value if fields is None else {name: value.get(name) for name in fields})
 
 
 def _hash(value: Any) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
