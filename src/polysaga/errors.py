@@ -14,7 +14,7 @@
     │       └── DeadlineExceeded        undone because it was not decided in time
     ├── FixTheProgram                   the code, the configuration or the call must change
     │   ├── ConfigurationError          settings, URLs, missing drivers, unsuitable servers
-    │   ├── SchemaMissing               our tables are not there, or too old
+    │   ├── SchemaMissing               our tables are not there, too old, or damaged
     │   ├── DefinitionError             a saga that cannot work
     │   ├── PayloadError                input or result that does not survive JSON, or is too large
     │   ├── PayloadUnreadable           a stored payload no longer matches its type
@@ -161,12 +161,12 @@ class ConfigurationError(FixTheProgram):
 
 
 class SchemaMissing(FixTheProgram):
-    """The tables of the journal or of a ledger are missing or too old in *database*."""
+    """The tables of the journal or of a ledger are missing, too old, or without their unique key in *database*."""
 
-    def __init__(self, database: str, line: str) -> None:
-        super().__init__(
-            f"the {line} tables of database '{database}' are missing or out of date; run `polysaga migrate`"
-        )
+    def __init__(
+        self, database: str, line: str, wrong: str = "are missing or out of date; run `polysaga migrate`"
+    ) -> None:
+        super().__init__(f"the {line} tables of database '{database}' {wrong}")
         self.database, self.line = database, line
 
 

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, Index, text
 from sqlalchemy.exc import DBAPIError
 
 from polysaga.databases import SqlNode
+from polysaga.errors import SchemaMissing
 from polysaga.migrations import migrate
+from polysaga.sagas import Sagas
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, PULSE, metadata
 from tests.fixtures.servers import DatabaseFactory
 from tests.integration.migrating import SQL_KINDS, fresh, journal_node, program
@@ -48,6 +50,31 @@ async def test_the_server_describes_migrated_tables_and_the_codes_own_in_the_sam
         async with journal_node(created).writer.begin() as connection:
             await connection.run_sync(metadata.create_all)
         assert ours == await _description(journal_node(created))
+
+
+@pytest.mark.parametrize(("table", "key"), [(JOURNAL, "id"), (LEDGER, "saga_id, step")])
+async def test_sagas_do_not_open_on_a_table_that_has_lost_its_key(sql_url: str, table: str, key: str) -> None:
+    """As one that was restored from a copy of its rows: a step could happen twice, and no error would tell."""
+    sagas, settings = program(shop=sql_url)
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        async with journal_node(sagas).writer.begin() as connection:
+            for statement in (
+                f"CREATE TABLE copied AS SELECT * FROM {table}",
+                f"DROP TABLE {table}",
+                f"ALTER TABLE copied RENAME TO {table}",
+            ):
+                await connection.execute(text(statement))
+        with pytest.raises(SchemaMissing, match=f"have lost the key of {table}") as damaged:
+            await opened(sagas)
+        async with journal_node(sagas).writer.begin() as connection:
+            await connection.execute(text(str(damaged.value).partition("add it: ")[2]))
+        await opened(sagas)
+
+
+async def opened(sagas: Sagas) -> None:
+    async with sagas.open():
+        pass
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ class Sagas:
         The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. Meanwhile starts
         are refused with `Busy`, unless they are part of a transaction, such as that of a step. The databases must
         be open; *settings* replace those for sagas that they were opened with. *tracing* follows the sagas as
-        traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger table is missing.
+        traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger table is missing,
+        or has lost its primary key.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")

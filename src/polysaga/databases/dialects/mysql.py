@@ -312,6 +312,10 @@ class MySQL(SqlDialect):
             return Sample(NodeRole.REPLICA, _position(replayed))
         return Sample(NodeRole.PRIMARY, None if str(logs) in _OFF else _position(written))
 
+    unique_sql = (
+        "SELECT index_name, column_name FROM information_schema.statistics "
+        "WHERE table_schema = database() AND table_name = :named AND non_unique = 0"
+    )
     may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
         "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, @@global.binlog_format, "

@@ -225,6 +225,12 @@ class Postgres(SqlDialect):
         ((status,),) = (await self.send(driver, Rendered(wait, (), answers=True), {})).rows
         return status in {"success", "timeout"}
 
+    unique_sql = (
+        "SELECT cast(i.indexrelid AS text), cast(a.attname AS text) FROM pg_index AS i "
+        "JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum <= i.indnkeyatts "
+        "WHERE i.indrelid = to_regclass(:named) AND i.indisunique AND i.indimmediate AND i.indisvalid "
+        "AND i.indpred IS NULL"
+    )
     may_create = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
     facts_sql = _FACTS
 

@@ -217,6 +217,8 @@ class SqlDialect:
         """
         return False
 
+    # A row with index and column for each column of each index that keeps the rows of :named unique, all of them.
+    unique_sql: ClassVar[str]
     may_create: ClassVar[str]  # fails, or answers false, if the account may not create tables; changes nothing
     facts_sql: ClassVar[str]  # one row for `facts`, asked over a connection for plain reads
 

@@ -231,6 +231,10 @@ class SQLite(SqlDialect):
     async def sample(self, driver: Any) -> Sample:
         return Sample(NodeRole.PRIMARY, None)
 
+    unique_sql = (
+        "SELECT i.name, c.name FROM pragma_index_list(:named) AS i, pragma_index_info(i.name) AS c "
+        'WHERE i."unique" AND NOT i.partial'
+    )
     may_create = "SELECT 1"  # the BEGIN IMMEDIATE before it fails on a read-only file
     facts_sql = (
         "SELECT sqlite_version(), (julianday('now') - 2440587.5) * 86400.0, query_only FROM pragma_query_only"

@@ -19,10 +19,12 @@ from polysaga.sagas.driving.timeouts import Timeouts
 from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.group_commit import PATIENCE, GroupCommit
 from polysaga.sagas.journal.journal import Journal, size_of_birth, size_of_ending
+from polysaga.sagas.journal.tables import journal
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
+from polysaga.sagas.participants.reading import require_unique
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from polysaga.sagas.protocol.rows import Birth, Ending
@@ -115,12 +117,15 @@ def journal_node(node: Node) -> SqlNode:
 
 
 async def check_tables(engine: Engine) -> None:
-    """Raise `SchemaMissing` if a journal or ledger table is not there."""
+    """Raise `SchemaMissing` if a journal or ledger table is not there, or has lost its key."""
+    node = engine.journal.node
     try:
         await engine.journal.load(UUID(int=0))
+        async with node.single.connect() as connection:
+            await require_unique(node, connection, journal, "journal")
     except DBAPIError as error:
         if engine.home_participant.fault(error) is Fault.SCHEMA_MISSING:
-            raise SchemaMissing(engine.journal.node.database, "journal") from error
+            raise SchemaMissing(node.database, "journal") from error
         raise
     for participant in engine.participants.values():
         await participant.check()

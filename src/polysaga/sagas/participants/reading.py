@@ -1,10 +1,12 @@
 """Read whole pages of our tables on the primary, through connections on which SQL servers refuse writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Table
 from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import Fault, Node, SqlNode
 from polysaga.databases.dialects import Rendered
@@ -31,3 +33,24 @@ def explained(node: Node, error: Exception, line: str) -> Exception:
     if fault is not None and fault.transient:
         return DatabaseUnavailable(node.database, node.name, fault.value)
     return error
+
+
+async def require_unique(node: SqlNode, connection: AsyncConnection, table: Table, line: str) -> None:
+    """Raise `SchemaMissing` unless the server keeps the rows of *table* unique, as its primary key says.
+
+    A copy of a table may have its columns and its rows only: a step could happen twice, and no error would tell.
+    """
+    statement = node.dialect.render(node.dialect.unique_sql)
+    rows: Iterable[Any] = await connection.exec_driver_sql(statement.sql, statement.bind({"named": table.name}))
+    found: dict[str, set[str]] = {}
+    for index, column in rows:
+        found.setdefault(index, set()).add(column)
+    key = [column.name for column in table.primary_key]
+    if not any(columns <= set(key) for columns in found.values()):
+        columns = ", ".join(key)
+        raise SchemaMissing(
+            node.database,
+            line,
+            f"have lost the key of {table.name}, without which a step or a saga could happen twice; add it: "
+            f"CREATE UNIQUE INDEX {table.name}_key ON {table.name} ({columns})",
+        )

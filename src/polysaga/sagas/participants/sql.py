@@ -17,11 +17,11 @@ from polysaga.databases.dialects.sending import Seal, Send, sender
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.databases.single_writer import file_of, holding
 from polysaga.errors import SchemaMissing, StepMisused
-from polysaga.sagas.journal.tables import LEDGER, OUTBOX
+from polysaga.sagas.journal.tables import LEDGER, OUTBOX, ledger
 from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.lending import lend
 from polysaga.sagas.participants.outboxes import SqlOutbox
-from polysaga.sagas.participants.reading import read_rows
+from polysaga.sagas.participants.reading import read_rows, require_unique
 from polysaga.sagas.participants.removal import Removal
 from polysaga.sagas.participants.watching import watch
 from polysaga.sagas.protocol.contradictions import Record
@@ -126,6 +126,7 @@ class SqlParticipant:
             async with self.node.writer.connect() as connection:
                 for statement in (self._all, self._outbox):
                     await connection.exec_driver_sql(statement.sql, statement.bind(values))
+                await require_unique(self.node, connection, ledger, "ledger")
         except DBAPIError as error:
             if self.fault(error) is Fault.SCHEMA_MISSING:
                 raise SchemaMissing(self.node.database, "ledger") from error
