@@ -275,6 +275,13 @@ def two_sagas_of_one_name() -> None:
     Sagas(Databases(handle), sagas[0], again, journal=handle)  # type: ignore[arg-type]
 
 
+def step_after_the_sagas_were_built() -> None:
+    saga = fresh()
+    undoable(saga, "reserve")
+    Sagas(Databases(orders), saga, journal=orders)
+    saga.step(orders, kind="pivot")(named("confirm"))
+
+
 def call_that_is_the_pivot() -> None:
     async def charge(value: int, ctx: StepContext) -> None: ...
 
@@ -382,6 +389,10 @@ MISTAKES = [
         r"compensation of step 'reserve' asks for an AsyncConnection, which only a SqlDatabase lends",
     ),
     (two_sagas_of_one_name, r"two sagas are named 'order' in version 1"),
+    (
+        step_after_the_sagas_were_built,
+        r"step 'confirm' is declared after Sagas\(\.\.\.\) was built with saga 'place-order', .* before Sagas",
+    ),
 ]
 
 
@@ -570,6 +581,22 @@ def test_a_compensation_stays_the_function_it_was() -> None:
     step = fresh().step(orders)(named("reserve"))
     assert step.compensation(undo) is undo
     assert step.undo is undo
+
+
+def test_a_saga_may_be_part_of_several_sagas_objects() -> None:
+    saga = fresh()
+    undoable(saga, "reserve")
+    databases = Databases(orders)
+    for _ in range(2):
+        assert Sagas(databases, saga, journal=orders).declared == (saga,)
+
+
+def test_a_saga_that_sagas_refused_may_be_mended() -> None:
+    saga = fresh()
+    with pytest.raises(DefinitionError, match="has no steps"):
+        Sagas(Databases(orders), saga, journal=orders)
+    undoable(saga, "reserve")
+    assert Sagas(Databases(orders), saga, journal=orders).declared == (saga,)
 
 
 def test_sagas_and_steps_show_their_names_and_not_their_contents() -> None:

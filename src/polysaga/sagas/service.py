@@ -55,7 +55,8 @@ class Sagas:
     """All sagas of a program, checked when this object is built; the journal is in the database *journal*.
 
     Put the journal where most sagas begin and decide: those steps then write it at no cost. *runner* makes what
-    drives the sagas of one process; tests hand in a function that keeps it.
+    drives the sagas of one process; tests hand in a function that keeps it. The sagas get no further steps. Raises
+    `DefinitionError` for every mistake.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Sagas:
         for name, version in names:
             if names.count((name, version)) > 1:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
+        for saga in sagas:
+            saga.end_declarations()
         self._make_runner = runner
         self._runner: LocalRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called

@@ -66,6 +66,8 @@ class Saga(Generic[InputT, OutputT]):
     must be the same when a key is reused; the default is all of them. *refusals* are the subclasses of `Refused`
     that later callers get back as the same class. A saga that is not decided within *deadline* seconds of its
     durable start, by the clock of the journal's database, is undone.
+
+    All steps are declared before `Sagas(...)` takes the saga. Every mistake raises `DefinitionError`.
     """
 
     @overload
@@ -120,6 +122,7 @@ class Saga(Generic[InputT, OutputT]):
             raise DefinitionError(f"two refusals of saga '{name}' have the same code; give each its own")
         self._check_key_fields()
         self._steps: dict[str, AnyStep] = {}
+        self._may_declare = True
 
     def __repr__(self) -> str:
         return f"Saga({self.name!r}, version={self.version})"
@@ -182,6 +185,8 @@ class Saga(Generic[InputT, OutputT]):
         If *database* is None, the function takes `(input, ctx)` and calls the outside world, at least once: pass
         `ctx.idempotency_key` on, and raise `TryAgain` for transient errors. The journal's database stores its
         result before any later step begins. Such a step can be compensatable or retriable, not the pivot.
+
+        Raises `DefinitionError` for every mistake, also for a step that comes after `Sagas(...)` took the saga.
         """
 
         def declare(action: Any) -> Step[Any, InputT, Any]:
@@ -216,6 +221,10 @@ class Saga(Generic[InputT, OutputT]):
         """The steps declared so far, in their order."""
         return tuple(self._steps.values())
 
+    def end_declarations(self) -> None:
+        """Refuse further steps; `Sagas` calls this, which runs only the steps that it was built with."""
+        self._may_declare = False
+
     def _check_key_fields(self) -> None:
         known = written_fields(self.input)
         for field in self.key_fields or ():
@@ -233,6 +242,11 @@ class Saga(Generic[InputT, OutputT]):
             raise DefinitionError(f"step '{name}' has the kind '{kind}', which is none of {kinds}")
         if not _STEP_NAME.fullmatch(name):
             raise DefinitionError(f"'{name}' is not a step's name: use a-z, 0-9 and _, at most 64 characters")
+        if not self._may_declare:
+            raise DefinitionError(
+                f"step '{name}' is declared after Sagas(...) was built with saga '{self.name}', and would never "
+                "run; declare all steps first: import the modules that declare them before Sagas(...) is built"
+            )
         if name in self._steps:
             raise DefinitionError(f"saga '{self.name}' has two steps named '{name}'; names must be unique")
         for step in after or ():
