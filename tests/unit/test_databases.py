@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,27 @@ async def test_of_two_that_open_at_the_same_moment_one_is_refused(tmp_path: Path
 def test_a_name_that_bookmarks_could_not_spell_is_refused_when_the_handle_is_made(name: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a name for a database: use A-Z, a-z, 0-9 and _"):
         SqlDatabase(name)
+
+
+@pytest.mark.parametrize("given", [[SqlDatabase("orders")], "orders", SqlDatabase, None], ids=repr)
+def test_what_is_no_handle_is_a_mistake(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="which is not a database: give the handles one after the other"):
+        Databases(given)
+
+
+@pytest.mark.parametrize("given", [1, None, b"orders"])
+def test_a_name_of_a_database_that_is_no_text_is_a_mistake(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a name for a database: give a text"):
+        SqlDatabase(given)
+
+
+async def test_settings_of_another_type_are_a_mistake() -> None:
+    plain: Any = {"databases": {"orders": {"url": "sqlite+aiosqlite:///orders.db"}}}
+    says = r"are of the type dict: give Settings, e\.g\. from load_settings\(\) or parse_settings"
+    with pytest.raises(ConfigurationError, match=says):
+        Databases(SqlDatabase("orders"), settings=plain)
+    with pytest.raises(ConfigurationError, match=says):
+        Databases(SqlDatabase("orders"), settings=lambda: plain).settings()
+    with pytest.raises(ConfigurationError, match=says):
+        async with Databases(SqlDatabase("orders")).open(plain):
+            pass

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -282,6 +283,38 @@ def step_after_the_sagas_were_built() -> None:
     saga.step(orders, kind="pivot")(named("confirm"))
 
 
+def step_without_its_decorator_called() -> None:
+    fresh().step(named("reserve"))  # type: ignore[call-overload]
+
+
+def step_after_another_that_is_not_in_a_list() -> None:
+    saga = fresh()
+    reserve = undoable(saga, "reserve")
+    saga.step(orders, after=reserve, kind="pivot")(named("confirm"))  # type: ignore[call-overload]
+
+
+def step_after_a_generator() -> None:
+    saga = fresh()
+    reserve = undoable(saga, "reserve")
+    saga.step(orders, after=(step for step in [reserve]))(named("confirm"))  # type: ignore[call-overload]
+
+
+def sagas_in_a_list() -> None:
+    Sagas(Databases(orders), [fresh()], journal=orders)  # type: ignore[arg-type]
+
+
+def sagas_of_a_handle() -> None:
+    Sagas(orders, fresh(), journal=orders)  # type: ignore[arg-type]
+
+
+def journal_that_is_a_name() -> None:
+    Sagas(Databases(orders), journal="orders")  # type: ignore[arg-type]
+
+
+def journal_in_a_document_database() -> None:
+    Sagas(Databases(inventory), journal=inventory)  # type: ignore[arg-type]
+
+
 def call_that_is_the_pivot() -> None:
     async def charge(value: int, ctx: StepContext) -> None: ...
 
@@ -389,6 +422,22 @@ MISTAKES = [
         r"compensation of step 'reserve' asks for an AsyncConnection, which only a SqlDatabase lends",
     ),
     (two_sagas_of_one_name, r"two sagas are named 'order' in version 1"),
+    (
+        step_without_its_decorator_called,
+        r"step 'reserve' of saga 'place-order' is declared without its database: write @saga\.step\(database\)",
+    ),
+    (
+        step_after_another_that_is_not_in_a_list,
+        r"option after= of step 'confirm' is Step\('reserve', .*: give a list, e\.g\. after=\[open_order\]",
+    ),
+    (step_after_a_generator, r"option after= of step 'confirm' is <generator .*: give a list"),
+    (sagas_in_a_list, r"an argument of Sagas\(\.\.\.\) is \[.*: give the sagas one after the other"),
+    (
+        sagas_of_a_handle,
+        r"the first argument of Sagas\(\.\.\.\) is SqlDatabase\('orders'\): give the .* Databases",
+    ),
+    (journal_that_is_a_name, r"the journal of Sagas\(\.\.\.\) is 'orders': give the handle of a SQL database"),
+    (journal_in_a_document_database, r"the journal of Sagas\(\.\.\.\) is MongoDatabase\('inventory'\): give"),
     (
         step_after_the_sagas_were_built,
         r"step 'confirm' is declared after Sagas\(\.\.\.\) was built with saga 'place-order', .* before Sagas",
@@ -687,6 +736,68 @@ def test_a_deadline_that_makes_no_sense_is_a_mistake(seconds: float) -> None:
 def test_a_deadline_is_kept_in_seconds() -> None:
     assert Saga("buy", input=int, deadline=5).deadline == 5
     assert Saga("buy", input=int).deadline is None
+
+
+NAN, INFINITE = float("nan"), float("inf")
+NO_SECONDS = ["5", -1, NAN, INFINITE, 10**400, True, timedelta(seconds=5)]
+BY_OPTION: dict[str, tuple[list[Any], str]] = {
+    "deadline": ([0, *NO_SECONDS], r"deadline of saga 'place-order' is .*: give seconds .* more than 0"),
+    "version": (
+        [None, "1", -1, 1.5, True, 2**31, 2**70],
+        r"version of saga 'place-order' is .*: give a whole number from 0 to 2147483647",
+    ),
+    "refusals": (
+        [[ValueError], [Refused("no")], ["sold-out"], Refused, (one for one in [Refused]), None],
+        r"refusals= of saga 'place-order' (is|has) .*(give a list, e\.g\. refusals=|inherit from Refused)",
+    ),
+    "key_fields": (["number", b"number", 1, (one for one in ["number"])], r"key_fields= of saga .*: give a list"),
+    "output": ([Placed(), "Placed", 1, [int]], r"output of saga 'place-order' is .*: give a type"),
+}
+OF_SAGAS = [(option, given, says) for option, (values, says) in BY_OPTION.items() for given in values]
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "says"), OF_SAGAS, ids=[f"{one[0]}={one[1]!r:.20}" for one in OF_SAGAS]
+)
+def test_an_option_of_a_saga_that_makes_no_sense_is_a_mistake(option: str, given: Any, says: str) -> None:
+    with pytest.raises(DefinitionError, match=says):
+        fresh(**{option: given})
+
+
+@pytest.mark.parametrize("given", [Placed(), "Placed", "int", "", 1, [int], act])
+def test_an_input_that_is_no_type_is_a_mistake(given: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"the input of saga 'keep' is .*: give a type"):
+        Saga("keep", input=given)
+
+
+@pytest.mark.parametrize("given", [1, None, b"keep", "", "a\n", "ä"])
+def test_a_name_of_a_saga_that_is_no_name_is_a_mistake(given: Any) -> None:
+    with pytest.raises(DefinitionError, match="is not a saga's name: use a-z, 0-9 and -"):
+        Saga(given, input=int)
+
+
+@pytest.mark.parametrize("given", [0, *NO_SECONDS], ids=lambda given: f"{given!r:.20}")
+def test_a_timeout_that_makes_no_sense_is_a_mistake(given: Any) -> None:
+    says = r"option timeout= of step 'reserve' of saga 'place-order' is .*: give seconds as a number, more than 0"
+    with pytest.raises(DefinitionError, match=says):
+        fresh().step(orders, timeout=given)(named("reserve"))
+
+
+@pytest.mark.parametrize("option", ["retry", "undo_retry"])
+@pytest.mark.parametrize("given", [3, 0, False, "3", Retry], ids=str)
+def test_a_retry_is_no_number_of_attempts(option: str, given: Any) -> None:
+    says = (
+        rf"option {option}= of step 'reserve' of saga 'place-order' is .*: give a Retry, e\.g\. {option}=Retry\("
+    )
+    with pytest.raises(DefinitionError, match=says):
+        fresh().step(orders, **{option: given})(named("reserve"))
+
+
+def test_options_are_numbers_of_either_kind_and_lists_of_any_kind() -> None:
+    saga = Saga("keep", input=Placed, version=2**31 - 1, key_fields={"number"}, refusals={Refused}, deadline=1)
+    step = saga.step(orders, timeout=5, after=())(act)  # type: ignore[arg-type]
+    assert (saga.key_fields, saga.refusals, step.timeout) == ({"number"}, {"refused": Refused}, 5)
+    assert Saga("keep", input=Annotated[int, Field(ge=0)], output=list[int], version=0)
 
 
 class Cat(BaseModel):

@@ -1,9 +1,12 @@
 """Back-off as data: how long, how often, and when to stop."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polysaga.errors import DefinitionError
 from polysaga.sagas.definition.retries import COMPENSATION, RETRIABLE, STEP, Retry
 
 CHANCE = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -34,6 +37,21 @@ def test_without_a_budget_it_never_stops() -> None:
 
 def test_a_budget_of_nothing_means_one_attempt() -> None:
     assert Retry(within=0.0).delay(1, 0.0, 0.0) is None
+
+
+@pytest.mark.parametrize("option", ["within", "first", "factor", "cap"])
+@pytest.mark.parametrize(
+    "given", ["5", -1, float("nan"), float("inf"), True, 10**400], ids=lambda one: f"{one!r:.9}"
+)
+def test_a_value_that_is_no_fitting_number_is_a_mistake(option: str, given: Any) -> None:
+    with pytest.raises(DefinitionError, match=f"the option {option}= of a Retry is .*: give"):
+        Retry(**{option: given})
+
+
+@pytest.mark.parametrize(("option", "given"), [("first", 0), ("first", None), ("factor", 0.5), ("cap", 0.0)])
+def test_a_pause_of_nothing_is_a_mistake(option: str, given: Any) -> None:
+    with pytest.raises(DefinitionError, match=f"the option {option}= of a Retry is"):
+        Retry(**{option: given})
 
 
 @given(

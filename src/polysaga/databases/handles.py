@@ -83,7 +83,12 @@ class Database(Generic[NodeT, SessionT]):
     """One named database: a primary and any number of replicas. Use one of the kinds below."""
 
     def __init__(self, name: str) -> None:
+        """Declare the database that the settings name *name*; raise `ConfigurationError` for an unusable name."""
         # Bookmarks, cookies and environment variables name databases: a name that they cannot spell would be lost.
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                f"{name!r} is not a name for a database: give a text, e.g. SqlDatabase('orders')"
+            )
         if not (name.isidentifier() and name.isascii() and len(name) <= _LONGEST_NAME):
             raise ConfigurationError(
                 f"'{name}' is not a name for a database: use A-Z, a-z, 0-9 and _, "

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, load_settings
-from polysaga.databases.handles import AnyDatabase, AnyHandle, MongoDatabase, Node
+from polysaga.databases.handles import AnyDatabase, AnyHandle, Database, MongoDatabase, Node
 from polysaga.databases.mongo_node import MongoNode
 from polysaga.databases.sentinels import Sentinels
 from polysaga.databases.sql_node import SqlNode
@@ -31,11 +31,20 @@ class Registry:
     """
 
     def __init__(self, *handles: AnyHandle, settings: Settings | Callable[[], Settings] = load_settings) -> None:
-        """Declare the *handles*; *settings*, or a function that reads them, say where their servers are."""
+        """Declare the *handles*; *settings*, or a function that reads them, say where their servers are.
+
+        Raises `ConfigurationError` for anything else, and for two handles of one name.
+        """
+        for handle in handles:
+            if not isinstance(handle, Database):
+                raise ConfigurationError(
+                    f"a program's databases include {handle!r}, which is not a database: give the handles one "
+                    "after the other, e.g. Databases(orders, inventory)"
+                )
         self._handles = {handle.name: handle for handle in handles}
         if len(self._handles) != len(handles):
             raise ConfigurationError("two databases have the same name; every handle needs its own")
-        self._source = settings
+        self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
 
     def __iter__(self) -> Iterator[AnyHandle]:
@@ -46,14 +55,14 @@ class Registry:
 
     def configure(self, settings: Settings | Callable[[], Settings]) -> None:
         """Set where the settings come from; `polysaga.fastapi.install` calls this for the command line."""
-        self._source = settings
+        self._source = settings if callable(settings) else _checked(settings)
 
     def settings(self) -> Settings:
         """Return the settings of this program, read anew if they come from a function.
 
         Raises `ConfigurationError` as `load_settings` does.
         """
-        return self._source() if callable(self._source) else self._source
+        return _checked(self._source()) if callable(self._source) else self._source
 
     @asynccontextmanager
     async def open(self, settings: Settings | None = None, *, emit: Emit = ignore) -> AsyncIterator[Self]:
@@ -64,7 +73,7 @@ class Registry:
         """
         if self.opened_with is not None:
             raise ConfigurationError("these databases are open already; open them once per process")
-        settings = (self.settings() if settings is None else settings).spelt_as(self._handles)
+        settings = self._known(settings).spelt_as(self._handles)
         self._check_names(settings)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
@@ -77,6 +86,9 @@ class Registry:
             alone = [group[0] for group in nodes.values() if len(group) == 1]
             ends.watchers.append(Sentinels(alone, emit, Clock()).stop)
             yield self
+
+    def _known(self, settings: Settings | None) -> Settings:
+        return self.settings() if settings is None else _checked(settings)
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends") -> None:
         """Give *handle* its *nodes*, the primary first; add to *ends* what must be ended."""
@@ -101,6 +113,15 @@ class Ends:
     stack: AsyncExitStack
     nodes: list[Node]
     watchers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+
+def _checked(settings: object) -> Settings:
+    if not isinstance(settings, Settings):
+        raise ConfigurationError(
+            f"the settings of a program's databases are of the type {type(settings).__name__}: give Settings, "
+            "e.g. from load_settings() or parse_settings({...})"
+        )
+    return settings
 
 
 def unmatched(handles: Collection[str], settings: Settings) -> dict[str, str]:

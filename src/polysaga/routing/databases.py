@@ -57,7 +57,7 @@ class Databases(Registry):
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
         does not answer. A replica that does not answer is announced, and left out until it answers.
         """
-        known = self.settings() if settings is None else settings
+        known = self._known(settings)
         self.bookmarks = known.bookmarks
         async with super().open(known, emit=emit):
             yield self

@@ -19,6 +19,7 @@ from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, Events, ignore
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.identity import as_id
+from polysaga.sagas.definition.options import check_kind_of
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
@@ -66,8 +67,7 @@ class Sagas:
         journal: SqlDatabase | AnyDatabase,
         runner: Callable[[Engine, Mapping[str, Definition]], LocalRunner] = LocalRunner,
     ) -> None:
-        if journal not in databases:
-            raise DefinitionError(f"the journal's database '{journal.name}' is not one of the program's databases")
+        _check_arguments(databases, sagas, journal)
         self.databases, self.journal = databases, journal
         self._definitions = {saga: _checked(saga, databases) for saga in sagas}
         names = [(saga.name, saga.version) for saga in sagas]
@@ -429,6 +429,17 @@ class Sagas:
     def _engine(self, settings: SagaSettings, emit: Emit, clock: Clock) -> Engine:
         nodes = {handle.name: handle.primary for handle in (self.journal, *self.participants)}
         return assemble(nodes, self.journal.name, self._definitions.values(), settings, emit=emit, clock=clock)
+
+
+def _check_arguments(databases: Registry, sagas: Collection[object], journal: object) -> None:
+    check_kind_of(databases, Registry, "the first argument of Sagas(...)", "give the program's Databases")
+    each = "give the sagas one after the other, e.g. Sagas(databases, place_order, cancel_order, journal=orders)"
+    for saga in sagas:
+        check_kind_of(saga, Saga, "an argument of Sagas(...)", each)
+    if not isinstance(journal, SqlDatabase | AnyDatabase):
+        raise DefinitionError(f"the journal of Sagas(...) is {journal!r}: give the handle of a SQL database")
+    if journal not in databases:
+        raise DefinitionError(f"the journal's database '{journal.name}' is not one of the program's databases")
 
 
 def _checked(saga: Saga[Any, Any], databases: Registry) -> Definition:

@@ -19,12 +19,21 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 from pydantic import TypeAdapter
 
 from polysaga.errors import DefinitionError, Refused
+from polysaga.sagas.definition.options import (
+    check_kind_of,
+    check_name,
+    check_seconds,
+    check_type,
+    check_version,
+    listed,
+)
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.schemas import payload_type, written_fields
 from polysaga.sagas.definition.signatures import (
     check_call,
     check_database,
     check_function,
+    refuse_without_database,
 )
 from polysaga.sagas.definition.step import (
     Action,
@@ -43,7 +52,6 @@ from polysaga.sagas.definition.step import (
 
 OutputT = TypeVar("OutputT", covariant=True)
 
-_LONGEST_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds
 _SAGA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -107,20 +115,17 @@ class Saga(Generic[InputT, OutputT]):
         refusals: Sequence[type[Refused]] = (),
         deadline: float | None = None,
     ) -> None:
-        if not _SAGA_NAME.fullmatch(name):
-            raise DefinitionError(f"'{name}' is not a saga's name: use a-z, 0-9 and -, at most 64 characters")
-        if deadline is not None and not 0 < deadline <= _LONGEST_DEADLINE:
-            raise DefinitionError(
-                f"the deadline of saga '{name}' is {deadline} seconds; give it more than none, at most ten years"
-            )
+        check_name(name, _SAGA_NAME, "a saga's name", "use a-z, 0-9 and -, at most 64 characters")
+        check_version(version, f"the version of saga '{name}'")
+        check_seconds(deadline, f"the deadline of saga '{name}'", none="for no deadline")
+        check_type(input, f"the input of saga '{name}'")
+        check_type(output, f"the output of saga '{name}'")
         self.name, self.version, self.deadline = name, version, deadline
         self.input: TypeAdapter[InputT] = payload_type(input, f"the input of saga '{name}'")
         self.output_type = output
         self.key_fields = key_fields
-        self.refusals = {refusal.code: refusal for refusal in refusals}
-        if len(self.refusals) != len(refusals):
-            raise DefinitionError(f"two refusals of saga '{name}' have the same code; give each its own")
         self._check_key_fields()
+        self.refusals = self._by_code(refusals)
         self._steps: dict[str, AnyStep] = {}
         self._may_declare = True
 
@@ -188,6 +193,7 @@ class Saga(Generic[InputT, OutputT]):
 
         Raises `DefinitionError` for every mistake, also for a step that comes after `Sagas(...)` took the saga.
         """
+        refuse_without_database(database, self.name)
 
         def declare(action: Any) -> Step[Any, InputT, Any]:
             name = getattr(action, "__name__", None)
@@ -196,7 +202,8 @@ class Saga(Generic[InputT, OutputT]):
                 raise DefinitionError(
                     f"a step is a function with a name, not a {kind_of}: declare one that calls it"
                 )
-            self._check_new(name, kind, after)
+            earlier = self._check_new(name, kind, after)
+            self._check_patience(name, timeout, retry=retry, undo_retry=undo_retry)
             if database is None:
                 check_call(kind, name)
                 check_function(action, 2, f"step '{name}'", "(input, ctx)")
@@ -204,13 +211,10 @@ class Saga(Generic[InputT, OutputT]):
             else:
                 check_database(database, name)
                 check_function(action, 3, f"step '{name}'", "(db, input, ctx)")
-            last = list(self._steps.values())[-1:]
-            step: Step[Any, InputT, Any] = Step(
-                name, kind, database, action, tuple(last if after is None else after)
-            )
-            step.retry = retry or step.retry
-            step.timeout = timeout or step.timeout
-            step.undo_retry = undo_retry or step.undo_retry
+            step: Step[Any, InputT, Any] = Step(name, kind, database, action, earlier)
+            step.retry = step.retry if retry is None else retry
+            step.timeout = step.timeout if timeout is None else timeout
+            step.undo_retry = step.undo_retry if undo_retry is None else undo_retry
             self._steps[name] = step
             return step
 
@@ -227,21 +231,35 @@ class Saga(Generic[InputT, OutputT]):
 
     def _check_key_fields(self) -> None:
         known = written_fields(self.input)
-        for field in self.key_fields or ():
+        given = () if self.key_fields is None else self.key_fields
+        for field in listed(given, f"the option key_fields= of saga '{self.name}'", "key_fields=['number']"):
             if known is None:
                 raise DefinitionError(f"the input of saga '{self.name}' has no fields; drop key_fields")
-            if field not in known:
+            if not isinstance(field, str) or field not in known:
                 raise DefinitionError(
                     f"the input of saga '{self.name}' has no field '{field}' for key_fields; "
                     f"known: {', '.join(sorted(known))}"
                 )
 
-    def _check_new(self, name: str, kind: Kind, after: Sequence[AnyStep] | None) -> None:
+    def _by_code(self, given: Sequence[type[Refused]]) -> dict[str, type[Refused]]:
+        refusals = listed(given, f"the option refusals= of saga '{self.name}'", "refusals=[SoldOut]")
+        for one in refusals:
+            if not (isinstance(one, type) and issubclass(one, Refused)):
+                raise DefinitionError(
+                    f"the option refusals= of saga '{self.name}' has {one!r}, which is not a subclass of Refused; "
+                    "give the classes that steps raise to say no, and let them inherit from Refused"
+                )
+        by_code = {one.code: one for one in refusals}
+        if len(by_code) != len(refusals):
+            raise DefinitionError(f"two refusals of saga '{self.name}' have the same code; give each its own")
+        return by_code
+
+    def _check_new(self, name: str, kind: Kind, after: Sequence[AnyStep] | None) -> tuple[AnyStep, ...]:
+        """Return the steps that the new step follows."""
         if kind not in typing.get_args(Kind):
             kinds = ", ".join(typing.get_args(Kind))
             raise DefinitionError(f"step '{name}' has the kind '{kind}', which is none of {kinds}")
-        if not _STEP_NAME.fullmatch(name):
-            raise DefinitionError(f"'{name}' is not a step's name: use a-z, 0-9 and _, at most 64 characters")
+        check_name(name, _STEP_NAME, "a step's name", "use a-z, 0-9 and _, at most 64 characters")
         if not self._may_declare:
             raise DefinitionError(
                 f"step '{name}' is declared after Sagas(...) was built with saga '{self.name}', and would never "
@@ -249,10 +267,22 @@ class Saga(Generic[InputT, OutputT]):
             )
         if name in self._steps:
             raise DefinitionError(f"saga '{self.name}' has two steps named '{name}'; names must be unique")
-        for step in after or ():
+        if after is None:
+            return self.steps[-1:]
+        earlier = listed(after, f"the option after= of step '{name}'", "after=[open_order]")
+        for step in earlier:
             # Only declared steps can be named, so the graph cannot have a cycle.
             if step not in self._steps.values():
                 raise DefinitionError(
                     f"step '{name}' follows {step!r}, which is not a step of saga '{self.name}'; "
                     "name the decorated function, e.g. after=[open_order]"
                 )
+        return earlier
+
+    def _check_patience(self, name: str, timeout: object, **retries: object) -> None:
+        step = f"of step '{name}' of saga '{self.name}'"
+        check_seconds(timeout, f"the option timeout= {step}", none="for 30 seconds")
+        for option, given in retries.items():
+            if given is not None:
+                remedy = f"give a Retry, e.g. {option}=Retry(within=20.0); it limits seconds, not attempts"
+                check_kind_of(given, Retry, f"the option {option}= {step}", remedy)

@@ -54,6 +54,15 @@ def check_unknown(undo: Callable[..., Any], what: str) -> None:
         )
 
 
+def refuse_without_database(database: object, saga: str) -> None:
+    """Raise if *database* is the function to declare: `@saga.step` without a call would declare no step."""
+    if inspect.isroutine(database):
+        raise DefinitionError(
+            f"step '{database.__name__}' of saga '{saga}' is declared without its database: write "
+            "@saga.step(database), or @saga.step(None) for a call of the outside world"
+        )
+
+
 def check_database(database: object, step: str) -> None:
     """Raise unless *database* is a handle."""
     if isinstance(database, type) or not all(hasattr(database, name) for name in ("name", "writer", "wrote")):
