@@ -56,6 +56,17 @@ async def test_a_fresh_database_is_behind_until_it_is_migrated_once(sql_url: str
     assert (again, left) == ([], [])
 
 
+async def test_an_emit_that_raises_does_not_end_a_migration(tmp_path: Path) -> None:
+    sagas, settings = program(shop=sqlite_url(tmp_path))
+
+    def broken(event: Event) -> None:
+        raise ValueError("the host for statistics is gone")
+
+    async with sagas.databases.open(settings):
+        assert [one.line for one in await migrate(sagas, emit=broken)] == ["journal", "ledger"]
+        assert await pending(sagas) == []
+
+
 async def test_alembic_says_nothing_of_what_is_up_to_date(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from polysaga import Databases, Settings, SqlDatabase
 from polysaga.config import parse_settings
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable
+from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable, SubscriberFailed
 from tests.fixtures.waiting import reached
 
 
@@ -81,6 +82,23 @@ async def test_a_replica_that_does_not_answer_is_left_out_and_announced(tmp_path
         assert [node.name for node in program.orders.replicas] == replicas
     (unreachable,) = [event for event in program.heard if isinstance(event, ReplicaUnreachable)]
     assert (unreachable.database, unreachable.node) == ("orders", replicas[1])
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+async def test_an_emit_that_raises_does_not_keep_databases_closed(tmp_path: Path, replicas: int) -> None:
+    program = Program()
+
+    def broken(event: Event) -> None:
+        program.heard.append(event)
+        raise ValueError("the host for statistics is gone")
+
+    missing = [url_of(tmp_path / "missing" / "orders")] * replicas
+    async with program.databases.open(settings_of(tmp_path, orders={"replicas": missing}), emit=broken):
+        assert program.orders.primary
+        async with program.orders.reader() as session:
+            assert await session.scalar(text("SELECT 1")) == 1
+    assert len([event for event in program.heard if isinstance(event, DatabaseOpened)]) == 2
+    assert {event.subscriber for event in program.heard if isinstance(event, SubscriberFailed)} == {"broken"}
 
 
 async def test_a_primary_that_does_not_answer_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from polysaga.databases.mongo_node import MongoNode
 from polysaga.databases.sentinels import Sentinels
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError
-from polysaga.events import DatabaseOpened, Emit, ignore
+from polysaga.events import DatabaseOpened, Emit, Events, ignore
 from polysaga.limits import GRACE, leave_cancelled_behind, limited
 
 _CLOSING = 1.0  # seconds for closing all connections politely, at the end
@@ -75,6 +75,7 @@ class Registry:
             raise ConfigurationError("these databases are open already; open them once per process")
         settings = self._known(settings).spelt_as(self._handles)
         self._check_names(settings)
+        events = Events(emit)
         async with AsyncExitStack() as stack:
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
             ends = Ends(stack, [node for group in nodes.values() for node in group])
@@ -82,9 +83,9 @@ class Registry:
             stack.push_async_callback(_stop, ends.watchers)
             self.opened_with = settings
             stack.callback(self._detach)
-            await _each(*(self._attach(self._handles[name], group, emit, ends) for name, group in nodes.items()))
+            await _each(*(self._attach(self._handles[name], group, events, ends) for name, group in nodes.items()))
             alone = [group[0] for group in nodes.values() if len(group) == 1]
-            ends.watchers.append(Sentinels(alone, emit, Clock()).stop)
+            ends.watchers.append(Sentinels(alone, events, Clock()).stop)
             yield self
 
     def _known(self, settings: Settings | None) -> Settings:

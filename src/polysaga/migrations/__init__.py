@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.config import masked
 from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import Emit, Event, ignore
+from polysaga.events import Emit, Event, Events, ignore
 from polysaga.migrations import mongo
 from polysaga.migrations.history import JOURNAL, LEDGER, History
 from polysaga.migrations.locks import locked
@@ -53,11 +53,11 @@ async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
     not create tables or if a database is ahead of this program. Raises `DatabaseUnavailable` if a database is
     unreachable or its lock is not free in time.
     """
-    made = []
+    made, events = [], Events(emit)
     for handle, history in _places(sagas):
         migration = await _migrate(handle.primary, history)
         if migration.needed:
-            emit(migration)
+            events(migration)
             made.append(migration)
     return made
 
