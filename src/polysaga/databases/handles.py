@@ -331,11 +331,16 @@ class PatientSession(AsyncSession):
 
 
 @asynccontextmanager
-async def sql_session(node: SqlNode, *, read_only: bool, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
-    """Lend a session on *node*; commit at the end; raise errors about the node as Polysaga's own."""
+async def sql_session(
+    node: SqlNode, *, read_only: bool, snapshot: bool = False, bind: AsyncConnection | None = None
+) -> AsyncIterator[AsyncSession]:
+    """Lend a session on *node*; commit at the end; raise errors about the node as Polysaga's own.
+
+    With *bind* it is on this connection of *node*, which stays with the caller.
+    """
     if not read_only:
         refuse_if_held(node, "opened a writer of its own", "use the session that the step was given")
-    engine = (node.snapshots if snapshot else node.reader) if read_only else node.writer
+    engine = bind or ((node.snapshots if snapshot else node.reader) if read_only else node.writer)
     session = PatientSession(engine, sync_session_class=LentSession, expire_on_commit=False)
     lent = cast(LentSession, session.sync_session)
     try:
