@@ -167,7 +167,7 @@ class SchemaMissing(FixTheProgram):
         self, database: str, line: str, wrong: str = "are missing or out of date; run `polysaga migrate`"
     ) -> None:
         super().__init__(f"the {line} tables of database '{database}' {wrong}")
-        self.database, self.line = database, line
+        self.database, self.line, self.wrong = database, line, wrong
 
 
 class DefinitionError(FixTheProgram):

@@ -22,6 +22,7 @@ FACTS = {
     "size": 20,
     "waited": 5.0,
     "line": "ledger",
+    "wrong": "are too old",
     "what": "INSERT",
     "endpoint": "GET /orders",
     "action": "retry",
