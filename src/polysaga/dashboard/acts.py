@@ -24,7 +24,7 @@ from polysaga.dashboard.marks import of_batch
 from polysaga.dashboard.pages import Pages
 from polysaga.dashboard.screens.repairs import ACTIONS, confirm_screen, progress_screen
 from polysaga.dashboard.site import Site, back_to
-from polysaga.errors import DefinitionError, PayloadError, PolysagaError, TryAgain
+from polysaga.errors import DatabaseUnavailable, DefinitionError, PayloadError, PolysagaError, TryAgain
 from polysaga.sagas import Frozen, SagaFilter, SagaSummary, Status
 
 _TRIED = 200  # sagas of a dry run
@@ -55,7 +55,10 @@ class Acts:
             await self._order(saga_id, action, form, visitor)
         except (PolysagaError, DefinitionError, ValueError) as error:
             status, told = _refusal(error)
-            return await self._again(request, visitor, saga_id, form, status, f"Nothing was changed: {told}")
+            # The reply to a commit may be what was lost.
+            certain = not isinstance(error, DatabaseUnavailable)
+            told = f"{'Nothing was changed' if certain else 'Look whether anything was changed'}: {told}"
+            return await self._again(request, visitor, saga_id, form, status, told)
         return back_to(request, f"/sagas/{saga_id}", done=action)
 
     async def _order(self, saga_id: UUID, action: str, form: Form, visitor: Visitor) -> None:

@@ -17,7 +17,7 @@ from polysaga.clock import Clock
 from polysaga.config import masked
 from polysaga.dashboard import words
 from polysaga.databases import AnyHandle
-from polysaga.errors import ConfigurationError, DatabaseUnavailable, TryAgain
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, SchemaMissing, TryAgain
 from polysaga.limits import limited
 from polysaga.sagas import Activity, Fates, Inspector, Overview, Sagas
 from polysaga.texts import said
@@ -128,7 +128,7 @@ class Looking:
         try:
             async with asyncio.timeout(patience):
                 yield
-        except (TryAgain, SQLAlchemyError, OSError, TimeoutError) as error:
+        except (TryAgain, SchemaMissing, SQLAlchemyError, OSError, TimeoutError) as error:
             self._down_since = self._down_since or self._clock.now()
             self._overview.forget()
             why = masked(said(error)) if str(error) else f"no answer within {patience:g} s"

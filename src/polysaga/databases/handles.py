@@ -383,14 +383,18 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
         return type(error.orig)(node.database)
     if isinstance(error, StatementError) and isinstance(error.orig, DatabaseUnavailable):
         return error.orig
-    pool, one = node.settings.pool, node.dialect.single_writer and not read_only
     match node.dialect.fault(error):
         case Fault.POOL_EXHAUSTED:
-            size = 1 if one else pool.size + pool.max_overflow
-            return PoolExhausted(node.database, size, pool.acquire_timeout)
+            return pool_exhausted(node, read_only=read_only)
         case Fault.DISCONNECTED | Fault.UNREACHABLE:
             return DatabaseUnavailable(node.database, node.name, "the connection was lost")
         case Fault.READ_ONLY:
             return ReadOnlyNode(node.database, node.name)
         case _:
             return None
+
+
+def pool_exhausted(node: SqlNode, *, read_only: bool) -> PoolExhausted:
+    """Return the error for a caller for whom no connection to *node* became free in time."""
+    pool, one = node.settings.pool, node.dialect.single_writer and not read_only
+    return PoolExhausted(node.database, 1 if one else pool.size + pool.max_overflow, pool.acquire_timeout)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -35,6 +35,7 @@ from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
@@ -208,17 +209,20 @@ class Sagas:
         definition = self._definition(saga)
         if tx is None:
             refuse_if_held(self.journal.primary, f"started saga '{saga.name}', whose journal is", _START_IT)
-            return await runner.start(definition, value, key)
+            with self._explaining():
+                return await runner.start(definition, value, key)
         assert self._enlisting is not None
         return await self._enlisting.start(definition, value, key, tx)
 
     async def get(self, saga_id: UUID) -> SagaState:
         """Return everything known of a saga, with what people did to it; raise `UnknownSaga`.
 
-        This, `find` and the repairs need the databases to be open, not the sagas.
+        This, `find` and the repairs need the databases to be open, not the sagas. They raise `SchemaMissing` if
+        our tables are missing, `DatabaseUnavailable` if a primary does not answer, and `PoolExhausted`.
         """
         saga_id = as_id(saga_id)
-        found = await self._repairs().catalogue.get(saga_id)
+        with self._explaining():
+            found = await self._repairs().catalogue.get(saga_id)
         if found is None:
             raise UnknownSaga(saga_id)
         live = None if self._runner is None else self._runner.history(saga_id)
@@ -242,8 +246,8 @@ class Sagas:
         Only the databases must be open. Sagas may run meanwhile, here and elsewhere: those in flight are no
         contradiction. Ends after *limit* contradictions. *expect* is called once with the number of sagas, and
         *watch* now and then with the number compared so far. *since*, an aware time, leaves out the sagas that
-        began before it, and ledger rows that have no saga. Raises `SchemaMissing`, or `DatabaseUnavailable` if a
-        primary does not answer.
+        began before it, and ledger rows that have no saga. Raises `SchemaMissing`, `DatabaseUnavailable` if a
+        primary does not answer, or `PoolExhausted`.
         """
         home = journal_node(self.journal.primary)
         known = settings or self.settings
@@ -259,7 +263,9 @@ class Sagas:
         Raises what `SagaHandle.cancel` raises, `UnknownSaga`, and `UnknownVersion` if this process has no
         definition of it.
         """
-        await self._open_runner().cancel(as_id(saga_id), why)
+        runner, saga_id = self._open_runner(), as_id(saga_id)
+        with self._explaining():
+            await runner.cancel(saga_id, why)
 
     async def find(
         self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None
@@ -269,8 +275,11 @@ class Sagas:
         One call reads at most 10,000 rows of finished sagas. A search for rare ones, by name, reason, `known` or
         several statuses at once, may need more: `SagaPage.searched_to` then says how far it has come.
         Sagas of programs and versions that this process does not know are included, marked as not `known`.
+
+        Raises as `get` does.
         """
-        return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
+        with self._explaining():
+            return await self._repairs().catalogue.find(wanted or SagaFilter(), limit=limit, after=after)
 
     def inspector(self, settings: SagaSettings | None = None) -> Inspector:
         """Return what answers people's questions about the sagas of all processes; the databases must be open.
@@ -286,8 +295,10 @@ class Sagas:
         """Return the ids of what *wanted* finds now, at most 100,000.
 
         They are parked, unless *wanted* names a status, or is about late, retrying or waiting sagas.
+        Raises as `get` does.
         """
-        return await self._batches.freeze(wanted)
+        with self._explaining():
+            return await self._batches.freeze(wanted)
 
     def begin_batch(
         self,
@@ -317,8 +328,12 @@ class Sagas:
         return self._batches.begin(order, ids)
 
     async def batch(self, batch_id: UUID) -> BatchProgress | None:
-        """Return how far a batch is, of another process by the audit trail; None if no process knows it."""
-        return await self._batches.progress(batch_id)
+        """Return how far a batch is, of another process by the audit trail; None if no process knows it.
+
+        Raises as `get` does.
+        """
+        with self._explaining():
+            return await self._batches.progress(batch_id)
 
     def stop_batch(self, batch_id: UUID, *, by: str) -> bool:
         """Stop a batch: repairs under way are finished, the other sagas stay as they are; *by* is who stops it.
@@ -336,10 +351,10 @@ class Sagas:
         status, or is about late, retrying or waiting sagas. *by* and *why* go to the audit trail. A *dry_run*
         returns what would happen. The worker of this process resumes the saga at once; without one, the next
         worker to tick does. For one saga raises `WrongStatus`, `TooLate`, `UnknownSaga` or `UnknownVersion`; with
-        a filter, each `Repair` carries its own problem.
+        a filter, each `Repair` carries its own problem. Raises as `get` does, too.
         """
         order = RepairOrder(action=RepairAction.RETRY, by=by, why=why)
-        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+        return await self._carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def skip(
         self,
@@ -360,14 +375,14 @@ class Sagas:
         saga then stays as it was.
         """
         order = RepairOrder(action=RepairAction.SKIP, by=by, why=why, step=step, result=result)
-        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+        return await self._carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def compensate(
         self, target: UUID | SagaFilter, *, by: str, why: str, dry_run: bool = False, limit: int = 100
     ) -> tuple[Repair, ...]:
         """Undo a saga that is running, or parked and not decided; otherwise as `retry`."""
         order = RepairOrder(action=RepairAction.COMPENSATE, by=by, why=why)
-        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+        return await self._carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def resolve(
         self,
@@ -384,7 +399,17 @@ class Sagas:
         A decided saga can only become `completed`; an undecided one only `compensated`. Raises as `skip` does.
         """
         order = RepairOrder(action=RepairAction.RESOLVE, by=by, why=why, outcome=Status(outcome))
-        return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+        return await self._carry_out(target, order, dry_run=dry_run, limit=limit)
+
+    async def _carry_out(
+        self, target: UUID | SagaFilter, order: RepairOrder, *, dry_run: bool, limit: int
+    ) -> tuple[Repair, ...]:
+        with self._explaining():
+            return await self._repairs().carry_out(target, order, dry_run=dry_run, limit=limit)
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        """Raise errors of the journal's database within the block as Polysaga's own."""
+        return explaining(self.journal.primary, "journal")
 
     def _definition(self, saga: Saga[Any, Any]) -> Definition:
         try:

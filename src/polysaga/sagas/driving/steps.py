@@ -15,7 +15,8 @@ from dataclasses import replace
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.databases.dialects.sending import Seal
-from polysaga.errors import DatabaseUnavailable, OutcomePending, PoolExhausted, TryAgain
+from polysaga.databases.handles import pool_exhausted
+from polysaga.errors import DatabaseUnavailable, OutcomePending, TryAgain
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import AttemptPlan, Attempts, Settled
 from polysaga.sagas.driving.calls import Calls
@@ -239,7 +240,7 @@ class Steps:
 
     def _unavailable(self, settled: Settled) -> Exception:
         """Return the error for the caller of a saga that could not be started."""
-        settings, error = self._engine.journal.node.settings.pool, settled.error
+        node, error = self._engine.journal.node, settled.error
         assert error is not None
         if settled.uncertain:
             # A commit may have arrived all the same; a repeat under the same key finds out.
@@ -247,10 +248,8 @@ class Steps:
         if isinstance(error, TryAgain):
             return error
         if isinstance(error, PoolTimeout):
-            one = self._engine.journal.node.dialect.single_writer
-            size = 1 if one else settings.size + settings.max_overflow
-            return PoolExhausted(self._progress.home, size, settings.acquire_timeout)
+            return pool_exhausted(node, read_only=False)
         fault = self._engine.home_participant.fault(error)
         if fault is None or not fault.transient:
             return error
-        return DatabaseUnavailable(self._progress.home, self._engine.journal.node.name, fault.value)
+        return DatabaseUnavailable(node.database, node.name, fault.value)

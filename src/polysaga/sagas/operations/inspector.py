@@ -5,9 +5,11 @@ are in `repairs.py`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -40,6 +42,7 @@ from polysaga.sagas.operations.findings import (
 )
 from polysaga.sagas.operations.repair import SagaRepair
 from polysaga.sagas.participants import Participant
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
 from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.interrupts import OutOfReach
@@ -51,6 +54,9 @@ from polysaga.sagas.protocol.rows import LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
 
+P = ParamSpec("P")
+AnswerT = TypeVar("AnswerT")
+
 _ONCE = Retry(within=0.0)  # a database that does not answer is left out
 _OLDEST = 6
 _MOST_COUNTED = 10_000
@@ -58,8 +64,25 @@ _EXAMPLES = 200  # sagas of a batch
 _AUDIT_AT_ONCE, _AUDIT_MOST = 500, 10_000  # lines of the audit trail per statement, and per page of people's acts
 
 
+def _explained(
+    ask: Callable[Concatenate["Inspector", P], Coroutine[Any, Any, AnswerT]],
+) -> Callable[Concatenate["Inspector", P], Coroutine[Any, Any, AnswerT]]:
+    """Let *ask* raise errors of the journal's database as Polysaga's own."""
+
+    @wraps(ask)
+    async def asked(self: "Inspector", /, *given: P.args, **named: P.kwargs) -> AnswerT:
+        with explaining(self._engine.journal.node, "journal"):
+            return await ask(self, *given, **named)
+
+    return asked
+
+
 class Inspector:
-    """The questions; made by `Sagas.inspector`. The databases must be open."""
+    """The questions; made by `Sagas.inspector`. The databases must be open.
+
+    Each raises `SchemaMissing` if our tables are missing, `DatabaseUnavailable` if the journal's primary does not
+    answer, and `PoolExhausted`.
+    """
 
     def __init__(
         self,
@@ -76,6 +99,7 @@ class Inspector:
         self._home = engine.journal.node.database
         self._names = {definition.name for definition in definitions.values()}
 
+    @_explained
     async def overview(self) -> Overview:
         """Return what is unfinished now: how many, why parked, how late, how old."""
         unfinished, late = await self._figures.unfinished(), await self._figures.late()
@@ -109,15 +133,18 @@ class Inspector:
             oldest=oldest.sagas,
         )
 
+    @_explained
     async def activity(self) -> Activity:
         """Return what all processes did in the last hour, and which processes there are."""
         return await self._activity.read(Pulses(self._engine.journal.node), self._pulse)
 
+    @_explained
     async def count(self, wanted: SagaFilter) -> Count:
         """Return how many sagas *wanted* finds: at most 10,000 are counted."""
         number, is_all = await self._catalogue.count(wanted, most=_MOST_COUNTED + 1)
         return Count(min(number, _MOST_COUNTED), is_all and number <= _MOST_COUNTED)
 
+    @_explained
     async def examine(self, saga_id: UUID, *, details: SagaState | None = None) -> Examination:
         """Return everything about one saga; raise `UnknownSaga`.
 
@@ -152,6 +179,7 @@ class Inspector:
             removed_at=removed_at,
         )
 
+    @_explained
     async def audit(
         self, wanted: AuditFilter | None = None, *, limit: int = 50, after: str | None = None
     ) -> AuditPage:
@@ -190,6 +218,7 @@ class Inspector:
                 break
         return AuditPage(tuple(lines), following)
 
+    @_explained
     async def fates(self, batch_id: UUID) -> Fates:
         """Return how the sagas that a batch has repaired stand now; of a large one its first 10,000."""
         numbers = await self._figures.standing(batch_id)

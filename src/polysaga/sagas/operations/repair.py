@@ -29,6 +29,7 @@ from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.participants import Entry, Participant
 from polysaga.sagas.participants.fence import FENCE
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.reasons import Reason, Resolution
@@ -282,13 +283,17 @@ class SagaRepair:
         return found
 
     async def _at(self, step: AnyStep, work: Callable[[], Awaitable[T]], retry: Retry = _AGAIN) -> T:
-        """Return the result of *work* on the database of *step*; raise `DatabaseUnavailable` if it is down."""
+        """Return the result of *work* on the database of *step*.
+
+        Raises `DatabaseUnavailable` if it is down, and `SchemaMissing` if its ledger is missing.
+        """
         engine = self._engine
         saga_id, saga = self._row.claim.saga_id, self._row.name
         attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.timeouts)
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await attempts.persist(work, self._participant(step).fault, retry=retry)
+                with explaining(self._participant(step).node, "ledger"):
+                    return await attempts.persist(work, self._participant(step).fault, retry=retry)
         except (TimeoutError, OutOfReach):
             node = self._participant(step).node
             raise DatabaseUnavailable(

@@ -1,6 +1,11 @@
-"""Read whole pages of our tables on the primary, through connections on which SQL servers refuse writes."""
+"""Read whole pages of our tables on the primary, and explain to callers what a database answers instead.
 
-from collections.abc import Iterable, Mapping, Sequence
+Inside, errors stay the driver's own: retries ask a dialect for their fault. They are explained once, where they
+leave to the caller of an operation.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Table
@@ -10,26 +15,45 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import Fault, Node, SqlNode
 from polysaga.databases.dialects import Rendered
+from polysaga.databases.handles import pool_exhausted
 from polysaga.errors import DatabaseUnavailable, SchemaMissing
 
 
 async def read_rows(
     node: SqlNode, statement: Rendered, values: Mapping[str, Any], line: str
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of *statement*; *line* names the line of migrations that creates its table."""
-    try:
+    """Return the rows of *statement*; *line* names the line of migrations that creates its table.
+
+    Uses connections on which SQL servers refuse writes.
+    """
+    with explaining(node, line, read_only=True):
         async with node.reader.connect() as connection:
             result = await connection.exec_driver_sql(statement.sql, statement.bind(values))
             return [dict(row) for row in result.mappings()]
-    except (StatementError, PoolTimeout) as error:
-        raise explained(node, error, line) from error
 
 
-def explained(node: Node, error: Exception, line: str) -> Exception:
-    """Return the error to show for *error*: missing tables, an unreachable server, or else *error* itself."""
+@contextmanager
+def explaining(node: Node, line: str, *, read_only: bool = False) -> Iterator[None]:
+    """Raise what the block raises about *node* as Polysaga's own errors; *read_only*: it uses the pool for reads.
+
+    Other errors pass, those of MongoDB's driver too.
+    """
+    try:
+        yield
+    except (StatementError, PoolTimeout, OSError) as error:
+        ours = explained(node, error, line, read_only=read_only)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def explained(node: Node, error: Exception, line: str, *, read_only: bool = False) -> Exception:
+    """Return the error to show for *error*: missing tables, a full pool, a server that is away, or itself."""
     fault = node.dialect.fault(error)
     if fault is Fault.SCHEMA_MISSING:
         return SchemaMissing(node.database, line)
+    if fault is Fault.POOL_EXHAUSTED and isinstance(node, SqlNode):
+        return pool_exhausted(node, read_only=read_only)
     if fault is not None and fault.transient:
         return DatabaseUnavailable(node.database, node.name, fault.value)
     return error

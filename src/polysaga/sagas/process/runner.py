@@ -31,6 +31,7 @@ from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.driving.tracing import SagaTrace
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.process.closing import Closing
 from polysaga.sagas.process.following import Following, include_in_bookmark
 from polysaga.sagas.process.handle import SagaHandle
@@ -379,14 +380,16 @@ class LocalRunner:
                     else:
                         return live.progress.values.output  # decoded anew for each caller
                 pending = OutcomePending(saga_id, definition.name)
-                return await self.while_open(self._following.outcome(definition.name, saga_id), pending)
+                with explaining(self.engine.journal.node, "journal"):
+                    return await self.while_open(self._following.outcome(definition.name, saga_id), pending)
             finally:
                 include_in_bookmark(definition)
                 if live is not None and live.progress.definition is not definition:
                     include_in_bookmark(live.progress.definition)  # of the version that the key had started
 
         async def cancel(why: str) -> None:
-            await self.cancel(saga_id, why)
+            with explaining(self.engine.journal.node, "journal"):
+                await self.cancel(saga_id, why)
 
         include_in_bookmark(definition)
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
