@@ -131,7 +131,7 @@ def _own_text(error: BaseException) -> str:
     # Not str(error): an exception whose `__str__` raises must not keep a saga from being undone.
     told = _lines(traceback.format_exception_only, error).strip()
     if isinstance(error, PolysagaError) or type(error).__module__.startswith(_OURS):
-        told = _after_name(told)
+        told = told.partition(": ")[2] or type(error).__name__
     return told
 
 

@@ -90,6 +90,10 @@ def with_values() -> BaseException:
     raise AssertionError
 
 
+def test_an_error_of_ours_without_a_text_is_told_by_its_name_alone() -> None:
+    assert said(Refused("")) == "Refused"
+
+
 class Nonsense(SyntaxError):
     """Has what Python's printer does not expect, as errors of template languages may."""
 
