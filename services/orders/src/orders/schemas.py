@@ -5,6 +5,7 @@ cent of confirmed spend.
 """
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
@@ -25,13 +26,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from orders.cursors import check_cursor
-from polysaga.sagas import Attempt, Reason, Status
+from polysaga.sagas import Parking, Reason, Status
 
 _LARGEST_ID = 2**63 - 1  # of a BIGINT
 _EXACT = 2**53  # from here on a float no longer identifies one integer
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{1,40})?")
 _ORDER_ID = "019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10"
 _AT = "2026-03-01T09:30:00.125000Z"
+_CURSOR = "MjAyNi0wMy0wMVQwOTozMDowMC4xMjUwMDArMDA6MDAgMDE5YWIzZjI2ZjVlN2MzYTlkNTQxZjBjMmI3ZThhMTA"
 _ORDER = {
     "id": _ORDER_ID,
     "user_id": 17850,
@@ -186,7 +188,8 @@ class OrderFilter(BaseModel):
 class OrderPage(BaseModel):
     """One page of orders, newest first; `next_cursor` is null on the last one."""
 
-    model_config = _shown(orders=[_ORDER], next_cursor=None)
+    # Not null, though it is on the last page: FastAPI leaves nulls out of examples.
+    model_config = _shown(orders=[_ORDER], next_cursor=_CURSOR)
 
     orders: list[Order]
     next_cursor: str | None
@@ -253,8 +256,29 @@ class UserEvent(BaseModel):
     timestamp: AwareDatetime
 
 
-def _as_journaled(reason: object) -> object:
-    return reason.to_json() if isinstance(reason, Reason) else reason
+class SagaAttempt(BaseModel):
+    """One attempt of one step, or of its compensation."""
+
+    step: str
+    phase: str = Field(description="`do` or `undo`")
+    attempt: int
+    at_ms: float = Field(description="milliseconds since the saga was started")
+    ms: float = Field(description="milliseconds that it took")
+    outcome: str = Field(description="`done`, `found` (it was done before), `null` (nothing to undo), or a cause")
+
+
+def _for_customers(reason: object) -> object:
+    """Return *reason* as JSON data without what is internal: the texts of errors, and what operators noted."""
+    if not isinstance(reason, Reason):
+        return reason
+    shown = reason.without_tracebacks()
+    parked = None if shown.parked is None else replace(shown.parked, message=_message(shown.parked))
+    return replace(shown, message=_message(shown), parked=parked, resolved=None, undone_by_hand=()).to_json()
+
+
+def _message(why: Reason | Parking) -> str:
+    """Return the text of a refusal, which is for customers; the text of any other error may be internal."""
+    return why.message if why.code is not None else ""
 
 
 class SagaReport(BaseModel):
@@ -263,16 +287,34 @@ class SagaReport(BaseModel):
     model_config = _shown(
         id=_ORDER_ID,
         name="place-order",
-        status="completed",
-        error=None,
+        status="compensated",
+        error={
+            "kind": "refused",
+            "step": "reserve_stock",
+            "message": "product '85123A' has 2 left, not 6; order at most 2 or come back later",
+            "code": "out-of-stock",
+            "facts": {"product_id": "85123A", "wanted": 6, "left": 2},
+        },
         history=[
             {"step": "open_order", "phase": "do", "attempt": 1, "at_ms": 0.1, "ms": 1.9, "outcome": "done"},
-            {"step": "reserve_stock", "phase": "do", "attempt": 1, "at_ms": 2.1, "ms": 2.2, "outcome": "done"},
+            {
+                "step": "reserve_stock",
+                "phase": "do",
+                "attempt": 1,
+                "at_ms": 2.1,
+                "ms": 2.2,
+                "outcome": "OutOfStock",
+            },
+            {"step": "open_order", "phase": "undo", "attempt": 1, "at_ms": 4.6, "ms": 1.7, "outcome": "done"},
         ],
     )
 
     id: UUID
     name: str
     status: Status
-    error: Annotated[dict[str, Any] | None, BeforeValidator(_as_journaled)]
-    history: list[Attempt]
+    error: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(_for_customers),
+        Field(description="why it is undone or parked; `message` is the reason of a refusal, else empty"),
+    ]
+    history: Annotated[list[SagaAttempt], Field(description="every attempt of every step")]
