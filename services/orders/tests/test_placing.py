@@ -2,9 +2,13 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import NoReturn
 from uuid import UUID
 
 import pytest
+
+from orders import routes
+from polysaga.errors import DatabaseUnavailable
 
 from .conftest import Client
 
@@ -117,6 +121,30 @@ async def test_a_key_with_another_body_is_refused(shop: Client) -> None:
     assert answer.status_code == 422
     assert answer.json()["type"] == PROBLEM + "key-reused"
     assert "use a new key" in answer.json()["detail"]
+
+
+async def test_a_key_is_looked_at_before_the_product(shop: Client) -> None:
+    await shop.stock()
+    await shop.order(Idempotency_Key="key-of-ada")
+    answer = await shop.order(product_id="nothing", Idempotency_Key="key-of-ada")
+    assert (answer.status_code, answer.json()["type"]) == (422, PROBLEM + "key-reused")
+
+
+async def test_a_repeated_key_gets_its_answer_without_the_inventory(
+    shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.stock(stock=2)
+    placed = await shop.order(Idempotency_Key="key-of-ada")
+    refused = await shop.order(Idempotency_Key="key-of-bob")
+    await shop.rest(placed.json()["id"])
+    monkeypatch.setattr(routes, "inventory_of", away)
+    again = await shop.order(Idempotency_Key="key-of-ada")
+    assert (again.status_code, again.json()) == (200, placed.json())
+    assert (await shop.order(Idempotency_Key="key-of-bob")).json() == refused.json()
+
+
+def away(session: object) -> NoReturn:
+    raise DatabaseUnavailable("inventory", "primary", "it is away")
 
 
 async def test_a_refusal_is_repeated_for_its_key(shop: Client) -> None:

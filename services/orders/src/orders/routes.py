@@ -1,5 +1,6 @@
 """The HTTP calls. Each reads what it needs, hands the work to a saga or a store, and shapes the answer."""
 
+from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -31,8 +32,8 @@ from orders.schemas import (
     UserEvent,
     UserId,
 )
-from polysaga import SagaHandle
-from polysaga.errors import OutcomePending
+from polysaga import SagaFilter, SagaHandle
+from polysaga.errors import OutcomePending, TryAgain
 from polysaga.fastapi import idempotency_key, problems, reader, writer
 
 
@@ -89,10 +90,7 @@ _NO_ORDER = UnknownOrder(_ORDER_ID)
 )
 async def place(asked: OrderCreate, request: Request, response: Response, key: Key, prefer: Prefer = None) -> Any:
     """Take the stock, credit the points and confirm the order: all of it happens, or none."""
-    # Read in a short block: a session held while the saga runs would take a connection from it.
-    async with inventory.reader() as session:
-        product = await inventory_of(session).product(asked.product_id)
-    order = PricedOrder(unit_price=product.price, **asked.model_dump())
+    order = PricedOrder(unit_price=await _price(asked.product_id, key), **asked.model_dump())
     handle = await sagas.start(place_order, order, key=key)
     if "respond-async" in _preferences(prefer):
         return _accepted(handle, **{"Preference-Applied": "respond-async"})
@@ -189,6 +187,25 @@ async def show_saga(saga_id: UUID) -> SagaReport:
 
 
 routers = (placing, products, users, following)
+
+
+async def _price(product_id: str, key: str | None) -> Decimal:
+    """Return the price of the product; raise `UnknownProduct`.
+
+    A repeated request gets its answer, and a key with another body its 422, although the product is gone or the
+    inventory is down: then it is the price of the order that *key* has placed.
+    """
+    try:
+        # Read in a short block: a session held while the saga runs would take a connection from it.
+        async with inventory.reader() as session:
+            return (await inventory_of(session).product(product_id)).price
+    except (UnknownProduct, TryAgain):
+        found = (
+            () if key is None else (await sagas.find(SagaFilter(name=place_order.name, key=key), limit=1)).sagas
+        )
+        if not found:
+            raise
+        return PricedOrder.model_validate_json((await sagas.get(found[0].id)).input).unit_price
 
 
 async def _order_now(order_id: UUID) -> Order:
