@@ -28,7 +28,7 @@
     │   ├── SagaFailed                  a step raised an undeclared error; everything was undone
     │   ├── TooLate                     the saga is decided and can only go forward
     │   ├── WrongStatus                 a repair that the saga's status does not allow
-    │   ├── NotEnlisted                 a session that cannot carry the start of a saga
+    │   ├── NotEnlisted                 a transaction that cannot carry the start of a saga
     │   ├── NotStarted                  the transaction that starts the saga is open, or was rolled back
     │   ├── UnknownSaga                 no saga has this id
     │   └── UnknownVersion              the saga was started by another version of the program
@@ -294,7 +294,7 @@ class WrongStatus(FixTheProgram):
 
 
 class NotEnlisted(FixTheProgram):
-    """The session given as `tx=` cannot carry the start of a saga; the message says what it lacks."""
+    """What was given as `tx=` cannot carry the start of a saga; the message says what it lacks."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"tx= cannot carry the start of a saga: {reason}")

@@ -5,22 +5,25 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
-from polysaga import MongoSession, Refused, StepContext
+from polysaga import Databases, MongoSession, Refused, Saga, SagaHandle, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings
 from polysaga.errors import KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
 from polysaga.events import SagaFinished, SagaNotKnown, SagaStarted, StartParked
+from polysaga.migrations import migrate
 from polysaga.sagas import ContradictionKind, Status
 from polysaga.sagas.participants.outboxes import Outbox, Waiting, waiting_of
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
-from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Urls
+from polysaga.testing import on_sqlite
+from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Recorder, Urls
 from tests.fixtures.waiting import reached, until
 
 ALONE = 3600.0  # seconds of a lease whose rounds come once; what wakes them is under test
@@ -326,6 +329,10 @@ async def test_a_key_is_one_saga_also_across_transactions(urls: Urls, place: str
             first = await program.sagas.start(program.saga, Order(), key="k-2", tx=db)
             twice = await program.sagas.start(program.saga, Order(), key="k-2", tx=db)
             assert twice.id == first.id
+            assert (first.joined, twice.joined) == (False, True)
+            if not isinstance(db, MongoSession):
+                with pytest.raises(NotStarted, match="not committed yet"):
+                    await twice.result(5)
             with pytest.raises(KeyReused):
                 await program.sagas.start(program.saga, Order(item="candle"), key="k-2", tx=db)
         outputs = [await handle.result(30) for handle in (first, twice)]
@@ -407,6 +414,80 @@ async def test_a_step_can_start_a_saga_with_its_own_commit(urls: Urls) -> None:
         program.on("take", start_another)
         await program.sagas.run(program.saga, Order(), timeout=30)
         await completed(program, started[0])
+
+
+@pytest.fixture(params=["journal", "outbox"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> "Shop":
+    return Shop(tmp_path, journal=request.param == "journal")
+
+
+class Shop:
+    """Two sagas in one database, with the journal or without: `order` starts `deliver` by a step's connection."""
+
+    def __init__(self, directory: Path, *, journal: bool) -> None:
+        self.stock, self.books = SqlDatabase("stock"), SqlDatabase("books")
+        deliver, order = Saga("deliver", input=int), Saga("order", input=int)
+        self.recorder, self.lent, self.fails = Recorder(), list[AsyncConnection](), False
+        self.handles: list[SagaHandle[None]] = []
+
+        @deliver.step(self.stock, kind="pivot")
+        async def send(db: AsyncConnection, number: int, ctx: StepContext) -> None: ...
+
+        @order.step(self.stock, kind="pivot")
+        async def take(db: AsyncConnection, number: int, ctx: StepContext) -> None:
+            self.lent.append(db)
+            self.handles = [await self.sagas.start(deliver, number, key="child", tx=db) for _ in range(2)]
+            with pytest.raises(NotStarted, match="not committed yet"):
+                await self.handles[1].result(5)
+            if self.fails:
+                raise Refused("there is none left")
+
+        self.deliver, self.order, home = deliver, order, self.stock if journal else self.books
+        self.sagas = Sagas(Databases(self.stock, self.books), deliver, order, journal=home)
+        self._settings = on_sqlite(self.sagas, directory)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Sagas]:
+        async with self.sagas.databases.open(self._settings):
+            await migrate(self.sagas)
+            async with self.sagas.open(SagaSettings(lease=ALONE), emit=self.recorder):
+                yield self.sagas
+
+
+async def test_a_step_on_a_connection_starts_a_saga_with_its_own_commit(shop: Shop) -> None:
+    async with shop.open() as sagas:
+        await sagas.run(shop.order, 1, timeout=30)
+        first, twice = shop.handles
+        assert (first.joined, twice.joined) == (False, True)
+        finished = await shop.recorder.wait_for(SagaFinished, lambda event: event.saga_id == first.id)
+        assert finished.status == "completed"  # and at once: no other round comes within the lease
+        await twice.result(5)
+
+
+async def test_a_step_on_a_connection_that_is_rolled_back_starts_nothing(shop: Shop) -> None:
+    shop.fails = True
+    async with shop.open() as sagas:
+        with pytest.raises(Refused):
+            await sagas.run(shop.order, 1, timeout=30)
+        for handle in shop.handles:
+            with pytest.raises(NotStarted, match="rolled back"):
+                await handle.result(5)
+
+
+async def test_what_is_no_transaction_of_a_session_or_a_step_is_refused(shop: Shop) -> None:
+    async with shop.open() as sagas:
+        await sagas.run(shop.order, 1, timeout=30)
+        with pytest.raises(NotEnlisted, match="the step that this connection was lent to has ended"):
+            await sagas.start(shop.deliver, 2, tx=shop.lent[0])
+        async with shop.stock.writer() as db:
+            with pytest.raises(NotEnlisted, match="give the session that it belongs to"):
+                await sagas.start(shop.deliver, 2, tx=await db.connection())
+            given: list[Any] = ["x", True, object(), db.sync_session, shop.stock]
+            for tx in given:
+                with pytest.raises(NotEnlisted, match=f"this is a {type(tx).__name__}: give"):
+                    await sagas.start(shop.deliver, 2, tx=tx)
+        with pytest.raises(NotEnlisted, match="bound to no database"):
+            await sagas.start(shop.deliver, 2, tx=AsyncSession())
 
 
 async def test_sessions_that_cannot_carry_a_start_are_refused(urls: Urls) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.config import SagaSettings
@@ -196,14 +196,14 @@ class Sagas:
         value: InputT,
         *,
         key: str | None = None,
-        tx: AsyncSession | MongoSession | None = None,
+        tx: AsyncSession | AsyncConnection | MongoSession | None = None,
     ) -> SagaHandle[OutputT]:
         """Start *saga*, or join the one that *key* started; return as soon as the start is durable.
 
-        *tx* is a session with an open transaction on the journal's database or on any that takes part in sagas.
-        The start is then part of that transaction: the saga exists if and only if it commits, and no step runs
-        before. The handle has the saga's id at once; `result` raises `NotStarted` until the commit and after a
-        rollback. Raises `NotEnlisted` for a session that cannot carry a start.
+        *tx* is a session with an open transaction on the journal's database or on any that takes part in sagas. In
+        a step it may be the step's own session or connection. The start is then part of that transaction: the saga
+        exists if and only if it commits, and no step runs before. The handle has the saga's id at once; `result`
+        raises `NotStarted` until the commit and after a rollback. Raises `NotEnlisted` for anything else as *tx*.
         """
         runner = self._open_runner()
         definition = self._definition(saga)

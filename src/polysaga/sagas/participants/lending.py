@@ -101,18 +101,21 @@ class _Work(Generic[LentT]):
 
     def _commit(self, lent: LentT) -> None:
         self._loan.end(committed=True)
+        committed = self._loan.is_sealed
         try:
             self._kind.commit(lent)
+            committed = True
         except InvalidRequestError:
             self._loan.drop()
             # A task that was left behind may have broken the session; the effect is committed all the same.
-            if not self._loan.is_sealed:
+            if not committed:
                 raise
         except BaseException:
             # The server may not have ended the transaction: the connection must not be reused with it open.
             self._loan.drop()
             raise
         finally:
+            self._loan.tell_end(committed=committed)
             self._close_for_good(lent)
 
     def _close_for_good(self, lent: LentT) -> None:
@@ -135,6 +138,8 @@ class _Work(Generic[LentT]):
             await self._run(self._drop)
             if not failed:
                 raise
+        finally:
+            self._loan.tell_end(committed=False)
 
     async def _close_alone(self) -> None:
         self._loan.shut()
@@ -205,7 +210,7 @@ class _ConnectionWork(_Work[Connection]):
 
     async def __aenter__(self) -> AsyncConnection:
         lent = await greenlet_spawn(self._node.writer.sync_engine.connect)
-        self._connection = _StepConnection(self._node.writer, lent)
+        self._connection = StepConnection(self._node.writer, lent)
         self._connection.loan = self._loan
         self._run = self._connection.run_sync
         self._loan.begin(lent)  # the transaction begins with the first statement
@@ -293,7 +298,7 @@ def _write_all(session: Session) -> None:
     raise FlushError(f"over {_FLUSHES} flushes: does a listener to `after_flush` create objects each time?")
 
 
-class _StepConnection(AsyncConnection):
+class StepConnection(AsyncConnection):
     """A connection whose transaction belongs to the participant."""
 
     loan: Loan

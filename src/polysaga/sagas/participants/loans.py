@@ -27,6 +27,7 @@ class Loan:
         self.connection: Connection | None = None
         self.begins = 0  # seen while it was lent
         self.is_sealed = False  # the server has committed
+        self.ends: list[Callable[[bool], None]] = []  # called once the transaction is over: did it commit?
         self._transaction: object | None = None
         self._ending: asyncio.Task[Any] | None = None
         self._dialect = dialect
@@ -72,6 +73,12 @@ class Loan:
         if committed:
             self._info[COMMITTED] = True
             self._info[ANSWERED_AT] = Clock.monotonic()
+
+    def tell_end(self, *, committed: bool) -> None:
+        """Tell those that wait for it that the transaction is over."""
+        for told in self.ends:
+            told(committed)
+        self.ends.clear()
 
     def refuse(self, what: str) -> None:
         """Raise while the connection is lent: a step called *what*."""

@@ -25,7 +25,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.clock import Clock
 from polysaga.databases import MongoNode, MongoSession, SqlNode
@@ -63,8 +63,11 @@ class Outbox(Protocol):
     database: str
     news: asyncio.Event  # a start was committed here just now
 
-    async def put(self, session: Any, waiting: Waiting) -> Waiting:
-        """Insert *waiting* in the transaction of *session* unless its id exists; return the stored row."""
+    async def put(self, tx: Any, waiting: Waiting) -> tuple[bool, Waiting]:
+        """Insert *waiting* in the transaction *tx* unless its id exists; return whether it is new, and the row.
+
+        On MySQL and MariaDB a row that another transaction inserts at the same moment counts as new.
+        """
 
     async def page(self, most: int) -> Sequence[Waiting]:
         """Return the oldest *most* rows that are not parked, as committed on the primary."""
@@ -111,11 +114,15 @@ class SqlOutbox:
         )
         self._park = dialect.render(f"UPDATE {OUTBOX} SET error = :error WHERE id = :id")
 
-    async def put(self, session: AsyncSession, waiting: Waiting) -> Waiting:
-        send, key = sender(await session.connection()), self.node.dialect.key(waiting.saga_id)
-        await send(self._insert, {"id": key, "name": waiting.name, "birth": waiting.birth})
-        (row,) = (await send(self._find, {"id": key})).rows
-        return self._waiting(row)
+    async def put(self, tx: AsyncSession | AsyncConnection, waiting: Waiting) -> tuple[bool, Waiting]:
+        send = sender(tx if isinstance(tx, AsyncConnection) else await tx.connection())
+        dialect = self.node.dialect
+        key = {"id": dialect.key(waiting.saga_id)}
+        # The count of MySQL's INSERT is the same for a row that exists.
+        existed = not dialect.returns_rows and (await send(self._find, key)).count > 0
+        inserted = await send(self._insert, {**key, "name": waiting.name, "birth": waiting.birth})
+        (row,) = (await send(self._find, key)).rows
+        return inserted.count > 0 and not existed, self._waiting(row)
 
     async def page(self, most: int) -> Sequence[Waiting]:
         async with self.node.single.connect() as connection:
@@ -159,15 +166,15 @@ class MongoOutbox:
         self.node, self.database, self.news = node, node.database, asyncio.Event()
         self._clock = clock
 
-    async def put(self, session: MongoSession, waiting: Waiting) -> Waiting:
+    async def put(self, tx: MongoSession, waiting: Waiting) -> tuple[bool, Waiting]:
         # Find first: a duplicate key would end the caller's transaction.
-        rows = self.node.driver.without_concerns(session.database)[OUTBOX]
-        found = await rows.find_one({"_id": waiting.saga_id.hex}, session=session.client_session)
+        rows = self.node.driver.without_concerns(tx.database)[OUTBOX]
+        found = await rows.find_one({"_id": waiting.saga_id.hex}, session=tx.client_session)
         if found is not None:
-            return self._waiting(found)
+            return False, self._waiting(found)
         row = {"_id": waiting.saga_id.hex, "name": waiting.name, "birth": waiting.birth, "error": None}
-        await rows.insert_one({**row, "created_at": self._clock.now()}, session=session.client_session)
-        return waiting
+        await rows.insert_one({**row, "created_at": self._clock.now()}, session=tx.client_session)
+        return True, waiting
 
     async def page(self, most: int) -> Sequence[Waiting]:
         found = self._committed().find({"error": None}).sort("created_at").limit(most)

@@ -36,11 +36,12 @@ async def read_rows(
 def explaining(node: Node, line: str, *, read_only: bool = False) -> Iterator[None]:
     """Raise what the block raises about *node* as Polysaga's own errors; *read_only*: it uses the pool for reads.
 
-    Other errors pass, those of MongoDB's driver too.
+    Errors without an own one pass, such as those of a missing privilege.
     """
+    drivers = (StatementError, PoolTimeout) if isinstance(node, SqlNode) else (node.driver.PyMongoError,)
     try:
         yield
-    except (StatementError, PoolTimeout, OSError) as error:
+    except (*drivers, OSError) as error:
         ours = explained(node, error, line, read_only=read_only)
         if ours is error:
             raise

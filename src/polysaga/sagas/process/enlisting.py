@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import MongoSession
@@ -28,14 +28,16 @@ from polysaga.databases.sql_node import BOUND_TO
 from polysaga.errors import Busy, DatabaseUnavailable, NotEnlisted, NotStarted, OutcomePending
 from polysaga.events import SagaStarted
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.participants.lending import StepConnection
 from polysaga.sagas.participants.mongo import MongoParticipant
-from polysaga.sagas.participants.outboxes import Outbox, birth_of, waiting_of
+from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of, waiting_of
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.loop import pauses
 from polysaga.sagas.process.runner import LocalRunner, check_same
 from polysaga.sagas.protocol.rows import Birth, Row
 
-Transaction: TypeAlias = AsyncSession | MongoSession
+Transaction: TypeAlias = AsyncSession | StepConnection | MongoSession
 
 _OPEN = "its transaction is not committed yet; commit it first"
 _GONE = "its transaction was rolled back"
@@ -44,10 +46,17 @@ _FATES = "polysaga.fates"
 
 @dataclass(slots=True)
 class Fate:
-    """What this process knows of the transaction that carries a start."""
+    """What this process knows of the transaction that carries the start of a saga."""
 
+    saga_id: UUID
     committed: Callable[[], None]
     open: bool = True
+
+    def __call__(self, committed: bool) -> None:  # noqa: FBT001 - a loan calls it
+        """Note that the transaction is over."""
+        self.open = False
+        if committed:
+            self.committed()
 
 
 class Enlisting:
@@ -61,19 +70,19 @@ class Enlisting:
             if name != self._engine.journal.node.database
         }
 
-    async def start(self, definition: Definition, value: Any, key: str | None, tx: Transaction) -> SagaHandle[Any]:
+    async def start(self, definition: Definition, value: Any, key: str | None, tx: object) -> SagaHandle[Any]:
         """Start a saga with the commit of *tx*, or join the one that *key* started."""
+        tx = _checked(tx)
         birth = self._runner.birth(definition, value, key)
         if self._engine.tracing is not None:
             birth = replace(birth, trace=self._engine.tracing.enlist(birth))
         saga_id = birth.claim.saga_id
         database = await self._database_of(tx)
         outbox = self.outboxes.get(database)
-        fate = None
         found: Birth | Row
         if outbox is None:
-            assert isinstance(tx, AsyncSession), "the journal is in an SQL database"
-            send = sender(await tx.connection())
+            assert not isinstance(tx, MongoSession), "the journal is in an SQL database"
+            send = sender(await _connection_of(tx))
             new, hashed = await self._engine.journal.enlist(send, birth)
             stored = (
                 birth.input if hashed == birth.input_hash else await self._engine.journal.input_of(send, saga_id)
@@ -82,12 +91,19 @@ class Enlisting:
         else:
             row = None if key is None else await self._known(saga_id)
             if row is None:
-                new, found = True, birth_of(await outbox.put(tx, waiting_of(birth)))
+                new, stored_row = await outbox.put(tx, waiting_of(birth))
+                found = birth_of(stored_row)
             else:
                 new, found = False, row
         check_same(definition, birth, found)
-        if new and isinstance(tx, AsyncSession):
-            fate = _follow(tx.sync_session, lambda: self._committed(birth, outbox))
+        fate = None
+        if not isinstance(tx, MongoSession):
+            fates = _fates_of(tx)
+            # One that was joined here may have been started here as well.
+            fate = next((one for one in fates if isinstance(one, Fate) and one.saga_id == saga_id), None)
+            if new:
+                fate = Fate(saga_id, lambda: self._committed(birth, outbox))
+                fates.append(fate)
 
         async def wait() -> Any:
             pending = OutcomePending(saga_id, definition.name)
@@ -121,8 +137,9 @@ class Enlisting:
             # First the outbox: a start that is in neither of them now was never committed. A MongoDB session in a
             # transaction would read its own uncommitted rows.
             asked = None if live is not None or _in_transaction(tx) else outbox
-            waiting = None if asked is None else await asked.find(saga_id)
-            found = found or await self._runner.load(saga_id)
+            waiting = None if asked is None else await self._waiting(asked, saga_id)
+            with explaining(self._engine.journal.node, "journal"):
+                found = found or await self._runner.load(saga_id)
             if found is not None:
                 check_same(definition, birth, found)
                 return
@@ -133,6 +150,10 @@ class Enlisting:
             assert outbox is not None
             outbox.news.set()
             await self._engine.clock.sleep(pause)
+
+    async def _waiting(self, outbox: Outbox, saga_id: UUID) -> Waiting | None:
+        with explaining(self._engine.participants[outbox.database].node, "ledger"):
+            return await outbox.find(saga_id)
 
     async def _known(self, saga_id: UUID) -> Row | None:
         """Return the journal row, if the journal can be asked now; the drain asks it in any case."""
@@ -146,7 +167,7 @@ class Enlisting:
 
     async def _database_of(self, tx: Transaction) -> str:
         """Return the name of the participant that *tx* is a transaction of; raise `NotEnlisted` if of none."""
-        database = await _bound_to(tx) if isinstance(tx, AsyncSession) else self._owner_of(tx)
+        database = self._owner_of(tx) if isinstance(tx, MongoSession) else await _bound_to(tx)
         if database not in self._engine.participants:
             known = ", ".join(self._engine.participants)
             raise NotEnlisted(f"it is no session of a database that takes part in sagas (these do: {known})")
@@ -161,9 +182,33 @@ class Enlisting:
         return ""
 
 
-async def _bound_to(session: AsyncSession) -> str:
-    """Return the name of the database that *session* writes to; raise `NotEnlisted` if it has no transaction."""
-    connection = await session.connection()
+def _checked(tx: object) -> Transaction:
+    """Return *tx* if it is of a kind that can carry a start; raise `NotEnlisted` otherwise."""
+    if isinstance(tx, StepConnection):
+        if not tx.loan.lent:
+            raise NotEnlisted("the step that this connection was lent to has ended")
+        return tx
+    if isinstance(tx, AsyncSession | MongoSession):
+        return tx
+    if isinstance(tx, AsyncConnection):
+        raise NotEnlisted("no step was given this connection: give the session that it belongs to")
+    raise NotEnlisted(
+        f"this is a {type(tx).__name__}: give the AsyncSession or MongoSession of a writer, or what a step got"
+    )
+
+
+async def _connection_of(tx: AsyncSession | StepConnection) -> AsyncConnection:
+    if isinstance(tx, StepConnection):
+        return tx
+    try:
+        return await tx.connection()
+    except UnboundExecutionError as error:
+        raise NotEnlisted("this session is bound to no database") from error
+
+
+async def _bound_to(tx: AsyncSession | StepConnection) -> str:
+    """Return the name of the database that *tx* writes to; raise `NotEnlisted` if it has no transaction."""
+    connection = await _connection_of(tx)
     assert connection.sync_connection is not None
     known = connection.sync_connection.get_execution_options()
     database, reads = known.get(BOUND_TO, ("", False))
@@ -178,28 +223,30 @@ def _in_transaction(tx: Transaction) -> bool:
     return isinstance(tx, MongoSession) and bool(tx.client_session.in_transaction)
 
 
-def _follow(session: Session, committed: Callable[[], None]) -> Fate:
-    """Return the fate of the transaction that *session* has open; call *committed* when it commits."""
-    fates = session.info.get(_FATES)
+def _fates_of(tx: AsyncSession | StepConnection) -> list[Callable[[bool], None]]:
+    """Return what is called when the transaction of *tx* has ended; the fates of its starts are in it."""
+    if isinstance(tx, StepConnection):
+        return tx.loan.ends
+    session: Session = tx.sync_session
+    fates: list[Callable[[bool], None]] | None = session.info.get(_FATES)
     if fates is None:
         fates = session.info[_FATES] = []
         event.listen(session, "after_commit", _after_commit)
         event.listen(session, "after_transaction_end", _after_end)
-    fate = Fate(committed)
-    fates.append(fate)
-    return fate
+    return fates
 
 
 def _after_commit(session: Session) -> None:
     if not session.in_nested_transaction():  # else a savepoint was released
-        for fate in session.info[_FATES]:
-            fate.open = False
-            fate.committed()
-        session.info[_FATES].clear()
+        _tell_end(session, committed=True)
 
 
 def _after_end(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for fate in session.info[_FATES]:
-            fate.open = False
-        session.info[_FATES].clear()
+        _tell_end(session, committed=False)
+
+
+def _tell_end(session: Session, *, committed: bool) -> None:
+    for told in session.info[_FATES]:
+        told(committed)
+    session.info[_FATES].clear()
