@@ -24,6 +24,8 @@ BEFORE_TIME = "MDAwMS0wMS0wMVQwMDowMDowMCsxMjowMCAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM
         ({"quantity": None}, "body.quantity: Input should be a valid integer"),
         ({"product_id": "a/b"}, "body.product_id: use printable characters without '/'"),
         ({"product_id": "a\x00b"}, "body.product_id: use printable characters without '/'"),
+        ({"product_id": "."}, "body.product_id: use another name than '.' and '..'"),
+        ({"product_id": " .. "}, "body.product_id: use another name than '.' and '..'"),
         ({"coupon": "SPRING"}, "body.coupon: Extra inputs are not permitted"),
     ],
 )
@@ -110,6 +112,12 @@ async def test_a_product_that_is_none(shop: Client, product: dict[str, Any], sai
     assert answer.status_code == 422
     assert said in answer.json()["detail"]
     assert (await shop.get("/products/tea")).status_code == 404
+
+
+async def test_a_product_whose_name_is_a_step_in_paths(shop: Client) -> None:
+    answer = await shop.put("/products/%20.%20", json={"stock": 1, "price": "1"})
+    assert answer.status_code == 422
+    assert "path.product_id: use another name than '.' and '..'" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "not a cursor", "bm9uZQ", "é", BEFORE_TIME])

@@ -33,6 +33,7 @@ _EXACT = 2**53  # from here on a float no longer identifies one integer
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{1,40})?")
 _ORDER_ID = "019ab3f2-6f5e-7c3a-9d54-1f0c2b7e8a10"
 _AT = "2026-03-01T09:30:00.125000Z"
+_STEPS = {".", ".."}  # clients resolve them before they send a path, even percent-encoded (RFC 3986, 5.2.4)
 _CURSOR = "MjAyNi0wMy0wMVQwOTozMDowMC4xMjUwMDArMDA6MDAgMDE5YWIzZjI2ZjVlN2MzYTlkNTQxZjBjMmI3ZThhMTA"
 _ORDER = {
     "id": _ORDER_ID,
@@ -48,6 +49,9 @@ _ORDER = {
 def _plain(name: str) -> str:
     if "/" in name or not name.isprintable():
         message = "use printable characters without '/': this stands in URLs"
+        raise PydanticCustomError("name", message)
+    if name in _STEPS:
+        message = "use another name than '.' and '..': in a URL they name a folder"
         raise PydanticCustomError("name", message)
     return name
 
@@ -109,7 +113,8 @@ Money = Annotated[
     ),
 ]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-Stock = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
+LARGEST_STOCK = 1_000_000_000  # pieces of one product
+Stock = Annotated[int, Field(strict=True, ge=0, le=LARGEST_STOCK)]
 
 
 def _shown(**example: Any) -> ConfigDict:
@@ -154,7 +159,7 @@ class Order(BaseModel):
 
     id: UUID
     user_id: UserId
-    product_id: Name
+    product_id: str
     quantity: int
     unit_price: Money
     status: OrderStatus
