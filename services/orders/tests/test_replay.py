@@ -81,6 +81,19 @@ def test_the_same_replay_again_changes_nothing(served: Served, trace: Path) -> N
     assert again["reconciliation"] == first["reconciliation"]
 
 
+def test_another_file_of_the_same_name_is_another_trace(served: Served, tmp_path: Path) -> None:
+    counts = []
+    for folder, quantities in (("first", "56"), ("second", "57"), ("second", "57")):
+        file = tmp_path / folder / "piece.csv"
+        file.parent.mkdir(exist_ok=True)
+        rows = [f"536365,TEA,,{quantity},1/12/2010,2.55,17850,UK" for quantity in quantities]
+        file.write_text("\n".join([HEADER, *rows]), encoding="utf-8")
+        report = _json(served.run("replay", str(file), "--url", served.url, "--json"))
+        assert report["orders"]["failed"] == 0
+        counts.append(report["reconciliation"]["orders"])
+    assert counts == [2, 4, 4]
+
+
 def test_people_get_the_same_facts_in_words(served: Served, trace: Path) -> None:
     done = served.run("replay", str(trace), "--url", served.url, "--limit", "30", "--rate", "500")
     assert done.returncode == 0

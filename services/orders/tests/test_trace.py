@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orders.schemas import OrderCreate
+from orders.schemas import OrderCreate, ProductSet
 from orders.trace import Line, NotATrace, read
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
@@ -44,6 +44,8 @@ def test_a_clean_row_is_an_order(tmp_path: Path) -> None:
         ("536414,22139,,56,1/12/2010,2.5,17850.5,United Kingdom", "unusable user_id"),
         ("536414,,,56,1/12/2010,2.5,14527,United Kingdom", "no stock code"),
         ("536414,a/b,,56,1/12/2010,2.5,14527,United Kingdom", "unusable product_id"),
+        ("536414,.,,56,1/12/2010,2.5,14527,United Kingdom", "unusable product_id"),
+        ("536414, .. ,,56,1/12/2010,2.5,14527,United Kingdom", "unusable product_id"),
         ("536414,22139,,56,1/12/2010,0,14527,United Kingdom", "no price"),
         ("536414,22139,,56,1/12/2010,-11062.06,14527,United Kingdom", "no price"),
         ("536414,22139,,56,1/12/2010,0.001,14527,United Kingdom", "no price"),
@@ -67,6 +69,25 @@ def test_a_field_that_is_too_long_for_the_reader_is_one_dirty_row(tmp_path: Path
     assert (len(trace.lines), trace.dirty) == (1, {"wrong number of columns": 1})
 
 
+def test_a_stray_quote_spoils_its_own_row_only(tmp_path: Path) -> None:
+    clean = "536365,85123A,WHITE HOLDER,6,1/12/2010,2.55,17850,United Kingdom"
+    quoted = '536365,85123A,"SIGN, ""METAL""",6,1/12/2010,2.55,17850,United Kingdom'
+    inches = '536365,85123A,PLATE 5",6,1/12/2010,2.55,17850,United Kingdom'
+    for later in (clean, quoted, inches):
+        trace = read(_trace(tmp_path, clean, clean.replace("WHITE", '"WHITE'), clean, later, clean))
+        assert [line.number for line in trace.lines] == [2, 4, 5, 6]
+        assert trace.dirty == {"wrong number of columns": 1}
+
+
+def test_a_trace_is_known_by_its_whole_content_and_not_by_its_name(tmp_path: Path) -> None:
+    clean = "536365,85123A,WHITE HOLDER,6,1/12/2010,2.55,17850,United Kingdom"
+    file = _trace(tmp_path, clean, clean)
+    first, part = read(file), read(file, limit=1)
+    copied = read(file.rename(tmp_path / "copied.csv"))
+    changed = read(_trace(tmp_path, clean, clean.replace(",6,", ",7,")))
+    assert first.digest == part.digest == copied.digest != changed.digest
+
+
 def test_bytes_that_are_not_utf8_are_read_anyway(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     file.write_bytes((HEADER + "536365,85123A,CAF\xc9,6,1/12/2010,2.55,17850,France\r\n").encode("latin-1"))
@@ -84,6 +105,12 @@ def test_the_stock_is_most_of_the_demand_and_enough_for_the_first_line(tmp_path:
     rows = [f"536365,{code},,{count},1/12/2010,2.55,17850,UK" for code, count in (("A", 10), ("A", 30), ("B", 7))]
     trace = read(_trace(tmp_path, *rows))
     assert trace.stock() == {"A": 36, "B": 7}
+
+
+def test_the_stock_is_at_most_what_the_shop_takes(tmp_path: Path) -> None:
+    trace = read(_trace(tmp_path, *["536365,A,,1000000,1/12/2010,2.55,17850,UK"] * 1200))
+    ((product_id, stock),) = trace.stock().items()
+    assert (product_id, ProductSet(stock=stock, price=Decimal(1)).stock) == ("A", 1_000_000_000)
 
 
 def test_the_price_is_the_first_one(tmp_path: Path) -> None:

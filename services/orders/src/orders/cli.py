@@ -99,7 +99,9 @@ def replay_command(
 
     The exit code is 1 if they disagree, or if an order failed.
 
-    Replaying the same file again repeats no order: each row has its own key. The service may restart meanwhile.
+    Replaying the same file again repeats no order, whatever its name: the key of a row is made of the content of
+    the whole file and the number of the line. A file in which anything was changed is another trace, and all its
+    rows are new orders. The service may restart meanwhile.
     """
     trace = read(file, limit)
 

@@ -1,19 +1,20 @@
-"""Replay of a trace over HTTP, with a key per line: it can be interrupted and repeated."""
+"""Replay of a trace over HTTP, with a key per line: it can be interrupted and repeated.
+
+A key is made of the content of the whole file and the number of the line. The same file repeats no order, whatever
+its name. A file in which anything was changed is another trace, and all its rows are new orders.
+"""
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 from uuid import UUID
 
 from orders.client import OrderVerdict, Shop
 from orders.schemas import Product
 from orders.trace import Line, Trace
 from polysaga.clock import Clock
-
-_KEY_LENGTH = 150
 
 
 @dataclass(slots=True)
@@ -101,8 +102,7 @@ class Replay:
         return tally
 
     async def _post(self, line: Line, tally: Tally) -> None:
-        name = quote(self._trace.name)[-_KEY_LENGTH:]
-        outcome = await self._shop.order(line.order, f"trace:{name}:{line.number}")
+        outcome = await self._shop.order(line.order, f"trace:{self._trace.digest}:{line.number}")
         match outcome.verdict:
             case OrderVerdict.CONFIRMED:
                 assert outcome.order_id is not None

@@ -1,20 +1,24 @@
 """A trace of real orders: the columns of the UCI "Online Retail" data set, unusable rows included.
 
-Every row is either an order or counted under the reason why it is not one; no row is fatal.
+A row is one line of the file. Every row is either an order or counted under the reason why it is not one; no row
+is fatal. A quote without an end makes one row dirty. In CSV in general a quoted field may have line breaks, and a
+stray quote would swallow all rows up to the next one.
 """
 
 import csv
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from io import BytesIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from orders.schemas import Money, OrderCreate
+from orders.schemas import LARGEST_STOCK, Money, OrderCreate
 
 COLUMNS = ("InvoiceNo", "StockCode", "Quantity", "UnitPrice", "CustomerID")
 
@@ -42,9 +46,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The content of a file: its orders, and how many rows are not orders, by reason."""
+    """The content of a file: its orders, and how many rows are not orders, by reason.
 
-    name: str
+    *digest* identifies the whole content, however few rows were read: a copied or renamed file is the same trace,
+    and a file in which a byte was changed is another.
+    """
+
+    digest: str
     lines: list[Line] = field(default_factory=list)
     dirty: Counter[str] = field(default_factory=Counter)
 
@@ -53,47 +61,58 @@ class Trace:
         return {line.order.product_id: line.price for line in reversed(self.lines)}
 
     def stock(self) -> dict[str, int]:
-        """Return the stock of each product: most of its demand, and at least enough for its first line."""
+        """Return the stock of each product: most of its demand, and at least enough for its first line.
+
+        A product of which more is wanted than the shop takes gets the largest stock; its later orders are refused.
+        """
         first = {line.order.product_id: line.order.quantity for line in reversed(self.lines)}
         demand: Counter[str] = Counter()
         for line in self.lines:
             demand[line.order.product_id] += line.order.quantity
-        return {product_id: max(first[product_id], int(total * _SHARE)) for product_id, total in demand.items()}
+        return {
+            product_id: min(max(first[product_id], int(total * _SHARE)), LARGEST_STOCK)
+            for product_id, total in demand.items()
+        }
 
 
 def read(path: Path, limit: int | None = None) -> Trace:
     """Read the first *limit* rows of the file, or all; raise `NotATrace` if the file is no trace."""
-    trace = Trace(path.name)
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            for number, row in islice(_rows(file), limit):
-                try:
-                    trace.lines.append(_line(number, row))
-                except Dirty as reason:
-                    trace.dirty[str(reason)] += 1
+        content = path.read_bytes()
     except OSError as error:
         raise NotATrace(f"cannot read {path}: {error.strerror}") from error
+    trace = Trace(hashlib.sha256(content).hexdigest())
+    text = TextIOWrapper(BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
+    for number, row in islice(_rows(text), limit):
+        try:
+            trace.lines.append(_line(number, row))
+        except Dirty as reason:
+            trace.dirty[str(reason)] += 1
     return trace
 
 
-def _rows(file: Iterable[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Yield line number and row; the row is None if it does not fit the columns."""
-    reader = csv.reader(file)
-    header = [name.strip() for name in next(reader, [])]
+def _rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Yield the number of each line behind the header, and its row; None if it does not fit the columns."""
+    numbered = enumerate(lines, start=1)
+    _, first = next(numbered, (0, ""))
+    header = [name.strip() for name in _fields(first)]
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise NotATrace(
             f"this is not an order trace: no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
         )
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error:
-            yield reader.line_num, None
-            continue
-        if row is None:
-            return
-        yield reader.line_num, dict(zip(header, row, strict=True)) if len(row) == len(header) else None
+    for number, line in numbered:
+        row = _fields(line)
+        fits = len(row) == len(header)
+        yield number, dict(zip(header, row, strict=True)) if fits else None
+
+
+def _fields(line: str) -> list[str]:
+    """Return the fields of *line*; none if it cannot be read by itself."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return []
 
 
 def _line(number: int, row: dict[str, str] | None) -> Line:
