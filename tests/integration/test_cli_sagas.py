@@ -7,7 +7,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from polysaga.errors import DatabaseUnavailable, DefinitionError
+from polysaga.sagas.operations.repairs import Repairs
 from tests.fixtures.projects import Project
 
 PARKED, OTHER, DONE = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -221,3 +224,100 @@ def test_a_call_at_fault_is_told_its_remedy(shop: Project, words: tuple[str, ...
 
 def test_missing_tables_are_one_line_with_the_remedy(project: Project) -> None:
     assert "run `polysaga migrate`" in project.refusal("sagas", "list", "shop:everything")
+
+
+def fail_for(monkeypatch: pytest.MonkeyPatch, saga_id: UUID, error: BaseException) -> None:
+    """Let the repair of one saga end with *error*."""
+    load = Repairs._load
+
+    async def loaded(repairs: Repairs, wanted: UUID) -> Any:
+        if wanted == saga_id:
+            raise error
+        return await load(repairs, wanted)
+
+    monkeypatch.setattr(Repairs, "_load", loaded)
+
+
+def test_an_unknown_saga_keeps_no_other_from_its_repair(shop: Project) -> None:
+    """The saga before it is told, and the one behind it is reached."""
+    named = [str(one) for one in (PARKED, UUID(int=9), OTHER)]
+    ended = shop.polysaga("sagas", "retry", "shop:everything", *named, "--why", "all")
+    assert (ended.code, ended.err) == (1, "")
+    assert ended.out.splitlines()[:5] == [
+        f"{PARKED}  buy  needs_attention -> running",
+        f"{UUID(int=9)}  -    refused",
+        f"    there is no saga {UUID(int=9)}",
+        f"{OTHER}  buy  needs_attention -> running",
+        "2 changed, 1 refused",
+    ]
+    assert ids(shop, "--status", "needs_attention") == []
+
+
+def test_json_has_a_line_for_a_saga_that_there_is_not(shop: Project) -> None:
+    named = [str(PARKED), str(UUID(int=9))]
+    ended = shop.polysaga("sagas", "retry", "shop:everything", *named, "--why", "all", "--json")
+    done, refused = json.loads(ended.out)["repairs"]
+    assert (ended.code, done["done"], refused["done"]) == (1, True, False)
+    assert (refused["saga"], refused["before"], refused["problem"]) == (
+        None,
+        None,
+        f"there is no saga {UUID(int=9)}",
+    )
+
+
+@pytest.mark.parametrize("named", [(str(PARKED), str(OTHER)), ("--status", "needs_attention", "--yes")])
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DatabaseUnavailable("points", "there", "gone"), "database 'points' is not reachable at there: gone"),
+        (OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error")), "disk I/O error"),
+    ],
+    ids=["unavailable", "driver"],
+)
+def test_a_database_that_fails_midway_is_code_2_and_what_is_done_is_told(
+    shop: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    named: tuple[str, ...],
+    as_json: tuple[str, ...],
+    error: Exception,
+    said: str,
+) -> None:
+    fail_for(monkeypatch, PARKED, error)
+    ended = shop.polysaga("sagas", "retry", "shop:everything", *named, "--why", "x", *as_json)
+    assert (ended.code, ended.err) == (2, f"polysaga: {said}\n")
+    if as_json:
+        repairs = json.loads(ended.out)["repairs"]
+        told = {repair["saga_id"]: repair["problem"] for repair in repairs}
+        assert told == {str(PARKED): said, str(OTHER): None}
+    else:
+        assert f"{OTHER}  buy  needs_attention -> running" in ended.out
+        assert f"{PARKED}  buy  refused" in ended.out
+        assert "1 changed, 1 refused" in ended.out
+    assert ids(shop, "--status", "needs_attention") == [PARKED.int]
+
+
+def test_a_call_that_fits_some_sagas_is_code_1_and_one_that_fits_none_is_code_2(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_for(monkeypatch, PARKED, DefinitionError("saga 'buy' has no step 'lend'"))
+    none = shop.polysaga("sagas", "retry", "shop:everything", str(PARKED), "--why", "x")
+    assert (none.code, none.err) == (2, "polysaga: saga 'buy' has no step 'lend'\n")
+    some = shop.polysaga("sagas", "retry", "shop:everything", str(PARKED), str(OTHER), "--why", "x")
+    assert (some.code, some.err) == (1, "")
+    assert "1 changed, 1 refused" in some.out
+
+
+def test_what_is_done_is_told_also_if_the_command_is_broken_off(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_for(monkeypatch, OTHER, KeyboardInterrupt())
+    ended = shop.polysaga("sagas", "retry", "shop:everything", str(PARKED), str(OTHER), "--why", "x")
+    assert ended.code == 130
+    assert f"{PARKED}  buy  needs_attention -> running" in ended.out
+
+
+def test_a_filter_repairs_at_most_as_many_as_the_limit(shop: Project) -> None:
+    every = ("retry", "--error", "no account", "--why", "x", "--yes", "--limit", "1")
+    assert [repair["saga_id"] for repair in call(shop, *every)["repairs"]] == [str(OTHER)]
+    assert ids(shop, "--status", "needs_attention") == [1]

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from polysaga import Status
 from polysaga.errors import (
@@ -529,6 +530,24 @@ async def test_many_are_repaired_by_a_filter_and_each_tells_its_own_problem(
         assert refused.problem is not None
         assert "at rest for good" in refused.problem
         assert await sagas.retry(SagaFilter(), **ME) == ()
+
+
+async def test_an_error_of_a_driver_is_the_problem_of_its_saga_and_the_others_are_repaired(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stuck_going_back(urls).open() as program:
+        ids = [await parked(program) for _ in range(2)]
+        carry_out = SagaRepair.carry_out
+
+        async def broken(repair: SagaRepair, after: Status) -> bool:
+            if repair._row.claim.saga_id == ids[0]:
+                raise OperationalError("UPDATE", {}, Exception("disk I/O error"))
+            return await carry_out(repair, after)
+
+        monkeypatch.setattr(SagaRepair, "carry_out", broken)
+        told = {one.saga_id: one for one in await program.sagas.retry(SagaFilter(), **ME)}
+        assert [told[each].done for each in ids] == [False, True]
+        assert told[ids[0]].problem
 
 
 async def test_a_filter_for_waiting_sagas_repairs_those_and_not_the_parked_ones(urls: Urls) -> None:

@@ -1,18 +1,21 @@
 """`polysaga sagas retry | skip | compensate | resolve`: repair what needs a person.
 
 Repairs act on named sagas at once. They act on the sagas that a filter finds only with --yes; without it they only
-show what would happen. Exit codes: 0 done; 1 some saga was refused; 2 the call or a database is at fault.
+show what would happen. Each saga is repaired by itself and has its line, whatever becomes of the others.
+
+Exit codes: 0 done; 1 some saga was refused; 2 a database is at fault, or the call, which fits no saga.
 """
 
 import getpass
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from uuid import UUID
 
 import typer
 
+from polysaga.cli.failures import EXPECTED, reason_of
 from polysaga.cli.programs import Target
 from polysaga.cli.saga_options import (
     By,
@@ -28,10 +31,10 @@ from polysaga.cli.saga_options import (
     run_on,
     saga_filter,
 )
-from polysaga.cli.saga_tables import print_repairs
+from polysaga.cli.saga_tables import RepairLine, print_repairs
 from polysaga.cli.shared_options import with_options_of
-from polysaga.errors import TooLate, UnknownVersion, WrongStatus
-from polysaga.sagas import Repair, SagaFilter, Sagas
+from polysaga.errors import DefinitionError, PayloadError, TooLate, UnknownSaga, UnknownVersion, WrongStatus
+from polysaga.sagas import Repair, SagaFilter, Sagas, SagaSummary
 
 
 class How(TypedDict):
@@ -40,10 +43,12 @@ class How(TypedDict):
     by: str
     why: str
     dry_run: bool
-    limit: int
 
 
-Work: TypeAlias = Callable[[Sagas, UUID | SagaFilter, How], Awaitable[Sequence[Repair]]]
+Work: TypeAlias = Callable[[Sagas, UUID, How], Awaitable[Sequence[Repair]]]
+_REFUSALS = (TooLate, WrongStatus, UnknownVersion)
+# Of one saga among others a refusal, as for a step that only the others have; of all, the call is wrong.
+_MISFITS = (UnknownSaga, DefinitionError, PayloadError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class _Selection:
     ids: Sequence[UUID]
     wanted: SagaFilter
     how: How
+    limit: int
     unsure: bool  # a filter selects the sagas, and --yes was not given
     as_json: bool
 
@@ -84,7 +90,8 @@ def repair(own: Callable[..., Work]) -> Callable[..., None]:
             target=target,
             ids=ids or (),
             wanted=replace(wanted, step=failing_step),
-            how=How(by=_who(by), why=why, dry_run=dry_run or unsure, limit=limit),
+            how=How(by=_who(by), why=why, dry_run=dry_run or unsure),
+            limit=limit,
             unsure=unsure,
             as_json=as_json,
         )
@@ -152,53 +159,100 @@ def resolve(
     return lambda program, which, how: program.resolve(which, outcome, **how)
 
 
+@dataclass(slots=True)
+class _Repaired:
+    """What became of the sagas so far."""
+
+    lines: list[RepairLine] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the call or a database."""
+        found = [error for error in self.errors if not isinstance(error, _REFUSALS)]
+        misfits = [error for error in found if isinstance(error, _MISFITS)]
+        if len(misfits) < len(self.lines):
+            found = [error for error in found if error not in misfits]
+        return list(dict.fromkeys(map(reason_of, found)))
+
+
 def _carry_out(action: str, work: Work, selection: _Selection) -> None:
-    how = selection.how
-
-    async def every(program: Sagas) -> list[Repair]:
-        if selection.many:
-            return list(await work(program, selection.wanted, how))
-        return [await _one(program, saga_id, action, work, how) for saga_id in selection.ids]
-
-    repairs = run_on(selection.target, every)
-    if selection.as_json:
-        print_json({"dry_run": how["dry_run"], "repairs": [asdict(repair) for repair in repairs]})
-    else:
-        _tell(repairs, selection)
-    if selection.unsure and repairs:
+    outcome = _Repaired()
+    try:
+        run_on(selection.target, lambda program: _repair_each(program, action, work, selection, outcome))
+    except BaseException:
+        if outcome.lines:  # these sagas are repaired, whatever ended the command
+            _tell(outcome.lines, selection)
+        raise
+    _tell(outcome.lines, selection)
+    unchanged = selection.unsure and bool(outcome.lines)
+    if unchanged:
         typer.echo("Nothing was changed: add --yes to do it.", err=True)
+    faults = outcome.faults()
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        typer.echo(f"polysaga: {faults[0]}{more}", err=True)
+    if unchanged or faults:
         raise typer.Exit(2)
-    if any(repair.problem for repair in repairs):
+    if outcome.errors:
         raise typer.Exit(1)
 
 
-async def _one(program: Sagas, saga_id: UUID, action: str, work: Work, how: How) -> Repair:
+async def _repair_each(program: Sagas, action: str, work: Work, selection: _Selection, outcome: _Repaired) -> None:
+    known = {saga.id: saga for saga in await _found(program, selection)} if selection.many else {}
+    for saga_id in known or selection.ids:
+        try:
+            (repair,) = await work(program, saga_id, selection.how)
+        except EXPECTED as error:
+            saga = known.get(saga_id) or await _summary(program, saga_id)
+            outcome.lines.append(_refused(saga_id, saga, action, reason_of(error)))
+            outcome.errors.append(error)
+        else:
+            outcome.lines.append(RepairLine(**asdict(repair)))
+
+
+async def _found(program: Sagas, selection: _Selection) -> list[SagaSummary]:
+    wanted, limit = selection.wanted.to_repair(), selection.limit
+    page = await program.find(wanted, limit=limit)
+    found = [*page.sagas]
+    while page.next is not None and len(found) < limit:  # the search has not come to the end
+        page = await program.find(wanted, limit=limit - len(found), after=page.next)
+        found += page.sagas
+    return found
+
+
+async def _summary(program: Sagas, saga_id: UUID) -> SagaSummary | None:
     try:
-        return (await work(program, saga_id, how))[0]
-    except (TooLate, WrongStatus, UnknownVersion) as refusal:
-        saga = await program.get(saga_id)
-        return Repair(
-            saga_id=saga_id,
-            saga=saga.name,
-            action=action,
-            before=saga.status,
-            after=None,
-            done=False,
-            problem=str(refusal),
-        )
+        return await program.get(saga_id)
+    except EXPECTED:  # the journal has no such saga, or does not answer; the refusal says which
+        return None
 
 
-def _tell(repairs: Sequence[Repair], selection: _Selection) -> None:
+def _refused(saga_id: UUID, saga: SagaSummary | None, action: str, problem: str) -> RepairLine:
+    return RepairLine(
+        saga_id=saga_id,
+        saga=None if saga is None else saga.name,
+        action=action,
+        before=None if saga is None else saga.status,
+        after=None,
+        done=False,
+        problem=problem,
+    )
+
+
+def _tell(repairs: Sequence[RepairLine], selection: _Selection) -> None:
+    dry = selection.how["dry_run"]
+    if selection.as_json:
+        print_json({"dry_run": dry, "repairs": [asdict(repair) for repair in repairs]})
+        return
     if not repairs:
         typer.echo("No such saga.")
         return
     print_repairs(repairs, console())
-    dry = selection.how["dry_run"]
     done = sum(repair.problem is None for repair in repairs)
     verb = "would be changed" if dry else "changed"
     refused = f", {len(repairs) - done} refused" if done < len(repairs) else ""
     typer.echo(f"{done} {verb}{refused}")
-    if selection.many and len(repairs) == selection.how["limit"]:
+    if selection.many and len(repairs) == selection.limit:
         typer.echo("There may be more: the filter found as many as --limit allows.")
     if done and not dry:
         typer.echo("Whichever process ticks first goes on with them.")

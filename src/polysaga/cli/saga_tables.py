@@ -5,8 +5,10 @@ Colours only repeat what the text says. Columns are as wide as their content, an
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.padding import Padding
@@ -19,7 +21,6 @@ from polysaga.sagas import (
     Attempt,
     AuditEntry,
     Examination,
-    Repair,
     SagaPage,
     SagaState,
     SagaSummary,
@@ -36,6 +37,22 @@ STYLES = {
     Status.NEEDS_ATTENTION: "bold red",
 }
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairLine:
+    """What a repair did to one saga, or why it did nothing; the same fields as `Repair`.
+
+    *saga* and *before* are None if the journal has no such saga, or could not be asked.
+    """
+
+    saga_id: UUID
+    saga: str | None
+    action: str
+    before: Status | None
+    after: Status | None  # None if it is refused
+    done: bool
+    problem: str | None = None
 
 
 def print_page(page: SagaPage, now: datetime, console: Console) -> None:
@@ -107,12 +124,12 @@ def print_ledgers(found: Examination, console: Console) -> None:
         console.print(Text(f"{one.kind.value}: {one.detail}", style="bold red"), soft_wrap=True)
 
 
-def print_repairs(repairs: Sequence[Repair], console: Console) -> None:
+def print_repairs(repairs: Sequence[RepairLine], console: Console) -> None:
     """Print what a repair did to each saga or would do, or why it was refused."""
-    names = max((len(repair.saga) for repair in repairs), default=0)
+    names = max((len(repair.saga or "-") for repair in repairs), default=0)
     for repair in repairs:
-        head = Text(f"{repair.saga_id}  {repair.saga:<{names}}  ")
-        if repair.after is None:
+        head = Text(f"{repair.saga_id}  {repair.saga or '-':<{names}}  ")
+        if repair.before is None or repair.after is None:
             console.print(head.append("refused", style="bold red"), soft_wrap=True)
             console.print(Padding(Text(repair.problem or ""), (0, 0, 0, 4), expand=False))
         else:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from polysaga.errors import (
     PayloadError,
     PolysagaError,
@@ -73,7 +75,8 @@ class Repairs:
     ) -> tuple[Repair, ...]:
         """Repair one saga, or the newest *limit* that a filter finds (`SagaFilter.to_repair`).
 
-        Raises if a single saga cannot be repaired; of many, each result has its own problem.
+        Raises if a single saga cannot be repaired; of many, each result has its own problem, so that what is done
+        is known although a database fails in between.
         """
         check_order(order)
         if not isinstance(target, SagaFilter):
@@ -83,7 +86,7 @@ class Repairs:
         for saga in await self._find(target.to_repair(), limit):
             try:
                 repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
-            except PolysagaError as error:
+            except (PolysagaError, DBAPIError) as error:
                 refused = Repair(
                     saga_id=saga.id,
                     saga=saga.name,
