@@ -2,8 +2,8 @@
 
 A command's file is loaded when the command runs: the overview needs only one sentence about each.
 
-Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration or a
-database is at fault. Code 2 comes with one line on standard error.
+Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration, a
+database or the device for the output is at fault. Code 2 comes with one line on standard error.
 """
 
 import sys
@@ -19,6 +19,7 @@ except ModuleNotFoundError:
     sys.exit("polysaga: the command line is an extra: pip install 'polysaga[cli]'")
 
 from polysaga.cli.configured import Config, configured, use
+from polysaga.cli.output import printing
 
 # By the name of the command: the first sentence of its help. Its file has the same name.
 COMMANDS = {
@@ -88,10 +89,11 @@ def polysaga(
 
 def main() -> None:
     """Run the command that the arguments name; never returns."""
-    try:
-        app()
-    except Exception as error:  # border: `failures` knows which errors are expected, and needs the drivers
-        failures = load_module("polysaga.cli.failures")
-        if not failures.is_expected(error):
-            raise
-        failures.give_up(error)
+    with printing():
+        try:
+            app()
+        except Exception as error:  # border: `failures` knows which errors are expected, and needs the drivers
+            failures = load_module("polysaga.cli.failures")
+            if not failures.is_expected(error):
+                raise
+            failures.give_up(error)

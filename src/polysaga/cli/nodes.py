@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from polysaga.cli.listing import ServerLine, listing
+from polysaga.cli.output import dropped
 from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, masked
@@ -109,7 +110,7 @@ async def _watch(settings: Settings, *, as_json: bool) -> None:
     clock, servers = Clock(), servers_of(settings)
     try:
         with Live(console=Console(stderr=as_json), auto_refresh=False, transient=as_json) as live:
-            while True:
+            while dropped() is None:
                 seen = await look(servers, clock)
                 if as_json:
                     typer.echo(json.dumps([_row(one) for one in seen]))

@@ -1,7 +1,9 @@
 """The options of `polysaga sagas`, each declared once, and the code that all its commands share."""
 
 import asyncio
+import json
 import re
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -142,8 +144,13 @@ def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print *value* on one line."""
-    typer.echo(to_json(value).decode())
+    """Print *value* on one line, with JSON's own escapes if the encoding of the output lacks a sign."""
+    text = to_json(value).decode()
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), separators=(",", ":"))
+    typer.echo(text)
 
 
 def console() -> Console:
