@@ -19,13 +19,18 @@ from polysaga.sagas import SagaFilter, Sagas, Status
 
 T = TypeVar("T")
 
+_LONGEST = 36500 * 86400.0  # seconds, which the filters of the library take too
+
 
 def seconds(text: str) -> float:
     """Return a duration such as "90", "90s", "15m", "2h" or "3d" in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None:
         raise typer.BadParameter(f"'{text}' is no duration: write e.g. 90s, 15m, 2h or 3d")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    duration = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    if duration > _LONGEST:
+        raise typer.BadParameter(f"'{text}' is too long: write at most 100 years, 36500d")
+    return duration
 
 
 def moment(text: str) -> datetime:
@@ -34,9 +39,11 @@ def moment(text: str) -> datetime:
         return Clock().now() - timedelta(seconds=seconds(text))
     try:
         found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except ValueError:
         raise typer.BadParameter(f"'{text}' is no time: write e.g. '2026-11-29 14:00', in UTC, or 2h") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    except OverflowError:
+        raise typer.BadParameter(f"'{text}' is in UTC not within the years 1 to 9999") from None
 
 
 SagaId = Annotated[UUID, typer.Argument(metavar="ID", help="The saga's id.", show_default=False)]
