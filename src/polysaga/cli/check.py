@@ -34,6 +34,7 @@ from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
 _VERSIONS = {f"polysaga_{line}_version": line for line in (history.JOURNAL, history.LEDGER)}
+_HISTORIES = {line: History(line) for line in _VERSIONS.values()}
 _ALSO_OURS = (AUDIT, PULSE, *_VERSIONS)
 _APART = 1.0  # seconds; a larger difference between two clocks is a finding
 _NO_SECRET = Finding(
@@ -175,7 +176,7 @@ async def _facts(one: Checked, node: Node, *, replicas: bool) -> Checked:
         revisions: dict[str, str | None] = {}
         for line in (_VERSIONS[table] for table in sorted(tables & _VERSIONS.keys())):
             with suppress(SQLAlchemyError):  # the account may not read it: that is a finding of its own
-                revisions[line] = await connection.run_sync(History(line).current)
+                revisions[line] = await connection.run_sync(_HISTORIES[line].current)
     return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions)
 
 
@@ -243,7 +244,7 @@ def _of_another_version(
     revisions: Mapping[str, str | None], needed: Collection[str], migrate: str
 ) -> Iterator[Finding]:
     for line, revision in revisions.items():
-        known = History(line)
+        known = _HISTORIES[line]
         if f"polysaga_{line}" not in needed or revision == known.head:
             continue
         found = f"the tables of its {line} are at revision {revision}"
