@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -115,6 +116,16 @@ def test_a_saga_of_a_killed_process_is_finished(shop: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert next_line(process, "the worker ends").startswith("ends: its sagas have up to")
         assert process.wait(30) == 0
+
+
+def test_its_log_says_nothing_of_the_pools_that_it_closes(shop: Path) -> None:
+    command = [POLYSAGA, "worker", "shop:everything"]
+    with begin(command, cwd=shop, stderr=subprocess.PIPE) as process:
+        next_line(process, "the worker is there")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert "INFO database orders is open at" in said
+    assert "Pool" not in said
 
 
 def test_its_health_is_served_until_it_ends(shop: Path) -> None:

@@ -66,6 +66,7 @@ def worker(
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("alembic").setLevel(logging.WARNING)  # each migration has its own event
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.WARNING)  # it reports each pool that it closes
     health = None if health_port is None else (health_host, health_port)
     asyncio.run(_run(sagas, migrate=migrate, health=health))
 

@@ -202,6 +202,8 @@ class CountedPool(AsyncAdaptedQueuePool):
 
     _queue_class = _CountedQueue
     _is_disposed = False
+    # Else what SQLAlchemy says of each pool that ends would come from the logger `polysaga`, which is for events.
+    _sqla_logger_namespace = "sqlalchemy.pool.CountedPool"
 
     def _create_connection(self) -> ConnectionPoolEntry:
         return _KeptPlace(self)
