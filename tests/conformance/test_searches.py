@@ -74,6 +74,8 @@ FILTERS: dict[str, tuple[SagaFilter, Callable[[Saga], bool]]] = {
         SagaFilter(status=Status.COMPLETED, name="cruise"),
         lambda saga: saga.status is Status.COMPLETED and saga.name == "cruise",
     ),
+    "until the year 900": (SagaFilter(until=datetime(900, 1, 1, tzinfo=UTC)), lambda saga: False),
+    "since the year 900": (SagaFilter(since=datetime(900, 1, 1, tzinfo=UTC)), lambda saga: True),
     "unknown definition": (SagaFilter(known=False), lambda saga: saga.name == "cruise"),
 }
 

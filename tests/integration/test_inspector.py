@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 
 from polysaga import Status
 from polysaga.databases import MongoNode
-from polysaga.errors import PolysagaError, UnknownSaga
+from polysaga.errors import PayloadError, PolysagaError, UnknownSaga
 from polysaga.events import SagaParked
 from polysaga.sagas import AuditFilter, Examination, Mark, Planned, SagaFilter
 from polysaga.sagas.driving.progress import Asked
@@ -96,6 +96,33 @@ async def test_more_parked_sagas_than_are_read_are_said_to_be_more(
 
         assert (found.unfinished[Status.NEEDS_ATTENTION], found.causes_complete) == (2, False)
         assert [cause.count for cause in found.causes] == [1]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 1, 1),  # noqa: DTZ001 - it must be refused
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23))),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-23))),
+    ],
+)
+async def test_a_moment_that_utc_does_not_have_is_refused(urls: Urls, moment: datetime) -> None:
+    async with stuck_going_forward(urls).open() as program:
+        inspector, told = program.sagas.inspector(), "aware time|years 1 to 9999"
+        for what in ("since", "until"):
+            with pytest.raises(PayloadError, match=told):
+                await program.sagas.find(SagaFilter(**{what: moment}))
+            with pytest.raises(PayloadError, match=told):
+                await inspector.count(SagaFilter(**{what: moment}))
+            with pytest.raises(PayloadError, match=told):
+                await inspector.audit(AuditFilter(**{what: moment}))
+        with pytest.raises(PayloadError, match=told):
+            await program.sagas.verify(since=moment)
+        after = f"{moment.isoformat()}~{UUID(int=1)}"
+        with pytest.raises(PayloadError, match="is no cursor"):
+            await program.sagas.find(after=after)
+        with pytest.raises(PayloadError, match="is no cursor"):
+            await inspector.audit(after=after)
 
 
 async def test_a_saga_that_no_process_takes_over_in_time_is_late(urls: Urls) -> None:

@@ -15,7 +15,7 @@ from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Rendered, SqlDialect
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.sagas.journal.claims import CRASHES, PAUSE, TOLERATED
-from polysaga.sagas.journal.paging import cursor, place, where
+from polysaga.sagas.journal.paging import cursor, instant, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditFilter
 from polysaga.sagas.protocol.reasons import Reason
@@ -306,10 +306,10 @@ def _audit_range(wanted: AuditFilter, values: dict[str, Any], dialect: SqlDialec
         values["saga_id"] = dialect.key(wanted.saga_id)
         among.append("saga_id = :saga_id")
     if wanted.since is not None:
-        values["since"] = dialect.moment(wanted.since)
+        values["since"] = dialect.moment(instant(wanted.since, "since"))
         among.append("recorded_at >= :since")
     if wanted.until is not None:
-        values["until"] = dialect.moment(wanted.until)
+        values["until"] = dialect.moment(instant(wanted.until, "until"))
         among.append("recorded_at < :until")
     if after is not None:
         at, line = place(after, "AuditPage")

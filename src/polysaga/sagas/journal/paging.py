@@ -1,7 +1,7 @@
-"""Pages of the journal's tables by key: cursors as people pass them on, and conditions as SQL."""
+"""Pages of the journal's tables by key: cursors and times as people pass them on, and conditions as SQL."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from polysaga.errors import PayloadError
@@ -16,9 +16,20 @@ def place(cursor: str, page: str) -> tuple[datetime, UUID]:
     """Return the moment and the id of the row in *cursor*; *page* names the pages that hand it out."""
     at, _, row = cursor.partition("~")
     try:
-        return datetime.fromisoformat(at), UUID(row)
-    except ValueError:
+        return instant(datetime.fromisoformat(at), "the cursor"), UUID(row)
+    except (ValueError, PayloadError):
         raise PayloadError(f"{cursor!r} is no cursor: pass on `{page}.next` as it is") from None
+
+
+def instant(moment: datetime, what: str) -> datetime:
+    """Return *moment* in UTC; raise `PayloadError` if it has no time zone, or if UTC has no such year."""
+    if moment.utcoffset() is None:
+        raise PayloadError(f"{what} is {moment}, without a time zone; give an aware time")
+    try:
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"{what} is {moment}, which is not in the years 1 to 9999 of UTC; give a time that is"
+        raise PayloadError(message) from None
 
 
 def where(conditions: Collection[str]) -> str:

@@ -25,7 +25,7 @@ from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.journal.claims import CRASHES
 from polysaga.sagas.journal.figures import late_if, late_values
-from polysaga.sagas.journal.paging import cursor, place, where
+from polysaga.sagas.journal.paging import cursor, instant, place, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
 from polysaga.sagas.protocol.reasons import Attempt, Reason, attempts_in, decoded_history, tenures_in
@@ -188,8 +188,8 @@ class Catalogue:
                 raise PayloadError(f"a {what} must be text that can be written as UTF-8, without NUL")
         for what in ("since", "until"):
             moment = getattr(wanted, what)
-            if moment is not None and moment.tzinfo is None:
-                raise PayloadError(f"{what} is {moment}, without a time zone; give an aware time")
+            if moment is not None:
+                instant(moment, what)
 
     async def get(self, saga_id: UUID) -> SagaState | None:
         """Return everything about one saga, with what people did to it."""

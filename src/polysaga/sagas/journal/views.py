@@ -148,8 +148,8 @@ class AuditFilter:
     saga_id: UUID | None = None
     key: str | None = None
     batch: UUID | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: datetime | None = None  # aware; included
+    until: datetime | None = None  # aware; excluded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

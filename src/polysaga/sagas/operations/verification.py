@@ -22,6 +22,7 @@ from datetime import datetime
 from uuid import UUID
 
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.journal.paging import instant
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
@@ -87,6 +88,8 @@ class Verifier:
 
         *watch* gets the number of sagas so far, and *expect*, once, how many there are.
         """
+        if since is not None:
+            instant(since, "since")
         expect(await self._journal.count(since))
         tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
         for name, participant in self._participants.items():
