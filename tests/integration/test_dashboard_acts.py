@@ -352,6 +352,25 @@ async def test_a_number_that_is_not_right_any_more_changes_nothing(files: Migrat
         assert all([await untouched(program, one) for one in ids])
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["error=" + "x" * 301, "since=garbage", "stattus=running", f"after=0001-01-01T00:00:00%2B23:00~{UUID(int=1)}",
+     "&".join("a=1" for _ in range(201))],
+)  # fmt: skip
+async def test_a_search_of_which_a_part_cannot_be_used_changes_nothing(files: MigratedUrls, more: str) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        saga_id = await parked(program)
+        page = await visit.get(f"/sagas?status=needs_attention&{more}")
+        form = {name: hidden(page, name) for name in ("token", "query")} | {"action": "retry"}
+        for path in ("/repairs", "/repairs/begin"):
+            answer = await visit.post(path, {**form, **FORM, "count": "1"})
+            await refused(answer, 422, "Nothing was changed: not all of the search can be used.")
+            assert "left out" in plain(answer) or "not one of this list" in plain(answer)
+        assert await untouched(program, saga_id)
+        assert "Retry 1 saga?" in plain(await visit.post("/repairs", {**form, "id": str(saga_id)}))
+
+
 async def test_all_that_match_needs_a_filter(files: MigratedUrls) -> None:
     program = stuck_going_back(files)
     async with opened(program) as visit:

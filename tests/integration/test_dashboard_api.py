@@ -1,6 +1,8 @@
 """The dashboard as JSON: the same facts, the same people, problems as RFC 9457 wants them."""
 
 import json
+import re
+from html import unescape
 from typing import Any
 from uuid import UUID
 
@@ -111,7 +113,7 @@ async def test_a_batch_is_stopped_where_it_works(files: MigratedUrls, monkeypatc
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/sagas?status=nonsense", 422), ("/sagas?after=zzz", 422), ("/sagas?since=2026-01-01T00:00", 422),
-     ("/sagas?name=%00", 422),
+     ("/sagas?name=%00", 422), ("/sagas?error=" + "x" * 301, 422),
      (f"/sagas?after=2026-02-29T10:00:00%2B00:00~{UUID(int=1)}", 422),
      ("/sagas/1", 422), (f"/sagas/{UUID(int=1)}", 404), ("/audit?after=zzz", 422),
      (f"/repairs/{UUID(int=1)}", 404), ("/nowhere", 404)],
@@ -123,6 +125,24 @@ async def test_mistakes_are_problem_details(files: MigratedUrls, path: str, stat
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
         assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_links_of_the_pages_lead_to_the_same_as_json(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        saga_id = await parked(program, key="k-1")
+        await program.sagas.resolve(saga_id, "compensated", by="ada", why="counted")
+        for page, number in [
+            ("/audit?by=ada&action=resolve&saga=k-1&since=24h", 1),
+            (f"/audit?saga={saga_id}&since=30d", 1),
+            ("/audit?saga=k-2", 0),
+            ("/sagas?since=24h&until=9999-12-31T23:59&key=k-1&live=off", 1),
+            ("/sagas?until=0900-01-01T00:00", 0),
+        ]:
+            link = re.search(r'href="(/dashboard/api/[^"]+)">JSON<', (await visit.get(page)).text)
+            assert link is not None
+            answer = (await visit.http.get(unescape(link.group(1)))).json()
+            assert len(answer.get("lines", answer.get("sagas"))) == number, page
 
 
 async def test_strangers_get_nothing_and_viewers_cannot_act(files: MigratedUrls) -> None:

@@ -3,9 +3,10 @@
 import hashlib
 import re
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -343,13 +344,48 @@ async def test_a_saga_is_found_by_its_whole_id(files: MigratedUrls) -> None:
 @pytest.mark.parametrize(
     "query",
     ["status=nonsense", "since=yesterday", "until=2026-99-99", "after=zzz", f"after={HOSTILE}", "known=2", "=&&==",
-     f"name={HOSTILE}", f"key={HOSTILE}", "error=%00", "error=%ff", "step=" + "x" * 5000, "shown=1,2,3"],
+     f"name={HOSTILE}", f"key={HOSTILE}", f"{HOSTILE}=1", "error=%00", "error=%ff", "step=" + "x" * 5000,
+     "shown=1,2,3", f"after=0001-01-01T00:00:00%2B23:00~{UUID(int=1)}", "&".join("a=1" for _ in range(201))],
 )  # fmt: skip
 async def test_an_address_that_makes_no_sense_still_shows_a_page(files: MigratedUrls, query: str) -> None:
     async with opened(Program(files, PLACE_ORDER)) as visit:
-        answer = await visit.get(f"/sagas?{query}")
-        assert answer.status_code == 200
-        assert "<script>alert" not in answer.text
+        for page in ("/sagas", "/audit"):
+            answer = await visit.get(f"{page}?{query}")
+            assert answer.status_code == 200
+            assert "<script>alert" not in answer.text
+
+
+async def test_a_list_says_what_it_leaves_out_and_does_not_act_on_all(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        await parked(program)
+        page = plain(await visit.get("/sagas?status=needs_attention&since=garbage"))
+        assert "'since' is no time like 2026-11-23T14:32; it was left out." in page
+        assert "that match or choose some" not in page
+        assert "All 1 that match or choose some" in plain(await visit.get("/sagas?status=needs_attention"))
+        told = "'since' is 24h, 7d or 30d; it was left out."
+        assert told in plain(await visit.get("/audit?since=garbage"))
+        table = await visit.get("/audit?since=garbage&format=csv")
+        assert (table.status_code, told in plain(table)) == (422, True)
+
+
+async def test_the_link_of_a_long_cause_leads_to_its_sagas_only(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+
+    async def fail(db: Any, ctx: Any) -> None:
+        raise ZeroDivisionError("the people of the warehouse asked us to put nothing back " * 6)
+
+    async with opened(program) as visit:
+        await parked(program)
+        program.on("undo:reserve_stock", fail)
+        long = await parked(program)
+        text = (await visit.get("/")).text
+        links = re.findall(r'class="btn go[^"]*" href="/dashboard/sagas\?([^"]+)"', text)
+        queries = [unescape(link) for link in links]
+        listed = [(await visit.get(f"/sagas?{query}")).text for query in queries]
+        assert [re.findall(r'id="saga-([^"]+)"', page) for page in listed].count([str(long)]) == 1
+        in_json = [(await visit.get(f"/api/sagas?{query}")).json()["sagas"] for query in queries]
+        assert [[saga["id"] for saga in sagas] for sagas in in_json].count([str(long)]) == 1
 
 
 async def test_no_hostile_text_reaches_a_page_unescaped(files: MigratedUrls) -> None:

@@ -16,6 +16,7 @@ from polysaga.dashboard.drawing import charts
 from polysaga.dashboard.drawing.timeline import Axis, Bar, Juncture, Track, gantt
 from polysaga.dashboard.masking import Mask, secret_names, shown, without
 from polysaga.dashboard.recent import Recent
+from polysaga.dashboard.screens import audit as audits
 from polysaga.dashboard.screens.declared import DeclaredStep
 from polysaga.dashboard.screens.history import timeline
 from polysaga.dashboard.screens.hosts import host
@@ -34,6 +35,8 @@ from polysaga.dashboard.site import environment
 from polysaga.events import NodeLeft, PrimaryChanged, PrimaryLost, SagaParked, StepDone, StepFailed, WorkerTicked
 from polysaga.sagas import Attempt, Examination, Parking, Reason, SagaState, SagaSummary, Status, Tenure
 from polysaga.sagas.definition.identity import id_from_time
+from polysaga.sagas.journal.figures import ParkedRow
+from polysaga.sagas.operations.causes import causes
 
 NOW = datetime(2026, 11, 23, 14, 32, 7, tzinfo=UTC)
 PRIMARY = NodeFacts(
@@ -147,6 +150,67 @@ def test_a_search_comes_back_from_its_own_address() -> None:
     assert search.status == (Status.RUNNING, Status.COMPLETING)
     assert filters.read(search.query()) == search
     assert search.selects(NOW).since == NOW - timedelta(hours=1)
+
+
+MANY = "&".join(f"a{number}=1" for number in range(201))
+CURSOR_OUT_OF_TIME = f"0001-01-01T00:00:00%2B23:00~{UUID(int=1)}"
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("error=" + "x" * 301, "'error' has more than 300 characters"),
+        ("error=a%00b", "'error' has the character NUL"),
+        ("since=garbage", "'since' is no time like"),
+        ("until=9999-12-31T23:59:59-23:00", "'until' is no time like"),
+        ("stattus=running", "There is no filter 'stattus'"),
+        ("status=runing", "There is no status 'runing'"),
+        ("name=a&name=b", "'name' is given more than once"),
+        ("late=maybe", "'late' is 1 or 0"),
+        ("known=2", "'known' is 1 or 0"),
+        (f"after={CURSOR_OUT_OF_TIME}", "The page asked for is not one of this list"),
+        (MANY, "more than 200 parameters"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_named(query: str, told: str) -> None:
+    search = filters.read(query)
+    (problem,) = search.problems
+    assert told in problem
+    assert replace(search, name=None, problems=()) == filters.Search()
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("by=" + "x" * 301, "'by' has more than 300 characters"),
+        ("action=retri", "'action' is retry, skip, compensate or resolve"),
+        ("since=1h", "'since' is 24h, 7d or 30d"),
+        ("batch=1", "'batch' is the id"),
+        ("key=k-1", "There is no filter 'key'"),
+        ("after=zz", "The page asked for is not one of this list"),
+        (MANY, "more than 200 parameters"),
+    ],
+)
+def test_a_parameter_of_the_audit_trail_that_cannot_be_used_is_named(query: str, told: str) -> None:
+    search = audits.read(query)
+    (problem,) = search.problems
+    assert told in problem
+    assert replace(search, problems=()) == audits.AuditSearch()
+
+
+def test_what_is_about_the_page_and_what_a_form_sends_empty_is_no_problem() -> None:
+    assert filters.read("name=&late=0&live=off&done=retry&shown=1,2") == filters.Search()
+    assert audits.read("by=&saga=&live=off&format=csv") == audits.AuditSearch()
+
+
+@pytest.mark.parametrize("message", ["x" * 400, "no 12 " + "y" * 280, "\U0001f600" * 400, "a\0" + "z" * 290])
+def test_the_link_of_a_cause_is_read_as_it_was_made(message: str) -> None:
+    parking = Parking(status=Status.COMPENSATING, kind="Trouble", message=message, step="reserve_stock", at=NOW)
+    reason = Reason(kind="Refused", message="", step=None, parked=parking)
+    (cause,) = causes([ParkedRow(UUID(int=1), "place-order", "f", 1, reason)], lambda fingerprint, step: None)
+    search = filters.Search(name=cause.name, step=cause.step, error=cause.error)
+    assert filters.read(search.query()) == search
+    assert cause.error in message
 
 
 class Person(BaseModel):

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from polysaga.dashboard import filters
 from polysaga.dashboard.access import Visitor
-from polysaga.dashboard.filters import Search, uuid_in
+from polysaga.dashboard.filters import uuid_in
 from polysaga.dashboard.forms import Form, asked_for, form_of
 from polysaga.dashboard.marks import of_batch
 from polysaga.dashboard.pages import Pages
@@ -201,9 +201,15 @@ class Acts:
         """Return the sagas that the form is about: those chosen, or all that match."""
         if _is_for_all(form):
             search = filters.read(form.get("query", ""))
+            if search.problems:
+                raise HTTPException(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    f"Nothing was changed: not all of the search can be used. {' '.join(search.problems)} "
+                    "Filter the list anew, and act on what it shows.",
+                )
             if not search.narrow:
                 raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Filter by something before you act on all.")
-            wanted = _for_repair(search).selects(self._site.now())
+            wanted = search.selects(self._site.now())
             if not wanted.statuses:  # left to itself `freeze` takes the parked ones only
                 wanted = replace(wanted, status=[status for status in Status if not status.final])
             return await self._site.sagas.freeze(wanted)
@@ -262,11 +268,6 @@ def _is_for_all(form: Form) -> bool:
     """Return whether the form is about all that match: a list's form is, unless a box is ticked."""
     which = form.get("which")
     return which == "matching" if which else "id" not in form and bool(form.get("query"))
-
-
-def _for_repair(search: Search) -> Search:
-    """Return *search* without a cursor: a repair is about all that match."""
-    return filters.read(search.query(after=None))
 
 
 def _action(form: Form) -> str:

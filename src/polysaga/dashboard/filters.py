@@ -1,10 +1,11 @@
 """The search in an address: query parameters, what they select, and the sentence that says so.
 
-The address is the search. Parameters that make no sense are left out of it, and `Search.problems` says so.
+The address is the search. A parameter that cannot be used is left out of it, and `Search.problems` names it. A
+list shows these problems. An act on all that match is refused then: it would change more than was asked for.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from markupsafe import Markup, escape
 
 from polysaga.dashboard import words
 from polysaga.dashboard.drawing.elements import tag
-from polysaga.sagas import SagaFilter, Status
+from polysaga.sagas import Cause, SagaFilter, Status
 
 _SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 SPANS = {"1h": "last hour", "24h": "last 24 hours", "7d": "last 7 days"}
@@ -25,9 +26,19 @@ _FLAGS = {
     "waiting": "put aside",
     "crashing": "whose processes end or hang",
 }
-_LONGEST = 255  # characters of one parameter
+LONGEST = Cause.LONGEST  # characters of one parameter: what the dashboard puts into an address fits
+CURSOR = (
+    r"^(20\d\d-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+    r"|20([02468][048]|[13579][26])-02-29)"
+    r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?\+00:00~"
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+)  # the `next` of a page
 MOVING = tuple(status for status in Status if status.moving)
-_CURSOR = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)~[0-9a-fA-F-]{36}")
+_MOST = 200  # parameters of one address
+_SHOWN = 40  # characters of what makes no sense, in a sentence
+_TRUTHS = {"1": True, "true": True, "0": False, "false": False}
+_NAMES = {"status", "name", "step", "database", "key", "error", "since", "until", "known", "after", *_FLAGS}
+_OF_THE_PAGE = {"live", "done", "shown"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,31 +116,66 @@ class Search:
 
 def read(query: str) -> Search:
     """Decode a query string."""
-    given: dict[str, list[str]] = {}
-    for name, value in parse_qsl(query, max_num_fields=200):
-        value = value.strip().replace("\0", "")
-        if value and len(value) <= _LONGEST:
-            given.setdefault(name, []).append(value)
-    problems: list[str] = []
-    known = {"1": True, "0": False}.get(_first(given, "known") or "")
-    after = _first(given, "after")
-    if after is not None and not _is_cursor(after):
-        problems.append("The page asked for is not one of this list; this is the first one.")
-        after = None
+    given, problems = parameters(query, _NAMES, _OF_THE_PAGE)
     return Search(
         status=_statuses(given.get("status", ()), problems),
-        name=_first(given, "name"),
-        step=_first(given, "step"),
-        database=_first(given, "database"),
-        key=_first(given, "key"),
-        error=_first(given, "error"),
-        since=_since(_first(given, "since"), problems),
-        until=_moment(_first(given, "until"), "until", problems),
-        **{name: name in given for name in _FLAGS},
-        known=known,
-        after=after,
-        problems=tuple(problems),
+        name=first(given, "name", problems),
+        step=first(given, "step", problems),
+        database=first(given, "database", problems),
+        key=first(given, "key", problems),
+        error=first(given, "error", problems),
+        since=_since(first(given, "since", problems), problems),
+        until=_moment(first(given, "until", problems), "until", problems),
+        **{name: bool(_truth(given, name, problems)) for name in _FLAGS},
+        known=_truth(given, "known", problems),
+        after=cursor(given, problems),
+        problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def parameters(
+    query: str, names: Collection[str], ignored: Collection[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return what a query string gives for each of *names*, and a sentence for each parameter that is left out.
+
+    Fields that a form sends empty count as absent. Those in *ignored* are about the page, not about what it lists.
+    """
+    try:
+        pairs = parse_qsl(query, max_num_fields=_MOST)
+    except ValueError:
+        return {}, [f"The address has more than {_MOST} parameters; all were left out."]
+    given: dict[str, list[str]] = {}
+    problems: list[str] = []
+    for name, value in pairs:
+        text = value.strip()
+        if name in ignored or not text:
+            continue
+        if name not in names:
+            problems.append(f"There is no filter '{name[:_SHOWN]}'; it was left out.")
+        elif len(text) > LONGEST:
+            problems.append(f"'{name}' has more than {LONGEST} characters; it was left out.")
+        elif "\0" in text:
+            problems.append(f"'{name}' has the character NUL; it was left out.")
+        else:
+            given.setdefault(name, []).append(text)
+    return given, problems
+
+
+def first(given: Mapping[str, Sequence[str]], name: str, problems: list[str]) -> str | None:
+    """Return the one value of a parameter; of several the first, and add to *problems*."""
+    values = given.get(name, ())
+    if len(set(values)) > 1:
+        problems.append(f"'{name}' is given more than once; all but the first were left out.")
+    return values[0] if values else None
+
+
+def cursor(given: Mapping[str, Sequence[str]], problems: list[str]) -> str | None:
+    """Return where the page goes on; None for the first page."""
+    after = first(given, "after", problems)
+    if after is None or re.fullmatch(CURSOR, after):
+        return after
+    problems.append("The page asked for is not one of this list; this is the first one.")
+    return None
 
 
 def uuid_in(text: str) -> UUID | None:
@@ -179,18 +225,15 @@ def _conditions(search: Search) -> list[Markup]:
 
 
 def _told(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _first(given: Mapping[str, Sequence[str]], name: str) -> str | None:
-    return given[name][0] if name in given else None
+    # Not strftime: it writes the year 900 with three digits.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def _statuses(values: Sequence[str], problems: list[str]) -> tuple[Status, ...]:
     known = {status.value: status for status in Status}
     unknown = [value for value in values if value not in known]
     if unknown:
-        problems.append(f"There is no status '{unknown[0]}'; it was left out.")
+        problems.append(f"There is no status '{unknown[0][:_SHOWN]}'; it was left out.")
     return tuple(dict.fromkeys(known[value] for value in values if value in known))
 
 
@@ -210,11 +253,8 @@ def _moment(value: str | None, name: str, problems: list[str]) -> datetime | Non
         return None
 
 
-def _is_cursor(text: str) -> bool:
-    if not _CURSOR.fullmatch(text):
-        return False
-    moment, _, saga_id = text.partition("~")
-    try:
-        return datetime.fromisoformat(moment).tzinfo is not None and uuid_in(saga_id) is not None
-    except ValueError:
-        return False
+def _truth(given: Mapping[str, Sequence[str]], name: str, problems: list[str]) -> bool | None:
+    value = first(given, name, problems)
+    if value is not None and value not in _TRUTHS:
+        problems.append(f"'{name}' is 1 or 0; it was left out.")
+    return _TRUTHS.get(value or "")

@@ -5,10 +5,12 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -111,10 +113,12 @@ class Pages:
             since=search.since if isinstance(search.since, str) else _moment(search.since),
             rows=lines,
             asked=filters.sentence(search, number),
-            many=many if search.narrow else "",
+            many=many if search.narrow and not search.problems else "",
             ends_processes=any(map(may_end_processes, page.sagas)),
             may_choose=any(not Status(line.kind).final for line in lines),
-            query=newest,
+            # With its problems, so that an act on all that match is refused.
+            query=request.url.query if search.problems else newest,
+            longest=filters.LONGEST,
             newest=newest,
             newer=_newer_text(newer),
             older=search.query(after=page.next) if page.next is not None else "",
@@ -225,6 +229,8 @@ class Pages:
         overview, found = await site.looking.overview(), await self.acts(search)
         screen = audits.audit_screen(found.lines, found.next, search, site.now())
         if request.query_params.get("format") == "csv":
+            if search.problems:
+                raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, " ".join(search.problems))
             return _csv(screen)
         return site.page(
             request,
@@ -240,6 +246,7 @@ class Pages:
             actions=audits.ACTIONS,
             spans=audits.SPANS.items(),
             newest=search.query(after=None),
+            longest=filters.LONGEST,
         )
 
     async def _these(self, ids: list[UUID]) -> SagaPage:

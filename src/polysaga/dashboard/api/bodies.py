@@ -7,9 +7,10 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from polysaga.dashboard.filters import CURSOR, LONGEST
 from polysaga.sagas import Attempt, Cause, LateGroup, Option, Planned, Status, StepFacts, Tenure
 
-Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST, pattern=r"^[^\x00]+$")]
 # The \s of JSON Schema lacks what Python takes for space besides.
 Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$")]
 
@@ -27,16 +28,7 @@ def _whole(value: object) -> object:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
-Cursor = Annotated[
-    str,
-    Field(
-        max_length=80,
-        pattern=r"^(20\d\d-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
-        r"|20([02468][048]|[13579][26])-02-29)"
-        r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?\+00:00~"
-        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
-    ),
-]
+Cursor = Annotated[str, Field(max_length=80, pattern=CURSOR)]
 
 
 class ApiProblem(BaseModel):

@@ -36,8 +36,9 @@ from polysaga.dashboard.api.bodies import (
 )
 from polysaga.dashboard.api.problems import ANSWERS, refusals
 from polysaga.dashboard.api.reports import Reports, database_reports, outcome
-from polysaga.dashboard.filters import Search
+from polysaga.dashboard.filters import Search, uuid_in
 from polysaga.dashboard.pages import Pages
+from polysaga.dashboard.screens.audit import LENGTHS
 from polysaga.dashboard.site import Site
 from polysaga.people import Person, Role
 from polysaga.sagas import Activity, AuditFilter, BatchProgress, Status
@@ -136,15 +137,23 @@ class _Api:
         self,
         by: Annotated[Text | None, Query()] = None,
         action: Annotated[Literal["retry", "skip", "compensate", "resolve"] | None, Query()] = None,
-        saga: Annotated[UUID | None, Query(description="the id of a saga")] = None,
+        saga: Annotated[Text | None, Query(description="the id of a saga, or the whole key")] = None,
         batch: Annotated[UUID | None, Query()] = None,
-        since: Annotated[Moment | None, Query()] = None,
+        since: Annotated[Literal["24h", "7d", "30d"] | Moment | None, Query()] = None,
         until: Annotated[Moment | None, Query()] = None,
         after: Annotated[Cursor | None, Query(description="`next` of the page before")] = None,
     ) -> AuditList:
         """Return what people did, one line for each act and for each batch."""
-        site = self._site
-        wanted = AuditFilter(by=by, action=action, saga_id=saga, batch=batch, since=since, until=until)
+        site, saga_id = self._site, uuid_in(saga or "")
+        wanted = AuditFilter(
+            by=by,
+            action=action,
+            saga_id=saga_id,
+            key=saga if saga_id is None else None,
+            batch=batch,
+            since=site.now() - LENGTHS[since] if isinstance(since, str) else since,
+            until=until,
+        )
         async with site.looking.answering():
             found = await site.sagas.inspector().audit(wanted, after=after)
         return self._reports.audit(found)

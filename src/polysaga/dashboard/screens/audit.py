@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 from uuid import UUID
 
-from polysaga.dashboard import words
+from polysaga.dashboard import filters, words
 from polysaga.dashboard.filters import uuid_in
 from polysaga.dashboard.screens.people import states
 from polysaga.sagas import AuditFilter, AuditLine
 
 ACTIONS = ("retry", "skip", "compensate", "resolve")
-_SPANS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+LENGTHS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 SPANS = {"24h": "last 24 hours", "7d": "last 7 days", "30d": "last 30 days"}
-_LONGEST = 255  # characters of one parameter
+_NAMES = {"by", "action", "saga", "batch", "since", "after"}
+_OF_THE_PAGE = {"live", "done", "format"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class AuditSearch:
     batch: UUID | None = None
     since: str | None = None  # one of `SPANS`
     after: str | None = None
+    problems: tuple[str, ...] = ()  # as those of `filters.Search`
 
     def query(self, **changed: Any) -> str:
         """Return the search as a query string."""
@@ -47,7 +49,7 @@ class AuditSearch:
             saga_id=saga_id,
             key=self.saga if saga_id is None else None,
             batch=self.batch,
-            since=None if self.since is None else now - _SPANS[self.since],
+            since=None if self.since is None else now - LENGTHS[self.since],
         )
 
 
@@ -78,19 +80,23 @@ class AuditScreen:
 
 def read(query: str) -> AuditSearch:
     """Decode a query string."""
-    given: dict[str, str] = {}
-    for name, value in parse_qsl(query, max_num_fields=50):
-        value = value.strip().replace("\0", "")
-        if value and len(value) <= _LONGEST:
-            given.setdefault(name, value)
-    action, since = given.get("action"), given.get("since")
+    given, problems = filters.parameters(query, _NAMES, _OF_THE_PAGE)
+    action, since = filters.first(given, "action", problems), filters.first(given, "since", problems)
+    batch = filters.first(given, "batch", problems)
+    if action is not None and action not in ACTIONS:
+        problems.append(f"'action' is {words.joined(ACTIONS, 'or')}; it was left out.")
+    if since is not None and since not in SPANS:
+        problems.append(f"'since' is {words.joined(list(SPANS), 'or')}; it was left out.")
+    if batch is not None and uuid_in(batch) is None:
+        problems.append("'batch' is the id of a repair of many; it was left out.")
     return AuditSearch(
-        by=given.get("by"),
+        by=filters.first(given, "by", problems),
         action=action if action in ACTIONS else None,
-        saga=given.get("saga"),
-        batch=uuid_in(given.get("batch", "")),
+        saga=filters.first(given, "saga", problems),
+        batch=uuid_in(batch or ""),
         since=since if since in SPANS else None,
-        after=given.get("after"),
+        after=filters.cursor(given, problems),
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 

@@ -119,7 +119,7 @@ def _same_query(found: Examination, hidden: frozenset[str]) -> str:
     told = cause and (cause.parked or cause)
     reason = words.first_line(told.message if told else "")
     # Values differ from saga to saga, and must not stand in an address: the search is by step alone then.
-    plain = not any(letter.isdigit() for letter in reason) and without(reason, hidden) == reason
+    plain = not any(letter.isdigit() or letter == "\0" for letter in reason) and without(reason, hidden) == reason
     error = reason[:80] if plain and len(reason) <= 200 else None
     step = told.step if told else None
     return Search(status=(Status.NEEDS_ATTENTION,), name=saga.name, step=step, error=error or None).query()

@@ -18,7 +18,7 @@ _DIFFERS = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]*[0-9][0-9a-f]{7,}\b|[0-9]+(?:[.,:][0-9]+)*",
     re.IGNORECASE,
 )
-_LONGEST = 300  # characters of a reason that are compared
+_SHARED = re.compile("[^…\0]*")  # what a search can find; no address can have the character NUL
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +56,7 @@ class ParkedSagas:
 def pattern_of(message: str) -> str:
     """Return the first line of *message*, with … for ids and numbers."""
     lines = message.strip().splitlines()
-    return _DIFFERS.sub("…", lines[0][:_LONGEST]) if lines else ""
+    return _DIFFERS.sub("…", lines[0][: Cause.LONGEST]) if lines else ""
 
 
 def likeness(name: str, reason: Reason) -> _Likeness:
@@ -95,7 +95,7 @@ def _cause(alike: _Likeness, rows: Sequence[ParkedRow], database_of: Callable[[s
         example=first.saga_id,
         deserted=all(one.is_deserted for one in told),
         uniform=len({one.message for one in told}) == 1,
-        error=max(alike.message.split("…"), key=len).strip(),
+        error=max(_SHARED.findall(alike.message), key=len).strip(),
     )
 
 

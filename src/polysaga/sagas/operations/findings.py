@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from polysaga.sagas.journal.views import SagaState, SagaSummary
@@ -16,6 +16,8 @@ from polysaga.sagas.protocol.states import Status
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
     """Parked sagas that have one reason."""
+
+    LONGEST: ClassVar[int] = 300  # characters of `message`, and so of `error`
 
     name: str
     step: str | None
