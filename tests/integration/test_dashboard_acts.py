@@ -197,7 +197,15 @@ async def test_a_form_of_another_site_is_refused(files: MigratedUrls, headers: d
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://localhost.evil.example", "http://localhost:81"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://localhost:81",
+        "http://[",
+        "localhost",
+    ],
 )
 async def test_a_foreign_origin_is_refused_where_browsers_send_nothing_else(
     files: MigratedUrls, origin: str
@@ -207,7 +215,7 @@ async def test_a_foreign_origin_is_refused_where_browsers_send_nothing_else(
         saga_id = await parked(program)
         form = await form_for(visit, saga_id)
         path = f"/dashboard/sagas/{saga_id}/retry"
-        answer = await visit.http.post(path, data=form, headers={"origin": origin})
+        answer = await visit.http.post(path, data=form, headers={"origin": origin, "referer": f"{origin}/"})
         await refused(answer, 403, FOREIGN)
         assert await untouched(program, saga_id)
         assert (await visit.http.post(path, data=form, headers={"origin": "http://localhost"})).status_code == 303

@@ -114,6 +114,8 @@ async def test_a_batch_is_stopped_where_it_works(files: MigratedUrls, monkeypatc
     ("path", "status"),
     [("/sagas?status=nonsense", 422), ("/sagas?after=zzz", 422), ("/sagas?since=2026-01-01T00:00", 422),
      ("/sagas?name=%00", 422), ("/sagas?error=" + "x" * 301, 422),
+     ("/sagas?since=0001-01-01T00:00:00%2B23:00", 422), ("/sagas?until=9999-12-31T23:59:59-23:00", 422),
+     ("/audit?since=0001-01-01T00:00:00%2B23:00", 422), ("/audit?until=9999-12-31T23:59:59-23:00", 422),
      (f"/sagas?after=2026-02-29T10:00:00%2B00:00~{UUID(int=1)}", 422),
      ("/sagas/1", 422), (f"/sagas/{UUID(int=1)}", 404), ("/audit?after=zzz", 422),
      (f"/repairs/{UUID(int=1)}", 404), ("/nowhere", 404)],

@@ -369,6 +369,15 @@ async def test_a_list_says_what_it_leaves_out_and_does_not_act_on_all(files: Mig
         assert (table.status_code, told in plain(table)) == (422, True)
 
 
+async def test_a_value_that_sagas_refuse_is_refused_with_a_page(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polysaga.dashboard.pages._PAGE", 2000)
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        answer = await visit.get("/sagas")
+        assert (answer.status_code, "a page has 1 to 1000 sagas, not 2000" in plain(answer)) == (422, True)
+
+
 async def test_the_link_of_a_long_cause_leads_to_its_sagas_only(files: MigratedUrls) -> None:
     program = stuck_going_back(files)
 

@@ -1143,6 +1143,14 @@ async def test_a_body_that_is_too_large_is_refused_while_it_arrives(
         assert taken == (0 if declared else 5)
 
 
+async def test_a_length_that_python_does_not_read_is_too_large(tmp_path: Path) -> None:
+    """Python refuses to turn more than 4,300 digits into a number."""
+    async with serving(answering(measure, "POST"), tmp_path) as client:
+        answer = await client.post("/", content=b"", headers={"content-length": "9" * 5000})
+        check_problem(answer, 413, "body-too-large")
+        assert (await client.post("/", content=b"12", headers={"content-length": "0" * 4999 + "2"})).json() == 2
+
+
 class StreamOnly(httpx2.AsyncByteStream):
     """Sends what it is given piece by piece; the application decides how much of it is taken."""
 

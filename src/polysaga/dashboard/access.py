@@ -19,7 +19,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -137,4 +136,8 @@ def may_come_from(request: Request) -> bool:
     if site is not None:
         return site in _OWN
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if origin is None:
+        return True
+    # Not urlsplit: it raises an error for `http://[`.
+    host = origin.partition("://")[2]
+    return bool(host) and host == request.headers.get("host")

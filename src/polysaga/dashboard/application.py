@@ -32,7 +32,7 @@ from polysaga.dashboard.recent import Recent
 from polysaga.dashboard.screens.declared import declared
 from polysaga.dashboard.screens.nodes import strip
 from polysaga.dashboard.site import Site, base_of, own_path
-from polysaga.errors import ConfigurationError, UnknownSaga
+from polysaga.errors import ConfigurationError, PayloadError, UnknownSaga
 from polysaga.events import Events
 from polysaga.people import Authorize, Role
 from polysaga.routing import Databases
@@ -109,6 +109,7 @@ def dashboard(
             JournalDown: refusals.journal_down,
             UnknownSaga: refusals.unknown_saga,
             HTTPException: refusals.of_http,
+            PayloadError: refusals.of_value,
             Exception: refusals.unexpected,
         },
     )
@@ -145,6 +146,9 @@ class _Refusals:
             "still in the audit trail. Or its start was rolled back."
         )
         return self._say(request, HTTPStatus.NOT_FOUND, "There is no saga with this id.", advice)
+
+    async def of_value(self, request: Request, error: Exception) -> Response:
+        return self._say(request, HTTPStatus.UNPROCESSABLE_ENTITY, "The request was refused.", str(error))
 
     async def of_http(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -173,7 +173,11 @@ def back_to(request: Request, path: str, done: str = "") -> Response:
 
 def own_path(request: Request, address: str) -> str:
     """Return the path and query of *address* if it is a page of this dashboard, else the first page."""
-    base, parts = base_of(request), urlsplit(address)
+    base = base_of(request)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # no address
+        return f"{base}/"
     own = parts.netloc in {"", request.headers.get("host", "")} and parts.path.startswith(f"{base}/")
     if not own:
         return f"{base}/"

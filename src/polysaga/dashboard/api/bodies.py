@@ -1,10 +1,10 @@
 """The bodies of requests and answers, from which the document of the API is made."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from polysaga.dashboard.filters import CURSOR, LONGEST
@@ -22,12 +22,19 @@ def _written(value: object) -> object:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("moment", "write a moment that is in the years 1 to 9999 of UTC") from None
+
+
 def _whole(value: object) -> object:
     # A number without a fraction is an integer in JSON, also as 2.0; a text or true is none.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 Cursor = Annotated[str, Field(max_length=80, pattern=CURSOR)]
 
 
