@@ -665,3 +665,51 @@ async def test_a_saga_may_be_named_by_the_text_of_its_id(urls: Urls) -> None:
             for ask in (program.sagas.get, program.sagas.cancel, partial(program.sagas.retry, **ME)):
                 with pytest.raises(PayloadError, match="no id of a saga"):
                     await ask(nonsense)
+
+
+async def test_a_status_may_be_its_text(urls: Urls) -> None:
+    async with stuck_going_back(urls).open() as program:
+        saga = await parked(program)
+        wanted: tuple[Any, ...] = ("needs_attention", ["needs_attention", Status.RUNNING], {"needs_attention"})
+        for status in wanted:
+            found = await program.sagas.find(SagaFilter(status=status, ids=[saga]))
+            assert [one.id for one in found.sagas] == [saga]
+        given: Any = [str(saga)]
+        assert [one.id for one in (await program.sagas.find(SagaFilter(ids=given))).sagas] == [saga]
+        done = await program.sagas.retry(SagaFilter(status="needs_attention"), dry_run=True, **ME)
+        assert [one.saga_id for one in done] == [saga]
+
+
+SENSELESS: list[tuple[dict[str, Any], str]] = [
+    ({"status": "parked"}, "'parked' is no status of a saga: give one of running, completing, .*needs_attention"),
+    ({"status": ["running", "junk"]}, "'junk' is no status"),
+    ({"status": [None]}, "None is no status"),
+    ({"older_than": "5"}, "older_than is 5 seconds; give it 0 or more"),
+    ({"name": 5}, "a name must be text"),
+    ({"error": 5}, "error is 5; give the text to search for"),
+    ({"since": "2026-01-01"}, "since is 2026-01-01, without a time zone"),
+    ({"ids": ["junk"]}, "'junk' is no id of a saga"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "says"), SENSELESS, ids=[repr(wanted) for wanted, _ in SENSELESS])
+async def test_a_filter_that_makes_no_sense_is_one_error(urls: Urls, wanted: dict[str, Any], says: str) -> None:
+    program = Program(urls, PLACE_ORDER)
+    async with program.connected():
+        with pytest.raises(PayloadError, match=says):
+            await program.sagas.find(SagaFilter(**wanted))
+
+
+async def test_a_repair_that_does_not_exist_is_one_error(urls: Urls) -> None:
+    program = Program(urls, PLACE_ORDER)
+    junk: Any = "done"
+    async with program.connected():
+        says = "a saga is resolved as completed or compensated, not as done"
+        with pytest.raises(PayloadError, match=says):
+            await program.sagas.resolve(uuid4(), junk, **ME)
+        with pytest.raises(PayloadError, match=says):
+            program.sagas.begin_batch("resolve", [uuid4()], outcome=junk, **ME)
+        with pytest.raises(PayloadError, match="resolved as completed or compensated, not as None"):
+            program.sagas.begin_batch("resolve", [uuid4()], **ME)
+        with pytest.raises(PayloadError, match="'done' is no repair of a saga: give one of retry, skip"):
+            program.sagas.begin_batch(junk, [uuid4()], **ME)

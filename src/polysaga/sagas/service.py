@@ -43,8 +43,7 @@ from polysaga.sagas.process.pulse import Pulse
 from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.process.worker import Worker
 from polysaga.sagas.protocol.reasons import attempts_in, tenures_in
-from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder
-from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, action_of, outcome_of
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
@@ -314,16 +313,19 @@ class Sagas:
         """Begin to repair all *ids* in the background of this process, whose databases must be open.
 
         Returns the id of the batch, for `batch`. Each repair is one of its own, as by the method named *action*.
-        Closing the sagas stops the batch; the sagas that it has not come to stay as they were.
+        Closing the sagas stops the batch; the sagas that it has not come to stay as they were. Raises
+        `PayloadError` for an *action* or *outcome* that does not exist.
         """
         self._engine_at_hand()
+        what = action_of(action)
+        declares = what is RepairAction.RESOLVE or outcome is not None
         order = RepairOrder(
-            action=RepairAction(action),
+            action=what,
             by=by,
             why=why,
             step=step,
             result=result,
-            outcome=None if outcome is None else Status(outcome),
+            outcome=outcome_of(outcome) if declares else None,
         )
         return self._batches.begin(order, ids)
 
@@ -396,9 +398,10 @@ class Sagas:
     ) -> tuple[Repair, ...]:
         """End a parked saga, or one that was put aside, as a person declares it; no step of it runs any more.
 
-        A decided saga can only become `completed`; an undecided one only `compensated`. Raises as `skip` does.
+        A decided saga can only become `completed`; an undecided one only `compensated`. Raises as `skip` does, and
+        `PayloadError` for another *outcome*.
         """
-        order = RepairOrder(action=RepairAction.RESOLVE, by=by, why=why, outcome=Status(outcome))
+        order = RepairOrder(action=RepairAction.RESOLVE, by=by, why=why, outcome=outcome_of(outcome))
         return await self._carry_out(target, order, dry_run=dry_run, limit=limit)
 
     async def _carry_out(

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.errors import PayloadError
-from polysaga.sagas.definition.identity import id_from_key
+from polysaga.sagas.definition.identity import as_id, id_from_key
 from polysaga.sagas.journal.claims import CRASHES
 from polysaga.sagas.journal.figures import late_if, late_values
 from polysaga.sagas.journal.paging import cursor, instant, place, where
@@ -178,18 +178,26 @@ class Catalogue:
         within = (f"created_at {beyond}= :end_at", f"(created_at {beyond} :end_at OR id {beyond}= :end_id)")
         return _End((created_at, saga_id), within, {"end_at": created_at, "end_id": saga_id})
 
-    def _check(self, wanted: SagaFilter, limit: int) -> None:
-        if not 1 <= limit <= _MOST:
+    def _check(self, wanted: SagaFilter, limit: object) -> None:
+        if not isinstance(limit, int) or not 1 <= limit <= _MOST:
             raise PayloadError(f"a page has 1 to {_MOST} sagas, not {limit}")
-        if wanted.older_than is not None and not 0 <= wanted.older_than <= _LONG_AGO:
-            raise PayloadError(f"older_than is {wanted.older_than} seconds; give it 0 or more, at most 100 years")
+        age: object = wanted.older_than
+        if age is not None and not (isinstance(age, int | float) and 0 <= age <= _LONG_AGO):
+            raise PayloadError(f"older_than is {age} seconds; give it 0 or more, at most 100 years")
         for what in ("name", "step", "database"):
-            if not writable(getattr(wanted, what) or ""):
+            text = getattr(wanted, what)
+            if text is not None and not (isinstance(text, str) and writable(text)):
                 raise PayloadError(f"a {what} must be text that can be written as UTF-8, without NUL")
+        error: object = wanted.error
+        if error is not None and not isinstance(error, str):
+            raise PayloadError(f"error is {error!r}; give the text to search for")
         for what in ("since", "until"):
-            moment = getattr(wanted, what)
-            if moment is not None:
-                instant(moment, what)
+            moment: object = getattr(wanted, what)
+            if moment is None:
+                continue
+            if not isinstance(moment, datetime):
+                raise PayloadError(f"{what} is {moment!r}; give an aware time")
+            instant(moment, what)
 
     async def get(self, saga_id: UUID) -> SagaState | None:
         """Return everything about one saga, with what people did to it."""
@@ -230,7 +238,7 @@ class Catalogue:
         if wanted.statuses and not self._is_indexed(wanted):
             named = ", ".join(f"'{status.value}'" for status in wanted.statuses)
             conditions.append(f"status IN ({named})")
-        ids = wanted.ids
+        ids = None if wanted.ids is None else set(map(as_id, wanted.ids))
         if wanted.key is not None:
             names = self._names if wanted.name is None else {wanted.name}
             keyed = {id_from_key(name, wanted.key) for name in names}

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from polysaga.sagas.journal.claims import CRASHES, PAUSE, TOLERATED
 from polysaga.sagas.protocol.reasons import Attempt, Parking, Reason, Tenure
-from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.states import Status, as_status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +23,13 @@ class SagaFilter:
     *retrying*, *late*, *waiting* and *crashing* find unfinished sagas only. The last attempt of a retrying one
     failed. A late one was due two leases ago, and no process has taken it over. A waiting one is put aside until
     it wakes. While a crashing one was driven, three processes in a row ended or hung.
+
+    A status may be its text, e.g. "needs_attention". Methods that take a filter raise `PayloadError` for a value
+    that makes no sense.
     """
 
     name: str | None = None
-    status: Status | Collection[Status] = ()
+    status: Status | str | Collection[Status | str] = ()
     key: str | None = None
     error: str | None = None
     older_than: float | None = None
@@ -44,8 +47,9 @@ class SagaFilter:
 
     @property
     def statuses(self) -> tuple[Status, ...]:
-        """The statuses asked for; all if empty."""
-        return (self.status,) if isinstance(self.status, Status) else tuple(self.status)
+        """The statuses asked for; all if empty. Raises `PayloadError` for a text that is none."""
+        given = (self.status,) if isinstance(self.status, str) else self.status or ()
+        return tuple(map(as_status, given))
 
     def to_repair(self) -> "SagaFilter":
         """Return the filter of a repair: parked sagas only, unless this one says in what state they are."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from polysaga.errors import TooLate, WrongStatus
+from polysaga.errors import PayloadError, TooLate, WrongStatus
 from polysaga.sagas.protocol.rows import NOBODY, Row
 from polysaga.sagas.protocol.states import Status
 
@@ -31,6 +31,22 @@ class RepairOrder:
     outcome: Status | None = None
     batch: UUID | None = None  # that it belongs to, and how many sagas that has
     batch_size: int | None = None
+
+
+def action_of(given: str) -> RepairAction:
+    """Return the repair with this name; raise `PayloadError` if there is none."""
+    try:
+        return RepairAction(given)
+    except ValueError:
+        raise PayloadError(f"{given!r} is no repair of a saga: give one of {', '.join(RepairAction)}") from None
+
+
+def outcome_of(given: str | None) -> Status:
+    """Return the status as which a person resolves a saga; raise `PayloadError` for another one."""
+    outcomes = [status for status in Status if status.final]
+    if given not in outcomes:
+        raise PayloadError(f"a saga is resolved as {' or '.join(outcomes)}, not as {given}")
+    return Status(given)
 
 
 def status_after(order: RepairOrder, row: Row) -> Status:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from enum import StrEnum
 
+from polysaga.errors import PayloadError
+
 
 class Status(StrEnum):
     """The state of a saga, as the journal keeps it."""
@@ -17,6 +19,14 @@ class Status(StrEnum):
     def __init__(self, text: str) -> None:
         self.final = text in {"completed", "compensated"}  # at rest for good
         self.moving = not self.final and text != "needs_attention"  # some process drives it, or will
+
+
+def as_status(given: str) -> Status:
+    """Return the status that is *given* as itself or as its text; raise `PayloadError` for anything else."""
+    try:
+        return Status(given)
+    except ValueError:
+        raise PayloadError(f"{given!r} is no status of a saga: give one of {', '.join(Status)}") from None
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
