@@ -138,6 +138,13 @@ class DatabaseSettings(_Strict):
         ours = [f"{name}: {_OF_SQLALCHEMY[name]}" for name in value if name in _OF_SQLALCHEMY]
         if ours:
             raise ValueError("; ".join(ours))
+        for name, least in _WHOLE_OF_SQLALCHEMY.items():
+            given = value.get(name)
+            if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < least):
+                raise ValueError(f"{name}: give a whole number, {least} or more")
+        for name in ("json_serializer", "json_deserializer"):
+            if value.get(name) is not None and not callable(value[name]):
+                raise ValueError(f"{name}: give a function, in settings that the program makes itself")
         return value
 
     @field_validator("replicas", mode="before")
@@ -164,10 +171,18 @@ _OF_SQLALCHEMY = {
     "pool_reset_on_return": "Polysaga rolls back itself; remove it",
     "isolation_level": "sagas rely on READ COMMITTED; remove it, and use `reader(snapshot=True)` for snapshots",
     "connect_args": _IN_URL,
+    "paramstyle": "every driver has one; remove it",
     "execution_options": "Polysaga sets them; give options to your statements",
     "hide_parameters": "errors end up in logs and in the journal, values must not; remove it",
     **dict.fromkeys(("url", "pool", "poolclass", "creator", "async_creator", "async_creator_fn"), _MADE_HERE),
     **dict.fromkeys(("module", "dialect", "strategy", "future", "_initialize", "_is_async"), _MADE_HERE),
+}
+# Numbers that SQLAlchemy does not check before it uses them, and the least that does not hang it.
+_WHOLE_OF_SQLALCHEMY = {
+    "query_cache_size": 0,
+    "label_length": 0,
+    "max_identifier_length": 0,
+    "insertmanyvalues_page_size": 1,
 }
 _ELSEWHERE = {
     "pool": {

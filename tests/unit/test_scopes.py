@@ -1,12 +1,17 @@
 """What a scope must see while several tasks of it write, read and are cancelled, and while nobody can tell."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from polysaga import Databases, SqlDatabase
 from polysaga.clock import Clock
+from polysaga.databases.handles import check_reads
 from polysaga.databases.positions import Epoch, Lsn, Position
+from polysaga.errors import ConfigurationError
 from polysaga.events import BookmarkUnknown
+from polysaga.fastapi import auto, consistency, reader
 from polysaga.routing.primary_position import Capture
 from polysaga.routing.scopes import Scope
 from tests.fixtures.programs import Recorder
@@ -107,3 +112,34 @@ async def test_an_error_that_nobody_foresaw_leaves_no_one_waiting(late: int) -> 
     async with asyncio.timeout(30):
         assert await asyncio.gather(*tasks) == [None] * (late + 1)
     assert {event.reason for event in recorder.of(BookmarkUnknown)} == {"LookupError: no such function"}
+
+
+SENSELESS: list[tuple[dict[str, Any], str]] = [
+    ({"consistency": "junk"}, "consistency='junk' is none of eventual, session, strong"),
+    ({"consistency": "Strong"}, "consistency='Strong' is none of"),
+    ({"consistency": ["strong"]}, "is none of"),
+    *(({"max_lag": given}, "is no lag: give seconds") for given in ("2", -1, float("nan"), True)),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), SENSELESS, ids=[repr(options) for options, _ in SENSELESS])
+def test_an_option_of_a_reader_that_makes_no_sense_is_refused_at_the_call(
+    options: dict[str, Any], says: str
+) -> None:
+    shop, databases = SqlDatabase("shop"), Databases()
+    with pytest.raises(ConfigurationError, match=says):
+        shop.reader(**options)
+    with pytest.raises(ConfigurationError, match=says):
+        reader(shop, **options)
+    if "consistency" in options:
+        with pytest.raises(ConfigurationError, match=says), databases.scope(**options):
+            pass
+        with pytest.raises(ConfigurationError, match=says):
+            auto(shop, **options)
+        with pytest.raises(ConfigurationError, match=says):
+            consistency(options["consistency"])
+
+
+@pytest.mark.parametrize("lag", [0, 2, 0.5, float("inf")])
+def test_a_reader_may_allow_no_lag_or_any(lag: float) -> None:
+    check_reads("eventual", lag)

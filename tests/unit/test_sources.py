@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from polysaga import Databases, SqlDatabase
 from polysaga.config import (
@@ -391,6 +391,22 @@ def test_an_option_that_sqlalchemy_does_not_know_is_told_with_its_place() -> Non
     node = SqlNode("orders", "primary", URL, orders(ENGINE__ECHOO="true"))
     with pytest.raises(ConfigurationError, match=r"databases\.orders\.engine: SQLAlchemy refuses it: .*echoo"):
         _ = node.writer
+
+
+@pytest.mark.parametrize("given", ["many", -1, 2.5, True])
+@pytest.mark.parametrize(
+    "name", ["query_cache_size", "label_length", "max_identifier_length", "insertmanyvalues_page_size"]
+)
+def test_a_number_that_sqlalchemy_does_not_check_is_checked(name: str, given: Any) -> None:
+    """A cache of less than nothing is an endless loop in SQLAlchemy."""
+    with pytest.raises(ValidationError, match=rf"{name}: give a whole number, [01] or more"):
+        DatabaseSettings(url=SecretStr(URL), engine={name: given})
+
+
+def test_a_serializer_of_the_engine_is_a_function() -> None:
+    with pytest.raises(ValidationError, match=r"json_serializer: give a function"):
+        DatabaseSettings(url=SecretStr(URL), engine={"json_serializer": "orjson"})
+    assert DatabaseSettings(url=SecretStr(URL), engine={"json_serializer": str, "query_cache_size": 0})
 
 
 def test_engine_options_of_a_document_database_are_refused() -> None:

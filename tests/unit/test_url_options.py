@@ -389,3 +389,43 @@ def test_the_urls_of_the_guide_are_taken() -> None:
     for url in urls:
         kind = MongoNode if url.startswith("mongodb") else SqlNode
         assert "secret" not in kind("shop", "primary", url, DatabaseSettings.model_validate({"url": url})).name
+
+
+UNENCODED = [
+    "hun/ter2",
+    "12/hunter2",
+    "/hunter2",
+    "hun?ter2",
+    "hun?ter2=hunter2",
+    "hun?w=ter2",
+    "hun@ter2",
+    "hun ter2",
+]
+
+
+@pytest.mark.parametrize("password", UNENCODED)
+@pytest.mark.parametrize("more", ["", ",other:27017/stock?replicaSet=rs", "/stock?appName=shop&w"])
+async def test_a_password_of_mongodb_that_is_not_encoded_is_a_mistake_without_it(password: str, more: str) -> None:
+    url = f"mongodb://app:{password}@host:27017{more}"
+    with pytest.raises(
+        ConfigurationError, match=r"databases\.shop\.url: .*(encode|escaped|'w' has no value)"
+    ) as raised:
+        _ = MongoNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url})).client
+    told = f"{raised.value} {raised.value.__cause__}"
+    assert "hun" not in told.lower()
+    assert "ter2" not in told.lower()
+
+
+@pytest.mark.parametrize("port", ["none", "0", "99999", "-1"])
+async def test_a_port_of_mongodb_that_is_none_is_a_mistake(port: str) -> None:
+    url = f"mongodb://app:{SECRET}@host:{port}/stock"
+    with pytest.raises(ConfigurationError, match=r"databases\.shop\.url: Port") as raised:
+        _ = MongoNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url})).client
+    assert SECRET not in str(raised.value)
+
+
+async def test_an_at_sign_in_an_option_of_mongodb_is_none_of_a_password() -> None:
+    url = "mongodb://host:27017/stock?appName=shop@home"
+    made = MongoNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+    assert made.client.options.pool_options.metadata["application"]["name"] == "shop@home"
+    await made.close()

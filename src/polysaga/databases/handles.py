@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IllegalStateChangeError, InvalidRequestError, StatementError
@@ -42,6 +42,7 @@ Node: TypeAlias = SqlNode | MongoNode
 NodeT = TypeVar("NodeT", bound=Node)
 SessionT = TypeVar("SessionT")
 Consistency: TypeAlias = Literal["eventual", "session", "strong"]
+_CONSISTENCIES: tuple[Consistency, ...] = get_args(Consistency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,16 @@ class Wish:
     max_lag: float | None = None  # seconds
     allow_stale: bool = False
     snapshot: bool = False
+
+
+def check_reads(consistency: object, max_lag: object = None) -> None:
+    """Raise `ConfigurationError` for a consistency that does not exist, or a lag that is no number of seconds."""
+    if consistency is not None and consistency not in _CONSISTENCIES:
+        raise ConfigurationError(f"consistency={consistency!r} is none of {', '.join(_CONSISTENCIES)}")
+    if max_lag is None:
+        return
+    if not isinstance(max_lag, int | float) or isinstance(max_lag, bool) or not max_lag >= 0:
+        raise ConfigurationError(f"max_lag={max_lag!r} is no lag: give seconds as a number, 0 or more")
 
 
 _PLAIN = Wish()
@@ -154,9 +165,12 @@ class Database(Generic[NodeT, SessionT]):
         own snapshot; *snapshot* makes the session one (REPEATABLE READ).
 
         Raises `NoReplica` if no node may answer in time, `NoPrimary` for a `strong` read without a primary (SQL),
-        and `ConfigurationError` in another event loop than the one that opened the databases.
+        and `ConfigurationError` for a value that makes no sense, or in another event loop than the one that opened
+        the databases.
         """
         plain = consistency is None and max_lag is None and not allow_stale and not snapshot
+        if not plain:
+            check_reads(consistency, max_lag)
         wish = _PLAIN if plain else Wish(consistency, max_lag, allow_stale, snapshot)
         if self._routes is not None:
             return self._in_its_loop(self._routes.reader(wish))

@@ -1,5 +1,6 @@
 """One MongoDB deployment as a node, and the session that steps and handlers get."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.database import AsyncDatabase
 
 Document = Mapping[str, Any]
+
+_NOT_ENCODED = (
+    "it cannot be read; percent-encode what is special in its user name, password and options, e.g. %2F for '/', "
+    "%3F for '?', %40 for '@'"
+)
 
 DRIVER = "polysaga.databases.pymongo_driver"
 
@@ -99,6 +105,9 @@ class MongoNode:
                 f"databases.{database}.engine is for SQLAlchemy; write options of MongoDB into the URL, "
                 "e.g. ?appName=shop"
             )
+        authority, path = _parts(url)
+        if "@" in path or re.search(r"\s", authority):
+            raise self._unusable(_NOT_ENCODED)
         require_driver(database, "pymongo", Mongo.extra)
         self.driver = load_module(DRIVER)  # our access to PyMongo
         self._check_options(url)
@@ -112,9 +121,23 @@ class MongoNode:
             # The client itself drops options that it does not know, with a warning.
             self.driver.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
         except UnusableOption as error:
-            raise unusable(self.database, self.role, error) from None
+            raise (
+                self._refused(error) if self._is_doubtful else unusable(self.database, self.role, error)
+            ) from None
         except (self.driver.PyMongoError, ValueError, TypeError, OSError) as error:
-            raise ConfigurationError(f"databases.{self.database}.url: {masked(str(error))}") from None
+            raise self._refused(error) from None
+
+    @property
+    def _is_doubtful(self) -> bool:
+        """Whether the options may be the rest of a password with a "?". Errors must not repeat them then."""
+        return "@" in self._url and "@" not in _parts(self._url)[0]
+
+    def _refused(self, error: Exception) -> ConfigurationError:
+        return self._unusable(_NOT_ENCODED if self._is_doubtful else masked(str(error)))
+
+    def _unusable(self, why: str) -> ConfigurationError:
+        place = "url" if self.role == "primary" else "replicas"
+        return ConfigurationError(f"databases.{self.database}.{place}: {why}")
 
     @property
     def name(self) -> str:
@@ -137,8 +160,8 @@ class MongoNode:
                 **self.dialect.name_of_client(self._url),
                 **self.dialect.client_arguments(self.settings),
             )
-        except self.driver.PyMongoError as error:
-            raise ConfigurationError(f"databases.{self.database}.url: {error}") from error
+        except (self.driver.PyMongoError, ValueError, TypeError, OSError) as error:
+            raise self._refused(error) from None
         return made
 
     @property
@@ -267,6 +290,12 @@ class MongoNode:
         # `limited` raises a TimeoutError without a text.
         reason = masked(str(error)).partition(", Timeout")[0] or said(error)
         return DatabaseUnavailable(self.database, self.name, reason)
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Return the part of *url* with its user and servers, and the path behind it."""
+    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    return authority, path
 
 
 def _address(found: tuple[str, int | None]) -> str:

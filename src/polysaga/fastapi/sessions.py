@@ -18,6 +18,7 @@ from fastapi import Depends, params
 from starlette.requests import HTTPConnection
 
 from polysaga.databases import Consistency, Database
+from polysaga.databases.handles import check_reads
 from polysaga.routing.scopes import current
 
 SessionT = TypeVar("SessionT")
@@ -35,8 +36,9 @@ def reader(
 ) -> Any:
     """Return a dependency that lends a session for reading only; see `Database.reader`.
 
-    The same call is the same key of `app.dependency_overrides`.
+    The same call is the same key of `app.dependency_overrides`. Raises `ConfigurationError` as that does.
     """
+    check_reads(consistency, max_lag)
     return _ReaderDependency(
         database, consistency=consistency, max_lag=max_lag, allow_stale=allow_stale, snapshot=snapshot
     )
@@ -60,14 +62,17 @@ def auto(database: Database[Any, SessionT], *, consistency: Consistency | None =
     "All else" is every other method, and websockets, because their messages may be anything. The same call is the
     same key of `app.dependency_overrides`.
     """
+    check_reads(consistency)
     return _Either(database, consistency=consistency)
 
 
 def consistency(level: Consistency) -> Any:
     """Return a dependency that makes *level* the default consistency of the request's readers.
 
-    For a route, a router or the application: `APIRouter(dependencies=[consistency("strong")])`.
+    For a route, a router or the application: `APIRouter(dependencies=[consistency("strong")])`. Raises
+    `ConfigurationError` for a *level* that does not exist.
     """
+    check_reads(level)
 
     async def ask() -> None:
         scope = current()

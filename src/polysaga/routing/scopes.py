@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from polysaga.clock import Clock
-from polysaga.databases.handles import Consistency
+from polysaga.databases.handles import Consistency, check_reads
 from polysaga.databases.positions import Position
 
 
@@ -43,6 +43,7 @@ class Scope:
         consistency: Consistency | None = None,
         pins: bool = True,
     ) -> None:
+        check_reads(consistency)
         self.received: Mapping[str, Position] = dict(bookmark or {})
         self.required = dict(self.received)
         self._clock, self._began = clock, clock.monotonic()
