@@ -57,7 +57,22 @@ def replicated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
     return point
 
 
+def test_a_file_that_is_missing_is_a_finding_and_stays_missing(project: Project) -> None:
+    before = sorted(project.directory.iterdir())
+    told = project.polysaga("check")
+    assert told.code == 0
+    assert "there is no such file yet; `polysaga migrate PROGRAM` creates it" in told.out
+
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "there is no such file yet; `polysaga migrate shop:everything` creates it" in told.err
+    assert [path for path in sorted(project.directory.iterdir()) if path.name != "__pycache__"] == before
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    assert project.polysaga("check", "shop:everything").code == 0
+
+
 def test_files_are_fine_and_a_program_without_its_tables_is_told_the_remedy(project: Project) -> None:
+    project.make_files()
     code, rows = checked(project)
     assert (code, problems(rows)) == (0, [])
     assert [row["role"] for row in rows] == ["primary", "primary"]

@@ -84,7 +84,7 @@ def test_the_settings_file_of_the_command_line_is_read(
     monkeypatch.setenv("POLYSAGA_CONFIG", "")  # and so put back after the test
     lines = [f'[databases.{name}]\nurl = "sqlite+aiosqlite:///{name}.db"' for name in ("orders", "points")]
     (project.directory / "other.toml").write_text("\n".join(lines))
-    for words in (["nodes"], ["migrate", "shop:everything"], ["sagas", "list", "shop:everything"]):
+    for words in (["migrate", "shop:everything"], ["nodes"], ["sagas", "list", "shop:everything"]):
         monkeypatch.setenv("POLYSAGA_CONFIG", "")
         given = ["--config", "other.toml"]
         assert project.polysaga(*(given + words if before else words + given)).code == 0

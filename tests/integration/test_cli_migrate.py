@@ -20,6 +20,7 @@ ALL = [
 def test_check_finds_what_is_behind_until_migrate_was_called(project: Project) -> None:
     behind = project.polysaga("migrate", "shop:everything", "--check", "--json")
     assert (behind.code, json.loads(behind.out)) == (1, ALL)
+    assert list(project.directory.glob("*.sqlite*")) == [], "--check creates no file"
 
     made = project.polysaga("migrate", "shop:everything", "--json")
     assert (made.code, json.loads(made.out), made.err) == (0, ALL, "")

@@ -55,6 +55,7 @@ def test_databases_of_every_kind_are_asked(
     mongo = mongo_server.url("inventory")
     only(project, monkeypatch, points=mariadb_server.url("mysql"), inventory=mongo)
     project.set_url(orders=f"sqlite+aiosqlite:///{tmp_path}/orders.sqlite")
+    project.make_files()
     told = project.polysaga("nodes", "--json")
 
     assert (told.code, told.err) == (0, "")
@@ -127,6 +128,15 @@ def only(project: Project, monkeypatch: pytest.MonkeyPatch, **urls: str) -> None
     for name in ("ORDERS", "POINTS"):
         monkeypatch.delenv(f"POLYSAGA_DATABASES__{name}__URL", raising=False)
     project.set_url(**urls)
+
+
+def test_a_file_that_is_missing_is_told_and_stays_missing(project: Project) -> None:
+    told = project.polysaga("nodes")
+    assert told.code == 1
+    assert "orders.sqlite does not answer: there is no such file yet; `polysaga migrate` creates it" in told.err
+    assert list(project.directory.glob("*.sqlite*")) == []
+    project.make_files()
+    assert project.polysaga("nodes").code == 0
 
 
 def test_settings_without_any_database_are_not_fine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,16 @@ def test_a_call_at_fault_is_told_its_remedy(shop: Project, words: tuple[str, ...
     assert remedy in " ".join(ended.err.replace("│", " ").split())
 
 
+def test_missing_files_are_one_line_with_the_remedy_and_stay_missing(project: Project) -> None:
+    for words in (("list",), ("show", str(PARKED)), ("retry", str(PARKED), "--why", "x")):
+        verb, *rest = words
+        told = project.refusal("sagas", verb, "shop:everything", *rest)
+        assert told.endswith("orders.sqlite yet; run `polysaga migrate`")
+    assert list(project.directory.glob("*.sqlite*")) == []
+
+
 def test_missing_tables_are_one_line_with_the_remedy(project: Project) -> None:
+    project.make_files()
     assert "run `polysaga migrate`" in project.refusal("sagas", "list", "shop:everything")
 
 

@@ -136,6 +136,8 @@ def test_it_changes_nothing(shop: Project) -> None:
 
 
 def test_what_cannot_be_looked_at_is_one_line_and_code_2(project: Project) -> None:
+    assert "orders.sqlite yet; run `polysaga migrate`" in project.refusal("verify", "shop:everything")
+    project.make_files()
     assert "run `polysaga migrate`" in project.refusal("verify", "shop:everything")
     project.set_url(points="postgresql+asyncpg://app:s3cret@127.0.0.1:1/points")
     told = project.refusal("verify", "shop:everything")

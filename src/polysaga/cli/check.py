@@ -15,6 +15,7 @@ from rich.console import Console
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+from polysaga.cli.files import MISSING
 from polysaga.cli.listing import ServerLine, listing
 from polysaga.cli.nodes import AskedServer, faults, look, servers_of
 from polysaga.cli.nodes import Seen as Sampled
@@ -56,6 +57,11 @@ class Checked:
     revisions: Mapping[str, str | None] = field(default_factory=dict, hash=False)  # of our tables, by their line
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def fatal(self) -> bool:
+        """Return whether a program would not work on this server."""
+        return any(finding.fatal for finding in self.findings)
+
 
 def check(
     target: PerhapsTarget = None,
@@ -76,14 +82,14 @@ def check(
             "the settings name no database, so there is nothing to check: set databases.NAME.url"
         )
     wanted = {} if sagas is None else _tables_of(sagas)
-    checked = asyncio.run(_check(settings, wanted, f"polysaga migrate {target}"))
+    checked = asyncio.run(_check(settings, wanted, f"polysaga migrate {target or 'PROGRAM'}"))
     if sagas is not None:
         checked += _unmatched(sagas, settings)
     if as_json:
         typer.echo(json.dumps([_row(one) for one in checked]))
     else:
         _print(checked, program=sagas is not None)
-    if any(finding.fatal for one in checked for finding in one.findings):
+    if any(one.fatal for one in checked):
         raise typer.Exit(1)
 
 
@@ -106,9 +112,9 @@ def _tables_of(sagas: Sagas) -> dict[str, frozenset[str]]:
 async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migrate: str) -> list[Checked]:
     servers, clock = servers_of(settings), Clock()
     try:
-        asked = await asyncio.gather(*(_ask(server, settings) for server in servers))
+        asked = await asyncio.gather(*(_ask(server, settings, wanted, migrate) for server in servers))
         # A server that does not answer, or whose account lacks a privilege, cannot report its position either.
-        able = [index for index, one in enumerate(asked) if not any(each.fatal for each in one.findings)]
+        able = [index for index, one in enumerate(asked) if one.facts is not None and not one.fatal]
         seen = dict(zip(able, await look([servers[index] for index in able], clock), strict=True))
         checked = [_sampled(one, seen.get(index)) for index, one in enumerate(asked)]
         checked = await asyncio.gather(
@@ -119,9 +125,15 @@ async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migra
     return _together(checked, [one for one in seen.values() if not one.failure], wanted, migrate, settings)
 
 
-async def _ask(server: AskedServer, settings: Settings) -> Checked:
+async def _ask(
+    server: AskedServer, settings: Settings, wanted: Mapping[str, frozenset[str]], migrate: str
+) -> Checked:
     node = server.node
     one = Checked(node.database, node.name)
+    if server.missing_file is not None:
+        # Without a program it is unknown whether its start, or a person, creates the file.
+        missing = Finding(MISSING, f"`{migrate}` creates it", fatal=node.database in wanted)
+        return replace(one, findings=(missing,))
     patience = node.settings.pool.connect_timeout
     try:
         async with asyncio.timeout(patience + 1.0):
@@ -273,14 +285,13 @@ def _row(one: Checked) -> dict[str, Any]:
 
 
 def _print(checked: Sequence[Checked], *, program: bool) -> None:
-    wrong = {one: any(finding.fatal for finding in one.findings) for one in checked}
-    lines = (ServerLine(one.database, one.node, _told(one), wrong=wrong[one]) for one in checked)
+    lines = (ServerLine(one.database, one.node, _told(one), wrong=one.fatal) for one in checked)
     Console(highlight=False).print(listing(lines), soft_wrap=True)
     for one in checked:
         for finding in one.findings:
             kind = "problem" if finding.fatal else "note"
             typer.echo(f"{kind}: {one.database} ({one.node}): {finding.text}; {finding.remedy}", err=finding.fatal)
-    if not any(wrong.values()):
+    if not any(one.fatal for one in checked):
         typer.echo(
             "A program would work on these servers."
             if program

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from polysaga.cli.files import stood_in_for
 from polysaga.cli.programs import Target, load_sagas, settings_for
 from polysaga.migrations import Migration, pending
 from polysaga.migrations import migrate as migrate_all
@@ -39,8 +40,13 @@ def migrate(
 
 
 async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
-    async with sagas.databases.open(settings_for(sagas)):
-        return await pending(sagas) if check else await migrate_all(sagas)
+    settings = settings_for(sagas)
+    if not check:
+        async with sagas.databases.open(settings):
+            return await migrate_all(sagas)
+    with stood_in_for(settings) as known:
+        async with sagas.databases.open(known):
+            return await pending(sagas)
 
 
 def _row(migration: Migration) -> dict[str, str | None]:

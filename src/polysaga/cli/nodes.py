@@ -13,6 +13,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
+from polysaga.cli.files import MISSING
 from polysaga.cli.listing import ServerLine, listing
 from polysaga.cli.output import dropped
 from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
@@ -136,8 +137,15 @@ class AskedServer:
         self.node = node
         self._line = ProbeConnection(node) if isinstance(node, SqlNode) else None
 
+    @property
+    def missing_file(self) -> str | None:
+        """The path of a file that a connection would create."""
+        return self.node.dialect.missing_file(self.node.url) if isinstance(self.node, SqlNode) else None
+
     async def sample(self) -> Sample:
         """Ask; raises the driver's errors and our own."""
+        if self.missing_file is not None:
+            raise ConfigurationError(f"{MISSING}; `polysaga migrate` creates it")
         if self._line is not None:
             return await self._line.sample()
         assert isinstance(self.node, MongoNode)

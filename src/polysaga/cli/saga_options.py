@@ -13,6 +13,7 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 
+from polysaga.cli.files import require_files
 from polysaga.cli.programs import load_sagas, settings_for
 from polysaga.clock import Clock
 from polysaga.sagas import SagaFilter, Sagas, Status
@@ -144,7 +145,7 @@ def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
     program = load_sagas(target)
 
     async def run() -> T:
-        async with program.databases.open(settings_for(program)):
+        async with program.databases.open(require_files(settings_for(program))):
             return await work(program)
 
     return asyncio.run(run())

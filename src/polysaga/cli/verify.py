@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from polysaga.cli.files import require_files
 from polysaga.cli.programs import Target, load_sagas, settings_for
 from polysaga.cli.saga_options import Since
 from polysaga.clock import Clock
@@ -81,7 +82,7 @@ def comparing(console: Console, clock: Clock) -> Iterator[ComparisonShown]:
 
 
 async def _run(sagas: Sagas, limit: int, since: datetime | None, told: ComparisonShown) -> Verification:
-    settings = settings_for(sagas)
+    settings = require_files(settings_for(sagas))
     async with sagas.databases.open(settings):
         return await sagas.verify(settings.sagas, limit=limit, watch=told.watch, expect=told.expect, since=since)
 

@@ -217,6 +217,10 @@ class SqlDialect:
         """
         return False
 
+    def missing_file(self, url: URL) -> str | None:
+        """Return the path of the file that a connection to *url* would create; None if it would create none."""
+        return None
+
     # A row with index and column for each column of each index that keeps the rows of :named unique, all of them.
     unique_sql: ClassVar[str]
     may_create: ClassVar[str]  # fails, or answers false, if the account may not create tables; changes nothing

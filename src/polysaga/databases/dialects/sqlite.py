@@ -11,7 +11,9 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, event
@@ -213,6 +215,11 @@ class SQLite(SqlDialect):
             return connection(partial(sqlite3.connect, file, **named))  # type: ignore[no-any-return]
 
         return connect
+
+    def missing_file(self, url: URL) -> str | None:
+        name = url.database or ""
+        path = Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+        return None if path.exists() or not path.parent.is_dir() else str(path)
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {}
