@@ -74,6 +74,20 @@ async def test_the_key_is_described_as_it_is_accepted(shop: Client) -> None:
             assert ((await shop.order(product_id="none", Idempotency_Key=told)).status_code == 404) is fine
 
 
+async def test_a_saga_that_needs_a_person_is_described_where_one_is_run(shop: Client) -> None:
+    paths = (await _document(shop))["paths"]
+    for path in ("/orders", "/orders/{order_id}/cancel"):
+        examples = paths[path]["post"]["responses"]["500"]["content"]["application/problem+json"]["examples"]
+        assert "needs-attention" in examples, path
+
+
+async def test_examples_have_all_that_is_required(shop: Client) -> None:
+    """FastAPI leaves nulls out of examples: an example of ours has none."""
+    for name, schema in (await _document(shop))["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            assert set(schema.get("required", ())) <= example.keys(), name
+
+
 async def test_headers_that_are_sent_are_described(shop: Client) -> None:
     responses = (await _document(shop))["paths"]["/orders"]["post"]["responses"]
     assert all("Location" in responses[status]["headers"] for status in ("200", "201", "202"))
@@ -160,6 +174,7 @@ async def test_every_model_of_ours_has_an_example(shop: Client) -> None:
         "Product",
         "ProductSet",
         "Points",
+        "SagaReport",
         "UserEvent",
     ):
         assert models[name]["examples"], name

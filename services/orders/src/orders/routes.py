@@ -85,7 +85,7 @@ _NO_ORDER = UnknownOrder(_ORDER_ID)
             "description": "The outcome is not known yet; see `Location`",
             "headers": _LOCATION,
         },
-        **problems(422, 503, refusals={404: [_NO_PRODUCT], 409: [OutOfStock("85123A", wanted=6, left=2)]}),
+        **problems(422, 500, 503, refusals={404: [_NO_PRODUCT], 409: [OutOfStock("85123A", wanted=6, left=2)]}),
     },
 )
 async def place(asked: OrderCreate, request: Request, response: Response, key: Key, prefer: Prefer = None) -> Any:
@@ -124,6 +124,7 @@ async def show_order(db: OrdersRead, order_id: OrderId) -> Order:
     summary="Cancel an order",
     responses=problems(
         422,
+        500,
         503,
         refusals={
             404: [_NO_ORDER],
