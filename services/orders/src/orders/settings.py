@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from polysaga.config import Settings, load_settings
 
@@ -20,7 +20,7 @@ def load(data: Path = DATA) -> Settings:
     """
     defaults = {
         name: {
-            "url": f"sqlite+aiosqlite:///{data / name}.db",
+            "url": _url(data / f"{name}.db"),
             "pool": {"acquire_timeout": _PATIENCE},
         }
         for name in NAMES
@@ -31,6 +31,14 @@ def load(data: Path = DATA) -> Settings:
 def operator_token() -> str | None:
     """Return the token with which operators repair sagas; None if unset, and then only this machine may."""
     return os.environ.get(OPERATOR_TOKEN) or None
+
+
+def _url(file: Path) -> str:
+    """Return the URL of a SQLite file; a name may have characters that mean something in a URL, or to SQLite."""
+    name = (
+        f"./{file}" if ":" in file.parts[0] else str(file)
+    )  # `file:` and `:memory:` are no directories to SQLite
+    return URL.create("sqlite+aiosqlite", database=name).render_as_string(hide_password=False)
 
 
 def files(settings: Settings) -> list[Path]:
