@@ -180,6 +180,25 @@ async def test_nobody_without_the_token_gets_in(shop: Client, shown: str | None)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
 
 
+async def test_a_token_with_letters_outside_ascii_is_compared_as_clients_encode_it(tmp_path: Path) -> None:
+    token, name = "sesam-öffne-dich à", "Ada Größe"
+    sent = {"Authorization": f"Bearer {token}".encode(), "X-Operator": name.encode()}
+    async with shop_for(tmp_path, token=token) as shop:
+        saga_id = await placed(shop)
+        await park(saga_id)
+        done = await shop.post(f"/sagas/{saga_id}/retry", json={"why": "the disk is back"}, headers=sent)
+        assert done.status_code == 200
+        assert [entry.by for entry in (await sagas.get(UUID(saga_id))).audit] == [name]
+        wrong = {"Authorization": f"Bearer {token}".encode("latin-1")}
+        assert (await shop.get("/sagas", headers=wrong)).status_code == 401
+
+
+@pytest.mark.parametrize("shown", ["Basic é", "Basic ///", "Basic"])
+async def test_a_password_that_is_no_base64_is_asked_for_again(shop: Client, shown: str) -> None:
+    answer = await shop.get("/dashboard/", headers={"Authorization": shown.encode("latin-1")})
+    assert answer.status_code == 401
+
+
 async def test_a_page_of_another_site_may_not_act(shop: Client, ours: dict[str, str]) -> None:
     told = await shop.post(
         f"/sagas/{uuid4()}/retry", json={"why": "trick"}, headers={**ours, "Sec-Fetch-Site": "cross-site"}

@@ -1,4 +1,4 @@
-"""Where the shop's databases are if the settings do not say it."""
+"""Where the shop's databases are if the settings do not say it, and which token operators need."""
 
 import json
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orders.settings import files, load
+from orders.settings import OPERATOR_TOKEN, files, load, operator_token
+from polysaga.errors import ConfigurationError
 
 from .conftest import calling
 
@@ -38,3 +39,22 @@ async def test_the_three_files_are_in_the_directory_whatever_its_name(tmp_path: 
     async with calling(settings):
         pass
     assert {file.name for file in (tmp_path / name).glob("*.db")} == {"orders.db", "points.db", "inventory.db"}
+
+
+@pytest.mark.parametrize(
+    ("given", "token"), [("", None), ("open sesame", "open sesame"), (" sesam-öffne \r\n", "sesam-öffne")]
+)
+def test_the_token_has_no_blanks_around_it(monkeypatch: pytest.MonkeyPatch, given: str, token: str | None) -> None:
+    monkeypatch.setenv(OPERATOR_TOKEN, given)
+    assert operator_token() == token
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(b" \n", "is blank"), (b"a\xffb", "not UTF-8"), (b"a\nb", "invisible")]
+)
+def test_a_token_that_no_client_can_send_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: bytes, said: str
+) -> None:
+    monkeypatch.setenv(OPERATOR_TOKEN, os.fsdecode(given))
+    with pytest.raises(ConfigurationError, match=rf"ORDERS_OPERATOR_TOKEN .*{said}"):
+        operator_token()

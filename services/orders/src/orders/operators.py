@@ -1,7 +1,6 @@
 """Access to listing and repairing sagas: a client needs the token that the service was started with."""
 
 import base64
-import binascii
 import secrets
 from collections.abc import Callable
 from http import HTTPStatus
@@ -19,9 +18,10 @@ def by_token(token: str) -> Callable[[Request], Person | None]:
     def authorize(request: Request) -> Person | None:
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
         # As bytes: `compare_digest` takes no text with characters outside ASCII.
-        if kind.lower() != "bearer" or not secrets.compare_digest(shown.encode(), token.encode()):
+        if kind.lower() != "bearer" or not secrets.compare_digest(_sent(shown.strip(" \t")), token.encode()):
             return None
-        return Person(request.headers.get(_NAMED, "operator")[:100] or "operator", Role.OPERATOR)
+        name = _sent(request.headers.get(_NAMED, "")).decode(errors="replace")
+        return Person(name[:100] or "operator", Role.OPERATOR)
 
     return authorize
 
@@ -43,12 +43,17 @@ def by_password(token: str) -> Callable[[Request], Person | None]:
     return authorize
 
 
+def _sent(header: str) -> bytes:
+    """Return the bytes of a header, which Starlette decodes as Latin-1; clients encode text as UTF-8."""
+    return header.encode("latin-1")
+
+
 def _basic(header: str) -> tuple[str, str]:
     kind, _, written = header.partition(" ")
     if kind.lower() != "basic":
         return "", ""
     try:
         name, _, password = base64.b64decode(written, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no Base64, or no UTF-8
         return "", ""
     return name, password

@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from polysaga.config import Settings, load_settings
+from polysaga.errors import ConfigurationError
 
 DATA = Path("data")
 NAMES = ("orders", "points", "inventory")
@@ -29,8 +30,23 @@ def load(data: Path = DATA) -> Settings:
 
 
 def operator_token() -> str | None:
-    """Return the token with which operators repair sagas; None if unset, and then only this machine may."""
-    return os.environ.get(OPERATOR_TOKEN) or None
+    """Return the token with which operators repair sagas; None if unset, and then only this machine may.
+
+    Blanks around it are removed, such as the line break of a mounted file. Raises `ConfigurationError` for a token
+    that no client could send.
+    """
+    given = os.environ.get(OPERATOR_TOKEN)
+    if not given:
+        return None
+    token = given.strip()
+    if not token:
+        raise ConfigurationError(f"{OPERATOR_TOKEN} is blank: give a token, or unset it to serve this machine")
+    if not token.isprintable():  # nor is the stand-in for a byte that is not UTF-8
+        raise ConfigurationError(
+            f"{OPERATOR_TOKEN} has a byte that is not UTF-8, or an invisible character: give printable text, "
+            "e.g. from `openssl rand -hex 32`"
+        )
+    return token
 
 
 def _url(file: Path) -> str:
