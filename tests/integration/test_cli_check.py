@@ -112,6 +112,18 @@ def test_tables_of_another_version_are_told_with_the_remedy(project: Project) ->
     assert newer.startswith("the tables of its ledger are at revision 9999, which this version")
 
 
+def test_a_ledger_that_has_lost_its_key_is_told_with_the_statement_that_adds_it(project: Project) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    with closing(sqlite3.connect(project.directory / "orders.sqlite")) as database, database:
+        database.execute("CREATE TABLE copied AS SELECT * FROM polysaga_ledger")
+        database.execute("DROP TABLE polysaga_ledger")
+        database.execute("ALTER TABLE copied RENAME TO polysaga_ledger")
+    told = project.polysaga("check", "shop:everything")
+    assert told.code == 1
+    assert "the ledger tables have lost the key of polysaga_ledger" in told.err
+    assert "; add it: CREATE UNIQUE INDEX polysaga_ledger_key ON polysaga_ledger (saga_id, step)" in told.err
+
+
 def test_servers_of_every_kind_are_checked(
     project: Project,
     postgres_database: DatabaseFactory,

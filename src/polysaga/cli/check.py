@@ -5,7 +5,7 @@ This command asks every server over connections like those of the program. It wr
 
 import asyncio
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.cli.files import MISSING
 from polysaga.cli.listing import ServerLine, listing
@@ -23,15 +24,16 @@ from polysaga.cli.privileges import lacking, server_words
 from polysaga.cli.programs import PerhapsTarget, load_sagas, settings_for
 from polysaga.clock import Clock
 from polysaga.config import Settings, masked
-from polysaga.databases import MongoNode, Node
+from polysaga.databases import MongoNode, Node, SqlNode
 from polysaga.databases.inspection import Facts, Finding
 from polysaga.databases.registry import unmatched
 from polysaga.databases.samples import NodeRole
-from polysaga.errors import ConfigurationError, PolysagaError
+from polysaga.errors import ConfigurationError, PolysagaError, SchemaMissing
 from polysaga.migrations import history
 from polysaga.migrations.history import History
 from polysaga.sagas import Sagas
-from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
+from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE, journal, ledger
+from polysaga.sagas.participants.reading import require_unique
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
 _VERSIONS = {f"polysaga_{line}_version": line for line in (history.JOURNAL, history.LEDGER)}
@@ -145,7 +147,7 @@ async def _ask(
         if isinstance(error, PolysagaError | SQLAlchemyError | OSError) or _is_of_mongo(error):
             return replace(one, findings=(_refused(node, error),))
         raise
-    found = () if one.facts is None else one.facts.findings
+    found = (*one.findings, *(() if one.facts is None else one.facts.findings))
     if abs(one.apart) > _APART:
         text = f"its clock is {abs(one.apart):.1f} s {'ahead of' if one.apart > 0 else 'behind'} the one here"
         found = (*found, Finding(text, "let a time service keep both; nothing depends on it", fatal=False))
@@ -189,7 +191,18 @@ async def _facts(one: Checked, node: Node, *, replicas: bool) -> Checked:
         for line in (_VERSIONS[table] for table in sorted(tables & _VERSIONS.keys())):
             with suppress(SQLAlchemyError):  # the account may not read it: that is a finding of its own
                 revisions[line] = await connection.run_sync(_HISTORIES[line].current)
-    return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions)
+        damage = [found async for found in _damage(node, connection, tables)]
+    return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions, findings=tuple(damage))
+
+
+async def _damage(node: SqlNode, connection: AsyncConnection, tables: Collection[str]) -> AsyncIterator[Finding]:
+    for table, line in ((journal, history.JOURNAL), (ledger, history.LEDGER)):
+        if table.name in tables:
+            try:
+                await require_unique(node, connection, table, line)
+            except SchemaMissing as error:
+                reason, _, remedy = error.wrong.partition("; ")
+                yield Finding(f"the {line} tables {reason}", remedy)
 
 
 def _tables(connection: Connection) -> list[str]:

@@ -51,9 +51,8 @@ def operator_token() -> str | None:
 
 def _url(file: Path) -> str:
     """Return the URL of a SQLite file; a name may have characters that mean something in a URL, or to SQLite."""
-    name = (
-        f"./{file}" if ":" in file.parts[0] else str(file)
-    )  # `file:` and `:memory:` are no directories to SQLite
+    # To SQLite `file:` and `:memory:` are no directories.
+    name = f"./{file}" if ":" in file.parts[0] else str(file)
     return URL.create("sqlite+aiosqlite", database=name).render_as_string(hide_password=False)
 
 
