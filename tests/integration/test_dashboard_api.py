@@ -50,6 +50,7 @@ async def test_the_document_describes_every_address_and_its_refusals(files: Migr
                 assert one["summary"], (method, path)
                 assert {"401", "403", "404", "422", "503"} <= set(one["responses"]), (method, path)
                 assert "application/problem+json" in one["responses"]["403"]["content"]
+                assert ("413" in one["responses"]) is (method == "post"), (method, path)
 
 
 async def test_filters_and_pages_are_those_of_the_list(
@@ -127,6 +128,25 @@ async def test_mistakes_are_problem_details(files: MigratedUrls, path: str, stat
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
         assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/sagas", "/audit", "/overview", "/databases", "/activity"])
+async def test_a_mistyped_parameter_is_refused_with_those_that_there_are(files: MigratedUrls, path: str) -> None:
+    async with opened(Program(files, PLACE_ORDER)) as visit:
+        answer = await visit.get(f"/api{path}?stattus=running")
+        assert answer.status_code == 422
+        known = {"/sagas": "are status, name, step,", "/audit": "are by, action, saga,"}.get(path, "has none")
+        assert "query.stattus: there is no such parameter" in answer.json()["detail"]
+        assert known in answer.json()["detail"]
+
+
+async def test_an_act_is_not_carried_out_with_a_parameter_that_it_does_not_have(files: MigratedUrls) -> None:
+    program = stuck_going_back(files)
+    async with opened(program) as visit:
+        saga_id = await parked(program)
+        answer = await visit.http.post(f"/dashboard/api/sagas/{saga_id}/retry?dry_run=true", json=WHY)
+        assert answer.status_code == 422
+        assert (await program.sagas.get(saga_id)).audit == ()
 
 
 async def test_the_links_of_the_pages_lead_to_the_same_as_json(files: MigratedUrls) -> None:

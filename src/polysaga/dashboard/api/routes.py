@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -58,7 +59,8 @@ def api(site: Site, pages: Pages) -> FastAPI:
     async def viewer(request: Request) -> Person:
         return await site.door.person(request)
 
-    router = APIRouter(dependencies=[Depends(viewer)], responses=refusals(401, 403, 404, 422, 503))
+    checks = [Depends(viewer), Depends(_refuse_unknown_parameters)]
+    router = APIRouter(dependencies=checks, responses=refusals(401, 403, 404, 422, 503))
     add = router.add_api_route
     add("/overview", made.overview, summary="What is unfinished now")
     add("/activity", made.activity, summary="What all processes did in the last hour")
@@ -67,7 +69,7 @@ def api(site: Site, pages: Pages) -> FastAPI:
     add("/databases", made.databases, summary="Databases as this process sees them")
     add("/audit", made.audit, summary="What people did")
     add("/repairs/{batch}", made.progress, summary="How far a repair of many sagas is")
-    acting = refusals(400, 409)
+    acting = refusals(400, 409, 413)
     for action, act in made.acts.items():
         summary = f"{action.capitalize()} one saga"
         add(f"/sagas/{{saga_id}}/{action}", act, methods=["POST"], responses=acting, summary=summary)
@@ -83,6 +85,17 @@ def api(site: Site, pages: Pages) -> FastAPI:
     for kind, answer in ANSWERS.items():
         app.add_exception_handler(kind, answer)
     return app
+
+
+def _refuse_unknown_parameters(request: Request) -> None:
+    """Refuse parameters that the address does not have: a mistyped filter would list everything."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    there = f"those of this address are {', '.join(known)}" if known else "this address has none"
+    message = f"there is no such parameter; {there}"
+    unknown = dict.fromkeys(name for name in request.query_params if name not in known)
+    if unknown:
+        errors = [{"type": "unknown", "loc": ("query", name), "msg": message, "input": None} for name in unknown]
+        raise RequestValidationError(errors)
 
 
 class _Api:
