@@ -134,10 +134,25 @@ async def test_a_cursor_of_somebody_else(shop: Client, cursor: str) -> None:
         ({"limit": 1000}, "query.limit: Input should be less than or equal to 200"),
         ({"status": "lost"}, "query.status: Input should be 'pending', 'confirmed', 'rejected' or 'cancelled'"),
         ({"user": 7}, "query.user: Extra inputs are not permitted"),
+        ({"status": ["confirmed", "pending"]}, "query.status: it came twice"),
     ],
 )
 async def test_a_list_that_cannot_be_made(shop: Client, wanted: dict[str, Any], said: str) -> None:
     answer = await shop.get("/orders", params=wanted)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"limit": 0}, "query.limit: Input should be greater than or equal to 1"),
+        ({"limits": 7}, "query.limits: Extra inputs are not permitted"),
+        ({"limit": [1, 2]}, "query.limit: it came twice"),
+    ],
+)
+async def test_events_that_cannot_be_listed(shop: Client, wanted: dict[str, Any], said: str) -> None:
+    answer = await shop.get("/users/7/events", params=wanted)
     assert answer.status_code == 422
     assert said in answer.json()["detail"]
 

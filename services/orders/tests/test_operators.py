@@ -199,6 +199,17 @@ async def test_a_password_that_is_no_base64_is_asked_for_again(shop: Client, sho
     assert answer.status_code == 401
 
 
+@pytest.mark.parametrize("asked", [{"stats": "failed"}, {"name": ["a", "b"]}, {"limit": [1, 2]}])
+async def test_a_condition_that_would_be_ignored_is_refused(
+    shop: Client, ours: dict[str, str], asked: dict[str, Any]
+) -> None:
+    answer = await shop.get("/sagas", params=asked, headers=ours)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:polysaga:problem:validation")
+    assert answer.json()["detail"].startswith(f"query.{next(iter(asked))}: ")
+    several = await shop.get("/sagas", params={"status": ["completed", "compensated"]}, headers=ours)
+    assert several.status_code == 200
+
+
 async def test_a_page_of_another_site_may_not_act(shop: Client, ours: dict[str, str]) -> None:
     told = await shop.post(
         f"/sagas/{uuid4()}/retry", json={"why": "trick"}, headers={**ours, "Sec-Fetch-Site": "cross-site"}

@@ -168,6 +168,13 @@ async def test_a_client_that_prefers_not_to_wait_is_told_where_to_look(shop: Cli
     assert (await shop.get(f"/orders/{order_id}")).json()["status"] == "confirmed"
 
 
+async def test_preferences_may_come_in_several_headers(shop: Client) -> None:
+    await shop.stock()
+    body = {"user_id": 7, "product_id": "tea", "quantity": 1}
+    answer = await shop.post("/orders", json=body, headers=[("Prefer", "wait=5"), ("Prefer", "respond-async")])
+    assert answer.status_code == 202
+
+
 async def test_an_outcome_that_takes_too_long_is_202(impatient_shop: Client) -> None:
     await impatient_shop.stock()
     answer = await impatient_shop.order()

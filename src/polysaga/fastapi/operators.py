@@ -8,6 +8,7 @@ served: the client's address and the requested host name must be loopback, and n
 request. Reading is GET. Acting is POST with a JSON body, and is refused to pages of other sites.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import (
@@ -146,6 +148,20 @@ class SagaSearch(BaseModel):
         return self
 
 
+class SagaQuery(BaseModel):
+    """Which sagas a list shows, and which page of it."""
+
+    model_config = ConfigDict(extra="forbid")  # a misspelt condition must not find all sagas
+
+    status: Annotated[list[Status] | None, _NOT_NULL] = None
+    name: Annotated[Name | None, _NOT_NULL] = None
+    key: Annotated[Name | None, _NOT_NULL] = None
+    error: Annotated[Name | None, _NOT_NULL] = Field(default=None, description="part of the reason")
+    older_than: Annotated[Age | None, _NOT_NULL] = Field(default=None, description="seconds since the start")
+    limit: int = Field(default=50, ge=1, le=1000)
+    after: Annotated[Cursor | None, _NOT_NULL] = Field(default=None, description="`next` of the page before")
+
+
 class BulkRepair(BaseModel):
     """What a person orders for all sagas that are found, and why."""
 
@@ -224,19 +240,17 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     looking, acting = problems(401, 403, 404, 422, 503), problems(401, 403, 404, 409, 422, 503)
     Operator = Annotated[Person, Depends(operator)]  # noqa: N806 - a type
 
-    @router.get("", summary="Find sagas", responses=looking)
-    async def find_sagas(
-        status: Annotated[list[Status] | None, _NOT_NULL, Query()] = None,
-        name: Annotated[Name | None, _NOT_NULL, Query()] = None,
-        key: Annotated[Name | None, _NOT_NULL, Query()] = None,
-        error: Annotated[Name | None, _NOT_NULL, Query(description="part of the reason")] = None,
-        older_than: Annotated[Age | None, _NOT_NULL, Query(description="seconds since the start")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        after: Annotated[Cursor | None, _NOT_NULL, Query(description="`next` of the page before")] = None,
-    ) -> SagaItems:
+    @router.get("", summary="Find sagas", responses=looking, dependencies=[Depends(_refuse_repeated)])
+    async def find_sagas(asked: Annotated[SagaQuery, Query()]) -> SagaItems:
         """Return one page, the newest first."""
-        wanted = SagaFilter(status=tuple(status or ()), name=name, key=key, error=error, older_than=older_than)
-        page = await sagas.find(wanted, limit=limit, after=after)
+        wanted = SagaFilter(
+            status=tuple(asked.status or ()),
+            name=asked.name,
+            key=asked.key,
+            error=asked.error,
+            older_than=asked.older_than,
+        )
+        page = await sagas.find(wanted, limit=asked.limit, after=asked.after)
         items = [SagaItem.model_validate(saga.as_dict()) for saga in page.sagas]
         return SagaItems(sagas=items, next=page.next, searched_to=page.searched_to)
 
@@ -294,6 +308,17 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
             if isinstance(route, APIRoute):
                 route.openapi_extra = {"security": [{}]}  # no credentials: only this machine is served
     return router
+
+
+def _refuse_repeated(request: Request) -> None:
+    """Refuse a condition that came twice, unless it takes several values: only the last would count."""
+    counted = Counter(name for name, _ in request.query_params.multi_items() if name != "status")
+    twice = [name for name, times in counted.items() if times > 1]
+    if twice:
+        said = "it came twice, and takes one value; send it once"
+        raise RequestValidationError(
+            [{"type": "repeated", "loc": ("query", name), "msg": said, "input": None} for name in twice]
+        )
 
 
 def _named(route: APIRoute) -> str:

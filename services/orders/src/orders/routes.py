@@ -1,11 +1,15 @@
 """The HTTP calls. Each reads what it needs, hands the work to a saga or a store, and shapes the answer."""
 
+from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import order_book, point_book
@@ -16,6 +20,7 @@ from orders.inventory import Inventory, Session, inventory_of
 from orders.place_order import place_order
 from orders.sagas import sagas
 from orders.schemas import (
+    EventFilter,
     Name,
     Order,
     OrderAccepted,
@@ -45,12 +50,28 @@ def _writable(session: Annotated[Session, writer(inventory)]) -> Inventory:
     return inventory_of(session)
 
 
+def _refuse_repeated(request: Request) -> None:
+    """Refuse a parameter that came twice: all its values but the last would be ignored."""
+    counted = Counter(name for name, _ in request.query_params.multi_items())
+    twice = [name for name, times in counted.items() if times > 1]
+    if twice:
+        said = "it came twice, and takes one value; send it once"
+        raise RequestValidationError(
+            [{"type": "repeated", "loc": ("query", name), "msg": said, "input": None} for name in twice]
+        )
+
+
+EachOnce = Depends(_refuse_repeated)
 OrdersRead = Annotated[AsyncSession, reader(orders)]
 PointsRead = Annotated[AsyncSession, reader(points)]
 InventoryRead = Annotated[Inventory, Depends(_readable, scope="function")]
 InventoryWrite = Annotated[Inventory, Depends(_writable, scope="function")]
 Key = Annotated[str | None, idempotency_key(min_length=8, max_length=200)]
-Prefer = Annotated[str | None, Header(description="`respond-async`: do not wait for the outcome (RFC 7240)")]
+Prefer = Annotated[
+    list[str] | None,
+    WithJsonSchema({"type": "string"}),  # of one header; several are one list (RFC 9110, 5.3)
+    Header(description="`respond-async`: do not wait for the outcome (RFC 7240)"),
+]
 OrderId = Annotated[UUID, Path(description="the order's id, which is also its saga's")]
 OfUser = Annotated[UserId, Path(description="the user's id", examples=[17850])]
 ProductId = Annotated[Name, Path(examples=["85123A"])]
@@ -103,7 +124,7 @@ async def place(asked: OrderCreate, request: Request, response: Response, key: K
     return placed
 
 
-@placing.get("", summary="List orders, newest first", responses=problems(422, 503))
+@placing.get("", summary="List orders, newest first", dependencies=[EachOnce], responses=problems(422, 503))
 async def find_orders(db: OrdersRead, wanted: Annotated[OrderFilter, Query()]) -> OrderPage:
     """Return one page; pass `next_cursor` as `cursor` for the next one."""
     return await order_book.page(db, wanted)
@@ -173,12 +194,17 @@ async def show_points(db: PointsRead, user_id: OfUser) -> Points:
     return Points(user_id=user_id, points=await point_book.balance(db, user_id))
 
 
-@users.get("/{user_id}/events", summary="What a user did, newest first", responses=problems(422, 503))
+@users.get(
+    "/{user_id}/events",
+    summary="What a user did, newest first",
+    dependencies=[EachOnce],
+    responses=problems(422, 503),
+)
 async def show_events(
-    store: InventoryRead, user_id: OfUser, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    store: InventoryRead, user_id: OfUser, wanted: Annotated[EventFilter, Query()]
 ) -> list[UserEvent]:
     """Return the latest events."""
-    return await store.events_of(user_id, limit)
+    return await store.events_of(user_id, wanted.limit)
 
 
 @following.get("/{saga_id}", summary="State and history of a saga", responses=problems(404, 422, 503))
@@ -215,9 +241,10 @@ async def _order_now(order_id: UUID) -> Order:
         return await show_order(db, order_id)
 
 
-def _preferences(header: str | None) -> set[str]:
-    """Return the names in a `Prefer` header, without their values (RFC 7240, 2)."""
-    return {part.partition(";")[0].partition("=")[0].strip().lower() for part in (header or "").split(",")}
+def _preferences(headers: Sequence[str] | None) -> set[str]:
+    """Return the names in all `Prefer` headers, without their values (RFC 7240, 2)."""
+    given = ",".join(headers or ())
+    return {part.partition(";")[0].partition("=")[0].strip().lower() for part in given.split(",")}
 
 
 def _accepted(handle: SagaHandle[Any], **headers: str) -> JSONResponse:

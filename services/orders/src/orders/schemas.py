@@ -241,6 +241,14 @@ class EventType(StrEnum):
     ORDER_CANCELLED = "order_cancelled"
 
 
+class EventFilter(BaseModel):
+    """Which events of a user to list, newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=200)
+
+
 class UserEvent(BaseModel):
     """Something that a customer did."""
 
