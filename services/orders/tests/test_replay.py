@@ -1,6 +1,7 @@
 """`orders replay` and `orders reconcile` against a shop in a process of its own."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -134,6 +135,37 @@ def test_a_directory_without_a_shop_is_not_in_order_by_accident(tmp_path: Path) 
     assert done.returncode == 2
     assert "--data must name the directory of the service" in done.stderr
     assert not (tmp_path / "nothing").exists()
+
+
+def _orders(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "orders", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_files_without_the_tables_of_a_shop_are_told_in_one_line(tmp_path: Path) -> None:
+    for name in ("orders", "points", "inventory"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as database, database:
+            database.execute("CREATE TABLE other (id INTEGER)")
+    done = _orders("reconcile", "--data", str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "database 'orders' has no table 'orders'" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://example.com", "http://"])
+def test_an_address_that_no_service_can_have_is_told_at_once(trace: Path, url: str) -> None:
+    done = _orders("replay", str(trace), "--url", url)
+    assert done.returncode == 2
+    assert f"'{url}' is no URL of a service; write http://HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_goes_away_changes_no_exit_code(empty_shop: Path, options: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "orders", "reconcile", "--data", str(empty_shop), *options]
+    with os.fdopen(writing) as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def _wait_for_orders(file: Path, count: int) -> None:

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from orders.serving import PortTaken, _bound
+from orders.serving import AddressUnusable, _bound
 
 
 async def test_answers_do_not_wait_for_the_client_to_acknowledge_their_head() -> None:
@@ -28,5 +28,11 @@ def test_a_port_that_is_taken_is_told() -> None:
     with _bound("127.0.0.1", 0) as first:
         first.listen()
         port = first.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"cannot listen on 127.0.0.1:{port} .*choose another --port"):
+        with pytest.raises(AddressUnusable, match=rf"cannot listen on 127.0.0.1:{port} .*choose another --port"):
             _bound("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.7", "x" * 64 + ".example"])
+def test_a_host_that_is_not_here_is_told(host: str) -> None:
+    with pytest.raises(AddressUnusable, match=r"cannot listen on .*choose another --host"):
+        _bound(host, 0)

@@ -1,15 +1,16 @@
 """`orders`: serve the shop, show it, replay a trace through it, and check its books."""
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from fastapi import FastAPI
+from httpx2 import URL, InvalidURL
+from sqlalchemy.exc import DBAPIError
 
 from orders import screen
 from orders import trouble as troubles
@@ -19,9 +20,9 @@ from orders.databases import databases
 from orders.demo import Traffic
 from orders.reconcile import PATIENCE, Reconciliation, reconcile
 from orders.replay import Replay, Tally
-from orders.serving import PortTaken, serve
+from orders.serving import AddressUnusable, serve
 from orders.settings import DATA, files, load, operator_token
-from orders.tables import check_tables
+from orders.tables import require_tables
 from orders.trace import NotATrace, read
 from polysaga.config import Settings
 from polysaga.errors import PolysagaError
@@ -36,11 +37,25 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _address(given: str) -> str:
+    """Return the URL *given* if a service can be there: a client would retry any other until its patience ends."""
+    try:
+        url = URL(given)
+    except InvalidURL as error:
+        raise typer.BadParameter(f"{given!r} is no URL: {error}") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise typer.BadParameter(f"{given!r} is no URL of a service; write http://HOST:PORT")
+    return given
+
+
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Data = Annotated[Path, typer.Option(help="Directory of the SQLite files, unless settings name other databases.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds that orders under way get to find their outcome.")]
 Trouble = Annotated[bool, typer.Option(help="Let three orders come to trouble, for the dashboard.")]
+Url = Annotated[str, typer.Option(callback=_address, help="Where the service is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -48,9 +63,17 @@ def main() -> None:
     """Run the command line; report an expected error in one line."""
     try:
         cli()
-    except (PolysagaError, NotATrace, GaveUp, PortTaken, OSError) as error:
-        print(f"orders: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (PolysagaError, NotATrace, GaveUp, AddressUnusable, OSError) as error:
+        _fail(str(error))
+    except DBAPIError as error:
+        _fail(
+            f"a database refused a statement: {error.orig}; ask `polysaga check orders.sagas:sagas` what is wrong"
+        )
+
+
+def _fail(why: str) -> NoReturn:
+    print(f"orders: {why}", file=sys.stderr)
+    sys.exit(2)
 
 
 @cli.command("serve")
@@ -87,7 +110,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA, trouble
 @cli.command("replay")
 def replay_command(
     file: Annotated[Path, typer.Argument(help="CSV with the columns of the UCI Online Retail data set.")],
-    url: Annotated[str, typer.Option(help="Where the service is.")] = "http://127.0.0.1:8000",
+    url: Url = "http://127.0.0.1:8000",
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Orders under way at once.")] = 8,
     rate: Annotated[float | None, typer.Option(min=0.01, help="Orders per second, at most.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of the file.")] = None,
@@ -113,12 +136,14 @@ def replay_command(
             with screen.progress(len(trace.lines), quiet=as_json) as watch:
                 tally = await replay.run(watch)
         async with databases.open(settings):
-            await check_tables()
+            await require_tables()
             return tally, await reconcile(confirmed=tally.confirmed, patience=wait)
 
     tally, found = _run(work())
     if as_json:
-        _print_json({"orders": tally.as_data(), "dirty": dict(trace.dirty), "reconciliation": found.as_data()})
+        screen.show_json(
+            {"orders": tally.as_data(), "dirty": dict(trace.dirty), "reconciliation": found.as_data()}
+        )
     else:
         screen.show_tally(tally, trace.dirty)
         screen.show_reconciliation(found)
@@ -132,12 +157,12 @@ def reconcile_command(data: Data = DATA, wait: Wait = PATIENCE, as_json: Json = 
 
     async def work() -> Reconciliation:
         async with databases.open(settings):
-            await check_tables()
+            await require_tables()
             return await reconcile(patience=wait)
 
     found = _run(work())
     if as_json:
-        _print_json({"reconciliation": found.as_data()})
+        screen.show_json({"reconciliation": found.as_data()})
     else:
         screen.show_reconciliation(found)
     raise typer.Exit(1 if found.contradictions else 0)
@@ -163,7 +188,3 @@ def _existing(data: Path) -> Settings:
         if not file.exists():
             raise FileNotFoundError(f"no database at {file}; --data must name the directory of the service")
     return settings
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value))

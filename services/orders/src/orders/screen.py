@@ -1,8 +1,12 @@
 """Output for people in a terminal: one accent, numbers in columns, readable in a narrow window."""
 
+import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from rich.console import Console
@@ -15,8 +19,22 @@ from polysaga.clock import Clock
 _EVERY = 5.0  # seconds between two lines, if the output is no terminal
 _SHOWN = 20  # contradictions that are listed one by one
 
-console = Console(highlight=False)
+
+class _OwnConsole(Console):
+    """A console whose reader may go away, such as `head`: the command ends as it would, with the code it found."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _OwnConsole(highlight=False)
 Watch = Callable[[Tally], None]
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print *value* as one line of JSON."""
+    console.out(json.dumps(value))
 
 
 def facts(title: str, rows: Mapping[str, str]) -> None:

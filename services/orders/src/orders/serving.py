@@ -7,6 +7,7 @@ after `sagas.drain`, whatever drivers and servers do.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import math
 import signal
@@ -20,14 +21,14 @@ from orders.sagas import sagas
 from polysaga.limits import GRACE, ended
 
 
-class PortTaken(Exception):
+class AddressUnusable(Exception):
     """The address cannot be listened on."""
 
 
 async def serve(app: FastAPI, *, host: str, port: int, up: Callable[[str], Awaitable[None]]) -> None:
     """Serve *app* until SIGINT or SIGTERM, and run *up* beside it with the URL.
 
-    Raises `PortTaken`, or the error that keeps the databases from opening.
+    Raises `AddressUnusable`, or the error that keeps the databases from opening.
     """
     with _bound(host, port) as listener:
         async with app.router.lifespan_context(app):
@@ -104,7 +105,11 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that the domain name system cannot have
         listener.close()
-        raise PortTaken(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        # Only a name that has no address here is at fault itself.
+        named = isinstance(error, UnicodeError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        other = "--host" if named else "--port"
+        raise AddressUnusable(f"cannot listen on {host}:{port} ({why}); choose another {other}") from error
     return listener

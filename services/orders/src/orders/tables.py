@@ -187,6 +187,22 @@ async def check_tables() -> None:
             )
 
 
+async def require_tables() -> None:
+    """Raise `ConfigurationError` unless the open databases hold a shop of this version."""
+    await check_tables()
+    for node, metadata in _places():
+        if isinstance(node, MongoNode):
+            continue  # which makes a collection when something is stored in it
+        async with node.writer.connect() as connection:
+            there = await connection.run_sync(lambda sync: set(inspect(sync).get_table_names()))
+        missing = sorted(set(metadata.tables) - there)
+        if missing:
+            raise ConfigurationError(
+                f"database '{node.database}' has no table '{missing[0]}': no shop was opened on it yet. Name the "
+                "databases of the shop in the settings (--data for SQLite files), or start `orders serve` on these"
+            )
+
+
 def _places() -> tuple[tuple[SqlNode | MongoNode, MetaData], ...]:
     return (
         (orders.primary, in_orders),
