@@ -687,7 +687,7 @@ SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"older_than": "5"}, "older_than is 5 seconds; give it 0 or more"),
     ({"name": 5}, "a name must be text"),
     ({"error": 5}, "error is 5; give the text to search for"),
-    ({"since": "2026-01-01"}, "since is 2026-01-01, without a time zone"),
+    ({"since": "2026-01-01"}, "since is '2026-01-01'; give an aware time"),
     ({"ids": ["junk"]}, "'junk' is no id of a saga"),
 ]
 
