@@ -355,11 +355,11 @@ async def test_what_was_resolved_as_completed_by_half_is_parked_with_the_reason_
         runner = program.runner
 
         async def die(*_: Any, **__: Any) -> bool:
-            raise ConnectionResetError
+            raise asyncio.CancelledError
 
         with monkeypatch.context() as dying:
             dying.setattr(runner.engine.journal, "repair", die)
-            with pytest.raises(ConnectionResetError):
+            with pytest.raises(asyncio.CancelledError):
                 await program.sagas.resolve(saga_id, "completed", **ME)
         await make_due(program, saga_id)
 
