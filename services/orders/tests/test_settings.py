@@ -17,6 +17,8 @@ from .conftest import calling
 def test_commands_of_the_library_find_the_files_of_the_shop(tmp_path: Path) -> None:
     # In a process of its own: the applications of other tests tell the databases other settings.
     (tmp_path / "data").mkdir()
+    for name in ("orders", "points", "inventory"):
+        (tmp_path / "data" / f"{name}.db").touch()
     variables = {name: text for name, text in os.environ.items() if not name.startswith("POLYSAGA_")}
     ended = subprocess.run(
         [Path(sys.executable).with_name("polysaga"), "nodes", "orders.sagas:sagas", "--json"],

@@ -11,6 +11,7 @@ from polysaga.dashboard.filters import CURSOR, LONGEST
 from polysaga.sagas import Attempt, Cause, LateGroup, Option, Planned, Status, StepFacts, Tenure
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST, pattern=r"^[^\x00]+$")]
+Key = Annotated[Text, Field(max_length=255)]
 # The \s of JSON Schema lacks what Python takes for space besides.
 Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$")]
 
