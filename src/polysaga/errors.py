@@ -164,10 +164,14 @@ class SchemaMissing(FixTheProgram):
     """The tables of the journal or of a ledger are missing, too old, or without their unique key in *database*."""
 
     def __init__(
-        self, database: str, line: str, wrong: str = "are missing or out of date; run `polysaga migrate`"
+        self,
+        database: str,
+        line: str,
+        reason: str = "are missing or out of date",
+        remedy: str = "run `polysaga migrate`",
     ) -> None:
-        super().__init__(f"the {line} tables of database '{database}' {wrong}")
-        self.database, self.line, self.wrong = database, line, wrong
+        super().__init__(f"the {line} tables of database '{database}' {reason}; {remedy}")
+        self.database, self.line, self.reason, self.remedy = database, line, reason, remedy
 
 
 class DefinitionError(FixTheProgram):

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,6 @@ from polysaga.sagas.participants.reading import require_unique
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
 _VERSIONS = {f"polysaga_{line}_version": line for line in (history.JOURNAL, history.LEDGER)}
-_HISTORIES = {line: History(line) for line in _VERSIONS.values()}
 _ALSO_OURS = (AUDIT, PULSE, *_VERSIONS)
 _APART = 1.0  # seconds; a larger difference between two clocks is a finding
 _NO_SECRET = Finding(
@@ -93,6 +93,12 @@ def check(
         _print(checked, program=sagas is not None)
     if any(one.fatal for one in checked):
         raise typer.Exit(1)
+
+
+@cache
+def _history(line: str) -> History:
+    """Return the revisions of *line*, whose files are read once."""
+    return History(line)
 
 
 def _unmatched(sagas: Sagas, settings: Settings) -> list[Checked]:
@@ -190,7 +196,7 @@ async def _facts(one: Checked, node: Node, *, replicas: bool) -> Checked:
         revisions: dict[str, str | None] = {}
         for line in (_VERSIONS[table] for table in sorted(tables & _VERSIONS.keys())):
             with suppress(SQLAlchemyError):  # the account may not read it: that is a finding of its own
-                revisions[line] = await connection.run_sync(_HISTORIES[line].current)
+                revisions[line] = await connection.run_sync(_history(line).current)
         damage = [found async for found in _damage(node, connection, tables)]
     return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions, findings=tuple(damage))
 
@@ -201,8 +207,7 @@ async def _damage(node: SqlNode, connection: AsyncConnection, tables: Collection
             try:
                 await require_unique(node, connection, table, line)
             except SchemaMissing as error:
-                reason, _, remedy = error.wrong.partition("; ")
-                yield Finding(f"the {line} tables {reason}", remedy)
+                yield Finding(f"the {line} tables {error.reason}", error.remedy)
 
 
 def _tables(connection: Connection) -> list[str]:
@@ -269,7 +274,7 @@ def _of_another_version(
     revisions: Mapping[str, str | None], needed: Collection[str], migrate: str
 ) -> Iterator[Finding]:
     for line, revision in revisions.items():
-        known = _HISTORIES[line]
+        known = _history(line)
         if f"polysaga_{line}" not in needed or revision == known.head:
             continue
         found = f"the tables of its {line} are at revision {revision}"

@@ -35,6 +35,7 @@ from polysaga.cli.saga_tables import RepairLine, print_repairs
 from polysaga.cli.shared_options import with_options_of
 from polysaga.errors import DefinitionError, PayloadError, TooLate, UnknownSaga, UnknownVersion, WrongStatus
 from polysaga.sagas import Repair, SagaFilter, Sagas, SagaSummary
+from polysaga.sagas.operations.repairs import newest
 
 
 class How(TypedDict):
@@ -168,10 +169,9 @@ class _Repaired:
 
     def faults(self) -> list[str]:
         """Return what is wrong with the call or a database."""
-        found = [error for error in self.errors if not isinstance(error, _REFUSALS)]
-        misfits = [error for error in found if isinstance(error, _MISFITS)]
-        if len(misfits) < len(self.lines):
-            found = [error for error in found if error not in misfits]
+        fits_none = len(self.lines) == len(self.errors) and all(isinstance(one, _MISFITS) for one in self.errors)
+        refusals = _REFUSALS if fits_none else (*_REFUSALS, *_MISFITS)
+        found = [error for error in self.errors if not isinstance(error, refusals)]
         return list(dict.fromkeys(map(reason_of, found)))
 
 
@@ -198,7 +198,8 @@ def _carry_out(action: str, work: Work, selection: _Selection) -> None:
 
 
 async def _repair_each(program: Sagas, action: str, work: Work, selection: _Selection, outcome: _Repaired) -> None:
-    known = {saga.id: saga for saga in await _found(program, selection)} if selection.many else {}
+    found = await newest(program.find, selection.wanted.to_repair(), selection.limit) if selection.many else ()
+    known = {saga.id: saga for saga in found}
     for saga_id in known or selection.ids:
         try:
             (repair,) = await work(program, saga_id, selection.how)
@@ -208,16 +209,6 @@ async def _repair_each(program: Sagas, action: str, work: Work, selection: _Sele
             outcome.errors.append(error)
         else:
             outcome.lines.append(RepairLine(**asdict(repair)))
-
-
-async def _found(program: Sagas, selection: _Selection) -> list[SagaSummary]:
-    wanted, limit = selection.wanted.to_repair(), selection.limit
-    page = await program.find(wanted, limit=limit)
-    found = [*page.sagas]
-    while page.next is not None and len(found) < limit:  # the search has not come to the end
-        page = await program.find(wanted, limit=limit - len(found), after=page.next)
-        found += page.sagas
-    return found
 
 
 async def _summary(program: Sagas, saga_id: UUID) -> SagaSummary | None:

@@ -227,12 +227,12 @@ async def _price(product_id: str, key: str | None) -> Decimal:
         async with inventory.reader() as session:
             return (await inventory_of(session).product(product_id)).price
     except (UnknownProduct, TryAgain):
-        found = (
-            () if key is None else (await sagas.find(SagaFilter(name=place_order.name, key=key), limit=1)).sagas
-        )
-        if not found:
+        if key is None:
             raise
-        return PricedOrder.model_validate_json((await sagas.get(found[0].id)).input).unit_price
+        page = await sagas.find(SagaFilter(name=place_order.name, key=key), limit=1)
+        if not page.sagas:
+            raise
+        return PricedOrder.model_validate_json((await sagas.get(page.sagas[0].id)).input).unit_price
 
 
 async def _order_now(order_id: UUID) -> Order:

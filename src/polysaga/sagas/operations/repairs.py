@@ -19,6 +19,7 @@ tick.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
@@ -34,7 +35,7 @@ from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.queries import Catalogue, writable
-from polysaga.sagas.journal.views import SagaFilter, SagaSummary
+from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaSummary
 from polysaga.sagas.operations.repair import SagaRepair
 from polysaga.sagas.protocol.repair_rules import RepairOrder, status_after
 from polysaga.sagas.protocol.rows import Row
@@ -83,7 +84,7 @@ class Repairs:
             target = as_id(target)
             return (await self._repair(target, order, dry_run=dry_run),)
         repairs = []
-        for saga in await self._find(target.to_repair(), limit):
+        for saga in await newest(self.catalogue.find, target.to_repair(), limit):
             try:
                 repairs.append(await self._repair(saga.id, order, dry_run=dry_run))
             except (PolysagaError, DBAPIError) as error:
@@ -98,14 +99,6 @@ class Repairs:
                 )
                 repairs.append(refused)
         return tuple(repairs)
-
-    async def _find(self, wanted: SagaFilter, limit: int) -> list[SagaSummary]:
-        page = await self.catalogue.find(wanted, limit=limit, after=None)
-        found = [*page.sagas]
-        while page.next is not None and len(found) < limit:  # the search has not come to the end
-            page = await self.catalogue.find(wanted, limit=limit - len(found), after=page.next)
-            found += page.sagas
-        return found
 
     async def _repair(self, saga_id: UUID, order: RepairOrder, *, dry_run: bool) -> Repair:
         for _ in range(_TRIES):
@@ -140,6 +133,22 @@ class Repairs:
         return row
 
 
+class Find(Protocol):
+    """One page of a search: `Catalogue.find`, or `Sagas.find`."""
+
+    async def __call__(self, wanted: SagaFilter, /, *, limit: int, after: str | None) -> SagaPage: ...
+
+
+async def newest(find: Find, wanted: SagaFilter, limit: int) -> list[SagaSummary]:
+    """Return the newest *limit* sagas that *wanted* finds, however many pages that takes."""
+    page = await find(wanted, limit=limit, after=None)
+    found = [*page.sagas]
+    while page.next is not None and len(found) < limit:  # the search has not come to the end
+        page = await find(wanted, limit=limit - len(found), after=page.next)
+        found += page.sagas
+    return found
+
+
 def catalogue_of(engine: Engine, definitions: Mapping[str, Definition]) -> Catalogue:
     """Return the catalogue of the engine's journal; *definitions* are by fingerprint."""
     names = {definition.name for definition in definitions.values()}
@@ -160,5 +169,3 @@ def check_order(order: RepairOrder) -> None:
         raise PayloadError("by= and why= must be text that can be written as UTF-8, without NUL")
     if not order.why.strip():
         raise PayloadError("why= says why the saga is repaired; it is kept in the audit trail")
-    if order.outcome is not None and not order.outcome.final:
-        raise PayloadError(f"a saga is resolved as completed or compensated, not as {order.outcome.value}")

@@ -76,6 +76,6 @@ async def require_unique(node: SqlNode, connection: AsyncConnection, table: Tabl
         raise SchemaMissing(
             node.database,
             line,
-            f"have lost the key of {table.name}, without which a step or a saga could happen twice; add it: "
-            f"CREATE UNIQUE INDEX {table.name}_key ON {table.name} ({columns})",
+            f"have lost the key of {table.name}, without which a step or a saga could happen twice",
+            f"add it: CREATE UNIQUE INDEX {table.name}_key ON {table.name} ({columns})",
         )
