@@ -117,6 +117,41 @@ async def test_a_database_that_a_later_version_migrated_is_left_alone(sql_url: s
                 await call(sagas)
 
 
+@pytest.mark.parametrize(
+    ("line", "table"), [("journal", "polysaga_journal"), ("journal", "polysaga_pulse"), ("ledger", LEDGER)]
+)
+async def test_a_table_that_is_gone_is_no_database_that_is_up_to_date(
+    sql_url: str, line: str, table: str
+) -> None:
+    sagas, settings = program(shop=sql_url)
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        async with journal_node(sagas).writer.begin() as connection:
+            await connection.execute(text(f"DROP TABLE {table}"))
+        told = rf"the {line} of database 'shop' was migrated, but its login sees no {table}: .*{line}_version"
+        for call in (migrate, pending):
+            with pytest.raises(ConfigurationError, match=told):
+                await call(sagas)
+        async with journal_node(sagas).writer.begin() as connection:
+            await connection.execute(text(f"DROP TABLE polysaga_{line}_version"))
+        assert [one.line for one in await migrate(sagas)] == [line]
+        async with sagas.open(settings.sagas):
+            assert await sagas.run(saga_of(sagas), 20) == 21
+
+
+async def test_a_collection_that_is_gone_is_not_created_anew(mongo_database: Any, tmp_path: Path) -> None:
+    sagas, settings = program(shop=sqlite_url(tmp_path), stock=mongo_database())
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        (stock,) = (handle for handle in sagas.databases if isinstance(handle, MongoDatabase))
+        await stock.primary.documents.drop_collection(LEDGER)
+        for call in (migrate, pending):
+            with pytest.raises(ConfigurationError, match=rf"'stock' was migrated, .* no {LEDGER}: .*_version"):
+                await call(sagas)
+        await stock.primary.documents.drop_collection(mongo.VERSIONS)
+        assert [(one.database, one.line) for one in await migrate(sagas)] == [("stock", "ledger")]
+
+
 async def test_a_login_that_may_not_create_tables_is_told_so(postgres_database: Any) -> None:
     url = postgres_database()
     sagas, settings = program(shop=url)
@@ -233,10 +268,10 @@ async def test_of_two_that_find_no_collection_on_mongo_one_has_created_it(
     """Both have looked before either creates anything, and a server may say yes to both."""
     sagas, settings = program(shop=sql_url, stock=mongo_database())
 
-    async def see_nothing(node: Any) -> bool:
-        return False
+    async def see_nothing(node: Any) -> None:
+        return None
 
-    monkeypatch.setattr(mongo, "exists", see_nothing)
+    monkeypatch.setattr(mongo, "current", see_nothing)
     async with sagas.databases.open(settings):
         (stock,) = (handle for handle in sagas.databases if isinstance(handle, MongoDatabase))
         assert [await mongo.create(stock.primary), await mongo.create(stock.primary)] == [True, False]

@@ -19,7 +19,7 @@ from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Emit, Event, Events, ignore
 from polysaga.migrations import mongo
-from polysaga.migrations.history import JOURNAL, LEDGER, History
+from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost
 from polysaga.migrations.locks import locked
 from polysaga.migrations.ours import include_name, include_object
 from polysaga.sagas import Sagas
@@ -50,8 +50,8 @@ async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
 
     The databases must be open. Runs on the primaries, one database after the other. A database that is up to date
     is left alone, so a call at every start costs only a few queries. Raises `ConfigurationError` if the login may
-    not create tables or if a database is ahead of this program. Raises `DatabaseUnavailable` if a database is
-    unreachable or its lock is not free in time.
+    not create tables, if a database is ahead of this program, or if it was migrated and has lost a table. Raises
+    `DatabaseUnavailable` if a database is unreachable or its lock is not free in time.
     """
     made, events = [], Events(emit)
     for handle, history in _places(sagas):
@@ -89,7 +89,7 @@ async def _migrate(node: Node, history: History) -> Migration:
         return found  # without the lock: a process frozen while it holds the lock would delay every start
     try:
         async with locked(node) as connection:
-            migration = _at(node, history, await connection.run_sync(history.current))
+            migration = await _look(node, history, connection)
             if migration.needed:
                 if migration.current is not None and node.dialect.name == "postgresql":
                     await _prepare(node, history, connection)
@@ -110,11 +110,11 @@ async def _prepare(node: SqlNode, history: History, locking: AsyncConnection) ->
 async def _compare(node: Node, history: History) -> Migration:
     if isinstance(node, MongoNode):
         _check_line(node, history)
-        current = mongo.HEAD if await mongo.exists(node) else None
+        current = await mongo.current(node)
         return Migration(node.database, history.line, current, mongo.HEAD)
     try:
         async with node.reader.connect() as connection:
-            return _at(node, history, await connection.run_sync(history.current))
+            return await _look(node, history, connection)
     except (DBAPIError, PoolTimeout) as error:
         raise _explained(node, history, error) from error
 
@@ -126,13 +126,16 @@ def _check_line(node: MongoNode, history: History) -> None:
         )
 
 
-def _at(node: SqlNode, history: History, current: str | None) -> Migration:
+async def _look(node: SqlNode, history: History, connection: AsyncConnection) -> Migration:
+    current = await connection.run_sync(history.current)
     if current is not None and current not in history.revisions:
         raise ConfigurationError(
             f"the {history.line} of database '{node.database}' is at revision {current}, which this version of "
             f"Polysaga does not know (it knows up to {history.head}); install the version that migrated it, "
             "or a later one"
         )
+    if current == history.head and (lost := await connection.run_sync(history.lost)):
+        raise tables_lost(node.database, history.line, lost)
     return Migration(node.database, history.line, current, history.head)
 
 

@@ -5,18 +5,20 @@ Alembic's global one. So one process can migrate two databases without interfere
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
+
+from polysaga.errors import ConfigurationError
+from polysaga.migrations.ours import TABLES_OF
 
 JOURNAL = "journal"
 LEDGER = "ledger"
-
 _alembic = logging.getLogger("alembic.runtime.migration")
 _HERE = Path(__file__).parent
 
@@ -33,6 +35,12 @@ class History:
     def current(self, connection: Connection) -> str | None:
         """Return the revision the database is at; None if it has none of this line."""
         return self._context(connection).get_current_revision()
+
+    def lost(self, connection: Connection) -> list[str]:
+        """Return which tables of the newest revision are not there, or hidden from this login."""
+        inspector = inspect(connection)
+        there = inspector.get_table_names(schema=inspector.default_schema_name)
+        return sorted(TABLES_OF[self.line] - set(there))
 
     def prepare(self, connection: Connection) -> None:
         """Do what missing revisions do beforehand; *connection* must commit each statement."""
@@ -71,6 +79,18 @@ class History:
     def _missing(self, heads: tuple[str, ...]) -> list[Script]:
         """Return the revisions that the database lacks, the oldest first."""
         return [*self._script.iterate_revisions("head", heads, implicit_base=True)][::-1]
+
+
+def tables_lost(database: str, line: str, names: Collection[str]) -> ConfigurationError:
+    """Return the error for tables that a migration has created and that are gone.
+
+    To create them anew could let a step of an unfinished saga happen twice: a person decides that.
+    """
+    return ConfigurationError(
+        f"the {line} of database '{database}' was migrated, but its login sees no {', '.join(sorted(names))}: "
+        "grant the login its privileges on them, or restore them from a backup; if no saga is unfinished, drop "
+        f"polysaga_{line}_version and migrate again"
+    )
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from polysaga.config import masked
 from polysaga.databases import MongoNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.migrations.history import tables_lost
+from polysaga.migrations.ours import TABLES_OF
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 
 HEAD = "0001"
@@ -20,16 +22,26 @@ VERSIONS = f"{LEDGER}_version"
 _EXISTS_ALREADY = 48
 
 
-async def exists(node: MongoNode) -> bool:
-    """Return whether the collections exist."""
+async def current(node: MongoNode) -> str | None:
+    """Return the version of the collections, None if one is missing; raise if they were there, and are gone."""
     with _explained(node):
-        wanted = {"name": {"$in": [LEDGER, OUTBOX]}}
-        return {LEDGER, OUTBOX} <= set(await node.documents.list_collection_names(filter=wanted))
+        lacking = await _lacking(node)
+        # The version is written last, so with it all were there; they may have come since the first look.
+        if lacking and await node.documents[VERSIONS].find_one({"_id": HEAD}) is not None:
+            lacking = await _lacking(node)
+            if lacking:
+                raise tables_lost(node.database, "ledger", lacking)
+    return None if lacking else HEAD
+
+
+async def _lacking(node: MongoNode) -> frozenset[str]:
+    there = await node.documents.list_collection_names(filter={"name": {"$in": [*TABLES_OF["ledger"]]}})
+    return TABLES_OF["ledger"] - set(there)
 
 
 async def create(node: MongoNode) -> bool:
     """Create what is missing; return False if nothing was, or if another process was faster."""
-    if await exists(node):
+    if await current(node) is not None:
         return False
     with _explained(node):
         await _create(node, LEDGER)

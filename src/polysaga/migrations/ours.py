@@ -10,7 +10,8 @@ from typing import Any
 
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE
 
-TABLES = frozenset({JOURNAL, AUDIT, LEDGER, OUTBOX, PULSE, f"{JOURNAL}_version", f"{LEDGER}_version"})
+TABLES_OF = {"journal": frozenset({JOURNAL, AUDIT, PULSE}), "ledger": frozenset({LEDGER, OUTBOX})}
+TABLES = frozenset().union(*TABLES_OF.values(), {f"{JOURNAL}_version", f"{LEDGER}_version"})
 
 
 def include_name(name: str | None, type_: str, parent_names: Mapping[str, Any]) -> bool:
