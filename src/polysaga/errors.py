@@ -253,15 +253,16 @@ class SessionShared(FixTheProgram):
 
 
 class TransactionLost(FixTheProgram):
-    """A block went on although its transaction had ended: an error, or the loss of its connection, had undone it.
+    """A block went on although its transaction had ended: by an error, a time-out, or the loss of its connection.
 
     Nothing of it is committed.
     """
 
     def __init__(self, database: str) -> None:
         super().__init__(
-            f"a block went on after an error that had rolled back its transaction in database '{database}', so "
-            "nothing of it is committed; let the error leave the block, or use begin_nested() for what may fail"
+            "a block went on after an error, or a time-out, that had ended its transaction in database "
+            f"'{database}', so nothing of it is committed; let the error leave the block, or use begin_nested() "
+            "for what may fail"
         )
         self.database = database
 

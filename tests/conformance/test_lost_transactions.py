@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import String, TypeDecorator, bindparam, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases import SqlNode
 from polysaga.databases.handles import sql_session
 from polysaga.errors import DatabaseUnavailable, TransactionLost
-from tests.conformance.shops import SqlShop, nothing_open
+from tests.conformance.shops import Sale, SqlShop, nothing_open
 from tests.conformance.test_participant import cancelling, entry
 from tests.fixtures.waiting import PATIENCE, until, within
+
+# SQLite has no sleep.
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
 
 
 class Raises(TypeDecorator[Any]):
@@ -68,6 +71,78 @@ async def test_a_swallowed_error_loses_the_block_or_its_statement_alone(sql_shop
         async with sql_session(node, read_only=False) as session:
             await session.execute(text("DELETE FROM sales WHERE receipt = 'known'"))
     await one_is_sold(sql_shop, node, f"{item}-next")
+
+
+async def time_out(session: AsyncSession, scheme: str) -> None:
+    """Give up on a statement, and swallow that: SQLAlchemy drops its connection."""
+    slow = {"postgresql": "SELECT pg_sleep(60)", "mysql": "SELECT sleep(60)", "sqlite": ENDLESS}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await session.execute(text(slow[scheme.partition("+")[0]]))
+        raise AssertionError("the statement has ended")
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writer", "reader"])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["and ends", "and goes on"])
+async def test_a_block_that_swallows_a_time_out_is_told_what_it_did(
+    sql_shop: SqlShop, item: str, *, read_only: bool, goes_on: bool
+) -> None:
+    node = sql_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=read_only) as session:
+            await (session.execute(text("SELECT 1")) if read_only else sql_shop.sell(session, item))
+            await time_out(session, sql_shop.kind.scheme)
+            if goes_on:
+                await session.execute(text("SELECT 1"))
+
+    with pytest.raises(TransactionLost, match="after an error, or a time-out") as told:
+        await block()
+    assert isinstance(told.value.__cause__, PendingRollbackError)
+    assert await sql_shop.sold(item) == 0
+    await one_is_sold(sql_shop, node, f"{item}-next")
+
+
+async def test_a_block_that_swallows_a_failed_flush_is_told_what_it_did(sql_shop: SqlShop, item: str) -> None:
+    node = sql_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=False) as session:
+            session.add(Sale(receipt=item, item=item))
+            await session.flush()
+            session.expunge_all()
+            session.add(Sale(receipt=item, item=item))
+            with suppress(IntegrityError):
+                await session.flush()
+            await session.execute(text("SELECT 1"))
+
+    with pytest.raises(TransactionLost):
+        await block()
+    assert await sql_shop.sold(item) == 0
+    await one_is_sold(sql_shop, node, f"{item}-next")
+
+
+async def test_a_block_that_rolls_back_after_a_time_out_goes_on(sql_shop: SqlShop, item: str) -> None:
+    node = sql_shop.node(connections=1)
+    async with sql_session(node, read_only=False) as session:
+        await sql_shop.sell(session, item)
+        await time_out(session, sql_shop.kind.scheme)
+        with pytest.raises(PendingRollbackError):
+            await session.execute(text("SELECT 1"))
+        await session.rollback()
+        await sql_shop.sell(session, f"{item}-again")
+    assert (await sql_shop.sold(item), await sql_shop.sold(f"{item}-again")) == (0, 1)
+    await one_is_sold(sql_shop, node, f"{item}-next")
+
+
+async def test_the_loss_of_a_session_of_its_users_own_is_not_the_blocks(sqlite: SqlShop) -> None:
+    async def block() -> None:
+        async with sql_session(sqlite.node(), read_only=False) as session:
+            await session.execute(text("SELECT 1"))
+            raise PendingRollbackError("of another session")
+
+    with pytest.raises(PendingRollbackError, match="of another session"):
+        await block()
 
 
 async def test_a_savepoint_keeps_the_rest_of_the_block(sql_shop: SqlShop, item: str) -> None:

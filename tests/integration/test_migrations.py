@@ -120,9 +120,7 @@ async def test_a_database_that_a_later_version_migrated_is_left_alone(sql_url: s
 @pytest.mark.parametrize(
     ("line", "table"), [("journal", "polysaga_journal"), ("journal", "polysaga_pulse"), ("ledger", LEDGER)]
 )
-async def test_a_table_that_is_gone_is_no_database_that_is_up_to_date(
-    sql_url: str, line: str, table: str
-) -> None:
+async def test_a_table_that_is_gone_is_no_database_that_is_up_to_date(sql_url: str, line: str, table: str) -> None:
     sagas, settings = program(shop=sql_url)
     async with sagas.databases.open(settings):
         await migrate(sagas)

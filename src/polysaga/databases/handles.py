@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import IllegalStateChangeError, InvalidRequestError, StatementError
+from sqlalchemy.exc import IllegalStateChangeError, InvalidRequestError, PendingRollbackError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
@@ -277,6 +277,14 @@ class LentSession(Session):
         if self._over is not None:
             raise SessionOver(self._over)
 
+    def is_lost(self) -> bool:
+        """Return whether the transaction has ended under the session: with a failed flush, or its connection."""
+        transaction = self.get_transaction()
+        if transaction is None:
+            return False
+        connections = {one for one in transaction._connections if isinstance(one, Connection)}  # noqa: SLF001
+        return not transaction.is_active or any(one.invalidated for one in connections)
+
     def _autobegin_t(self, begin: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 - SQLAlchemy's
         # Every use of the database comes through here first. Session.close() alone would not do: a closed session
         # can begin anew. A session closed for good could not be closed early and then used on in its block.
@@ -359,8 +367,12 @@ async def sql_session(
     lent = cast(LentSession, session.sync_session)
     try:
         try:
-            yield session
-            await _commit(session, node.database)
+            try:
+                yield session
+                await _commit(session, node.database)
+            except PendingRollbackError as error:
+                raise_if_lost(lent, node.database, error)
+                raise
         except BaseException:
             lent.end(node.database)
             # A dead connection has nothing to roll back: the caller gets the error that ended the block.
@@ -374,6 +386,12 @@ async def sql_session(
         if ours is None:
             raise
         raise ours from error
+
+
+def raise_if_lost(lent: LentSession, database: str, error: PendingRollbackError) -> None:
+    """Raise `TransactionLost` if *error*, which leaves the block, is about *lent* and no other session."""
+    if lent.is_lost():
+        raise TransactionLost(database) from error
 
 
 async def close_shielded(session: AsyncSession) -> None:

@@ -37,6 +37,7 @@ from polysaga.errors import (
     SagaUndone,
     StillLocked,
     TooLate,
+    TransactionLost,
     TryAgain,
     UnknownSaga,
     WriteOnReader,
@@ -156,6 +157,8 @@ def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[st
             return answer(HTTPStatus.NOT_FOUND, "unknown-saga", str(error))
         case NeedsAttention():
             return answer(HTTPStatus.INTERNAL_SERVER_ERROR, "needs-attention")
+        case TransactionLost():
+            return _internal(request, error, saga, kind="pending-rollback")
         case WriteOnReader():
             error.endpoint = f"{_method(request)} {getattr(request.scope.get('route'), 'path', request.url.path)}"
             return _internal(request, error)

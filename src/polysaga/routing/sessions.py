@@ -11,12 +11,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import PendingRollbackError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
-from polysaga.databases.handles import LentSession, PatientSession, Wish, as_ours, close_shielded, sql_session
+from polysaga.databases.handles import (
+    LentSession,
+    PatientSession,
+    Wish,
+    as_ours,
+    close_shielded,
+    raise_if_lost,
+    sql_session,
+)
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
 from polysaga.faults import Fault
@@ -49,6 +57,9 @@ class SqlRoutes:
             try:
                 try:
                     yield session
+                except PendingRollbackError as error:
+                    raise_if_lost(lent, router.name, error)
+                    raise
                 finally:
                     lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
                 await session.close()  # nothing to commit: there is no transaction, or one that only reads
