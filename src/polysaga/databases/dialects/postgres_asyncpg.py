@@ -99,9 +99,12 @@ class PostgresAsyncpg(Postgres):
     def _begin(self, adapted: Any) -> None:
         adapted.run_async(partial(_begin, adapted))
 
+    def begin(self, adapted: Any) -> None:
+        # It begins with a statement of its own only: ours, past it, would each commit alone.
+        adapted.run_async(partial(_start, adapted))
+
     def begun(self, driver: Any) -> bool:
-        # SQLAlchemy's adapter sends BEGIN with its own first statement; sent earlier, ours would commit alone.
-        return bool(driver.has_begun())
+        return bool(driver.is_in_transaction())  # also if BEGIN waits to go along with the next statement
 
     def refuses_commit(self, error: BaseException) -> bool:
         return getattr(error, "sqlstate", None) == "25P02"
@@ -125,6 +128,12 @@ class PostgresAsyncpg(Postgres):
         if name not in order:
             order.append(name)
         return f"${order.index(name) + 1}"
+
+
+async def _start(adapted: Any, driver: Any) -> None:
+    async with adapted._execute_mutex:  # noqa: SLF001 - as the adapter's own statements do
+        if adapted._transaction is None:  # noqa: SLF001
+            await adapted._start_transaction()  # noqa: SLF001
 
 
 async def _begin(adapted: Any, driver: Any) -> None:

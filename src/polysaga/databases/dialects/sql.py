@@ -255,6 +255,9 @@ class SqlDialect:
     def forget_transaction(self, adapted: Any) -> None:
         """Let SQLAlchemy's *adapted* connection, and its driver, take note that `seal` has sent COMMIT."""
 
+    def begin(self, adapted: Any) -> None:
+        """Let SQLAlchemy's *adapted* connection begin now, if it would with its next statement only."""
+
     def begun(self, driver: Any) -> bool:
         """Return whether a statement sent to *driver* now would run inside the session's transaction."""
         return True

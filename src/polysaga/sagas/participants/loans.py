@@ -130,14 +130,22 @@ class Loan:
             ) from self.doom
         adapted: Any = connection.connection.dbapi_connection
         if self._transaction is None and self.begins == 0:
-            connection.exec_driver_sql("SELECT 1")  # a step without SQL, on a connection that has not begun
+            connection.begin()  # a step without SQL, on a connection that has not begun
         if self._is_ours(connection):
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
-            connection.exec_driver_sql("SELECT 1")  # a step without SQL: make the adapter begin
+            self._begin(node, adapted)
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
         raise StepMisused("a step ended its transaction by itself; it must end with the step")
+
+    def _begin(self, node: SqlNode, adapted: Any) -> None:
+        """Begin for a step without SQL."""
+        try:
+            node.dialect.begin(adapted)
+        except BaseException:
+            self.drop()  # SQLAlchemy, which has executed nothing, would take it for healthy
+            raise
 
     def _is_noted(self) -> bool:
         """Return whether the connection is still this loan's: one that left the pool has a next user."""
