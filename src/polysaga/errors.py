@@ -42,6 +42,7 @@ Every leaf carries its facts as attributes; the message says what to do.
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 
@@ -335,7 +336,9 @@ class UnknownVersion(FixTheProgram):
 class Refused(PolysagaError):
     """The business says no: raise it (or a subclass) in a step and the saga is undone.
 
-    *facts* are kept in the journal with the message, so a caller who joins later gets the same answer.
+    *facts* are kept in the journal with the message, so a caller who joins later gets the same answer. Attributes
+    that a subclass sets in its constructor are not kept: pass them on as facts.
+
     The subclass's name in kebab-case is its `code`, the stable name seen by clients.
     """
 
@@ -352,6 +355,18 @@ class Refused(PolysagaError):
         if "code" not in cls.__dict__:
             words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", cls.__name__)
             cls.code = "-".join(words).lower()
+
+    if not TYPE_CHECKING:  # else type checkers would let every attribute pass
+
+        def __getattr__(self, name: str) -> object:
+            told = f"'{type(self).__name__}' object has no attribute '{name}'"
+            if self.saga_id is not None and not name.startswith("__"):
+                told += (
+                    "; a caller who joins a saga gets its refusal from the journal, which keeps the message and "
+                    f"the facts: call super().__init__(message, {name}=...) in the constructor, and read "
+                    f"facts['{name}']"
+                )
+            raise AttributeError(told, name=name, obj=self)
 
 
 class RowLocked(Refused):

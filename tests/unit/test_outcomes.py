@@ -68,6 +68,29 @@ def test_a_refusal_comes_back_as_what_it_was_without_calling_its_constructor() -
     assert error.saga_id == ID
 
 
+def test_an_attribute_that_the_journal_does_not_keep_is_told_with_the_remedy() -> None:
+    class NoSeatLeft(Refused):
+        def __init__(self, seats: int) -> None:
+            super().__init__("fewer seats")
+            self.seats = seats
+
+    saga = Saga("sail", input=int, refusals=[NoSeatLeft])
+
+    @saga.step(SqlDatabase("orders"))
+    async def take_seats(db: object, value: int, ctx: object) -> None: ...
+
+    refusal = NoSeatLeft(3)
+    with pytest.raises(AttributeError) as plain:
+        refusal.nonsense  # type: ignore[attr-defined]  # noqa: B018
+    assert str(plain.value) == "'NoSeatLeft' object has no attribute 'nonsense'"
+    reason = Failure(Verdict.REFUSED, "take_seats", refusal).reason()
+    joined = error_of(define(saga), ID, Status.COMPENSATED, reason)
+    assert isinstance(joined, NoSeatLeft)
+    with pytest.raises(AttributeError, match=r"keeps the message and the facts: call .*\(message, seats=\.\.\.\)"):
+        _ = joined.seats
+    assert not hasattr(joined, "__notes__")
+
+
 def test_a_refusal_that_the_saga_does_not_name_keeps_its_code_message_and_facts() -> None:
     error = told(Failure(Verdict.REFUSED, "reserve", Unlisted("not listed", product="tea")))
     assert type(error) is Refused
