@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga import Databases, Scope, SqlDatabase
@@ -23,6 +24,31 @@ pytestmark = LEAVES_BEHIND
 PORT = text("SELECT inet_server_port()")
 VALUE = text("SELECT value FROM notes WHERE id = 1")
 SET = text("UPDATE notes SET value = value + 1 WHERE id = 1")
+
+
+async def _by_statement(db: AsyncSession, question: TextClause) -> Any:
+    return await db.scalar(question)
+
+
+async def _by_connection(db: AsyncSession, question: TextClause) -> Any:
+    return (await (await db.connection()).execute(question)).scalar()
+
+
+async def _by_stream(db: AsyncSession, question: TextClause) -> Any:
+    return (await (await db.stream(question)).one())[0]
+
+
+async def _by_query(db: AsyncSession, question: TextClause) -> Any:
+    return await db.run_sync(lambda session: session.execute(question).scalar())
+
+
+async def _in_a_transaction(db: AsyncSession, question: TextClause) -> Any:
+    async with db.begin():
+        return await db.scalar(question)
+
+
+Look: TypeAlias = Callable[[AsyncSession, TextClause], Awaitable[Any]]
+WAYS_TO_READ: list[Look] = [_by_statement, _by_connection, _by_stream, _by_query, _in_a_transaction]
 
 
 class Two:
@@ -209,6 +235,46 @@ async def test_a_snapshot_sees_one_moment_and_plain_readers_see_each_their_own(t
                 assert ((await db.execute(VALUE)).scalar() == before) is snapshot
 
 
+@pytest.mark.parametrize("has_read", [True, False], ids=["after a read", "unused"])
+@pytest.mark.parametrize("look", WAYS_TO_READ)
+async def test_a_reader_that_was_open_before_a_write_sees_it_however_it_reads(
+    two: Two, postgres_cluster: PostgresCluster, look: Look, *, has_read: bool
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            async with two.orders.reader() as db:
+                if has_read:
+                    assert await look(db, VALUE) == 0
+                await two.write()
+                assert await look(db, VALUE) == 1
+                assert await look(db, VALUE) == 1
+
+
+async def test_a_reader_moves_within_a_transaction_that_its_user_has_begun(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            async with two.orders.reader() as db, db.begin():
+                assert await db.scalar(VALUE) == 0
+                await two.write()
+                assert (await db.scalar(VALUE), await db.scalar(PORT)) == (1, two.primary)
+    assert [node.in_use for node in two.orders.nodes] == [False] * len(two.orders.nodes)
+
+
+async def test_a_snapshot_that_follows_one_which_was_ended_sees_what_was_written_between(
+    two: Two, postgres_cluster: PostgresCluster
+) -> None:
+    async with paused(postgres_cluster):
+        with two.databases.scope():
+            async with two.orders.reader(snapshot=True) as db:
+                async with db.begin():
+                    assert await db.scalar(VALUE) == 0
+                    await two.write()
+                    assert await db.scalar(VALUE) == 0
+                assert await db.scalar(VALUE) == 1
+
+
 async def test_a_job_sees_what_the_request_that_queued_it_wrote(
     two: Two, postgres_cluster: PostgresCluster
 ) -> None:
@@ -254,8 +320,9 @@ async def test_a_replica_that_has_gone_back_in_time_since_it_was_asked_is_not_re
                 assert (await db.execute(text("SELECT count(*) FROM past"))).scalar() == 1
 
 
+@pytest.mark.parametrize("look", [_by_statement, _in_a_transaction])
 async def test_a_reader_whose_only_replica_has_just_died_is_answered_by_the_primary(
-    postgres_cluster: PostgresCluster,
+    postgres_cluster: PostgresCluster, look: Look
 ) -> None:
     (primary, address, _), handle = postgres_cluster.urls("postgres"), SqlDatabase("orders")
     databases = Databases(handle)
@@ -271,7 +338,8 @@ async def test_a_reader_whose_only_replica_has_just_died_is_answered_by_the_prim
         for _ in range(3):
             with databases.scope():
                 async with handle.reader() as db:
-                    assert (await db.execute(PORT)).scalar() == postgres_cluster.primary.port
+                    assert await look(db, PORT) == postgres_cluster.primary.port
+        assert not any(node.in_use for node in handle.nodes)
 
 
 async def test_concurrent_commits_share_the_question_where_the_primary_stands(two: Two) -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from sqlalchemy.exc import PendingRollbackError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import SessionTransactionOrigin
 from sqlalchemy.util import await_only
 
 from polysaga.databases.handles import (
@@ -147,13 +148,16 @@ class _ReadRoute:
         first, self._read = not self._read, True
         return first
 
-    def overtaken(self) -> bool:
-        """Return whether the scope has written since the node was chosen: the node may lack the write."""
+    def overtaken(self, *, connected: bool) -> bool:
+        """Return whether the scope has written since the node was chosen: the node may lack the write.
+
+        A snapshot that is *connected* has begun, and stays what it is.
+        """
         scope = self._scope = self._scope or current()
         if scope is None or scope.commits(self._router.name) == self._commits:
             return False
         asked = self._wish.consistency or scope.consistency or self._router.reads.consistency
-        began = self._wish.snapshot and self._read
+        began = self._wish.snapshot and connected
         return asked == "session" and not began and self.choice.index != self._router.topology.primary
 
     async def move(self) -> Any:
@@ -173,7 +177,14 @@ class _ReadRoute:
 
 
 class _Movable(LentSession):
-    """A session that moves if its node is gone at the first statement, or may lack a write of its scope."""
+    """A session that moves if its node is gone at the first statement, or may lack a write of its scope.
+
+    A transaction that its user has begun (`session.begin()`) is the user's to end: the session moves within it.
+    The connection to the former node stays the transaction's, unused, until its end.
+    """
+
+    def connection(self, *given: Any, **named: Any) -> Any:
+        return self._first(super().connection, given, named)
 
     def execute(self, *given: Any, **named: Any) -> Any:
         return self._first(super().execute, given, named)
@@ -187,16 +198,39 @@ class _Movable(LentSession):
     def _first(self, run: Callable[..., Any], given: Any, named: Any) -> Any:
         self.refuse_if_over()
         reading: _ReadRoute = self.info[_READING]
-        if reading.overtaken():
-            self.commit()  # gives the connection back; there is nothing to commit, and what was read stays usable
+        if reading.overtaken(connected=self._is_connected()):
+            if not self._is_begun():
+                self.commit()  # gives the connection back; nothing is to commit, and what was read stays usable
             self.bind = await_only(reading.move()).sync_engine
         if not reading.reads():
             return run(*given, **named)
         try:
             return run(*given, **named)
         except (StatementError, DatabaseUnavailable) as error:
-            if not reading.blame(error):
+            if not reading.blame(error) or self.in_nested_transaction():
                 raise
-        self.rollback()
+        if self._is_begun():
+            self._part_with_connections()
+        else:
+            self.rollback()
         self.bind = await_only(reading.move()).sync_engine
         return run(*given, **named)
+
+    def _is_begun(self) -> bool:
+        transaction = self.get_transaction()
+        begun = transaction is not None and transaction.origin is not SessionTransactionOrigin.AUTOBEGIN
+        return begun or self.in_nested_transaction()
+
+    def _is_connected(self) -> bool:
+        return bool(self._connections)
+
+    def _part_with_connections(self) -> None:
+        """Give back the broken connection of a transaction that goes on: at its end it could not be ended."""
+        for connection, *_ in set(self._connections.values()):
+            connection.close()
+        self._connections.clear()
+
+    @property
+    def _connections(self) -> dict[Any, Any]:
+        transaction = self.get_transaction()
+        return {} if transaction is None else transaction._connections  # noqa: SLF001
