@@ -58,6 +58,8 @@ class SqlRoutes:
             try:
                 try:
                     yield session
+                    if not lent._is_clean():  # noqa: SLF001 - what is public takes ten times as long
+                        await session.flush()  # which is refused: a change must not be dropped in silence
                 except PendingRollbackError as error:
                     raise_if_lost(lent, router.name, error)
                     raise
