@@ -127,6 +127,21 @@ async def test_options_of_a_replica_count_on_the_replica(postgres_cluster: Postg
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("wanted", "recovering"),
+    [("read-write", False), ("primary", False), ("read-only", True), ("standby", True)],
+)
+async def test_of_several_servers_readers_and_writers_use_the_one_that_the_url_wants(
+    postgres_cluster: PostgresCluster, driver: str, wanted: str, *, recovering: bool
+) -> None:
+    servers = [postgres_cluster.primary, postgres_cluster.replicas[0]]
+    for first, second in (servers, reversed(servers)):
+        hosts = f"host=127.0.0.1:{first.port}&host=127.0.0.1:{second.port}"
+        url = f"postgresql+{driver}://polysaga@/postgres?{hosts}&target_session_attrs={wanted}"
+        assert await asked(url, "SELECT pg_is_in_recovery()") == [[recovering], [recovering]]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
 async def test_modes_of_tls_that_a_server_without_it_can_serve(
     postgres_server: Server, mode: str, driver: str

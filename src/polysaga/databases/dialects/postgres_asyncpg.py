@@ -42,7 +42,7 @@ class PostgresAsyncpg(Postgres):
         }
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = arguments["connect_args"]
+        connect = postgres_options.reader_arguments(arguments["connect_args"])
         server = {**connect["server_settings"], "default_transaction_read_only": "on"}
         return {
             **arguments,

@@ -117,8 +117,10 @@ _ASYNCPG: Mapping[str, Read] = {
     "sslcompression": lambda value: _harmless(value, "0"),
     "keepalives": lambda value: _harmless(value, "1"),
 }
-_DSN = _BOTH.keys() - {"application_name", "fallback_application_name", "options", "client_encoding"}
+_OF_SESSIONS = {"application_name", "fallback_application_name", "options", "client_encoding"}
+_DSN = _BOTH.keys() - _OF_SESSIONS - {"target_session_attrs"}
 _ARGUMENTS = {
+    "target_session_attrs",
     "direct_tls",
     "statement_cache_size",
     "max_cached_statement_lifetime",
@@ -126,6 +128,16 @@ _ARGUMENTS = {
     "prepared_statement_cache_size",
     "command_timeout",
 }
+
+
+# A reader's own session is read-only on every server, so drivers could not choose a server by that.
+_FOR_READERS = {"read-write": "primary", "read-only": "standby"}
+
+
+def reader_arguments(connect: dict[str, Any]) -> dict[str, Any]:
+    """Return *connect*, a driver's arguments, for sessions that only read, on the servers that the URL wants."""
+    role = connect.get("target_session_attrs")
+    return connect if role not in _FOR_READERS else {**connect, "target_session_attrs": _FOR_READERS[role]}
 
 
 def address(url: URL) -> URL:

@@ -50,7 +50,7 @@ class PostgresPsycopg(Postgres):
         }
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = arguments["connect_args"]
+        connect = postgres_options.reader_arguments(arguments["connect_args"])
         options = f"{connect['options']} -c default_transaction_read_only=on"
         return {
             **arguments,
