@@ -171,6 +171,21 @@ def test_several_hosts_in_one_place_are_refused_with_how_to_write_them(scheme: s
         SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{ASYNCPG}://app@h:99999/shop",
+        f"{PSYCOPG}://app@h:0/shop",
+        f"{ASYNCPG}://app@/shop?host=a:5432&host=b:99999",
+        f"{ASYNCPG}://app@/shop?host=a&port=99999",
+        "mysql+asyncmy://app@h:99999/shop",
+    ],
+)
+def test_a_port_that_does_not_exist_is_a_mistake_in_the_url(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"databases\.shop\.url: there is no port (99999|0);"):
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+
+
 def test_a_comma_in_a_password_is_no_list_of_hosts() -> None:
     url = f"{ASYNCPG}://app:p,w@host:none/shop"
     with pytest.raises(ConfigurationError, match="is not a URL"):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
@@ -13,6 +14,7 @@ from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.errors import ConfigurationError
 
+_LAST_PORT = 65535
 # In the order of preference, if several are installed.
 _POSTGRES = ("postgresql+asyncpg", "postgresql+psycopg")
 _SCHEMES = {
@@ -40,6 +42,9 @@ def sql_url(database: str, text: str) -> URL:
             f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
         ) from None
     url = url.set(drivername=_scheme(url.drivername.lower()))
+    wrong = next((port for port in _ports(url) if not 0 < port <= _LAST_PORT), None)
+    if wrong is not None:
+        raise ConfigurationError(f"databases.{database}.url: there is no port {wrong}; give 1 to {_LAST_PORT}")
     if url.drivername not in SQL_DIALECTS:
         raise ConfigurationError(
             f"databases.{database}.url: '{url.drivername}://' is not supported for this handle; {_corrected(url)}"
@@ -55,6 +60,18 @@ def sql_url(database: str, text: str) -> URL:
         raise ConfigurationError(f"databases.{database}.url names no database on the server; write e.g. {named}")
     require_driver(database, url.drivername.partition("+")[2], dialect.extra)
     return url
+
+
+def _ports(url: URL) -> Iterator[int]:
+    """Yield the ports in *url*: in their place, and of hosts in options."""
+    if url.port is not None:
+        yield url.port
+    for name in ("host", "port"):
+        given = url.query.get(name, ())
+        for one in (given,) if isinstance(given, str) else given:
+            last = one.rpartition(":")[2]
+            if last.isdecimal() and (name == "port" or ":" in one):
+                yield int(last)
 
 
 def _scheme(given: str) -> str:
