@@ -171,6 +171,17 @@ def test_several_hosts_in_one_place_are_refused_with_how_to_write_them(scheme: s
         SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
 
 
+@pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG, "mysql+asyncmy", "postgres"])
+@pytest.mark.parametrize("password", ["a@hunter2", "a@hunter2/b", "a/b@hunter2"])
+def test_a_password_that_is_not_encoded_is_not_taken_for_a_host_and_told(scheme: str, password: str) -> None:
+    url = f"{scheme}://app:{password}@h/shop"
+    with pytest.raises(
+        ConfigurationError, match=r"databases\.shop\.url: .* percent-encode .* %40 for '@'"
+    ) as raised:
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+    assert "hunter2" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -13,7 +13,7 @@ from polysaga.databases.dialects.mongo import Mongo
 from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.pools import PoolUse
 from polysaga.databases.positions import ClusterTime
-from polysaga.databases.urls import require_driver, unusable
+from polysaga.databases.urls import NOT_ENCODED, require_driver, unusable
 from polysaga.errors import ConfigurationError, DatabaseUnavailable, SessionOver
 from polysaga.faults import Fault
 from polysaga.limits import limited
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.database import AsyncDatabase
 
 Document = Mapping[str, Any]
-
-_NOT_ENCODED = (
-    "it cannot be read; percent-encode what is special in its user name, password and options, e.g. %2F for '/', "
-    "%3F for '?', %40 for '@'"
-)
 
 DRIVER = "polysaga.databases.pymongo_driver"
 
@@ -107,7 +102,7 @@ class MongoNode:
             )
         authority, path = _parts(url)
         if "@" in path or re.search(r"\s", authority):
-            raise self._unusable(_NOT_ENCODED)
+            raise self._unusable(NOT_ENCODED)
         require_driver(database, "pymongo", Mongo.extra)
         self.driver = load_module(DRIVER)  # our access to PyMongo
         self._check_options(url)
@@ -133,7 +128,7 @@ class MongoNode:
         return "@" in self._url and "@" not in _parts(self._url)[0]
 
     def _refused(self, error: Exception) -> ConfigurationError:
-        return self._unusable(_NOT_ENCODED if self._is_doubtful else masked(str(error)))
+        return self._unusable(NOT_ENCODED if self._is_doubtful else masked(str(error)))
 
     def _unusable(self, why: str) -> ConfigurationError:
         place = "url" if self.role == "primary" else "replicas"

@@ -14,6 +14,10 @@ from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.dialects.postgres_options import SEVERAL_HOSTS
 from polysaga.errors import ConfigurationError
 
+NOT_ENCODED = (
+    "it cannot be read; percent-encode what is special in its user name, password and options, e.g. %2F for '/', "
+    "%3F for '?', %40 for '@'"
+)
 _LAST_PORT = 65535
 # In the order of preference, if several are installed.
 _POSTGRES = ("postgresql+asyncpg", "postgresql+psycopg")
@@ -41,6 +45,9 @@ def sql_url(database: str, text: str) -> URL:
         raise ConfigurationError(
             f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
         ) from None
+    # A password with an '@' ends there; its rest would be named as the host, or as a part of the database.
+    if "@" in (url.host or "") or ("@" in (url.database or "") and not url.drivername.startswith("sqlite")):
+        raise ConfigurationError(f"databases.{database}.url: {NOT_ENCODED}")
     url = url.set(drivername=_scheme(url.drivername.lower()))
     wrong = next((port for port in _ports(url) if not 0 < port <= _LAST_PORT), None)
     if wrong is not None:
