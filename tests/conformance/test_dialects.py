@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from polysaga import Databases
 from polysaga.databases import Fault, SqlDatabase, SqlNode
 from polysaga.databases.dialects import fault_of
-from polysaga.errors import ConfigurationError, DatabaseUnavailable, PoolExhausted, ReadOnlyNode
+from polysaga.errors import ConfigurationError, DatabaseUnavailable, NoPrimary, PoolExhausted, ReadOnlyNode
 from tests.conformance.shops import Shelf, SqlShop, settings
 from tests.conformance.test_participant_health import _gone, backend, kill
 from tests.fixtures.waiting import reached, until
@@ -418,6 +418,29 @@ async def test_a_handle_tells_of_a_write_through_a_reader_in_our_words(sql_shop:
     with pytest.raises(ReadOnlyNode):
         async with handle.reader() as session:
             await session.execute(text(f"INSERT INTO shelves (name, touched) VALUES ('{item}', 0)"))
+
+
+_READ_ONLY_FROM_NOW_ON = {
+    "postgresql": "SET default_transaction_read_only = on",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "sqlite": "PRAGMA query_only = 1",
+}
+
+
+async def test_a_writer_whose_server_only_reads_is_told_to_try_again_on_another_connection(
+    sql_shop: SqlShop, item: str
+) -> None:
+    handle, node = SqlDatabase("shop"), sql_shop.node(connections=1)
+    handle.attach((node,))
+    insert = text(f"INSERT INTO shelves (name, touched) VALUES ('{item}', 0)")
+    async with handle.writer() as session:
+        await session.execute(text(_READ_ONLY_FROM_NOW_ON[node.dialect.name]))
+
+    with pytest.raises(NoPrimary):
+        async with handle.writer() as session:
+            await session.execute(insert)
+    async with handle.writer() as session:  # the name or the proxy leads to the server that writes by now
+        await session.execute(insert)
 
 
 async def test_ids_survive_the_way_through_the_database(sql_shop: SqlShop) -> None:

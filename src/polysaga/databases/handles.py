@@ -29,6 +29,7 @@ from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    NoPrimary,
     PoolExhausted,
     ReadOnlyNode,
     SessionOver,
@@ -179,8 +180,8 @@ class Database(Generic[NodeT, SessionT]):
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
         """Lend a session on the primary; the end of the block commits (SQL).
 
-        Raises `NoPrimary` if the database has replicas and no primary now, and `ConfigurationError` in another
-        event loop than the one that opened the databases.
+        Raises `NoPrimary` if the database has replicas and no primary now, or no replicas and a server that only
+        reads now, and `ConfigurationError` in another event loop than the one that opened the databases.
         """
         if self._routes is not None:
             return self._in_its_loop(self._routes.writer())
@@ -421,7 +422,7 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
         case Fault.DISCONNECTED | Fault.UNREACHABLE:
             return DatabaseUnavailable(node.database, node.name, "the connection was lost")
         case Fault.READ_ONLY:
-            return ReadOnlyNode(node.database, node.name)
+            return ReadOnlyNode(node.database, node.name) if read_only else NoPrimary(node.database)
         case _:
             return None
 

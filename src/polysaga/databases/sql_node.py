@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ExceptionContext, event
+from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
@@ -236,7 +236,7 @@ class SqlNode:
         self._translate_refusals(engine, read_only=read_only)
         self._keep_count(engine)
         self._ask_the_idle(engine)
-        self._replace_the_stale(engine)
+        self._replace_the_stale(engine, read_only=read_only)
         if self.watched:
             self._watch(engine)
         if read_only and self._on_reader is not None:
@@ -390,11 +390,14 @@ class SqlNode:
             if not alive:
                 raise DisconnectionError  # the pool replaces the connection and asks again
 
-    def _replace_the_stale(self, engine: AsyncEngine) -> None:
+    def _replace_the_stale(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "handle_error")
         def look(context: ExceptionContext) -> None:
-            if self.dialect.fault(context.sqlalchemy_exception or context.original_exception) is Fault.STALE_PLAN:
+            fault = self.dialect.fault(context.sqlalchemy_exception or context.original_exception)
+            if fault is Fault.STALE_PLAN:
                 self.retire()  # every connection prepared its statements before the schema changed
+            elif fault is Fault.READ_ONLY and not read_only:
+                _replace_later(context.connection)
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
@@ -427,6 +430,12 @@ class SqlNode:
                 f"({self.settings.lock_timeout:g} s)"
             )
         return DatabaseUnavailable(self.database, self.name, reason)
+
+
+def _replace_later(connection: Connection | None) -> None:
+    """Let *connection* be replaced before it is lent again: its host may stand for another server by now."""
+    if connection is not None and not connection.closed and not connection.invalidated:
+        connection.info["generation"] = None
 
 
 def _cancellations() -> int:

@@ -27,7 +27,7 @@ from polysaga.databases.handles import (
     sql_session,
 )
 from polysaga.databases.sql_node import SqlNode
-from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode
+from polysaga.errors import DatabaseUnavailable, NoPrimary
 from polysaga.faults import Fault
 from polysaga.routing.policy import Choice, RouteReason
 from polysaga.routing.router import Router
@@ -90,9 +90,10 @@ class SqlRoutes:
         try:
             async with sql_session(router.primary, read_only=False) as session:
                 yield session
-        except ReadOnlyNode as error:
+        except NoPrimary as error:
             router.monitor.suspect()
-            raise DatabaseUnavailable(router.name, error.node, "it is not the primary any more") from error
+            name = router.primary.name
+            raise DatabaseUnavailable(router.name, name, "it is not the primary any more") from error
         except DatabaseUnavailable:
             router.monitor.suspect()
             # Perhaps only the reply to COMMIT was lost.

@@ -192,6 +192,8 @@ class SQLite(SqlDialect):
                     adapted.rollback()  # left by a COMMIT that failed
                 adapted.run_async(lambda driver: driver.execute_fetchall(statement))
             except sqlite3.Error as error:
+                if self._code_fault(error) is Fault.READ_ONLY:
+                    connection.invalidate()  # it stays so when the file can be written again
                 raise OperationalError(statement, None, error) from error
             except asyncio.CancelledError:
                 # The thread may still execute BEGIN; a connection with the lock must not be lent again.
