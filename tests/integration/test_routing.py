@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import make_url, text
 
 from devservers import MySQLServer, Replica
+from polysaga.errors import DatabaseUnavailable
 from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged, ReadWaited
+from polysaga.routing.health import states_of
 from tests.fixtures.notes import Browser, Notes, settings_of
 from tests.fixtures.programs import EventT, Recorder
 from tests.fixtures.servers import MariaDBCluster, MySQLCluster, PostgresCluster
@@ -206,6 +208,31 @@ async def test_without_a_primary_reads_go_on_and_writes_are_refused_at_once(
     assert (opened.before, back.before) == (None, back.node)
     assert (await browser.put(1, 3)).status_code == 204
     assert await browser.get(1) == 3
+
+
+@pytest.mark.parametrize("product", ["mariadb_cluster", "mysql_cluster"])
+async def test_a_primary_that_only_reads_from_now_on_is_no_primary_to_anybody(
+    request: pytest.FixtureRequest, product: str
+) -> None:
+    gtid: MariaDBCluster | MySQLCluster = request.getfixturevalue(product)
+    async with Notes().open(settings_of(await asyncio.to_thread(fresh, gtid))) as notes:
+        await asyncio.to_thread(gtid.catch_up)
+        node = notes.handle.primary
+        await node.ping()
+        async with node.writer.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        gtid.primary.run("SET GLOBAL read_only = 1")
+        try:
+            await until(lambda: notes.router.topology.primary is None, "the primary has lost its role")
+            assert await states_of([notes.handle]) == {"notes": "unreachable"}
+            with pytest.raises(DatabaseUnavailable, match="not the primary any more"):
+                async with node.writer.connect():
+                    pass
+        finally:
+            gtid.primary.run("SET GLOBAL read_only = 0")
+        await until(lambda: notes.router.topology.primary == 0, "the primary has its role again")
+        assert await states_of([notes.handle]) == {"notes": "ok"}
+        assert (await notes.browser().put(1, 1)).status_code == 204
 
 
 async def test_writes_resume_on_the_promoted_replica_and_the_old_primary_is_never_believed(

@@ -283,6 +283,8 @@ class Router:
             elif old.failure is not None or old.role is not new.role:
                 self.nodes[index].retire()
                 self.loads[index].breaker.succeeded()
+                if new.role is not NodeRole.PRIMARY and self._leads(index):
+                    self.primary.retire()  # what is lent from now on is asked first, and refused
         if after.primary is not None and after.primary != before.primary:
             if self._leads(after.primary):
                 self.primary.retire()
