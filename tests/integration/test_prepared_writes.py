@@ -328,7 +328,7 @@ async def test_a_step_whose_connection_another_task_uses_is_whole(shop: Shop, at
     # On uvloop the messages have left, and whether the server got them is unknown.
     assert shop.participant.fault(raised.value) is (Fault.DISCONNECTED if at_once else None)
     stragglers[0].cancel()
-    await asyncio.wait(stragglers)
+    await asyncio.gather(*stragglers, return_exceptions=True)
     undone = await shop.participant.undo(entry, None)
     happened = [entry] if undone.state is Mark.DONE else []
     assert not happened or at_once
@@ -345,7 +345,7 @@ async def test_nothing_is_committed_before_a_cancelled_statement_has_ended(shop:
         one = asyncio.create_task(driver.execute("SELECT pg_sleep(60)"))
         await until(shop.sleeps, "the server executes the statement")  # before, it passes over a cancellation
         one.cancel()
-        await asyncio.wait([one])  # the server has not answered yet
+        await asyncio.gather(one, return_exceptions=True)  # the server has not answered yet
 
     with pytest.raises(Exception, match="aborted"):
         await shop.act(cancel_one)

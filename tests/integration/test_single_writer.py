@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
 from polysaga import Databases, Refused, Saga, Sagas, SqlDatabase, StepContext
@@ -283,7 +283,10 @@ async def test_a_session_ends_although_a_task_of_its_own_waits_longer_for_the_wr
                 await leave_and_fail()
             assert not left[0].done()
             other.execute("COMMIT")
-        await within(asyncio.wait(left), "the other task has begun, too late")
+        (outcome,) = await within(
+            asyncio.gather(*left, return_exceptions=True), "the other task has begun, too late"
+        )
+        assert isinstance(outcome, CursorResult | SessionShared | SQLAlchemyError), outcome
         async with orders.writer() as db:
             await within(db.execute(text("SELECT 1")), "the writer is free", patience=10.0)
 

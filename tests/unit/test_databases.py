@@ -74,6 +74,7 @@ async def test_an_error_inside_the_block_closes_them_too(tmp_path: Path) -> None
     assert program.closed()
 
 
+@pytest.mark.usefixtures("threads_ended")
 async def test_a_replica_that_does_not_answer_is_left_out_and_announced(tmp_path: Path) -> None:
     program = Program()
     replicas = [url_of(tmp_path / "orders"), url_of(tmp_path / "missing" / "orders")]
@@ -84,6 +85,7 @@ async def test_a_replica_that_does_not_answer_is_left_out_and_announced(tmp_path
     assert (unreachable.database, unreachable.node) == ("orders", replicas[1])
 
 
+@pytest.mark.usefixtures("threads_ended")
 @pytest.mark.parametrize("replicas", [0, 2])
 async def test_an_emit_that_raises_does_not_keep_databases_closed(tmp_path: Path, replicas: int) -> None:
     program = Program()
@@ -101,6 +103,7 @@ async def test_an_emit_that_raises_does_not_keep_databases_closed(tmp_path: Path
     assert {event.subscriber for event in program.heard if isinstance(event, SubscriberFailed)} == {"broken"}
 
 
+@pytest.mark.usefixtures("threads_ended")
 async def test_a_primary_that_does_not_answer_is_an_error_that_names_it(tmp_path: Path) -> None:
     program = Program()
     missing = url_of(tmp_path / "missing" / "points")
@@ -110,6 +113,7 @@ async def test_a_primary_that_does_not_answer_is_an_error_that_names_it(tmp_path
     assert (failure.value.database, failure.value.node) == ("points", missing)
 
 
+@pytest.mark.usefixtures("threads_ended")
 async def test_when_one_primary_does_not_answer_no_handle_stays_open(tmp_path: Path) -> None:
     program = Program()
     with pytest.raises(DatabaseUnavailable):
