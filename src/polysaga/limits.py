@@ -75,13 +75,14 @@ def leave_behind(task: "asyncio.Future[Any]") -> None:
     task.add_done_callback(_forget)
 
 
-def leave_cancelled_behind() -> None:
+def leave_cancelled_behind(*, but: "asyncio.Task[Any] | None" = None) -> None:
     """Abandon all tasks of this loop that were cancelled and still run, the drivers' own tasks included.
 
-    For the end of a process, when some work has been abandoned already.
+    For the end of a process, when some work has been abandoned already. *but* is the task that ends it, which may
+    have been cancelled, too.
     """
     for task in asyncio.all_tasks():
-        if task.cancelling() and task is not asyncio.current_task():
+        if task.cancelling() and task is not but and task is not asyncio.current_task():
             leave_behind(task)
 
 

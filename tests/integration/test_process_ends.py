@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -27,6 +28,7 @@ from polysaga.errors import Busy, DeadlineExceeded, OutcomePending, Refused
 from polysaga.events import SagaDecided, SagaFinished, StepDone, StepFailed
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.driving.progress import Asked
+from polysaga.sagas.operations.repairs import Repairs
 from polysaga.testing import settled
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
@@ -185,6 +187,57 @@ async def test_a_step_may_start_another_saga_while_its_process_closes(urls: Urls
     async with staying.open(lease=1.0):
         for saga_id in (handle.id, id_from_key("place-order", "follow-up")):
             assert (await settled(staying.sagas, saga_id, within=60)).status == "completed"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_close_that_is_cancelled_hands_its_sagas_over_all_the_same(urls: Urls, times: int) -> None:
+    """They went on without their databases, and no other process got them before their lease was over."""
+    leaving, staying, gate = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
+    leaving.on("credit_points", gate)
+    async with leaving.connected(), staying.open(lease=1.0):
+        opened = leaving.sagas.open(SagaSettings(lease=3600.0, drain=3600.0))
+        await opened.__aenter__()
+        handle = await leaving.sagas.start(leaving.saga, Order())
+        caller = asyncio.ensure_future(handle.result())
+        await gate.reached()
+        runner, driving = leaving.runner, list(leaving.runner.tasks)
+        closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+        for _ in range(times):
+            await asyncio.sleep(0)
+            closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(closing, "the process has ended")
+        if times == 1:
+            assert all(task.done() for task in driving)
+        await until(lambda: not runner.executions, "no saga goes on here")
+        with pytest.raises(OutcomePending):
+            await within(caller, "the caller has an answer")
+        assert (await settled(staying.sagas, handle.id, within=30)).status == "completed"
+
+
+async def test_no_worker_goes_on_after_a_close_that_is_cancelled_while_a_batch_ends(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, begun, woken = Program(urls, PLACE_ORDER), asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> None:
+        begun.set()
+        await stubborn(woken)
+
+    monkeypatch.setattr(Repairs, "carry_out", hang)
+    async with leaving.connected():
+        before = asyncio.all_tasks()
+        opened = leaving.sagas.open(SagaSettings(lease=3600.0))
+        await opened.__aenter__()
+        leaving.sagas.begin_batch("retry", [uuid4()], by="ada", why="the shelf is full again")
+        await reached(begun, "the batch is under way")
+        closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(closing, "the process has ended")
+        woken.set()
+        await until(lambda: asyncio.all_tasks() <= before, "nothing goes on")
 
 
 async def test_a_saga_that_waits_for_its_next_attempt_holds_up_no_end(urls: Urls) -> None:

@@ -128,11 +128,13 @@ class Sagas:
     ) -> AsyncIterator["Sagas"]:
         """Begin to drive sagas, also those that other processes left behind; drain at the end of the block.
 
-        The end takes at most `sagas.drain` plus three seconds, whatever drivers and steps do. Meanwhile starts
-        are refused with `Busy`, unless they are part of a transaction, such as that of a step. The databases must
-        be open; *settings* replace those for sagas that they were opened with. *tracing* follows the sagas as
-        traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger table is missing,
-        or has lost its primary key.
+        The end takes at most `sagas.drain`, or one second, plus three seconds, whatever drivers and steps do.
+        Meanwhile starts are refused with `Busy`, unless they are part of a transaction, such as that of a step. If
+        the task that closes is cancelled, sagas get no more time to end; they are handed over all the same.
+
+        The databases must be open; *settings* replace those for sagas that they were opened with. *tracing*
+        follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger
+        table is missing, or has lost its primary key.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
@@ -153,10 +155,8 @@ class Sagas:
         finally:
             runner.wind_down()
             try:
-                await self._batches.close()
-                await runner.drain(
-                    rounds
-                )  # steps that are under way may still start other sagas with their commit
+                # Steps that are under way may still start other sagas with their commit.
+                await runner.drain([*rounds, *self._batches.tasks])
             finally:
                 self._runner = self._enlisting = self._pulse = None
 

@@ -14,7 +14,6 @@ from uuid import UUID
 
 from polysaga.clock import Clock
 from polysaga.errors import PolysagaError
-from polysaga.limits import GRACE, ended
 from polysaga.sagas.definition.identity import id_from_time
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter
@@ -108,12 +107,10 @@ class Batches:
         batch.stopped_by = batch.stopped_by or by
         return True
 
-    async def close(self) -> None:
-        """Stop: what is not repaired yet stays as it is."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await ended(self._tasks, GRACE)
+    @property
+    def tasks(self) -> Collection["asyncio.Task[None]"]:
+        """The tasks of the batches under way; what one that is cancelled has not repaired stays as it is."""
+        return self._tasks
 
     async def _run(self, batch: _Batch) -> None:
         order = replace(batch.order, batch=batch.id, batch_size=len(batch.ids))

@@ -23,7 +23,7 @@ from polysaga.errors import (
     TryAgain,
 )
 from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
-from polysaga.limits import GRACE, ended, leave_cancelled_behind, limited
+from polysaga.limits import GRACE, ended, going_on, leave_cancelled_behind, limited
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import id_from_key, id_from_time
 from polysaga.sagas.definition.payloads import digest, encode, is_same
@@ -217,14 +217,21 @@ class LocalRunner:
     async def drain(self, rounds: "Collection[asyncio.Task[Any]]" = ()) -> None:
         """End *rounds*, which bring in sagas, and let the sagas in flight end until `sagas.drain` is over.
 
-        It is over at once for sagas that only wait for a next attempt. Then stop them and hand back their claims.
-        Takes at most three seconds more.
+        It is over at once for sagas that only wait for a next attempt, and for all if this call is cancelled. Then
+        stop them and hand back their claims. Takes at most three seconds more, and one for the rounds.
         """
         self.wind_down()
-        resting = asyncio.ensure_future(ended(rounds, GRACE))
-        await self._let_end()
+        resting = going_on(ended(rounds, GRACE))
+        try:
+            await self._let_end()
+            await asyncio.shield(resting)
+            await self._let_end()  # what the rounds have brought in, and what has begun meanwhile
+        finally:
+            # A task that is cancelled again and again does not wait for it, and nothing goes on for all that.
+            await asyncio.shield(going_on(self._stop(resting, asyncio.current_task())))
+
+    async def _stop(self, resting: "asyncio.Future[Any]", closer: "asyncio.Task[Any] | None") -> None:
         await resting
-        await self._let_end()  # what the rounds have brought in, and what has begun meanwhile
         self._closing.drained = True
         unfinished = dict(self._tasks)  # including sagas that the rounds have just claimed
         self._end_all_waiting()
@@ -232,7 +239,7 @@ class LocalRunner:
         if stuck:
             told = f"{len(stuck)} sagas go on although they were cancelled; what they still do changes nothing"
             self.engine.emit(WorkerFailed(told))
-            leave_cancelled_behind()
+            leave_cancelled_behind(but=closer)
         await self._hand_back([execution.progress.claim for execution in unfinished if execution.holds_claim])
         await asyncio.gather(
             limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
