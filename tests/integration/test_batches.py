@@ -7,15 +7,15 @@ from uuid import UUID, uuid4
 import pytest
 
 from polysaga import Status
-from polysaga.errors import ConfigurationError, PayloadError
+from polysaga.errors import Busy, ConfigurationError, PayloadError
 from polysaga.sagas import BatchProgress, SagaFilter
 from polysaga.sagas.journal import figures
 from polysaga.sagas.operations import batches
 from polysaga.sagas.operations.repairs import Repairs
-from tests.fixtures.programs import PLACE_ORDER, Program, Urls
+from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls
 from tests.fixtures.repairs import HeldRepairs
 from tests.fixtures.setups import urls as urls
-from tests.fixtures.waiting import reached, until
+from tests.fixtures.waiting import reached, until, within
 from tests.integration.test_repairs import ME, parked, stuck_going_back
 
 
@@ -130,6 +130,22 @@ async def test_a_batch_ends_with_its_process_and_leaves_the_rest_as_it_was(
         assert told is not None
         assert (told.done, told.problem) == (0, "this process ends")
         assert (await program.sagas.get(saga_id)).status is Status.NEEDS_ATTENTION
+
+
+async def test_no_batch_begins_while_the_sagas_are_closing(urls: Urls) -> None:
+    """Nothing would have stopped it: it went on when the databases were closed."""
+    program, gate = Program(urls, PLACE_ORDER), Gate()
+    program.on("credit_points", gate)
+    opened = program.open(drain=30.0)
+    await opened.__aenter__()
+    await program.sagas.start(program.saga, Order())
+    await gate.reached()
+    closing = asyncio.ensure_future(opened.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy, match="closing"):
+        program.sagas.begin_batch("retry", [uuid4()], **ME)
+    gate.open()
+    await within(closing, "the process has ended")
 
 
 async def test_a_batch_that_a_person_stops_leaves_the_rest_as_it_was(

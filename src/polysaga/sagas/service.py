@@ -15,7 +15,7 @@ from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
 from polysaga.databases.handles import WITH_THE_APPLICATION
 from polysaga.databases.single_writer import refuse_if_held
-from polysaga.errors import ConfigurationError, DefinitionError, UnknownSaga
+from polysaga.errors import Busy, ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, Events, ignore
 from polysaga.sagas.definition.definition import Definition, define
 from polysaga.sagas.definition.identity import as_id
@@ -153,7 +153,7 @@ class Sagas:
         try:
             yield self
         finally:
-            runner.wind_down()
+            runner.wind_down()  # before the batches are listed: no other begins from now on
             try:
                 # Steps that are under way may still start other sagas with their commit.
                 await runner.drain([*rounds, *self._batches.tasks])
@@ -314,9 +314,11 @@ class Sagas:
 
         Returns the id of the batch, for `batch`. Each repair is one of its own, as by the method named *action*.
         Closing the sagas stops the batch; the sagas that it has not come to stay as they were. Raises
-        `PayloadError` for an *action* or *outcome* that does not exist.
+        `PayloadError` for an *action* or *outcome* that does not exist, and `Busy` while the sagas are closing.
         """
         self._engine_at_hand()
+        if self._runner is not None and self._runner.closing:
+            raise Busy(0, 0.0)
         what = action_of(action)
         declares = what is RepairAction.RESOLVE or outcome is not None
         order = RepairOrder(
