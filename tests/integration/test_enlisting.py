@@ -109,6 +109,11 @@ async def completed(program: Program, saga_id: UUID) -> None:
     assert finished.status == "completed"
 
 
+def starts(program: Program, saga_id: UUID) -> int:
+    """Return how often the start of the saga was announced."""
+    return sum(event.saga_id == saga_id for event in program.recorder.of(SagaStarted))
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_start_is_nothing_before_the_commit_and_a_saga_after_it(urls: Urls, place: str) -> None:
     async with Program(urls, PLACE_ORDER).open(lease=2.0) as program:
@@ -174,6 +179,47 @@ async def test_a_savepoint_that_is_rolled_back_takes_the_start_with_it(urls: Url
         await completed(program, kept.id)
         with pytest.raises(NotStarted, match="rolled back"):
             await gone.result(5)
+        assert starts(program, gone.id) == 0
+
+
+@pytest.mark.parametrize("how", ["of the session", "of the connection", "around a released one"])
+async def test_a_start_that_a_savepoint_has_undone_is_announced_only_if_it_is_repeated(
+    urls: Urls, how: str
+) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as program:
+        async with transaction(program, "orders") as db:
+            outer = await db.connection() if how == "of the connection" else db
+            with contextlib.suppress(RolledBack):
+                async with outer.begin_nested():
+                    inner = db.begin_nested() if how == "around a released one" else contextlib.nullcontext()
+                    async with inner:
+                        gone = await program.sagas.start(program.saga, Order(), key="k-1", tx=db)
+                        other = await program.sagas.start(program.saga, Order(), tx=db)
+                    raise RolledBack
+            for handle in (gone, other):
+                with pytest.raises(NotStarted, match="rolled back"):
+                    await handle.result(5)  # a look at the journal would wait for this transaction
+            again = await program.sagas.start(program.saga, Order(), key="k-1", tx=db)
+            assert not again.joined
+        await completed(program, again.id)
+        assert (starts(program, gone.id), starts(program, other.id)) == (1, 0)
+
+
+async def test_a_session_within_a_transaction_of_another_one_starts_nothing_by_its_commit(urls: Urls) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as program:
+        for fails in (True, False):
+            with contextlib.suppress(RolledBack):
+                async with transaction(program, "orders") as db:
+                    async with AsyncSession(await db.connection()) as within_it:
+                        handle = await program.sagas.start(program.saga, Order(), tx=within_it)
+                        await within_it.commit()
+                    with pytest.raises(NotStarted, match="not committed yet"):
+                        await handle.result(5)
+                    if fails:
+                        raise RolledBack
+            assert starts(program, handle.id) == 0
+        program.runner.due.set()
+        await completed(program, handle.id)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -428,6 +474,7 @@ class Shop:
         self.stock, self.books = SqlDatabase("stock"), SqlDatabase("books")
         deliver, order = Saga("deliver", input=int), Saga("order", input=int)
         self.recorder, self.lent, self.fails = Recorder(), list[AsyncConnection](), False
+        self.own_session = False  # that the step makes on its connection
         self.handles: list[SagaHandle[None]] = []
 
         @deliver.step(self.stock, kind="pivot")
@@ -436,7 +483,12 @@ class Shop:
         @order.step(self.stock, kind="pivot")
         async def take(db: AsyncConnection, number: int, ctx: StepContext) -> None:
             self.lent.append(db)
-            self.handles = [await self.sagas.start(deliver, number, key="child", tx=db) for _ in range(2)]
+            # Else a session of the step's own would begin the transaction, and it may not commit it.
+            await db.exec_driver_sql("SELECT 1")
+            tx = AsyncSession(db) if self.own_session else db
+            self.handles = [await self.sagas.start(deliver, number, key="child", tx=tx) for _ in range(2)]
+            if isinstance(tx, AsyncSession):
+                await tx.commit()
             with pytest.raises(NotStarted, match="not committed yet"):
                 await self.handles[1].result(5)
             if self.fails:
@@ -454,7 +506,9 @@ class Shop:
                 yield self.sagas
 
 
-async def test_a_step_on_a_connection_starts_a_saga_with_its_own_commit(shop: Shop) -> None:
+@pytest.mark.parametrize("own_session", [False, True])
+async def test_a_step_on_a_connection_starts_a_saga_with_its_own_commit(shop: Shop, own_session: bool) -> None:
+    shop.own_session = own_session
     async with shop.open() as sagas:
         await sagas.run(shop.order, 1, timeout=30)
         first, twice = shop.handles

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import event
+from sqlalchemy import Connection, RootTransaction, event
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -24,11 +24,13 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from polysaga.databases import MongoSession
 from polysaga.databases.dialects.sending import sender
+from polysaga.databases.dialects.sql import LOAN
 from polysaga.databases.sql_node import BOUND_TO
 from polysaga.errors import Busy, DatabaseUnavailable, NotEnlisted, NotStarted, OutcomePending
 from polysaga.events import SagaStarted
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.participants.lending import StepConnection
+from polysaga.sagas.participants.loans import Loan
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of, waiting_of
 from polysaga.sagas.participants.reading import explaining
@@ -50,12 +52,19 @@ class Fate:
 
     saga_id: UUID
     committed: Callable[[], None]
-    open: bool = True
+    transaction: RootTransaction
+    undone: bool = False  # with a savepoint
+    is_told: bool = False  # that the transaction is over
+
+    @property
+    def open(self) -> bool:
+        """Whether the transaction is under way."""
+        return not self.is_told and self.transaction.is_active
 
     def __call__(self, committed: bool) -> None:  # noqa: FBT001 - a loan calls it
         """Note that the transaction is over."""
-        self.open = False
-        if committed:
+        self.is_told = True
+        if committed and not self.undone:
             self.committed()
 
 
@@ -79,10 +88,11 @@ class Enlisting:
         saga_id = birth.claim.saga_id
         database = await self._database_of(tx)
         outbox = self.outboxes.get(database)
+        connection = None if isinstance(tx, MongoSession) else await _connection_of(tx)
         found: Birth | Row
         if outbox is None:
-            assert not isinstance(tx, MongoSession), "the journal is in an SQL database"
-            send = sender(await _connection_of(tx))
+            assert connection is not None, "the journal is in an SQL database"
+            send = sender(connection)
             new, hashed = await self._engine.journal.enlist(send, birth)
             stored = (
                 birth.input if hashed == birth.input_hash else await self._engine.journal.input_of(send, saga_id)
@@ -98,11 +108,14 @@ class Enlisting:
         check_same(definition, birth, found)
         fate = None
         if not isinstance(tx, MongoSession):
-            fates = _fates_of(tx)
+            assert connection is not None
+            assert connection.sync_connection is not None
+            fates = _fates_of(tx, connection.sync_connection)
             # One that was joined here may have been started here as well.
-            fate = next((one for one in fates if isinstance(one, Fate) and one.saga_id == saga_id), None)
+            ours = (one for one in fates if isinstance(one, Fate) and one.saga_id == saga_id and not one.undone)
+            fate = next(ours, None)
             if new:
-                fate = Fate(saga_id, lambda: self._committed(birth, outbox))
+                fate = _fate(connection.sync_connection, saga_id, lambda: self._committed(birth, outbox))
                 fates.append(fate)
 
         async def wait() -> Any:
@@ -131,7 +144,7 @@ class Enlisting:
         saga_id = birth.claim.saga_id
         for pause in pauses():
             if fate is not None and fate.open:
-                raise NotStarted(saga_id, birth.name, _OPEN)
+                raise NotStarted(saga_id, birth.name, _GONE if fate.undone else _OPEN)
             live = self._runner.executions.get(saga_id)
             found: Birth | Row | None = None if live is None else live.progress.birth
             # First the outbox: a start that is in neither of them now was never committed. A MongoDB session in a
@@ -223,12 +236,16 @@ def _in_transaction(tx: Transaction) -> bool:
     return isinstance(tx, MongoSession) and bool(tx.client_session.in_transaction)
 
 
-def _fates_of(tx: AsyncSession | StepConnection) -> list[Callable[[bool], None]]:
+def _fates_of(
+    tx: AsyncSession | StepConnection, connection: Connection
+) -> list[Fate] | list[Callable[[bool], None]]:
     """Return what is called when the transaction of *tx* has ended; the fates of its starts are in it."""
-    if isinstance(tx, StepConnection):
-        return tx.loan.ends
+    loan: Loan | None = connection.info.get(LOAN)
+    if loan is not None:
+        return loan.ends  # also of a session that the step itself has made on its connection
+    assert isinstance(tx, AsyncSession)
     session: Session = tx.sync_session
-    fates: list[Callable[[bool], None]] | None = session.info.get(_FATES)
+    fates: list[Fate] | None = session.info.get(_FATES)
     if fates is None:
         fates = session.info[_FATES] = []
         event.listen(session, "after_commit", _after_commit)
@@ -247,6 +264,26 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
 
 
 def _tell_end(session: Session, *, committed: bool) -> None:
-    for told in session.info[_FATES]:
-        told(committed)
-    session.info[_FATES].clear()
+    fates: list[Fate] = session.info[_FATES]
+    for fate in fates:
+        if not fate.transaction.is_active:  # else the session only takes part in a transaction of its connection
+            fate(committed=committed)
+    fates.clear()
+
+
+def _fate(connection: Connection, saga_id: UUID, committed: Callable[[], None]) -> Fate:
+    """Return the fate of a start on *connection*, undone with any savepoint that is open now."""
+    transaction = connection.get_transaction()
+    assert transaction is not None
+    fate = Fate(saga_id, committed, transaction)
+    names, nested = set[str](), connection.get_nested_transaction()
+    while nested is not None:
+        names.add(nested._savepoint)  # noqa: SLF001 - all that the event tells of the savepoint is its name
+        nested = nested._previous_nested  # noqa: SLF001
+    if names:
+
+        @event.listens_for(connection, "rollback_savepoint")
+        def rolled_back(_: Connection, name: str, context: None) -> None:
+            fate.undone = fate.undone or name in names
+
+    return fate
