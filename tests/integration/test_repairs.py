@@ -203,6 +203,38 @@ async def test_a_late_run_of_a_skipped_step_changes_nothing(urls: Urls) -> None:
         assert await slow.effects(handle.id) == {step: 1 for step in EVERYTHING if step != "record_event"}
 
 
+async def test_a_step_that_happens_while_a_person_skips_it_keeps_its_result_and_the_person_is_told(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit trail said that the person's result stands."""
+    slow, other, gate = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER), Gate()
+    slow.on("record_event", gate)
+    other.steps["record_event"].retry = QUICK
+    other.on("record_event", stumble)
+    async with other.open(lease=QUICK_LEASE), slow.open(lease=3600.0):
+        handle = await slow.sagas.start(slow.saga, Order())
+        await gate.reached()
+        await make_due(slow, handle.id)
+        await other.recorder.wait_for(StepFailed)
+        await at_rest(other)
+        journal = other.runner.engine.journal
+        claim = journal.take_for_person
+
+        async def land_first(*given: Any) -> bool:
+            gate.open()
+            await at_rest(slow)
+            return await claim(*given)
+
+        monkeypatch.setattr(journal, "take_for_person", land_first)
+        with pytest.raises(WrongStatus, match="step 'record_event' has another outcome meanwhile"):
+            await other.sagas.skip(handle.id, "record_event", {"step": "by hand", "attempt": 0}, **ME)
+
+        assert (await other.sagas.get(handle.id)).audit == ()
+        await other.sagas.retry(handle.id, **ME)
+        assert (await finished(other, handle.id)).status is Status.COMPLETED
+        assert await slow.effects(handle.id) == EVERYTHING
+
+
 @pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT], ids=["pivot in the journal", "pivot in a ledger"])
 async def test_a_person_undoes_a_running_saga_and_its_caller_is_told_so(urls: Urls, shape: Any) -> None:
     async with Program(urls, shape).open(lease=QUICK_LEASE) as program:

@@ -223,7 +223,7 @@ class SagaRepair:
             raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
     async def _record_done_by_hand(self, step: AnyStep, epoch: int) -> None:
-        """Write the ledger row that *step* is done, with the person's result, unless there is one."""
+        """Write the ledger row that *step* is done, with the person's result; raise if there is another one."""
         participant, entry, text = (
             self._participant(step),
             self._entry(step, epoch),
@@ -233,18 +233,20 @@ class SagaRepair:
         async def work(session: object) -> str:
             return text
 
-        async def act() -> None:
+        async def act() -> LedgerRow | None:
             found = await participant.look(entry.saga_id, [step.name])
             if step.name in found:
-                return
+                return found[step.name]
             try:
-                await participant.act(entry, work)
+                return LedgerRow(Mark.DONE, await participant.act(entry, work))
             except Exception as error:  # border: what a driver raises has no common class
                 if participant.fault(error) is Fault.DUPLICATE_KEY:
-                    return  # a late run of the step was faster; its own result stands
+                    return (await participant.look(entry.saga_id, [step.name])).get(step.name)
                 raise
 
-        await self._at(step, act)
+        if await self._at(step, act) != LedgerRow(Mark.DONE, text):
+            # A late run of the step, or another person, was faster: the audit trail would name a wrong result.
+            raise self._wrong(f"step '{step.name}' has another outcome meanwhile; look at the saga again")
 
     async def _record_undone_by_hand(self, step: AnyStep, claim: Claim) -> None:
         """Write the ledger row that *step* is undone or never happens; do not run its compensation."""
