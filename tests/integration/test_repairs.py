@@ -20,7 +20,7 @@ from polysaga.errors import (
     UnknownSaga,
     WrongStatus,
 )
-from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepFailed
+from polysaga.events import SagaClaimed, SagaFinished, SagaParked, SagaRepaired, StepDone, StepFailed
 from polysaga.sagas import Parking, Reason, SagaFilter, SagaState
 from polysaga.sagas.journal import queries
 from polysaga.sagas.operations.repair import SagaRepair
@@ -233,6 +233,53 @@ async def test_a_step_that_happens_while_a_person_skips_it_keeps_its_result_and_
         await other.sagas.retry(handle.id, **ME)
         assert (await finished(other, handle.id)).status is Status.COMPLETED
         assert await slow.effects(handle.id) == EVERYTHING
+
+
+async def parked_while_running(program: Program, step: str) -> UUID:
+    """Park a saga whose *step* is still to be done, as after many processes that ended in it."""
+    gate = Gate()
+    program.on(step, gate)
+    handle = await program.sagas.start(program.saga, Order())
+    await gate.reached()
+    runner = program.runner
+    await program.recorder.wait_for(StepDone, lambda event: event.step == "reserve_stock")
+    row = await runner.engine.journal.load(handle.id)
+    assert row is not None
+    error = Reason(kind="failed", message="x", parked=Parking(status=Status.RUNNING, message="y"))
+    assert await runner.engine.journal.park(row.claim, Status.RUNNING, error, [])
+    runner.abandon(runner.executions[handle.id])
+    await at_rest(program)
+    del program.hooks[step]
+    return handle.id
+
+
+@pytest.mark.parametrize("going", ["forward", "back"])
+async def test_a_skip_that_was_broken_off_before_the_journal_can_be_repeated(
+    urls: Urls, going: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step had its record already, so it was refused, and the audit trail never had who said so."""
+    back = going == "back"
+    async with (stuck_going_back(urls) if back else Program(urls, PLACE_ORDER)).open(lease=QUICK_LEASE) as program:
+        saga_id = await parked(program) if back else await parked_while_running(program, "credit_points")
+        step, result = ("reserve_stock", None) if back else ("credit_points", {"step": "x", "attempt": 0})
+
+        async def die(*_: Any, **__: Any) -> bool:
+            raise ZeroDivisionError("the program ends")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(program.runner.engine.journal, "repair", die)
+            with pytest.raises(ZeroDivisionError):
+                await program.sagas.skip(saga_id, step, result, **ME)
+        assert (await program.sagas.get(saga_id)).status is Status.NEEDS_ATTENTION
+        if not back:
+            with pytest.raises(WrongStatus, match="done already"):
+                await program.sagas.skip(saga_id, step, {"step": "another", "attempt": 0}, **ME)
+
+        await program.sagas.skip(saga_id, step, result, **ME)
+
+        state = await finished(program, saga_id)
+        assert state.status is (Status.COMPENSATED if back else Status.COMPLETED)
+        assert [line.action for line in state.audit] == ["skip"]
 
 
 @pytest.mark.parametrize("shape", [PLACE_ORDER, LEDGER_PIVOT], ids=["pivot in the journal", "pivot in a ledger"])

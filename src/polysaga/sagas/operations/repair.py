@@ -34,7 +34,7 @@ from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.reasons import Reason, Resolution
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction
-from polysaga.sagas.protocol.rows import Claim, LedgerRow, Row
+from polysaga.sagas.protocol.rows import NOBODY, Claim, LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.sagas.protocol.verdicts import Verdict
 from polysaga.texts import said
@@ -146,13 +146,14 @@ class SagaRepair:
                 raise self._wrong(f"step '{step.name}' is never undone")
             # A call whose record is blocked may have happened all the same.
             blocked = Mark.COMPENSATED if step.database is None else Mark.BLOCKED
-            gone = found is not None and found.state in {Mark.COMPENSATED, blocked}
+            gone = found is not None and found.state in {Mark.COMPENSATED, blocked} and not self._is_repeated
             if gone or step.name in self._reason.undone_by_hand:
                 raise self._wrong(f"step '{step.name}' is undone already")
             return
-        if step.name == self._fused or (found is not None and found.state is Mark.DONE):
+        done = step.name == self._fused or (found is not None and found.state is Mark.DONE)
+        if done and not (self._is_repeated and found == LedgerRow(Mark.DONE, self._text())):
             raise self._wrong(f"step '{step.name}' is done already")
-        if found is not None:
+        if found is not None and not done:
             remedy = "resolve it as completed" if self._going is Status.COMPLETING else "compensate the saga"
             raise self._wrong(f"step '{step.name}' is undone already; {remedy}")
         self._text()
@@ -317,6 +318,11 @@ class SagaRepair:
         except ValidationError as error:
             raise PayloadError(f"{what} is not what the step returns: {said(error)}") from error
         return encode(step.result, value, what=what, limit=self._engine.settings.payload_limit)
+
+    @property
+    def _is_repeated(self) -> bool:
+        """Whether a repair of the parked saga has claimed it, and was broken off before it changed the journal."""
+        return self._row.status is Status.NEEDS_ATTENTION and self._row.claim.owner != NOBODY
 
     @property
     def _definition(self) -> Definition:
