@@ -1,5 +1,6 @@
 """What the tests of users can ask about routing, without a replica."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from devservers import Server
 from polysaga import Databases, SqlDatabase
 from polysaga.config import parse_settings
-from polysaga.errors import SessionOver, WriteOnReader
+from polysaga.errors import DatabaseUnavailable, SessionOver, WriteOnReader
 from polysaga.testing import assert_routed, simulated_lag
 from tests.fixtures.tiers import Uses
+from tests.fixtures.waiting import until, within
 
 ORDERS = table("orders", column("id"))
 KINDS = [Uses("sqlite"), Uses("postgres", ("postgres_server",)), Uses("mariadb", ("mariadb_server",))]
@@ -57,7 +59,20 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if not kind.fixtures:
         yield f"sqlite+aiosqlite:///{tmp_path}/orders.db"
         return
-    server: Server = request.getfixturevalue(kind.fixtures[0])
+    yield from _database(request.getfixturevalue(kind.fixtures[0]))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    yield from _database(postgres_server)
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: Server) -> Iterator[str]:
+    yield from _database(mariadb_server)
+
+
+def _database(server: Server) -> Iterator[str]:
     name = f"test_lag_{uuid.uuid4().hex[:12]}"
     server.create_database(name)
     yield server.url(name)
@@ -117,6 +132,69 @@ async def test_no_end_of_a_reader_ends_the_lag(url: str) -> None:
                 await db.execute(text("SELECT id FROM no_such_table"))
         async with orders.reader() as db:
             assert await ids(db) == [1]
+
+
+async def test_a_statement_that_fails_harms_no_reader_beside_it(url: str) -> None:
+    async with lagging(url) as orders, orders.reader() as one, orders.reader() as other:
+        assert await ids(one) == [1]
+        with pytest.raises(DBAPIError):
+            await other.execute(text("SELECT id FROM no_such_table"))
+        assert await ids(one) == [1]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_reader_that_is_behind_streams_beside_others(postgres_url: str, driver: str) -> None:
+    async with lagging(postgres_url.replace("+asyncpg", f"+{driver}")) as orders, orders.reader() as db:
+        numbers = await db.stream(text("SELECT generate_series(1, 500)"), execution_options={"yield_per": 10})
+        assert await numbers.fetchone() is not None
+        assert await within(asyncio.gather(*[_read(orders) for _ in range(8)]), "all have read") == [[1]] * 8
+        assert len([row async for row in numbers]) == 499
+
+
+async def test_a_reader_that_is_cancelled_ends_the_lag_of_no_other_on_postgresql(postgres_url: str) -> None:
+    async with lagging(postgres_url) as orders:
+        await _cancel_within(
+            orders, "SELECT pg_sleep(60)", "SELECT count(*) FROM pg_stat_activity WHERE query = :statement"
+        )
+        assert await _read(orders) == [1]
+
+
+async def test_a_reader_that_is_cancelled_ends_the_lag_of_mariadb_and_says_so(mariadb_url: str) -> None:
+    async with lagging(mariadb_url) as orders:
+        running = "SELECT count(*) FROM information_schema.processlist WHERE info = :statement"
+        await _cancel_within(orders, "SELECT sleep(60)", running)
+        with pytest.raises(DatabaseUnavailable, match="begin `simulated_lag` anew"):
+            await _read(orders)
+    assert await _read_anew(mariadb_url) == [1, 2]
+
+
+async def _read(orders: SqlDatabase) -> list[int]:
+    async with orders.reader() as db:
+        return await ids(db)
+
+
+async def _read_anew(url: str) -> list[int]:
+    orders = SqlDatabase("orders")
+    async with Databases(orders).open(parse_settings({"databases": {"orders": {"url": url}}})):
+        return await _read(orders)
+
+
+async def _cancel_within(orders: SqlDatabase, statement: str, running: str) -> None:
+    """Cancel a reader while the server executes its *statement*; *running* counts those that do."""
+
+    async def read() -> None:
+        async with orders.reader() as db:
+            await db.execute(text(statement))
+
+    async def is_running() -> bool:
+        async with orders.reader(consistency="strong") as db:
+            return bool(await db.scalar(text(running), {"statement": statement}))
+
+    reading = asyncio.create_task(read())
+    await until(is_running, "the statement is executed", watching=[reading])
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(reading, "the reader has ended")
 
 
 def test_a_test_can_ask_who_answered() -> None:

@@ -5,11 +5,11 @@ async with simulated_lag(orders):              # readers see the database as it 
     assert (await client.get("/orders")).json() == ...
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -18,8 +18,11 @@ from polysaga.clock import Clock
 from polysaga.databases import SqlDatabase, SqlNode
 from polysaga.databases.handles import Wish, sql_session
 from polysaga.databases.positions import ClusterTime
+from polysaga.errors import DatabaseUnavailable
 from polysaga.routing.guards.constructs import guard
 from polysaga.routing.scopes import current, current_or_own
+
+Lend: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
 
 class HasHeaders(Protocol):
@@ -52,12 +55,21 @@ async def simulated_lag(database: SqlDatabase) -> AsyncIterator[None]:
     block, and `strong` readers, see everything. Readers refuse what readers of a replica refuse: `WriteOnReader`,
     and `SessionOver` after their block. A client's next request does not see the writes of its last one: bookmarks
     need real replicas.
+
+    On PostgreSQL each reader has a connection of its own. On MySQL, MariaDB and SQLite all share the one that has
+    seen the moment. There one reader cannot stream beside another on MySQL and MariaDB, and a reader that is
+    cancelled within a statement ends the moment: later ones get `DatabaseUnavailable`.
     """
     node = database.primary
-    replica = SqlNode(node.database, "replica", node.url.render_as_string(hide_password=False), node.settings)
+    pool = node.settings.pool
+    settings = node.settings.model_copy(
+        update={"pool": pool.model_copy(update={"max_overflow": pool.max_overflow + 1})}  # what keeps the moment
+    )
+    replica = SqlNode(node.database, "replica", node.url.render_as_string(hide_password=False), settings)
+    keep = _exported if node.dialect.name == "postgresql" else _shared
     try:
-        async with _snapshot(replica) as connection:
-            database.attach((node,), _StandingStill(node, replica, connection))
+        async with keep(replica) as lend:
+            database.attach((node,), _StandingStill(node, lend))
             try:
                 yield
             finally:
@@ -67,17 +79,43 @@ async def simulated_lag(database: SqlDatabase) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _snapshot(node: SqlNode) -> AsyncIterator[AsyncConnection]:
-    """Lend a connection for readers of *node* that sees what is committed now, whatever its sessions do."""
+async def _exported(node: SqlNode) -> AsyncIterator[Lend]:
+    """Keep a connection to PostgreSQL that sees what is committed now, and let all sessions begin with that."""
+    async with node.snapshots.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        moment = await connection.scalar(text("SELECT pg_export_snapshot()"))
+        guard(node)
+
+        @event.listens_for(node.snapshots.sync_engine, "begin")
+        def begin(reader: Connection) -> None:
+            cursor = reader.connection.cursor()  # a statement of SQLAlchemy's would begin once more
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{moment}'")
+            cursor.close()
+
+        yield lambda: sql_session(node, read_only=True, snapshot=True)
+
+
+@asynccontextmanager
+async def _shared(node: SqlNode) -> AsyncIterator[Lend]:
+    """Keep a connection that sees what is committed now, and lend it to all sessions, whatever they do."""
     async with node.reader.connect() as connection:
         for statement in _BEGIN[node.dialect.name]:
             await connection.exec_driver_sql(statement)
         guard(node)  # only now: it refuses BEGIN
         sqlalchemys: Any = node.reader.sync_engine.dialect
-        sqlalchemys.do_commit = _go_on
-        sqlalchemys.do_rollback = _go_back if node.dialect.name == "postgresql" else _go_on
+        sqlalchemys.do_commit = sqlalchemys.do_rollback = _go_on
+        held: Any = connection.sync_connection
+
+        def lend() -> AbstractAsyncContextManager[AsyncSession]:
+            if not held.connection.is_valid:
+                lost = "the connection that shows its readers one moment was lost; begin `simulated_lag` anew"
+                raise DatabaseUnavailable(node.database, node.name, lost)
+            # What the session ends is its own.
+            bind = AsyncConnection(node.reader, Connection(held.engine, held.connection))
+            return sql_session(node, read_only=True, bind=bind)
+
         try:
-            yield connection
+            yield lend
         finally:
             await connection.invalidate()  # the transaction ends with its connection
 
@@ -86,21 +124,7 @@ def _go_on(lent: PoolProxiedConnection) -> None:
     """Keep the snapshot at the end of a session."""
 
 
-def _go_back(lent: PoolProxiedConnection) -> None:
-    """Keep the snapshot although a statement has failed: PostgreSQL would refuse all later ones."""
-    cursor = lent.cursor()
-    cursor.execute(f"ROLLBACK TO {_BEGUN}")
-    cursor.close()
-
-
-_BEGUN = "polysaga_lag"
 _BEGIN: Mapping[str, tuple[str, ...]] = {
-    "postgresql": (
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        "SET LOCAL idle_in_transaction_session_timeout = 0",
-        "SELECT 1",
-        f"SAVEPOINT {_BEGUN}",
-    ),
     "mysql": (
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
@@ -110,8 +134,8 @@ _BEGIN: Mapping[str, tuple[str, ...]] = {
 
 
 class _StandingStill:
-    def __init__(self, node: SqlNode, replica: SqlNode, connection: AsyncConnection) -> None:
-        self._node, self._replica, self._connection, self._written = node, replica, connection, 0
+    def __init__(self, node: SqlNode, lend: Lend) -> None:
+        self._node, self._lend, self._written = node, lend, 0
 
     def reader(self, wish: Wish) -> AbstractAsyncContextManager[AsyncSession]:
         scope = current()
@@ -119,12 +143,7 @@ class _StandingStill:
         asked = wish.consistency or (scope.consistency if scope is not None else None) or "session"
         if asked == "strong" or (asked == "session" and wrote):
             return sql_session(self._node, read_only=True, snapshot=wish.snapshot)
-        return sql_session(self._replica, read_only=True, bind=self._own_connection())
-
-    def _own_connection(self) -> AsyncConnection:
-        """Return a connection in the one snapshot for one session: what the session ends is its own."""
-        held: Any = self._connection.sync_connection
-        return AsyncConnection(self._replica.reader, Connection(held.engine, held.connection))
+        return self._lend()
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[AsyncSession]:
