@@ -32,7 +32,7 @@ from polysaga.sagas.operations.repairs import Repairs
 from polysaga.testing import settled
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.processes import begin, next_line
-from tests.fixtures.programs import PLACE_ORDER, WITH_CALLS, Gate, Order, Program, Urls, make_due
+from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, WITH_CALLS, Gate, Order, Program, Urls, make_due
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.servers import PostgresCluster
 from tests.fixtures.services import poll_until
@@ -472,6 +472,38 @@ async def test_a_saga_that_is_claimed_as_the_end_begins_is_handed_back(urls: Url
         (again,) = await first.runner.engine.journal.claim(10)
         assert (again.claim.saga_id, again.expiries) == (handle.id, 1), "it runs out instead of being handed back"
         gate.open()
+
+
+async def test_a_start_that_is_written_while_its_process_ends_is_handed_over(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row named an owner that never heard of it: nobody drove the saga before the lease was over."""
+    leaving, staying = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
+    writing, ending = asyncio.Event(), asyncio.Event()
+    async with leaving.connected(), staying.open(lease=1.0):
+        opened = leaving.sagas.open(SagaSettings(lease=3600.0, drain=0.01))
+        await opened.__aenter__()
+        starts = leaving.runner.engine.starts
+        write, close = starts._write, starts.close
+
+        async def write_late(births: Any) -> Any:
+            writing.set()
+            await reached(ending, "the open starts are written at the end")
+            return await write(births)
+
+        async def write_all() -> None:
+            ending.set()
+            await close()
+
+        monkeypatch.setattr(starts, "_write", write_late)
+        monkeypatch.setattr(starts, "close", write_all)
+        caller = asyncio.ensure_future(leaving.sagas.start(leaving.saga, Order(), key="k-1"))
+        await reached(writing, "the start is about to be written")
+        await within(opened.__aexit__(None, None, None), "the process has ended")
+        with pytest.raises(OutcomePending):
+            await within(caller, "the caller has an answer")
+        saga_id = id_from_key("place-order", "k-1")
+        assert (await settled(staying.sagas, saga_id, within=30)).status == "completed"
 
 
 async def test_sagas_end_in_time_although_each_part_of_the_end_hangs(

@@ -240,12 +240,13 @@ class LocalRunner:
             told = f"{len(stuck)} sagas go on although they were cancelled; what they still do changes nothing"
             self.engine.emit(WorkerFailed(told))
             leave_cancelled_behind(but=closer)
-        await self._hand_back([execution.progress.claim for execution in unfinished if execution.holds_claim])
         await asyncio.gather(
             limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
             limited(self.engine.finishes.close(), GRACE / 2, grace=GRACE / 4),
             return_exceptions=True,  # no caller knows yet of what is not written then
         )
+        # Also of those that have not heard of their start: it may be written all the same.
+        await self._hand_back([execution.progress.claim for execution in unfinished])
 
     async def _let_end(self) -> None:
         """Return when all sagas have ended or wait for a next attempt that is not soon, or when time is up."""
