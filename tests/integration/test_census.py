@@ -1,6 +1,8 @@
 """What one process counts in the journal for the metrics of all: on SQLite, PostgreSQL, MariaDB and MongoDB."""
 
 import asyncio
+import json
+from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 import pytest
@@ -29,8 +31,10 @@ async def refuse(db: object, ctx: StepContext) -> None:
 
 async def test_one_process_counts_for_all_and_the_next_takes_its_place(urls: Urls) -> None:
     one, two = Program(urls, PLACE_ORDER), Program(urls, PLACE_ORDER)
-    async with one.open(), two.open():
+    async with one.open(), two.open(), AsyncExitStack() as stack:
         counting = {program: program.sagas.census() for program in (one, two)}
+        for census in counting.values():
+            stack.enter_context(census.candidate())
         await until(lambda: both_are_there(one), "both processes have said that they are there")
         elected = [program for program, census in counting.items() if await census.elected()]
         (reader,) = elected
@@ -48,17 +52,19 @@ async def test_without_any_pulse_every_process_counts(urls: Urls) -> None:
     async with program.open():
         counting = Program(urls, PLACE_ORDER)
         async with counting.connected():
-            await until(lambda: is_there(program), "the process has said that it is there")
+            with program.sagas.census().candidate():
+                await until(lambda: is_there(program), "the process has said that it is there")
             assert not await counting.sagas.census().elected()  # it drives no sagas
             await unseen(program)
             assert await counting.sagas.census().elected()
 
 
 async def is_there(program: Program, count: int = 1) -> bool:
+    """Return whether *count* processes have said that they are there and may count."""
     node = program.runner.engine.journal.node
     async with node.reader.connect() as connection:
-        found = await connection.exec_driver_sql("SELECT DISTINCT process FROM polysaga_pulse")
-        return len(found.all()) == count
+        rows = (await connection.exec_driver_sql("SELECT process, facts FROM polysaga_pulse")).all()
+    return len({process for process, facts in rows if json.loads(facts)["counts"]}) == count
 
 
 async def both_are_there(program: Program) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
@@ -129,6 +129,28 @@ async def test_a_process_that_does_not_count_shows_no_counts(urls: Urls, monkeyp
             elected = False
             await until(lambda: Scrape(metrics).value("journal_reader") == 0, "another process counts")
             assert math.isnan(Scrape(metrics).value("sagas_unfinished"))
+
+
+async def test_a_process_without_metrics_never_takes_the_place_of_the_one_that_counts(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The one with the least id counts, which is chance; here it is that of a worker without metrics.
+    ids = iter([UUID(int=1), UUID(int=2)])
+    monkeypatch.setattr("polysaga.sagas.process.pulse.uuid4", lambda: next(ids))
+    monkeypatch.setattr("polysaga.sagas.process.pulse.BEAT", 0.05)
+    worker = Program(urls, PLACE_ORDER)
+    service, metrics = measured(urls)
+
+    async def both_are_there() -> bool:
+        return len((await service.sagas.inspector().activity()).processes) == 2
+
+    async with worker.open(), service.open(), metrics.reading():
+        await until(both_are_there, "both have said that they are there")
+        before = Scrape(metrics).value("journal_read_timestamp_seconds")
+        await until(
+            lambda: Scrape(metrics).value("journal_read_timestamp_seconds") > before, "the service counts again"
+        )
+        assert Scrape(metrics).value("journal_reader") == 1
 
 
 async def test_a_count_that_fails_is_told_and_repeated(

@@ -102,7 +102,7 @@ class Sagas:
 
     def census(self) -> Census:
         """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
-        return Census(self._engine_at_hand(), None if self._pulse is None else self._pulse.process)
+        return Census(self._engine_at_hand(), self._pulse)
 
     @property
     def declared(self) -> tuple[Saga[Any, Any], ...]:

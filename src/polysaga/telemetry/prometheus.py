@@ -138,11 +138,13 @@ class Metrics(Collector):
         if self._sagas is None:
             yield
             return
-        task = asyncio.create_task(self._read(self._sagas.census()))
-        try:
-            yield
-        finally:
-            await ended({task}, 1.0)
+        census = self._sagas.census()
+        with census.candidate():
+            task = asyncio.create_task(self._read(census))
+            try:
+                yield
+            finally:
+                await ended({task}, 1.0)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics of the registry, in the format that the header *accept* wants, and its content type.

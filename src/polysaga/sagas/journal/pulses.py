@@ -15,6 +15,7 @@ from polysaga.databases import Fault, SqlNode
 from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.tables import PULSE
 
+COUNTS = '"counts":true'  # in the facts of a process that has metrics and may count for all
 KEPT = 7200.0  # seconds
 SHOWN = 3600.0  # seconds that a first reading goes back
 _OVERLAP = 30.0  # seconds that a row may become visible after its `seen_at`

@@ -6,22 +6,24 @@ many have finished. Each count ends after `MOST` rows.
 ## One reader
 
 All processes would count the same. Each process writes in `polysaga_pulse` that it is there, at least twice a
-minute (`process/pulse.py`). Of those that were there in the last `SEEN` seconds, by the journal's clock, the one
-with the least id counts. One that dies is seen no more, and the next takes its place. A process that starts may
-take the place of another. For one interval both may count then, or a reader that was frozen may show old counts.
-They are for people: no decision about a saga depends on them. Without any row, because the account may not write
-them, every process counts.
+minute, and whether it has metrics (`process/pulse.py`): one without them would count for nobody. Of those with
+metrics that were there in the last `SEEN` seconds, by the journal's clock, the one with the least id counts. One
+that dies is seen no more, and the next takes its place. A process that starts may take the place of another. For
+one interval both may count then, or a reader that was frozen may show old counts. They are for people: no decision
+about a saga depends on them. Without any row, because the account may not write them, every process counts.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from polysaga.limits import limited
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.figures import late_if, late_values
+from polysaga.sagas.journal.pulses import COUNTS
 from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL, PULSE
 from polysaga.sagas.participants.outboxes import Backlog, Outbox
 from polysaga.sagas.participants.reading import read_rows
@@ -54,15 +56,24 @@ class CensusResult:
     complete: bool
 
 
+class CandidatesPulse(Protocol):
+    """What tells other processes that this one may count."""
+
+    process: UUID
+    counts: bool
+
+
 class Census:
     """The questions; made by `Sagas.census`. The databases must be open."""
 
-    def __init__(self, engine: Engine, process: UUID | None) -> None:
-        """Count for *process*, as it is named in the pulse; None: it drives no sagas."""
-        self._node, self._outboxes, self._process = engine.journal.node, _outboxes(engine), process
+    def __init__(self, engine: Engine, pulse: CandidatesPulse | None) -> None:
+        """Count for the process of *pulse*; None: it drives no sagas."""
+        self._node, self._outboxes, self._pulse = engine.journal.node, _outboxes(engine), pulse
         self._lease, dialect = engine.settings.lease, engine.journal.node.dialect
         render = dialect.render
-        self._there = render(f"SELECT DISTINCT process FROM {PULSE} WHERE seen_at > {dialect.ago(':age')}")
+        self._there = render(
+            f"SELECT DISTINCT process FROM {PULSE} WHERE seen_at > {dialect.ago(':age')} AND facts LIKE :counts"
+        )
         force = " FORCE INDEX (polysaga_journal_due)" if dialect.name == "mysql" else ""
         age = f"-({dialect.seconds_until('created_at')})"
 
@@ -80,11 +91,25 @@ class Census:
         self._parked = groups(f"wake_at > {BEFORE_NEVER}", "1 = 0")
         self._moving = groups(f"wake_at < {BEFORE_NEVER}", late_if(dialect))
 
+    @contextmanager
+    def candidate(self) -> Iterator[None]:
+        """Let this process be one of those that may count, while the block runs."""
+        if self._pulse is None:
+            yield
+            return
+        self._pulse.counts = True
+        try:
+            yield
+        finally:
+            self._pulse.counts = False
+
     async def elected(self) -> bool:
-        """Return whether this process is the one that counts now."""
-        rows = await read_rows(self._node, self._there, {"age": SEEN}, "journal")
+        """Return whether this process is the one that counts now; one that begins may be one more."""
+        own = None if self._pulse is None else self._pulse.process
+        values = {"age": SEEN, "counts": f"%{COUNTS}%"}
+        rows = await read_rows(self._node, self._there, values, "journal")
         there = [self._node.dialect.key_from(row["process"]) for row in rows]
-        return min(there, default=self._process) == self._process
+        return min(there, default=own) == own
 
     async def count(self) -> CensusResult:
         """Count; raise `SchemaMissing`, or `DatabaseUnavailable` if the journal's primary does not answer.

@@ -78,6 +78,7 @@ class Pulse:
         self._engine, self._in_flight = engine, in_flight
         self._clock, self._pulses = engine.clock, Pulses(engine.journal.node)
         self.process = uuid4()
+        self._counts = False
         self._about = {
             "process": engine.process,
             "started_at": engine.clock.now().isoformat(),
@@ -115,7 +116,17 @@ class Pulse:
     def facts(self, minute: int) -> dict[str, Any]:
         """Return what this process says of itself in *minute*, as the journal keeps it."""
         one = self._minutes.get(minute) or _Counts()
-        return {**self._about, "in_flight": self._in_flight(), **one.facts()}
+        return {**self._about, "counts": self._counts, "in_flight": self._in_flight(), **one.facts()}
+
+    @property
+    def counts(self) -> bool:
+        """Whether this process has metrics, so that it may count in the journal for those of all."""
+        return self._counts
+
+    @counts.setter
+    def counts(self, counts: bool) -> None:
+        self._counts = counts
+        self._current.is_written = False  # the next beat tells others
 
     @property
     def minutes(self) -> tuple[int, ...]:
