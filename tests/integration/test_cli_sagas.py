@@ -1,7 +1,9 @@
 """`polysaga sagas`, called in a project's directory."""
 
 import json
+import socket
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -85,6 +87,25 @@ def test_sagas_are_listed_newest_first_and_filtered(shop: Project) -> None:
     assert ids(shop, "--oldest-first", "--limit", "2") == [1, 2]
     page = call(shop, "list", "--limit", "2")
     assert ids(shop, "--after", page["next"]) == [1]
+
+
+@pytest.fixture(params=["postgresql+asyncpg", "mysql+asyncmy", "mongodb"])
+def outage(shop: Project, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The project while nothing listens where `points` should be."""
+    monkeypatch.setenv("POLYSAGA_DATABASES__POINTS__POOL__CONNECT_TIMEOUT", "0.5")
+    with socket.socket() as taken:  # and does not listen
+        taken.bind(("127.0.0.1", 0))
+        shop.set_url(points=f"{request.param}://127.0.0.1:{taken.getsockname()[1]}/points")
+        yield shop
+
+
+def test_sagas_are_found_and_shown_while_another_database_than_the_journals_is_down(outage: Project) -> None:
+    assert ids(outage, "--database", "points") == [2, 1]
+    told = call(outage, "show", str(PARKED))
+    assert (told["status"], told["reason"]) == ("needs_attention", "no account")
+    looked = {look["database"]: look["problem"] for look in told["ledgers"]}
+    assert looked["orders"] is None
+    assert looked["points"]
 
 
 def test_people_see_a_line_for_each_saga_and_below_it_why(shop: Project) -> None:

@@ -141,11 +141,15 @@ def saga_filter(
 
 
 def run_on(target: str, work: Callable[[Sagas], Coroutine[Any, Any, T]]) -> T:
-    """Return what *work* returns for the program that *target* names, with its databases open."""
+    """Return what *work* returns for the program that *target* names, with its databases open.
+
+    The journal must answer. People look for sagas just when another database does not.
+    """
     program = load_sagas(target)
 
     async def run() -> T:
-        async with program.databases.open(require_files(settings_for(program))):
+        settings = require_files(settings_for(program))
+        async with program.databases.open(settings, needed=[program.journal]):
             return await work(program)
 
     return asyncio.run(run())

@@ -17,7 +17,7 @@ from polysaga.databases.handles import AnyDatabase, AnyHandle, Database, MongoDa
 from polysaga.databases.mongo_node import MongoNode
 from polysaga.databases.sentinels import Sentinels
 from polysaga.databases.sql_node import SqlNode
-from polysaga.errors import ConfigurationError
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import DatabaseOpened, Emit, Events, ignore
 from polysaga.limits import GRACE, leave_cancelled_behind, limited
 
@@ -46,6 +46,7 @@ class Registry:
             raise ConfigurationError("two databases have the same name; every handle needs its own")
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
+        self._needed = frozenset[str]()  # the databases whose primaries must answer when they are opened
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -65,11 +66,18 @@ class Registry:
         return _checked(self._source()) if callable(self._source) else self._source
 
     @asynccontextmanager
-    async def open(self, settings: Settings | None = None, *, emit: Emit = ignore) -> AsyncIterator[Self]:
+    async def open(
+        self,
+        settings: Settings | None = None,
+        *,
+        emit: Emit = ignore,
+        needed: Collection[AnyHandle] | None = None,
+    ) -> AsyncIterator[Self]:
         """Connect every handle to the nodes in *settings*, or the program's own, and disconnect at the end.
 
         The end takes at most two seconds, whatever drivers do. Raises `ConfigurationError` for settings that do
-        not fit the handles, `DatabaseUnavailable` if a primary does not answer.
+        not fit the handles, `DatabaseUnavailable` if a primary does not answer; with *needed*, if one of these
+        does not. Sessions of another raise it until its primary answers.
         """
         if self.opened_with is not None:
             raise ConfigurationError("these databases are open already; open them once per process")
@@ -83,6 +91,7 @@ class Registry:
             stack.push_async_callback(_stop, ends.watchers)
             self.opened_with = settings
             stack.callback(self._detach)
+            self._needed = frozenset(self._handles if needed is None else (handle.name for handle in needed))
             await _each(*(self._attach(self._handles[name], group, events, ends) for name, group in nodes.items()))
             alone = [group[0] for group in nodes.values() if len(group) == 1]
             ends.watchers.append(Sentinels(alone, events, Clock()).stop)
@@ -93,9 +102,20 @@ class Registry:
 
     async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends") -> None:
         """Give *handle* its *nodes*, the primary first; add to *ends* what must be ended."""
-        await nodes[0].ping()
+        answered = await self._answered(handle, nodes[0].ping())
         cast(Any, handle).attach(nodes)
-        emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
+        if answered:
+            emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
+
+    async def _answered(self, handle: AnyHandle, question: Awaitable[None]) -> bool:
+        """Return whether the servers of *handle* answer the first *question*; raise if the database is needed."""
+        try:
+            await question
+        except DatabaseUnavailable:
+            if handle.name in self._needed:
+                raise
+            return False
+        return True
 
     def _detach(self) -> None:
         self.opened_with = None

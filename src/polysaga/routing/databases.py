@@ -51,15 +51,22 @@ class Databases(Registry):
         return bool(self._routers or self._replica_sets)
 
     @asynccontextmanager
-    async def open(self, settings: Settings | None = None, *, emit: Emit = ignore) -> AsyncIterator[Self]:
+    async def open(
+        self,
+        settings: Settings | None = None,
+        *,
+        emit: Emit = ignore,
+        needed: Collection[AnyHandle] | None = None,
+    ) -> AsyncIterator[Self]:
         """Connect every handle to the nodes in *settings*, or the program's own, and disconnect at the end.
 
         Raises `ConfigurationError` for settings that do not fit the handles, `DatabaseUnavailable` if a database
-        does not answer. A replica that does not answer is announced, and left out until it answers.
+        does not answer; with *needed*, if one of these does not. A replica that does not answer is announced, and
+        left out until it answers.
         """
         known = self._known(settings)
         self.bookmarks = known.bookmarks
-        async with super().open(known, emit=emit):
+        async with super().open(known, emit=emit, needed=needed):
             yield self
 
     @contextmanager
@@ -150,14 +157,15 @@ class Databases(Registry):
         router = _router(handle.name, servers, emit, self._clock)
         ends.nodes.append(router.primary)
         ends.watchers.append(router.stop)
-        await router.start()
+        answered = await self._answered(handle, router.start())
         for node in router.topology.nodes[1:]:
             if node.failure is not None:
                 emit(ReplicaUnreachable(handle.name, node.seat.name, node.failure))
         ends.stack.callback(self._routers.pop, handle.name)
         self._routers[handle.name] = router
         cast(Any, handle).attach((router.primary, *servers[1:]), SqlRoutes(router), tuple(servers))
-        emit(DatabaseOpened(handle.name, tuple(node.name for node in servers)))
+        if answered:
+            emit(DatabaseOpened(handle.name, tuple(node.name for node in servers)))
 
 
 def _router(name: str, servers: list[SqlNode], emit: Emit, clock: Clock) -> Router:
