@@ -332,7 +332,7 @@ async def test_mysql_8_without_gtids_keeps_no_positions() -> None:
 )
 def test_what_mysql_and_mariadb_say_is_judged(row: tuple[Any, ...], said: list[str]) -> None:
     replica, logs, guarded, mode, replayed = row
-    facts = MySQL().facts(("8.0.36", 1.0, replica, logs, "ROW", 16 << 20, guarded, mode, replayed), replicas=True)
+    facts = MySQL().facts(("8.0.36", 1.0, replica, logs, 16 << 20, "ROW", guarded, mode, replayed), replicas=True)
     assert len(facts.findings) == len(said)
     assert all(part in finding.text for finding, part in zip(facts.findings, said, strict=True))
 
@@ -351,7 +351,7 @@ def test_what_mysql_and_mariadb_say_is_judged(row: tuple[Any, ...], said: list[s
 def test_what_mysql_and_mariadb_log_and_take_is_judged(
     logs: int, replica: int, logged: str, packet: int, said: list[tuple[str, bool]]
 ) -> None:
-    facts = MySQL().facts(("8.0.36", 1.0, replica, logs, logged, packet, 1, "ON", 1), replicas=False)
+    facts = MySQL().facts(("8.0.36", 1.0, replica, logs, packet, logged, 1, "ON", 1), replicas=False)
     assert [finding.fatal for finding in facts.findings] == [fatal for _, fatal in said]
     assert all(part in finding.text for finding, (part, _) in zip(facts.findings, said, strict=True))
 

@@ -454,6 +454,22 @@ def test_a_server_that_takes_small_statements_is_told_of(
     assert not any("statements of" in note for note in notes(checked(project)[1]))
 
 
+def test_a_mysql_that_logs_statements_is_told_of_and_does_not_warn_of_the_question(
+    project: Project, mysql_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.set_url(orders=mysql_server.url("mysql"))
+    mysql_server.run("SET GLOBAL binlog_format = STATEMENT")
+    try:
+        _, rows = checked(project)
+    finally:
+        mysql_server.run("SET GLOBAL binlog_format = ROW")
+    assert any("it logs statements" in problem for problem in problems(rows))
+    caplog.clear()  # setting it is warned of, too
+    assert not any("it logs statements" in problem for problem in problems(checked(project)[1]))
+    # The driver logs what the server warns of, and people would see that among the findings.
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("asyncmy")] == []
+
+
 def test_a_wrong_password_is_to_be_corrected(project: Project, mariadb_server: Server) -> None:
     project.set_url(orders=re.sub(r"://([^:]*):[^@]*@", r"://\1:wrong@", mariadb_server.url("mysql")))
     told = project.polysaga("check")

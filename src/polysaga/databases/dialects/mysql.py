@@ -318,14 +318,18 @@ class MySQL(SqlDialect):
     )
     may_create = "PREPARE polysaga_check FROM 'CREATE TABLE polysaga_check (id INT)'"  # it is never executed
     facts_sql = (
-        "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, @@global.binlog_format, "
+        "SELECT version(), unix_timestamp(now(6)), @@global.read_only, @@global.log_bin, "
         "@@global.max_allowed_packet, "
-        "/*M!100301 @@session.tx_read_only, 'ON', length(@@global.gtid_slave_pos) > 0 */"
-        "/*!80000 @@session.transaction_read_only, @@global.gtid_mode, @@global.gtid_executed <> '' */"
+        "/*M!100301 @@global.binlog_format, "
+        "@@session.tx_read_only, 'ON', length(@@global.gtid_slave_pos) > 0 */"
+        # MySQL warns of the expression @@global.binlog_format, and will drop the variable.
+        "/*!80000 (SELECT variable_value FROM performance_schema.global_variables "
+        "WHERE variable_name = 'binlog_format'), "
+        "@@session.transaction_read_only, @@global.gtid_mode, @@global.gtid_executed <> '' */"
     )
 
     def facts(self, row: Sequence[Any], *, replicas: bool) -> Facts:
-        version, clock, replica, logs, logged, packet, read_only, mode, replayed = row
+        version, clock, replica, logs, packet, logged, read_only, mode, replayed = row
         guarded, replica = str(read_only) not in _OFF, str(replica) not in _OFF
         found = [] if guarded else [UNGUARDED]
         if str(logs) not in _OFF and not replica and str(logged).upper() == "STATEMENT":
