@@ -68,6 +68,13 @@ def test_the_text_of_an_error_is_never_empty_and_never_breaks_off(error: BaseExc
     assert not told.endswith(":")
 
 
+def test_the_view_that_the_driver_of_mongodb_has_of_all_servers_is_left_out() -> None:
+    view = "<TopologyDescription id: 6b0db6cde66f9172621a90db, topology_type: Single, servers: [...]>"
+    refused = "a:1: [Errno 111] Connect call failed"
+    error = pymongo.errors.ServerSelectionTimeoutError(f"{refused}, Timeout: 5.0s, Topology Description: {view}")
+    assert said(error) == f"ServerSelectionTimeoutError: {refused}"
+
+
 def of_many(kind: Callable[[BaseException], BaseException], length: int = 3_000) -> BaseException:
     """Return the last error of a chain that is longer than Python's limit of recursion."""
     error: BaseException = ValueError("the first")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from polysaga.config import DatabaseSettings, masked
 from polysaga.databases import pymongo_waits
-from polysaga.databases.dialects.mongo import Mongo
+from polysaga.databases.dialects.mongo import Mongo, without_topology
 from polysaga.databases.dialects.options import UnusableOption
 from polysaga.databases.pools import PoolUse
 from polysaga.databases.positions import ClusterTime
@@ -283,7 +283,7 @@ class MongoNode:
                 f"its password in databases.{self.database}.url, or the database that knows it (?authSource=admin)"
             )
         # `limited` raises a TimeoutError without a text.
-        reason = masked(str(error)).partition(", Timeout")[0] or said(error)
+        reason = masked(without_topology(error)) or said(error)
         return DatabaseUnavailable(self.database, self.name, reason)
 
 

@@ -180,11 +180,16 @@ class Mongo:
         details = getattr(error, "details", None)
         if not isinstance(details, Mapping):  # for a lost connection it is a list of errors by server
             # About servers and connections: "host:port: ...", or about how the driver was called.
-            return f"{name}: {error}" if "ConnectionFailure" in ancestors else name
+            return f"{name}: {without_topology(error)}" if "ConnectionFailure" in ancestors else name
         first = (details.get("writeErrors") or [details])[0]
         code, pattern = first.get("code", getattr(error, "code", None)), first.get("keyPattern")
         told = f"{name} ({code})" if details.get("codeName") is None else f"{name} ({code} {details['codeName']})"
         return told if pattern is None else f"{told}, key {', '.join(pattern)}"
+
+
+def without_topology(error: BaseException) -> str:
+    """Return the text of *error* up to the driver's view of all servers, which has another id in each client."""
+    return str(error).partition(", Timeout: ")[0]
 
 
 def _allowed(told: Mapping[str, Any], database: str, collection: str) -> set[str]:
