@@ -180,6 +180,18 @@ async def test_a_saga_at_rest_says_so_and_offers_no_act(files: MigratedUrls) -> 
         assert "<form" not in answer.text
 
 
+async def test_a_saga_whose_record_is_lost_is_not_said_to_have_happened(files: MigratedUrls) -> None:
+    program = Program(files, PLACE_ORDER)
+    async with opened(program) as visit:
+        done = (await program.sagas.start(program.saga, Order())).id
+        await finished(program, done)
+        # As after a backup of the points was restored.
+        await program.runner.engine.participants["points"].remove([done], timedelta(seconds=-60))
+        text = plain(await visit.get(f"/sagas/{done}"))
+        assert "Completed by the journal, but the databases do not fit it: 1 contradiction." in text
+        assert "every step has happened" not in text
+
+
 async def test_a_refused_saga_is_said_to_be_cleanly_undone(files: MigratedUrls) -> None:
     program = Program(files, PLACE_ORDER)
 

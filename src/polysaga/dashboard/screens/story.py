@@ -104,6 +104,10 @@ class _Teller:
 
     def headline(self) -> Markup:
         saga, step = self.saga, self.saga.step
+        if saga.status.final and self.found.contradictions:
+            word = "Completed" if saga.status is Status.COMPLETED else "Undone"
+            wrong = words.counted(len(self.found.contradictions), "contradiction")
+            return _say("{} by the journal, but the databases do not fit it: {}.", word, wrong)
         match saga.status:
             case Status.NEEDS_ATTENTION:
                 return self._parked_headline()
