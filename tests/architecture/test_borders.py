@@ -31,6 +31,7 @@ LATE = {
     "polysaga/cli/main.py: load_command",  # the command that is run
     "polysaga/cli/main.py: main",  # what knows errors of databases
     "polysaga/cli/programs.py: _import",  # the program that a command is to work on
+    "polysaga/cli/starting.py: _command_line",  # the command line, while Ctrl-C ends it at once
     "polysaga/cli/worker.py: _metrics",  # an extra
     "polysaga/databases/dialects/postgres_asyncpg.py: PostgresAsyncpg.engine_arguments",  # the driver
     "polysaga/databases/dialects/postgres_psycopg.py: PostgresPsycopg.options",  # the driver

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,19 @@ SAGA = UUID(int=7)
 PATIENCE = 60  # seconds
 FULL = "polysaga: the output cannot be written: No space left on device\n"
 COLUMNS = "id, name, version, fingerprint, input, input_hash, status, epoch, results, created_at, finished_at"
+
+# Python imports a `sitecustomize` at its start. This one sends Ctrl-C when the command line imports Typer.
+INTERRUPTED_AT_TYPER = """
+import os, signal, sys
+
+class Interrupt:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+"""
 
 
 @pytest.fixture
@@ -107,3 +121,20 @@ def add_undone_saga(directory: Path, given: str) -> None:
     with closing(sqlite3.connect(directory / "orders.sqlite")) as connection, connection:
         marks = ", ".join("?" * len(row))
         connection.execute(f"INSERT INTO polysaga_journal ({COLUMNS}) VALUES ({marks})", row)
+
+
+def test_ctrl_c_ends_a_command_that_is_being_loaded_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_AT_TYPER)
+    told = ended("--version", subprocess.PIPE, PYTHONPATH=str(tmp_path))
+    assert (told.code, told.out, told.err) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_just_before_a_command_begins_ends_it_without_a_traceback(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polysaga.cli.main.app", interrupted)
+    told = project.polysaga("--version")
+    assert (told.code, told.out, told.err) == (130, "", "")

@@ -3,9 +3,10 @@
 A command's file is loaded when the command runs: the overview needs only one sentence about each.
 
 Exit codes, for scripts: 0 all is well; 1 the check found something; 2 the call, the program's configuration, a
-database or the device for the output is at fault. Code 2 comes with one line on standard error.
+database or the device for the output is at fault. Code 2 comes with one line on standard error. 130: Ctrl-C.
 """
 
+import signal
 import sys
 from importlib.metadata import version as version_of
 from typing import Annotated, Any
@@ -92,6 +93,8 @@ def main() -> None:
     with printing():
         try:
             app()
+        except KeyboardInterrupt:  # before or after the command itself, for which Typer does the same
+            sys.exit(128 + signal.SIGINT)
         except Exception as error:  # border: `failures` knows which errors are expected, and needs the drivers
             failures = load_module("polysaga.cli.failures")
             if not failures.is_expected(error):
