@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import math
+import sys
+import typing
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from threading import Event as OfThreads
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -107,6 +110,44 @@ def test_plain_types_come_back_as_they_went_in(kind: Any, value: Any) -> None:
 def test_a_value_that_is_not_of_its_type_never_goes_in(kind: Any, value: Any) -> None:
     with pytest.raises(PayloadError, match="the result of step 'reserve' does not survive JSON"):
         encode(TypeAdapter(kind), value, what="the result of step 'reserve'", limit=LIMIT)
+
+
+class Measured(BaseModel):
+    degrees: float | None = None
+
+
+class MeasuredInWords(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    degrees: float | None = None
+
+
+@dataclasses.dataclass
+class Row:
+    measured: list[Measured]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Measured, Measured(degrees=math.nan)),
+        (Measured, Measured(degrees=-math.inf)),
+        (Row, Row([Measured(), Measured(degrees=math.nan)])),
+        (float | None, math.inf),
+        (dict[str, float | None], {"here": None, "there": math.nan}),
+        (set[float | None], {1.0, math.nan}),
+        (tuple[float | None, int], (math.nan, 1)),
+        (Any, {"there": [math.nan]}),
+    ],
+)
+def test_a_number_that_json_has_no_sign_for_is_refused_and_does_not_become_null(kind: Any, value: Any) -> None:
+    with pytest.raises(PayloadError, match=r"it does not survive JSON: it holds (nan|-?inf), .* as null; leave"):
+        encode(TypeAdapter(kind), value, what="it", limit=LIMIT)
+
+
+def test_a_number_that_json_has_no_sign_for_is_taken_from_a_type_that_writes_it_in_words() -> None:
+    adapter, value = TypeAdapter(MeasuredInWords), MeasuredInWords(degrees=math.inf)
+    assert decode(adapter, encode(adapter, value, what="it", limit=LIMIT), what="it") == value
 
 
 def test_the_limit_counts_bytes_and_names_the_setting() -> None:
@@ -241,6 +282,31 @@ def test_what_goes_in_comes_back_or_is_refused_at_once(kind: Any, value: Any) ->
     except PayloadError:
         return
     assert decode(adapter, text, what="it") == value
+
+
+class Later(BaseModel):
+    order: "OrderOfAnotherModule"  # type: ignore[name-defined]  # noqa: F821
+
+
+class OldDict(typing.TypedDict):
+    item: str
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (Later, "Later, names a type that is not defined yet; define it before the saga"),
+        (OfThreads, "Event, does not survive JSON; use a pydantic model"),
+        pytest.param(
+            list[OldDict],
+            r"OldDict\], uses typing.TypedDict, unknown to pydantic before Python 3.12; use typing_ext",
+            marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic reads it"),
+        ),
+    ],
+)
+def test_a_type_that_pydantic_does_not_know_is_refused_with_the_reason(kind: Any, problem: str) -> None:
+    with pytest.raises(DefinitionError, match=f"the input of saga 'pay', .*{problem}"):
+        Saga("pay", input=kind)
 
 
 def test_a_type_that_hides_its_value_in_json_is_refused_when_the_saga_is_declared() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
@@ -31,6 +32,8 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
     try:
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
         adapter.validate_json(text)  # now, because a takeover would find out too late
+        if b"null" in text:
+            _check_numbers(adapter.dump_python(value, by_alias=True, round_trip=True), json.loads(text), what)
     except (PydanticSerializationError, ValidationError) as error:
         raise PayloadError(f"{what} does not survive JSON as its declared type: {said(error)}") from error
     if len(text) > limit:
@@ -60,6 +63,21 @@ def is_immutable(value: Any) -> bool:
         held = value.__pydantic_extra__ is None and value.__pydantic_private__ is None
         return held and value.model_config.get("frozen", False) and all(map(is_immutable, vars(value).values()))
     return False
+
+
+def _check_numbers(value: Any, plain: Any, what: str) -> None:
+    """Raise `PayloadError` for a NaN or an infinity in *value* that JSON, decoded as *plain*, has as null."""
+    if plain is None and isinstance(value, float) and not math.isfinite(value):
+        raise PayloadError(
+            f"{what} does not survive JSON: it holds {value}, which JSON writes as null; leave such a number out, "
+            'or set ser_json_inf_nan="strings" in the model\'s config'
+        )
+    if isinstance(plain, dict) and isinstance(value, Mapping):
+        for one, written in zip(value.values(), plain.values(), strict=False):
+            _check_numbers(one, written, what)
+    elif isinstance(plain, list) and isinstance(value, Collection):
+        for one, written in zip(value, plain, strict=False):
+            _check_numbers(one, written, what)
 
 
 def as_json(value: Any) -> str:

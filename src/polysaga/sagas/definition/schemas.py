@@ -46,7 +46,7 @@ def payload_type(kind: Any, what: str) -> TypeAdapter[Any]:
         adapter = _adapter(kind)
         schema = _json_schema(adapter)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise DefinitionError(f"{what}, {named(kind)}, does not survive JSON; use a pydantic model") from error
+        raise DefinitionError(f"{what}, {named(kind)}, {_unusable(error)}") from error
     if '"format": "password"' in json.dumps(schema):
         raise DefinitionError(f"{what}, {named(kind)}, holds a secret, which JSON shows as '***'; pass its key")
     for problem in _unreadable(adapter.core_schema):
@@ -72,6 +72,17 @@ def written_fields(adapter: TypeAdapter[Any]) -> frozenset[str] | None:
 def named(kind: Any) -> str:
     """Return the name of a type, for people."""
     return str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind)
+
+
+def _unusable(error: PydanticUserError) -> str:
+    """Return why pydantic has no schema of a type, with the remedy."""
+    match error.code:
+        case "typed-dict-version":
+            return "uses typing.TypedDict, unknown to pydantic before Python 3.12; use typing_extensions.TypedDict"
+        case "class-not-fully-defined":
+            return "names a type that is not defined yet; define it before the saga, at the top of its module"
+        case _:
+            return "does not survive JSON; use a pydantic model"
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
