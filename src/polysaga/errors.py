@@ -98,14 +98,11 @@ class NoReplica(TryAgain):
 class PoolExhausted(TryAgain):
     """All connections of a pool stayed in use for longer than `pool.acquire_timeout`."""
 
-    def __init__(self, database: str, size: int, waited: float) -> None:
-        which = f"all {size} connections" if size > 1 else "the one connection"
-        one = "open no session inside another (SQLite has one writer), " if size == 1 else ""
-        super().__init__(
-            f"{which} to database '{database}' stayed in use for {waited:g} s; {one}"
-            f"raise databases.{database}.pool.size or hold sessions for a shorter time"
-        )
+    def __init__(self, database: str, size: int, waited: float, remedy: str = "") -> None:
         self.database, self.size, self.waited = database, size, waited
+        self.remedy = remedy or f"raise databases.{database}.pool.size or hold sessions for a shorter time"
+        which = f"all {size} connections" if size > 1 else "the one connection"
+        super().__init__(f"{which} to database '{database}' stayed in use for {waited:g} s; {self.remedy}")
 
 
 class StillLocked(TryAgain):

@@ -52,6 +52,20 @@ async def test_who_has_waited_long_enough_is_told() -> None:
     await within(gate.enter(0.01), "the one that gave up takes no place")
 
 
+async def test_a_larger_pool_is_advised_where_it_helps() -> None:
+    clock = HandClock()
+    assert str(Gate("shop", 1, clock).full(5.0)) == (
+        "the one connection to database 'shop' stayed in use for 5 s; raise databases.shop.pool.size or hold "
+        "sessions for a shorter time"
+    )
+    full = Gate("shop", 20, clock, single_writer=True).full(5.0)
+    assert str(full) == (
+        "the one connection to database 'shop' stayed in use for 5 s; SQLite has one writer: open no "
+        "session inside another, and hold sessions for a shorter time"
+    )
+    assert full.size == 1
+
+
 async def test_a_place_that_comes_with_a_cancellation_goes_to_the_next() -> None:
     gate, log = Gate("shop", 1, HandClock()), list[int]()
     await gate.enter()

@@ -24,7 +24,7 @@ from polysaga.clock import Clock
 from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
 from polysaga.databases.mongo_node import MongoNode, MongoSession
-from polysaga.databases.single_writer import refuse_if_held
+from polysaga.databases.single_writer import ONE_WRITER, refuse_if_held
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
     ConfigurationError,
@@ -430,4 +430,6 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
 def pool_exhausted(node: SqlNode, *, read_only: bool) -> PoolExhausted:
     """Return the error for a caller for whom no connection to *node* became free in time."""
     pool, one = node.settings.pool, node.dialect.single_writer and not read_only
-    return PoolExhausted(node.database, 1 if one else pool.size + pool.max_overflow, pool.acquire_timeout)
+    if one:
+        return PoolExhausted(node.database, 1, pool.acquire_timeout, ONE_WRITER)
+    return PoolExhausted(node.database, pool.size + pool.max_overflow, pool.acquire_timeout)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import StepMisused
 
+# What helps callers who wait for the connection in vain; a larger pool has no second one.
+ONE_WRITER = "SQLite has one writer: open no session inside another, and hold sessions for a shorter time"
+
 
 @dataclass(slots=True)
 class _FileHold:

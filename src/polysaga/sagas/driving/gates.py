@@ -14,6 +14,7 @@ from collections import deque
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault
+from polysaga.databases.single_writer import ONE_WRITER
 from polysaga.errors import PoolExhausted
 
 _WINDOW = 1.0  # seconds
@@ -29,10 +30,10 @@ _CROWDED = {
 
 
 class Gate:
-    """The way to one database, for the steps of this process."""
+    """The way to one database, for the steps of this process; a *single_writer* takes one at a time."""
 
-    def __init__(self, database: str, connections: int, clock: Clock) -> None:
-        self.database = database
+    def __init__(self, database: str, connections: int, clock: Clock, *, single_writer: bool = False) -> None:
+        self.database, self.single_writer = database, single_writer
         self.most = max(1, connections - connections // _LEFT_OVER)
         self.limit = self.most  # how many may be inside now
         self._clock = clock
@@ -59,6 +60,8 @@ class Gate:
 
     def full(self, waited: float) -> PoolExhausted:
         """Return the error for a caller that *waited* so many seconds in vain."""
+        if self.single_writer:
+            return PoolExhausted(self.database, 1, waited, ONE_WRITER)
         return PoolExhausted(self.database, self.most, waited)
 
     async def enter(self, seconds: float | None = None) -> None:

@@ -96,7 +96,7 @@ def assemble(
 
     starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)
-    gates = {name: Gate(name, _connections(other), clock) for name, other in nodes.items()}
+    gates = {name: _gate(other, clock) for name, other in nodes.items()}
     return Engine(
         journal, home, participants, starts, finishes, settings, clock, emit, Timeouts(), gates, process_name()
     )
@@ -131,11 +131,12 @@ async def check_tables(engine: Engine) -> None:
         await participant.check()
 
 
-def _connections(node: Node) -> int:
-    """Return how many transactions *node* can have at once; on SQLite they queue for the only writer."""
+def _gate(node: Node, clock: Clock) -> Gate:
+    """Return the gate for steps on *node*; on SQLite they queue behind it for the only writer."""
     pool = node.settings.pool
     single = isinstance(node, SqlNode) and node.dialect.single_writer
-    return _QUEUE_OF_ONE if single else pool.size + pool.max_overflow
+    connections = _QUEUE_OF_ONE if single else pool.size + pool.max_overflow
+    return Gate(node.database, connections, clock, single_writer=single)
 
 
 def _participant(node: Node, clock: Clock) -> Participant:
