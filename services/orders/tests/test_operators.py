@@ -8,12 +8,14 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from fastapi import Depends, FastAPI
 
 from orders.app import create_app
 from orders.databases import orders
 from orders.sagas import sagas
 from orders.settings import load
 from polysaga.databases import SqlNode
+from polysaga.fastapi import operator_routes
 
 from .conftest import Client
 
@@ -95,6 +97,40 @@ async def test_many_are_only_repaired_when_that_is_said(shop: Client, ours: dict
     assert done["done"]
     everything = await shop.post("/sagas/repairs", json={**asked, "wanted": {}}, headers=ours)
     assert everything.status_code == 422
+
+
+@pytest.mark.parametrize("parameter", ["dry_run", "dryrun", "why"])
+async def test_a_parameter_beside_the_body_of_an_act_is_refused_and_nothing_is_done(
+    shop: Client, ours: dict[str, str], parameter: str
+) -> None:
+    saga_id = await placed(shop)
+    await park(saga_id)
+    body = {"why": "the disk is back"}
+    answer = await shop.post(f"/sagas/{saga_id}/retry?{parameter}=true", json=body, headers=ours)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == (
+        f"query.{parameter}: there is no such parameter; send what you ask for as JSON, in the body"
+    )
+    assert (await sagas.get(UUID(saga_id))).status == "needs_attention"
+
+
+async def test_a_parameter_that_a_list_does_not_have_is_refused(shop: Client, ours: dict[str, str]) -> None:
+    answer = await shop.get("/sagas?state=parked", headers=ours)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "query.state: there is no such parameter; leave it out",
+    )
+
+
+async def test_a_parameter_of_the_programs_own_dependency_is_let_through(shop: Client) -> None:
+    async def tenant(of: str = "all") -> None: ...
+
+    app = FastAPI()
+    app.include_router(operator_routes(sagas), prefix="/sagas", dependencies=[Depends(tenant)])
+    transport = httpx2.ASGITransport(app=app, client=(HERE, 5000))
+    async with Client(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/sagas?of=north&limit=5")).status_code == 200
+        assert (await client.get("/sagas?from=north")).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ request. Reading is GET. Acting is POST with a JSON body, and is refused to page
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -151,8 +152,6 @@ class SagaSearch(BaseModel):
 class SagaQuery(BaseModel):
     """Which sagas a list shows, and which page of it."""
 
-    model_config = ConfigDict(extra="forbid")  # a misspelt condition must not find all sagas
-
     status: Annotated[list[Status] | None, _NOT_NULL] = None
     name: Annotated[Name | None, _NOT_NULL] = None
     key: Annotated[Name | None, _NOT_NULL] = None
@@ -234,9 +233,8 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
     `details=False` leaves `GET /{saga_id}` to a route of yours.
     """
     viewer, operator = _guard(authorize, Role.VIEWER), _guard(authorize, Role.OPERATOR)
-    router = APIRouter(
-        generate_unique_id_function=_named, tags=["operations"], dependencies=[Depends(_TOKEN), Depends(viewer)]
-    )
+    checks = [Depends(_TOKEN), Depends(viewer), Depends(_refuse_unknown)]
+    router = APIRouter(generate_unique_id_function=_named, tags=["operations"], dependencies=checks)
     looking, acting = problems(401, 403, 404, 422, 503), problems(401, 403, 404, 409, 422, 503)
     Operator = Annotated[Person, Depends(operator)]  # noqa: N806 - a type
 
@@ -308,6 +306,35 @@ def operator_routes(sagas: Sagas, *, authorize: Authorize | None = None, details
             if isinstance(route, APIRoute):
                 route.openapi_extra = {"security": [{}]}  # no credentials: only this machine is served
     return router
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Refuse parameters that the address does not have.
+
+    A misspelt condition would find all sagas, and `?dry_run=true` beside a body would act.
+    """
+    # With the dependencies of `include_router`, which FastAPI keeps apart from the route.
+    route = request.scope.get("fastapi", {}).get("effective_route_context", request.scope["route"])
+    known = set(_parameters(route.dependant))
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        there = "send what you ask for as JSON, in the body" if request.method == "POST" else "leave it out"
+        said = f"there is no such parameter; {there}"
+        raise RequestValidationError(
+            [{"type": "unknown", "loc": ("query", name), "msg": said, "input": None} for name in unknown]
+        )
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of all query parameters of a route and of what it depends on."""
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (field.alias or name for name, field in kind.model_fields.items())
+        else:
+            yield field.alias
+    for inner in dependant.dependencies:
+        yield from _parameters(inner)
 
 
 def _refuse_repeated(request: Request) -> None:
