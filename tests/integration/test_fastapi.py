@@ -463,6 +463,7 @@ async def test_a_refusal_says_why_in_its_own_words_and_shows_its_facts(tmp_path:
         body = check_problem(await client.get("/"), 409, "sold-out")
         assert (body["title"], body["detail"]) == ("Sold out", "2 are left")
         assert (body["item"], body["left"]) == ("lantern", 2)
+        assert list(body) == ["type", "title", "status", "detail", "instance", "item", "left"]
 
 
 async def test_the_facts_of_a_refusal_cannot_change_what_the_problem_says(tmp_path: Path) -> None:

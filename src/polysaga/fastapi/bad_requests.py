@@ -84,7 +84,7 @@ def _members(request: HTTPConnection, error: HTTPException) -> dict[str, Any]:
     ours = standard(request, error.status_code, "")
     ours["detail"] = ours["title"]
     texts = {name: told[name] for name in ("type", "title", "detail") if isinstance(told.get(name), str)}
-    return {**told, **ours, **texts}
+    return {**ours, **told, **ours, **texts}
 
 
 def _corrected(request: HTTPConnection) -> dict[str, str]:

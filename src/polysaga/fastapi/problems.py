@@ -75,8 +75,10 @@ def problem(
     if has_no_body(status):
         return Response(status_code=status)
     headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
-    body = {**(members or {}), **standard(request, status, detail, kind)}
-    return ProblemResponse(body, status, headers)
+    body = standard(request, status, detail, kind)
+    return ProblemResponse(
+        {**body, **(members or {}), **body}, status, headers
+    )  # theirs behind ours, and never for ours
 
 
 def standard(request: HTTPConnection, status: int, detail: str, kind: str = BLANK) -> dict[str, Any]:
