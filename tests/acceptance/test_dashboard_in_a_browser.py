@@ -3,13 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
 
+from polysaga import Databases, Refused, Retry, Saga, Sagas, SqlDatabase, StepContext
+from polysaga.dashboard import dashboard
+from polysaga.errors import NeedsAttention
+from polysaga.testing import on_sqlite, opened
 from tests.fixtures.dashboards import mounted, served
 from tests.fixtures.programs import MigratedUrls, Program
 from tests.fixtures.repairs import HeldRepairs
@@ -315,3 +322,58 @@ async def test_a_saga_that_is_tried_again_shows_when_in_the_browser(chromium: st
         await page.goto(f"{url}/dashboard/sagas/{saga_id}")
         await expect(page.locator("h1")).to_contain_text("It is tried again at")
         await browser.close()
+
+
+LONG = {"orders": f"{'orders_' * 8}x", "stock": f"{'stock_' * 9}x"}
+SIGNS = "مفتاح " * 20 + "🦊" * 100 + "x" * 200 + "数据库" * 60
+
+
+def with_long_names(tmp_path: Path) -> Sagas:
+    """Return a program of which every name is about as long as it may be, and an error that is longer."""
+    orders, stock = (SqlDatabase(name) for name in LONG.values())
+    saga = Saga("import-all-orders-of-the-customers-of-the-last-quarter-again", input=str)
+    soon = Retry(within=0.05, first=0.01)
+
+    async def take_the_pieces_that_were_ordered_from_the_shelf_in_the_north(
+        db: AsyncSession, value: str, ctx: StepContext
+    ) -> str:
+        return value
+
+    async def put_the_pieces_that_were_ordered_back_on_the_shelf_in_the_no(
+        db: AsyncSession, value: str, done: str, ctx: StepContext
+    ) -> None:
+        raise LookupError(value)
+
+    async def confirm_the_order_of_the_customer_for_the_pieces_in_the_nort(
+        db: AsyncSession, value: str, ctx: StepContext
+    ) -> None:
+        raise Refused(value)
+
+    step = saga.step(stock, undo_retry=soon)(take_the_pieces_that_were_ordered_from_the_shelf_in_the_north)
+    step.compensation(put_the_pieces_that_were_ordered_back_on_the_shelf_in_the_no)
+    saga.step(orders, kind="pivot")(confirm_the_order_of_the_customer_for_the_pieces_in_the_nort)
+    return Sagas(Databases(orders, stock), saga, journal=orders)
+
+
+async def test_no_page_with_long_names_and_texts_scrolls_sideways(chromium: str, tmp_path: Path) -> None:
+    sagas, found = with_long_names(tmp_path), list[str]()
+    (saga,) = sagas.declared
+    app = Starlette()
+    app.mount("/dashboard", dashboard(sagas, sagas.databases, title="a title"))
+    async with opened(sagas, on_sqlite(sagas, tmp_path)), served(app) as url, async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.goto(f"{url}/dashboard/")
+        found += await sideways(page, "the empty overview")
+        with pytest.raises(NeedsAttention):
+            await sagas.run(saga, SIGNS, key="k" * 200)
+        for path in ("/", "/sagas", "/databases", "/audit"):
+            await page.goto(f"{url}/dashboard{path}")
+            found += await sideways(page, path)
+        await page.goto(f"{url}/dashboard/sagas?status=needs_attention")
+        await page.locator("table.sagas .name").first.click()
+        for act in await page.locator(".act > summary").all():
+            await act.click()
+            found += await sideways(page, f"a saga, {await act.inner_text()}")
+        await browser.close()
+    assert found == []

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from markupsafe import escape
 from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from polysaga.clock import Clock
@@ -247,6 +248,11 @@ def test_hostile_payloads_are_escaped_and_can_be_sent(value: object) -> None:
     text, _ = shown(value, Mask(()))
     text.encode()
     assert "<" not in text
+
+
+def test_only_the_signs_of_a_payload_that_cannot_be_seen_are_escaped() -> None:
+    text, _ = shown("数据库 👩\u200d🚀 مفتاح \u202eabc", Mask(()))
+    assert text == escape('"数据库 👩\\u200d🚀 مفتاح \\u202eabc"')
 
 
 def test_time_is_stretched_so_that_short_gaps_are_seen() -> None:

@@ -101,9 +101,13 @@ def _lines(value: Any, mask: Mask, before: str, after: str, depth: int = 0) -> I
 
 
 def _plain(value: Any) -> str:
-    # Half a surrogate pair cannot be sent as UTF-8; JSON's escape can.
+    # Escape what cannot be seen, such as marks of direction, and half a surrogate pair, which UTF-8 cannot encode.
     text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(value)
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else json.dumps(sign)[1:-1]
 
 
 def secret_names(adapters: Collection[TypeAdapter[Any]]) -> frozenset[str]:

@@ -112,14 +112,19 @@ def graph(steps: Sequence[tuple[str, str, str]], after: Sequence[tuple[str, str]
     for name, database, kind in steps:
         x, y = at[name]
         cls = {"pivot": "n-pivot", "retriable": "n-fwd"}.get(kind, "n-box")
-        where = f"{database}, pivot" if kind == "pivot" else database
+        where = f"{_cut(database, 13)}, pivot" if kind == "pivot" else _cut(database, 20)
         found += [
             tag("rect", class_=cls, x=x, y=y, width=132, height=44, rx=7),
-            tag("text", name if len(name) < 19 else f"{name[:17]}…", x=x + 11, y=y + 19),
+            tag("text", _cut(name, 16), x=x + 11, y=y + 19),
             tag("text", where, class_="t-small", x=x + 11, y=y + 35),
         ]
     width = len(columns) * 162 - 28
     return tag("svg", *found, width=width, height=height + 8, role="img", aria_label=label)
+
+
+def _cut(name: str, most: int) -> str:
+    """Return *name*, or as much of it as fits into a box; the list of steps has the whole."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _columns(names: Sequence[str], after: Sequence[tuple[str, str]]) -> list[list[str]]:
