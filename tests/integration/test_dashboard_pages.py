@@ -167,6 +167,7 @@ async def test_a_list_says_which_step_is_retried(files: MigratedUrls) -> None:
         assert (saga["id"], saga["step"], saga["retried"]) == (str(saga_id), None, "record_event")
         text = plain(await visit.get(f"/sagas/{saga_id}"))
         assert "For as long as it takes" in text
+        assert "Why ZeroDivisionError : cannot do it." in text, "the name of an error is said once"
 
 
 async def test_a_saga_at_rest_says_so_and_offers_no_act(files: MigratedUrls) -> None:

@@ -202,7 +202,8 @@ class _Teller:
         failed = failures(saga.history, step, phase) if step else []
         if failed and not saga.status.final:
             last = failed[-1]
-            said = f": {self._text(last.said)}" if last.said else ""
+            text = self._text((last.said or "").removeprefix(f"{last.outcome}: "))
+            said = f": {text}" if text and text != last.outcome else ""
             number = words.counted(len(failed), "attempt")
             return _say("{}{}. {} of {} failed.", tag("b", last.outcome), said, number, step or "")
         return Markup()
