@@ -76,9 +76,8 @@ def problem(
         return Response(status_code=status)
     headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     body = standard(request, status, detail, kind)
-    return ProblemResponse(
-        {**body, **(members or {}), **body}, status, headers
-    )  # theirs behind ours, and never for ours
+    # The members come behind ours, and replace none of them.
+    return ProblemResponse({**body, **(members or {}), **body}, status, headers)
 
 
 def standard(request: HTTPConnection, status: int, detail: str, kind: str = BLANK) -> dict[str, Any]:

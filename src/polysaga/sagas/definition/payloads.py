@@ -32,7 +32,7 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
     try:
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
         adapter.validate_json(text)  # now, because a takeover would find out too late
-        if b"null" in text:
+        if value is not None and b"null" in text:
             _check_numbers(adapter.dump_python(value, by_alias=True, round_trip=True), json.loads(text), what)
     except (PydanticSerializationError, ValidationError) as error:
         raise PayloadError(f"{what} does not survive JSON as its declared type: {said(error)}") from error
