@@ -93,6 +93,7 @@ async def test_a_reader_on_a_replica_that_swallows_a_time_out_is_told_what_it_di
 
         async def block() -> None:
             async with notes.handle.reader(consistency="eventual", allow_stale=True) as db:
+                await db.execute(text("SELECT 1"))  # it has its connection
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(db.execute(text("SELECT pg_sleep(60)")), 0.05)
                 await db.execute(text("SELECT 1"))

@@ -84,6 +84,18 @@ async def test_a_server_that_has_gone_is_told_and_replaced(shop: Shop, *, bare: 
     assert await recorded_all(shop, known, await act(shop, bare=bare))
 
 
+@ON_BOTH_KINDS
+async def test_a_server_that_only_reads_now_is_told_and_its_connection_replaced(shop: Shop, *, bare: bool) -> None:
+    """Behind one name, or a proxy, there may be another server by the next attempt."""
+    known = await act(shop, bare=bare)
+    async with shop.node.writer.connect() as connection:
+        await (await driver_of(connection)).execute("SET default_transaction_read_only = on")
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the driver's own
+        await act(shop, bare=bare)
+    assert shop.participant.fault(raised.value) is Fault.READ_ONLY
+    assert await recorded_all(shop, known, await act(shop, bare=bare))
+
+
 @on_both_loops
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 async def test_the_isolation_that_it_asked_for_changes_nothing(shop: Shop, level: str) -> None:

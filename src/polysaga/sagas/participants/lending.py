@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.util import greenlet_spawn
 
-from polysaga.databases import SqlNode
+from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.handles import PatientSession
@@ -37,7 +37,7 @@ class StepTransaction(Protocol):
     async def __aenter__(self) -> Any:
         """Lend what the user's code works with."""
 
-    async def __aexit__(self, *failure: object) -> None: ...
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None: ...
 
     async def connection(self) -> AsyncConnection:
         """Return the connection of the transaction."""
@@ -126,8 +126,10 @@ class _Work(Generic[LentT]):
             if not self._loan.is_sealed:
                 raise
 
-    async def _give_back(self, *, failed: bool) -> None:
+    async def _give_back(self, failure: BaseException | None) -> None:
         self._loan.end()
+        if failure is not None and self._node.dialect.fault(failure) is Fault.READ_ONLY:
+            await self._run(self._drop)  # its host may stand for another server by now
         # Shielded: a cancelled step must still give its connection back.
         try:
             await asyncio.shield(going_on(self._close_alone()))
@@ -136,7 +138,7 @@ class _Work(Generic[LentT]):
             # rolled back, which asyncio's streams say by a RuntimeError: neither may keep its place in the pool.
             # The caller must get the error, or the cancellation, that ended the step.
             await self._run(self._drop)
-            if not failed:
+            if failure is None:
                 raise
         finally:
             self._loan.tell_end(committed=False)
@@ -177,9 +179,9 @@ class _SessionWork(_Work[Session]):
     async def __aenter__(self) -> AsyncSession:
         return self._session
 
-    async def __aexit__(self, *failure: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._loan.lent:  # else it was committed and closed, without another switch to the greenlet
-            await self._give_back(failed=failure[0] is not None)
+            await self._give_back(error)
 
     async def _close(self) -> None:
         await self._session.close()
@@ -216,9 +218,9 @@ class _ConnectionWork(_Work[Connection]):
         self._loan.begin(lent)  # the transaction begins with the first statement
         return self._connection
 
-    async def __aexit__(self, *failure: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._loan.lent:
-            await self._give_back(failed=failure[0] is not None)
+            await self._give_back(error)
 
     async def _close(self) -> None:
         await AsyncConnection.close(self._connection)
