@@ -75,6 +75,33 @@ def test_every_command_takes_a_settings_file(project: Project, name: str) -> Non
     assert "[[" not in told.out
 
 
+@pytest.mark.parametrize("name", [*NAMES, "sagas skip", "sagas compensate", "worker"])
+def test_an_option_says_what_it_takes_in_words_of_its_own(project: Project, name: str) -> None:
+    _, _, options = project.polysaga(*name.split(), "--help").out.partition("Options:")
+    assert options
+    assert set(re.findall("<.*?>", options)) <= {"<completed|compensated>"}
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (
+            ("list", "shop:everything", "--status", "parked"),
+            "'parked' is no status: write one of running, completing",
+        ),
+        (("show", "shop:everything", "17"), "'17' is no id of a saga: copy one from `polysaga sagas list`"),
+        (("retry", "shop:everything", "17", "--why", "x"), "'17' is no id of a saga"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_word_that_is_none_of_those_wanted_is_told_with_the_remedy(
+    project: Project, words: tuple[str, ...], remedy: str
+) -> None:
+    told = project.polysaga("sagas", *words)
+    assert told.code == 2
+    assert remedy in " ".join(told.err.split())
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_the_settings_file_of_the_command_line_is_read(
     project: Project, before: bool, monkeypatch: pytest.MonkeyPatch

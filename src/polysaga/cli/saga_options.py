@@ -47,19 +47,45 @@ def moment(text: str) -> datetime:
         raise typer.BadParameter(f"'{text}' is in UTC not within the years 1 to 9999") from None
 
 
-SagaId = Annotated[UUID, typer.Argument(metavar="ID", help="The saga's id.", show_default=False)]
+def saga_id(text: str) -> UUID:
+    """Return the id of a saga, in any form of a UUID."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no id of a saga: copy one from `polysaga sagas list`") from None
+
+
+def status(text: str) -> Status:
+    """Return a status by its name."""
+    try:
+        return Status(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no status: write one of {', '.join(Status)}") from None
+
+
+SagaId = Annotated[UUID, typer.Argument(metavar="ID", parser=saga_id, help="The saga's id.", show_default=False)]
 SagaIds = Annotated[
     list[UUID] | None,
-    typer.Argument(metavar="ID", help="The sagas; none if a filter names them.", show_default=False),
+    typer.Argument(
+        metavar="ID", parser=saga_id, help="The sagas; none if a filter names them.", show_default=False
+    ),
 ]
 Statuses = Annotated[
     list[Status] | None,
     typer.Option(
-        "--status", metavar="STATUS", help="Only with this status, e.g. needs_attention.", show_default=False
+        "--status",
+        metavar="STATUS",
+        parser=status,
+        help="Only with this status, e.g. needs_attention.",
+        show_default=False,
     ),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="Only sagas of this name.", show_default=False)]
-Key = Annotated[str | None, typer.Option("--key", help="Only what this key started.", show_default=False)]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="SAGA", help="Only sagas of this name.", show_default=False)
+]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="Only what this key started.", show_default=False)
+]
 Error = Annotated[
     str | None, typer.Option("--error", metavar="TEXT", help="Only with this in the reason.", show_default=False)
 ]
@@ -83,11 +109,16 @@ Until = Annotated[
     typer.Option(metavar="TIME", parser=moment, help="Only begun before this time.", show_default=False),
 ]
 _FAILING_STEP = "Only those in which this step failed last."
-Step = Annotated[str | None, typer.Option("--step", "--failing-step", help=_FAILING_STEP, show_default=False)]
-FailingStep = Annotated[str | None, typer.Option(help=_FAILING_STEP, show_default=False)]
+Step = Annotated[
+    str | None,
+    typer.Option("--step", "--failing-step", metavar="STEP", help=_FAILING_STEP, show_default=False),
+]
+FailingStep = Annotated[str | None, typer.Option(metavar="STEP", help=_FAILING_STEP, show_default=False)]
 FailingDatabase = Annotated[
     str | None,
-    typer.Option("--database", help="Only those in which a step there failed last.", show_default=False),
+    typer.Option(
+        "--database", metavar="NAME", help="Only those in which a step there failed last.", show_default=False
+    ),
 ]
 Retrying = Annotated[bool, typer.Option("--retrying", help="Only those whose last attempt failed.")]
 Late = Annotated[bool, typer.Option("--late", help="Only those that no process has taken over in time.")]
@@ -99,12 +130,17 @@ OldestFirst = Annotated[bool, typer.Option("--oldest-first", help="Begin with th
 Unknown = Annotated[bool, typer.Option("--unknown", help="Only those that this program has no definition of.")]
 By = Annotated[
     str | None,
-    typer.Option("--by", help="Who does it, for the audit trail; your login name by default.", show_default=False),
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who does it, for the audit trail; your login name by default.",
+        show_default=False,
+    ),
 ]
-Why = Annotated[str, typer.Option("--why", help="Why, for the audit trail.", show_default=False)]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the audit trail.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; tell what would happen.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it to all sagas that the filter finds.")]
-Most = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many sagas.")]
+Most = Annotated[int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="At most so many sagas.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

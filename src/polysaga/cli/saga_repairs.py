@@ -126,7 +126,7 @@ def retry() -> Work:
 @repair
 def skip(
     *,
-    step: Annotated[str, typer.Option(help="The step that was done by hand.", show_default=False)],
+    step: Annotated[str, typer.Option(metavar="STEP", help="The step that was done by hand.", show_default=False)],
     result: Annotated[
         str | None, typer.Option(metavar="JSON", help="What the step would have returned.", show_default=False)
     ] = None,

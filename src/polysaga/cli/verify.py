@@ -26,7 +26,7 @@ _KIND = max(map(len, ContradictionKind))
 
 def verify(
     target: Target,
-    limit: Annotated[int, typer.Option(min=1, help="Stop after so many contradictions.")] = 1000,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Stop after so many contradictions.")] = 1000,
     since: Since = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -49,13 +49,16 @@ def worker(
     health_port: Annotated[
         int | None,
         typer.Option(
+            metavar="PORT",
             min=0,
             max=65535,
             help="Serve /health/live, /health/ready and, with prometheus-client, /metrics; 0: any free port.",
             show_default=False,
         ),
     ] = None,
-    health_host: Annotated[str, typer.Option(help="The address that --health-port is opened on.")] = "127.0.0.1",
+    health_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address that --health-port is opened on.")
+    ] = "127.0.0.1",
 ) -> None:
     """Drive sagas, and take over those that were left behind.
 

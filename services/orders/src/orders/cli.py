@@ -50,12 +50,18 @@ def _address(given: str) -> str:
     return given
 
 
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
-Data = Annotated[Path, typer.Option(help="Directory of the SQLite files, unless settings name other databases.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds that orders under way get to find their outcome.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[
+    int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
+Data = Annotated[
+    Path, typer.Option(metavar="PATH", help="Directory of the SQLite files, unless settings name other databases.")
+]
+Wait = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Seconds that orders under way get to find their outcome.")
+]
 Trouble = Annotated[bool, typer.Option(help="Let three orders come to trouble, for the dashboard.")]
-Url = Annotated[str, typer.Option(callback=_address, help="Where the service is.")]
+Url = Annotated[str, typer.Option(metavar="URL", callback=_address, help="Where the service is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -111,9 +117,15 @@ def demo(host: Host = "127.0.0.1", port: Port = 8000, data: Data = DATA, trouble
 def replay_command(
     file: Annotated[Path, typer.Argument(help="CSV with the columns of the UCI Online Retail data set.")],
     url: Url = "http://127.0.0.1:8000",
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Orders under way at once.")] = 8,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Orders per second, at most.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of the file.")] = None,
+    concurrency: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=1000, help="Orders under way at once.")
+    ] = 8,
+    rate: Annotated[
+        float | None, typer.Option(metavar="NUMBER", min=0.01, help="Orders per second, at most.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="Only the first rows of the file.")
+    ] = None,
     data: Data = DATA,
     wait: Wait = PATIENCE,
     as_json: Json = False,
