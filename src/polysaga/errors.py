@@ -225,15 +225,17 @@ class SessionOver(FixTheProgram):
     """A session was used after the block, or the request, that it was lent for had ended.
 
     Nothing would commit such a write. Background tasks, streamed bodies and tasks that outlive their handler open
-    their own sessions.
+    their own sessions. A streamed result that is read on after the end of its transaction raises it, too.
     """
 
-    def __init__(self, database: str) -> None:
-        super().__init__(
-            f"this session of database '{database}' ended with the block or the request that it was lent for; "
-            "open another one where it is needed, with the handle's reader() or writer()"
-        )
-        self.database = database
+    def __init__(
+        self,
+        database: str,
+        reason: str = "this session ended with the block or the request that it was lent for",
+        remedy: str = "open another one where it is needed, with the handle's reader() or writer()",
+    ) -> None:
+        super().__init__(f"database '{database}': {reason}; {remedy}")
+        self.database, self.reason, self.remedy = database, reason, remedy
 
 
 class SessionShared(FixTheProgram):

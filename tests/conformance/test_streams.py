@@ -117,7 +117,7 @@ async def test_a_result_that_outlives_its_transaction_reads_nothing_in_that_of_a
 
     async with sql_session(node, read_only=False) as session:
         await server_shop.sell(session, item)
-        with pytest.raises(SessionOver, match="'shop'"):
+        with pytest.raises(SessionOver, match="'shop': the transaction that this result is streamed in"):
             await counted(kept[0])
         await server_shop.sell(session, item)
     assert await server_shop.sold(item) == 2

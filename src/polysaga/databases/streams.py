@@ -19,6 +19,12 @@ from polysaga.databases.dialects.sql import ENDING, STREAMS, SqlDialect
 from polysaga.databases.driver_errors import errors_of_use, known
 from polysaga.errors import SessionOver
 
+_OVER = "the transaction that this result is streamed in has ended"
+_REMEDY = (
+    "read the result to its end before a commit, a rollback or the end of the block, and before the request "
+    "writes if it reads from a replica"
+)
+
 
 class Streams:
     """The results that are streamed in one transaction."""
@@ -67,7 +73,7 @@ def _execute(
 
     def refuse_if_over() -> None:
         if pooled.dbapi_connection is not adapted or pooled.info.get(STREAMS) is not mine or ENDING in pooled.info:
-            raise SessionOver(database)
+            raise SessionOver(database, _OVER, _REMEDY)
 
     fetches = _Fetches(adapted, None if takes_it else lock, errors, refuse_if_over)
     cursor._cursor = stream = _Stream(cursor._cursor, fetches)  # noqa: SLF001

@@ -43,7 +43,8 @@ def sql_url(database: str, text: str) -> URL:
             several = f"databases.{database}.url has several servers in the place of one; {SEVERAL_HOSTS}"
             raise ConfigurationError(several) from None
         raise ConfigurationError(
-            f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}"
+            f"databases.{database}.url is not a URL; write e.g. postgresql+asyncpg://user@host/{database}, and "
+            "percent-encode what is special in its user name and password"
         ) from None
     # A password with an '@' ends there; its rest would be named as the host, or as a part of the database.
     if "@" in (url.host or "") or ("@" in (url.database or "") and not url.drivername.startswith("sqlite")):
