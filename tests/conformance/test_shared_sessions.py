@@ -167,7 +167,7 @@ async def test_a_block_does_not_end_well_while_another_task_gives_its_connection
             await turns(moments)
 
     # The other two: the other task has closed the connection just before the block commits.
-    with pytest.raises((SessionShared, DatabaseUnavailable, PendingRollbackError)):
+    with pytest.raises((SessionShared, DatabaseUnavailable, TransactionLost)):
         await within(block(), "the block ends", patience=10.0)
     await story.left_nothing()
 

@@ -132,6 +132,7 @@ class PostgresAsyncpg(Postgres):
 
 async def _start(adapted: Any, driver: Any) -> None:
     async with adapted._execute_mutex:  # noqa: SLF001 - as the adapter's own statements do
+        driver._check_open()  # noqa: SLF001 - a transaction may have been lost with its connection
         if adapted._transaction is None:  # noqa: SLF001
             await adapted._start_transaction()  # noqa: SLF001
 
