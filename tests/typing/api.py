@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import assert_type
+from typing import Literal, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -114,6 +114,9 @@ assert_type(untell, Callable[[AsyncConnection, Order, Reservation, StepContext],
 sagas = Sagas(databases, place_order, journal=orders)
 cancel_order = Saga("cancel-order", input=int)
 assert_type(cancel_order, Saga[int, None])
+assert_type(Saga("any-order", input=Order | None), Saga[Order | None, None])
+assert_type(Saga("orders", input=list[Order], output=Placed | None), Saga[list[Order], Placed | None])
+assert_type(Saga("rush", input=Literal["air", "sea"], output=Placed), Saga[Literal["air", "sea"], Placed])
 
 
 async def use(settings: Settings) -> None:
@@ -196,6 +199,9 @@ async def with_a_session(db: AsyncSession, order: Order, ctx: StepContext) -> No
 @place_order.step(None, kind="pivot")  # type: ignore[call-overload, untyped-decorator]
 async def a_call_that_decides(order: Order, ctx: StepContext) -> Placed:
     return Placed(number=1)
+
+
+Saga("number", input=7)  # type: ignore[call-overload]
 
 
 async def misuse() -> None:

@@ -14,7 +14,7 @@ last step has no database, the decision is the finishing write of the journal.
 import re
 import typing
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
@@ -49,6 +49,9 @@ from polysaga.sagas.definition.step import (
     Step,
     without_session,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 OutputT = TypeVar("OutputT", covariant=True)
 
@@ -104,12 +107,39 @@ class Saga(Generic[InputT, OutputT]):
         deadline: float | None = None,
     ) -> None: ...
 
+    # Apart, for what is no class, such as `Order | None`: not every type checker knows TypeForm.
+    @overload
+    def __init__(
+        self: "Saga[InputT, None]",
+        name: str,
+        *,
+        input: "TypeForm[InputT]",
+        output: None = None,
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
+    @overload
     def __init__(
         self,
         name: str,
         *,
-        input: type[InputT],  # noqa: A002 - the word users look for
-        output: type[Any] | None = None,
+        input: "TypeForm[InputT]",
+        output: "TypeForm[OutputT]",
+        version: int = 1,
+        key_fields: Collection[str] | None = None,
+        refusals: Sequence[type[Refused]] = (),
+        deadline: float | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: "type[InputT] | TypeForm[InputT]",  # noqa: A002 - the word users look for
+        output: Any = None,
         version: int = 1,
         key_fields: Collection[str] | None = None,
         refusals: Sequence[type[Refused]] = (),
