@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from polysaga import MongoSession, StepContext
-from polysaga.errors import NeedsAttention, Refused
+from polysaga.errors import NeedsAttention, Refused, TryAgain
 from polysaga.events import ClaimLost, PrimaryChanged, SagaFinished, SagaNotKnown, WorkerFailed
 from polysaga.sagas.participants.outboxes import Waiting
 from polysaga.telemetry.prometheus import Metrics
@@ -91,6 +91,11 @@ def test_promtool_finds_nothing_wrong(command: list[str]) -> None:
 
 async def fail(db: object, ctx: StepContext) -> None:
     raise RuntimeError("the printer is on fire")
+
+
+async def fail_once(db: object, ctx: StepContext) -> None:
+    if ctx.attempt == 1:
+        raise TryAgain("the printer is out of paper")
 
 
 async def refuse(db: object, ctx: StepContext) -> None:
@@ -190,6 +195,7 @@ async def test_every_metric_of_sagas_moves_under_load(urls: Urls) -> None:
     program = load.program
     program.pool |= {"size": 1, "max_overflow": 0}
     async with program.open(lease=600.0), load.metrics.reading():
+        program.on("credit_points", fail_once)  # its patience is long: a slow attempt does not use it up
         await load.run()
         program.on("confirm_order", refuse)
         await load.run(Refused)
