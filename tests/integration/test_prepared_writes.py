@@ -352,6 +352,7 @@ async def test_nothing_is_committed_before_a_cancelled_statement_has_ended(shop:
     assert await shop.whole(known, await shop.act())
 
 
+@on_both_loops
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 async def test_a_step_that_ends_its_transaction_on_the_driver_is_told(shop: Shop, end: str) -> None:
     async def end_it(session: AsyncSession) -> None:

@@ -33,8 +33,9 @@ class Luggage:
     def __init__(self, transport: Any) -> None:
         self.waiting = b""
         # They have left, and no message since has asked the server for the state of its transaction. On uvloop the
-        # messages are not seen here, and `TransactionConnection` takes this back.
+        # messages are not seen here: `is_unanswered` and `TransactionConnection` take this back.
         self.unanswered = False
+        self._sent = 0  # statements of the driver, when messages were added last
         self._write = transport.write
         try:
             transport.write, transport.writelines = self.write, self.writelines
@@ -43,13 +44,19 @@ class Luggage:
         else:
             self._holds = True
 
-    def add(self, messages: bytes) -> None:
-        """Send *messages* with the next one."""
+    def add(self, messages: bytes, sent: int = 0) -> None:
+        """Send *messages* with the next one; the driver has *sent* so many statements before."""
         if self._holds:
             self.waiting += messages
         else:
-            self.unanswered = True
+            self.unanswered, self._sent = True, sent
             self._write(messages)
+
+    def is_unanswered(self, sent: int) -> bool:
+        """Return whether nothing has asked for the answer yet; the driver has *sent* so many statements."""
+        if not self._holds and sent != self._sent:
+            self.unanswered = False  # a statement has asked, and may have ended the transaction
+        return self.unanswered
 
     def drop(self) -> bool:
         """Return whether messages were waiting; they are not sent any more."""
@@ -88,7 +95,8 @@ def connection_class(driver: Any) -> type:
 
         def is_in_transaction(self) -> bool:
             """Return whether a transaction is open, or will be with the next statement."""
-            return bool(self.has_begun() or self._luggage.waiting or self._luggage.unanswered)
+            luggage, sent = self._luggage, self._protocol.queries_count
+            return bool(self.has_begun() or luggage.waiting or luggage.is_unanswered(sent))
 
         def has_begun(self) -> bool:
             """Return whether a transaction was open on the server when it answered last."""
@@ -105,7 +113,7 @@ def connection_class(driver: Any) -> type:
             if query in _BEGINS and self._top_xact is self._patient:
                 self._patient = False
                 self._check_open()
-                self._luggage.add(_BEGINS[query])
+                self._luggage.add(_BEGINS[query], self._protocol.queries_count)
                 return "BEGIN"
             if query in _ENDS and self._luggage.drop():
                 return _ENDS[query]
