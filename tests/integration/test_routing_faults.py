@@ -14,7 +14,7 @@ from polysaga import Databases, Scope, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
-from polysaga.errors import ReadOnlyNode, WriteOnReader
+from polysaga.errors import NoPrimary, ReadOnlyNode, WriteOnReader
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
@@ -273,6 +273,13 @@ async def test_a_snapshot_that_follows_one_which_was_ended_sees_what_was_written
                     await two.write()
                     assert await db.scalar(VALUE) == 0
                 assert await db.scalar(VALUE) == 1
+
+
+async def test_a_writer_leaves_the_error_of_another_database_as_it_is(two: Two) -> None:
+    with pytest.raises(NoPrimary) as raised:
+        async with two.orders.writer():
+            raise NoPrimary(two.points.name)
+    assert raised.value.database == "points"
 
 
 async def test_a_job_sees_what_the_request_that_queued_it_wrote(

@@ -91,6 +91,8 @@ class SqlRoutes:
             async with sql_session(router.primary, read_only=False) as session:
                 yield session
         except NoPrimary as error:
+            if error.database != router.name:
+                raise  # of a writer inside this one's block
             router.monitor.suspect()
             name = router.primary.name
             raise DatabaseUnavailable(router.name, name, "it is not the primary any more") from error
