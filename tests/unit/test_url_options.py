@@ -189,12 +189,19 @@ def test_a_password_that_is_not_encoded_is_not_taken_for_a_host_and_told(scheme:
         f"{PSYCOPG}://app@h:0/shop",
         f"{ASYNCPG}://app@/shop?host=a:5432&host=b:99999",
         f"{ASYNCPG}://app@/shop?host=a&port=99999",
+        f"{ASYNCPG}://app@/shop?host=[fd00::1]:99999",
         "mysql+asyncmy://app@h:99999/shop",
     ],
 )
 def test_a_port_that_does_not_exist_is_a_mistake_in_the_url(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"databases\.shop\.url: there is no port (99999|0);"):
         SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+
+
+def test_the_end_of_an_address_is_no_port() -> None:
+    url = f"{ASYNCPG}://app@/shop?host=fd00::0"
+    node = SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+    assert node.url.query["host"] == "fd00::0"
 
 
 def test_a_comma_in_a_password_is_no_list_of_hosts() -> None:

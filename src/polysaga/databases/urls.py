@@ -77,8 +77,9 @@ def _ports(url: URL) -> Iterator[int]:
     for name in ("host", "port"):
         given = url.query.get(name, ())
         for one in (given,) if isinstance(given, str) else given:
-            last = one.rpartition(":")[2]
-            if last.isdecimal() and (name == "port" or ":" in one):
+            host, _, last = one.rpartition(":")
+            address = ":" in host and not host.endswith("]")  # of IPv6, without a port
+            if last.isdecimal() and not address and (name == "port" or host):
                 yield int(last)
 
 
