@@ -14,7 +14,7 @@ from polysaga import Databases, Scope, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
-from polysaga.errors import NoPrimary, ReadOnlyNode, WriteOnReader
+from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode, WriteOnReader
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
@@ -280,6 +280,28 @@ async def test_a_writer_leaves_the_error_of_another_database_as_it_is(two: Two) 
         async with two.orders.writer():
             raise NoPrimary(two.points.name)
     assert raised.value.database == "points"
+
+
+@pytest.mark.parametrize("which", ["another database", "another server", "its own"])
+async def test_a_reader_holds_no_error_of_another_server_against_its_node(
+    two: Two, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """A saga that a handler runs beside its reader raises it; a replica would be left out for that."""
+    router, blamed = two.databases.routers["orders"], list[int]()
+    monkeypatch.setattr(router, "failed", blamed.append)
+
+    async def read() -> None:
+        with two.databases.scope() as scope:
+            async with two.orders.reader() as db:
+                await db.execute(text("SELECT 1"))
+                (index,) = scope.pinned.values()
+                names = {"its own": router.nodes[index].name, "another database": "points", "another server": "c"}
+                database = "points" if which == "another database" else "orders"
+                raise DatabaseUnavailable(database, names[which], "it has gone")
+
+    with pytest.raises(DatabaseUnavailable, match="it has gone"):
+        await read()
+    assert bool(blamed) is (which == "its own")
 
 
 async def test_a_job_sees_what_the_request_that_queued_it_wrote(

@@ -96,10 +96,11 @@ class SqlRoutes:
             router.monitor.suspect()
             name = router.primary.name
             raise DatabaseUnavailable(router.name, name, "it is not the primary any more") from error
-        except DatabaseUnavailable:
-            router.monitor.suspect()
-            # Perhaps only the reply to COMMIT was lost.
-            current_or_own(router.clock).wrote(router.name, router.capture, acknowledged=False)
+        except DatabaseUnavailable as error:
+            if error.database == router.name:
+                router.monitor.suspect()
+                # Perhaps only the reply to COMMIT was lost.
+                current_or_own(router.clock).wrote(router.name, router.capture, acknowledged=False)
             raise
         self.wrote()
 
@@ -141,12 +142,17 @@ class _ReadRoute:
 
     def blame(self, error: Exception) -> bool:
         """Return whether *error* is the node's; if so, it counts against the node."""
-        if self.node.dialect.fault(error) not in _GONE:
+        if self.node.dialect.fault(error) not in _GONE or self._is_anothers(error):
             return False
         if not self._blamed:
             self._router.failed(self.choice.index)
         self._blamed = True
         return True
+
+    def _is_anothers(self, error: Exception) -> bool:
+        """Return whether *error* is about another server: a session inside the block, or a saga, may raise it."""
+        mine = (self.node.database, self.node.name)
+        return isinstance(error, DatabaseUnavailable) and (error.database, error.node) != mine
 
     def reads(self) -> bool:
         """Note that a statement follows; return whether it is the first."""
