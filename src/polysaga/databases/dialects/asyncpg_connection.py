@@ -95,7 +95,8 @@ def connection_class(driver: Any) -> type:
 
         def is_in_transaction(self) -> bool:
             """Return whether a transaction is open, or will be with the next statement."""
-            luggage, sent = self._luggage, self._protocol.queries_count
+            luggage = self._luggage
+            sent = getattr(self._protocol, "queries_count", 0)  # a connection that is closed has no protocol
             return bool(self.has_begun() or luggage.waiting or luggage.is_unanswered(sent))
 
         def has_begun(self) -> bool:
