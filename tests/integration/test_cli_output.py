@@ -25,6 +25,9 @@ COLUMNS = "id, name, version, fingerprint, input, input_hash, status, epoch, res
 INTERRUPTED_AT_TYPER = """
 import os, signal, sys
 
+# As in the foreground of a terminal: the tests may run in a background job, whose children ignore the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Interrupt:
     @staticmethod
     def find_spec(name, path=None, target=None):
