@@ -20,7 +20,7 @@ from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, SqlDatabase, SqlNode
 from polysaga.databases.dialects import fault_of
 from polysaga.databases.dialects.sql import ANSWERED_AT
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.loading import load_module
 from tests.conformance.shops import MongoShop, Sale, Shop, SqlShop, settings

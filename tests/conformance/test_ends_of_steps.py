@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import StepMisused
 from tests.conformance.shops import Sale, SqlShop, turns
 from tests.conformance.test_participant import entry, row_of, selling

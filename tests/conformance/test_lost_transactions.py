@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError, Sta
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases import SqlNode
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import DatabaseUnavailable, TransactionLost
 from tests.conformance.shops import Sale, SqlShop, nothing_open
 from tests.conformance.test_participant import cancelling, entry

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.databases import Fault
 from polysaga.databases.dialects.mysql import MySQL
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import StepMisused, TransactionLost
 from polysaga.sagas.protocol.rows import LedgerRow
 from polysaga.sagas.protocol.states import Mark

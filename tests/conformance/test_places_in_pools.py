@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from polysaga.databases import SqlNode
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.databases.pools import PoolUse
 from tests.conformance.shops import SqlShop
 from tests.fixtures.left_behind import LEAVES_BEHIND

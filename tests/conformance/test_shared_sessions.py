@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects.sqlite_file import SQLiteFile
 from polysaga.databases.endings import held
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import DatabaseUnavailable, SessionShared, StepMisused, TransactionLost
 from tests.conformance.shops import Refund, Sale, SqlShop, nothing_open, turns
 from tests.conformance.test_participant import cancelling, entry, selling

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult, AsyncSession
 
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import SessionOver, SessionShared
 from tests.conformance.shops import SqlShop, nothing_open
 from tests.conformance.test_participant import cancelling, entry

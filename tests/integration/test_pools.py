@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import MongoNode, SqlNode
-from polysaga.databases.handles import sql_session
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.databases.pools import PoolUse
 from polysaga.errors import PoolExhausted
 from tests.fixtures.waiting import until, within

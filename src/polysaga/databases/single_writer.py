@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from polysaga.databases.sql_node import SqlNode
-from polysaga.errors import StepMisused
+from polysaga.errors import PoolExhausted, StepMisused
 
-# What helps callers who wait for the connection in vain; a larger pool has no second one.
-ONE_WRITER = "SQLite has one writer: open no session inside another, and hold sessions for a shorter time"
+# What helps a caller that waits for the connection in vain; a larger pool has no second one.
+_ONE_WRITER = "SQLite has one writer: open no session inside another, and hold sessions for a shorter time"
 
 
 @dataclass(slots=True)
@@ -32,6 +32,13 @@ _holds: ContextVar[tuple[_FileHold, ...]] = ContextVar("polysaga_single_writer",
 def file_of(node: SqlNode) -> str | None:
     """Return the file that has one writer; None for servers, which have many."""
     return os.path.realpath(node.url.database or "") if node.dialect.single_writer else None
+
+
+def exhausted(database: str, connections: int, waited: float, *, one_writer: bool) -> PoolExhausted:
+    """Return the error for a caller that *waited* seconds for one of *connections*, or for the *one_writer*."""
+    if one_writer:
+        return PoolExhausted(database, 1, waited, _ONE_WRITER)
+    return PoolExhausted(database, connections, waited)
 
 
 @contextmanager

@@ -11,20 +11,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sqlalchemy.exc import PendingRollbackError, StatementError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import SessionTransactionOrigin
 from sqlalchemy.util import await_only
 
-from polysaga.databases.handles import (
+from polysaga.databases.handles import Wish
+from polysaga.databases.lent_sessions import (
     LentSession,
     PatientSession,
-    Wish,
     as_ours,
     close_shielded,
-    raise_if_lost,
+    connections_of,
     sql_session,
+    taken_by,
+    telling_loss,
 )
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary
@@ -57,12 +59,10 @@ class SqlRoutes:
             lent = cast(LentSession, session.sync_session)
             try:
                 try:
-                    yield session
-                    if not lent._is_clean():  # noqa: SLF001 - what is public takes ten times as long
-                        await session.flush()  # which is refused: a change must not be dropped in silence
-                except PendingRollbackError as error:
-                    raise_if_lost(lent, router.name, error)
-                    raise
+                    with telling_loss(lent, router.name):
+                        yield session
+                        if not lent._is_clean():  # noqa: SLF001 - what is public takes ten times as long
+                            await session.flush()  # which is refused: a change must not be dropped in silence
                 finally:
                     lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
                 await session.close()  # nothing to commit: there is no transaction, or one that only reads
@@ -159,17 +159,17 @@ class _ReadRoute:
         first, self._read = not self._read, True
         return first
 
-    def overtaken(self, *, connected: bool) -> bool:
-        """Return whether the scope has written since the node was chosen: the node may lack the write.
+    @property
+    def is_snapshot(self) -> bool:
+        return self._wish.snapshot
 
-        A snapshot that is *connected* has begun, and stays what it is.
-        """
+    def overtaken(self) -> bool:
+        """Return whether the scope has written since the node was chosen: the node may lack the write."""
         scope = self._scope = self._scope or current()
         if scope is None or scope.commits(self._router.name) == self._commits:
             return False
         asked = self._wish.consistency or scope.consistency or self._router.reads.consistency
-        began = self._wish.snapshot and connected
-        return asked == "session" and not began and self.choice.index != self._router.topology.primary
+        return asked == "session" and self.choice.index != self._router.topology.primary
 
     async def move(self) -> Any:
         """Move to a node that has all that the scope must see, and not to one that failed; return its engine."""
@@ -209,7 +209,7 @@ class _Movable(LentSession):
     def _first(self, run: Callable[..., Any], given: Any, named: Any) -> Any:
         self.refuse_if_over()
         reading: _ReadRoute = self.info[_READING]
-        if reading.overtaken(connected=self._is_connected()):
+        if reading.overtaken() and not (reading.is_snapshot and taken_by(self)):  # one that has begun stays
             if not self._is_begun():
                 self.commit()  # gives the connection back; nothing is to commit, and what was read stays usable
             self.bind = await_only(reading.move()).sync_engine
@@ -232,16 +232,8 @@ class _Movable(LentSession):
         begun = transaction is not None and transaction.origin is not SessionTransactionOrigin.AUTOBEGIN
         return begun or self.in_nested_transaction()
 
-    def _is_connected(self) -> bool:
-        return bool(self._connections)
-
     def _part_with_connections(self) -> None:
         """Give back the broken connection of a transaction that goes on: at its end it could not be ended."""
-        for connection, *_ in set(self._connections.values()):
+        for connection in connections_of(self):
             connection.close()
-        self._connections.clear()
-
-    @property
-    def _connections(self) -> dict[Any, Any]:
-        transaction = self.get_transaction()
-        return {} if transaction is None else transaction._connections  # noqa: SLF001
+        taken_by(self).clear()

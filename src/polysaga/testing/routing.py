@@ -16,7 +16,8 @@ from sqlalchemy.pool import PoolProxiedConnection
 from polysaga.asgi import ROUTE
 from polysaga.clock import Clock
 from polysaga.databases import SqlDatabase, SqlNode
-from polysaga.databases.handles import Wish, sql_session
+from polysaga.databases.handles import Wish
+from polysaga.databases.lent_sessions import sql_session
 from polysaga.databases.positions import ClusterTime
 from polysaga.errors import DatabaseUnavailable
 from polysaga.routing.guards.constructs import guard

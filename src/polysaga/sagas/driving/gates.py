@@ -14,7 +14,7 @@ from collections import deque
 
 from polysaga.clock import Clock
 from polysaga.databases import Fault
-from polysaga.databases.single_writer import ONE_WRITER
+from polysaga.databases.single_writer import exhausted
 from polysaga.errors import PoolExhausted
 
 _WINDOW = 1.0  # seconds
@@ -60,9 +60,7 @@ class Gate:
 
     def full(self, waited: float) -> PoolExhausted:
         """Return the error for a caller that *waited* so many seconds in vain."""
-        if self.single_writer:
-            return PoolExhausted(self.database, 1, waited, ONE_WRITER)
-        return PoolExhausted(self.database, self.most, waited)
+        return exhausted(self.database, self.most, waited, one_writer=self.single_writer)
 
     async def enter(self, seconds: float | None = None) -> None:
         """Return when there is a place; raise `TimeoutError` after *seconds*. `leave` gives it back."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga.databases.dialects.sending import Seal
-from polysaga.databases.handles import pool_exhausted
+from polysaga.databases.lent_sessions import pool_exhausted
 from polysaga.errors import DatabaseUnavailable, OutcomePending, TryAgain
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.attempts import AttemptPlan, Attempts, Settled

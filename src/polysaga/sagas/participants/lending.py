@@ -21,7 +21,7 @@ from sqlalchemy.util import greenlet_spawn
 from polysaga.databases import Fault, SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
-from polysaga.databases.handles import PatientSession
+from polysaga.databases.lent_sessions import PatientSession
 from polysaga.errors import StepMisused
 from polysaga.limits import going_on
 from polysaga.sagas.participants.loans import AUTOCOMMIT, LEFT_BEHIND, Loan

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases import Fault, Node, SqlNode
 from polysaga.databases.dialects import Rendered
-from polysaga.databases.handles import pool_exhausted
+from polysaga.databases.lent_sessions import pool_exhausted
 from polysaga.errors import DatabaseUnavailable, SchemaMissing
 
 
