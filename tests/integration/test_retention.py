@@ -18,10 +18,11 @@ from polysaga.errors import ConfigurationError, Refused, UnknownSaga
 from polysaga.events import ClaimLost, SagaFinished, SagasRemoved, StartParked
 from polysaga.sagas.journal.tables import JOURNAL, LEDGER, OUTBOX
 from polysaga.sagas.participants.outboxes import Outbox, Waiting
-from polysaga.sagas.process import worker
+from polysaga.sagas.process import retention, worker
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.retention import Retention, a_share
 from polysaga.sagas.process.worker import Worker
+from polysaga.testing.clock import HandClock
 from tests.fixtures.programs import PLACE_ORDER, Gate, Order, Program, Urls, make_due
 from tests.fixtures.setups import urls as urls
 from tests.fixtures.waiting import reached
@@ -121,6 +122,7 @@ async def test_what_is_at_rest_for_long_is_removed_everywhere(urls: Urls) -> Non
 
 async def test_the_worker_removes_what_is_old(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_RARELY", 0.01)
+    monkeypatch.setattr(retention, "_WHOLE", 0.0)  # the saga gets old behind the back of the first looks
     monkeypatch.setattr(Worker, "_remove_old", LOOK)
     async with Program(urls, PLACE_ORDER).open() as program:
         old, young = await complete(program), await complete(program)
@@ -386,6 +388,28 @@ async def test_names_that_the_process_does_not_know_are_left_alone(urls: Urls) -
         assert await Retention(program.runner.engine, ["other"]).sweep() == 0
         assert await Retention(program.runner.engine, []).sweep() == 0
         assert await rows(program, saga_id) == 3
+
+
+async def test_a_look_begins_where_the_last_one_found_its_oldest_saga(urls: Urls) -> None:
+    """Else it would read past every old saga of an unknown name, once a minute."""
+    async with Program(urls, PLACE_ORDER).open() as program:
+        ended_late, ended_soon, second, first = [await complete(program) for _ in range(4)]
+        clock = HandClock()
+        removing = Retention(replace(program.runner.engine, clock=clock), program.runner.names)
+        await age(program, first, MONTH + 7200.0)
+        await age(program, second, MONTH + 3600.0)
+        assert await removing.sweep(batch=1) == 1, "the oldest of all"
+        assert await removing.sweep(batch=1) == 1, "the next one is younger"
+        assert await removing.sweep() == 0
+
+        retained = program.runner.engine.settings.retention
+        await age(program, ended_soon, retained + 300.0)
+        await age(program, ended_late, retained + 1200.0)
+        assert await removing.sweep() == 1, "what began much earlier is not looked at"
+        assert await rows(program, ended_late) == 3
+        clock.move(3600.0)
+        assert await removing.sweep() == 1, "once an hour everything is looked at"
+        assert (await program.sagas.find()).sagas == ()
 
 
 def test_a_retention_that_a_late_call_could_outlast_is_refused() -> None:

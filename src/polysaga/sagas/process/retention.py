@@ -14,12 +14,17 @@ cleared. A worker takes the oldest sagas. If another one has taken the same, the
 statement, and finds less to remove than it took. For a while from then on it takes a random share of many more, so
 that two workers seldom take the same.
 
+A look begins where the last one found its oldest saga, so it does not read past all that stays for long: sagas
+that are not at rest, and those of unknown names, of which there may be a million. A saga that took long to end may
+have its place before that. Once an hour a look begins at the oldest saga of all, and finds it.
+
 Sagas whose name this process does not know stay, and so does the audit trail, which is short and is about people.
 Sagas of a known name and an old version are removed from the ledgers that the program has now.
 """
 
 import random
 from collections.abc import Collection, Sequence
+from math import inf
 from uuid import UUID
 
 from polysaga.events import SagasRemoved
@@ -32,6 +37,9 @@ BATCH = 200  # sagas per transaction, about
 _SHARES = 16  # batches among which each worker chooses
 _SHARING = 50  # batches for which a worker shares once it has met another one
 _AT_LEAST = 2  # batches below which there is nothing to share
+_MARGIN = 600.0  # seconds that a look begins before the last one's oldest saga: most sagas end within them
+_WHOLE = 3600.0  # seconds between two looks that begin at the oldest saga of all
+_ALL = 100 * 365 * 86_400.0  # seconds; no saga is as old
 
 
 class Retention:
@@ -40,13 +48,17 @@ class Retention:
     def __init__(self, engine: Engine, names: Collection[str]) -> None:
         self._engine, self._node = engine, engine.journal.node
         self._sharing = 0  # batches for which this worker leaves most of the oldest sagas to others
+        self._looked_at = 0.0  # by the monotonic clock
+        self._passed = 0.0  # seconds: then no saga older than that was to be removed
+        self._whole_at = -inf  # when the next look begins at the oldest saga of all
         dialect = self._node.dialect
         known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
         old = f"wake_at IS NULL AND finished_at <= {dialect.ago(':age')}"
         # Uses the index on `created_at`: a saga that ended long ago began before.
         self._expired = dialect.render(
-            f"SELECT id FROM {JOURNAL} WHERE created_at <= {dialect.ago(':age')} AND {old} AND name IN ({known}) "
-            "ORDER BY created_at, id LIMIT :batch"
+            f"SELECT id, {dialect.seconds_until('created_at')} FROM {JOURNAL} "
+            f"WHERE created_at BETWEEN {dialect.ago(':oldest')} AND {dialect.ago(':age')} "
+            f"AND {old} AND name IN ({known}) ORDER BY created_at, id LIMIT :batch"
         )
         self._removal = Removal(dialect, JOURNAL, "id", old)
 
@@ -65,10 +77,16 @@ class Retention:
 
     async def expired(self, batch: int) -> Sequence[UUID]:
         """Return the ids of the oldest sagas that may be removed, the oldest first."""
-        values = {"age": self._engine.settings.retention, "batch": batch}
+        now, age = self._engine.clock.monotonic(), self._engine.settings.retention
+        whole = now >= self._whole_at
+        oldest = _ALL if whole else self._passed + (now - self._looked_at) + _MARGIN
+        values = {"age": age, "oldest": oldest, "batch": batch}
         async with self._node.writer.connect() as connection:
-            result = await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))
-            return [self._node.dialect.key_from(key) for key in result.scalars()]
+            found = (await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))).all()
+        if whole:
+            self._whole_at = now + _WHOLE
+        self._looked_at, self._passed = now, -found[0][1] if found else age
+        return [self._node.dialect.key_from(key) for key, _ in found]
 
     async def remove(self, saga_ids: Collection[UUID]) -> int:
         """Remove sagas, and return how many were there; after a crash in between, the next removal finds them."""
