@@ -25,6 +25,7 @@ Sagas of a known name and an old version are removed from the ledgers that the p
 import random
 from collections.abc import Collection, Sequence
 from math import inf
+from typing import Any
 from uuid import UUID
 
 from polysaga.events import SagasRemoved
@@ -82,7 +83,8 @@ class Retention:
         oldest = _ALL if whole else self._passed + (now - self._looked_at) + _MARGIN
         values = {"age": age, "oldest": oldest, "batch": batch}
         async with self._node.writer.connect() as connection:
-            found = (await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))).all()
+            result = await connection.exec_driver_sql(self._expired.sql, self._expired.bind(values))
+            found: Sequence[Any] = result.all()
         if whole:
             self._whole_at = now + _WHOLE
         self._looked_at, self._passed = now, -found[0][1] if found else age
