@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match, Mount
 
 from polysaga.fastapi.body_limit import BodyTooLarge, of_size
-from polysaga.fastapi.problems import DETAILS, ProblemResponse, as_json, has_no_body, problem, standard
+from polysaga.fastapi.problems import DETAILS, ProblemResponse, as_json, extended, has_no_body, problem, standard
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 _UNREAD = "There was an error parsing the body"  # FastAPI's text for a body that its JSON parser cannot read
@@ -84,7 +84,7 @@ def _members(request: HTTPConnection, error: HTTPException) -> dict[str, Any]:
     ours = standard(request, error.status_code, "")
     ours["detail"] = ours["title"]
     texts = {name: told[name] for name in ("type", "title", "detail") if isinstance(told.get(name), str)}
-    return {**ours, **told, **ours, **texts}
+    return extended({**ours, **texts}, told)
 
 
 def _corrected(request: HTTPConnection) -> dict[str, str]:

@@ -75,14 +75,17 @@ def problem(
     if has_no_body(status):
         return Response(status_code=status)
     headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
-    body = standard(request, status, detail, kind)
-    # The members come behind ours, and replace none of them.
-    return ProblemResponse({**body, **(members or {}), **body}, status, headers)
+    return ProblemResponse(extended(standard(request, status, detail, kind), members or {}), status, headers)
 
 
 def standard(request: HTTPConnection, status: int, detail: str, kind: str = BLANK) -> dict[str, Any]:
     """Return the members that every problem has."""
     return {**named(status, kind), "detail": detail, "instance": request.url.path}
+
+
+def extended(ours: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *ours*, followed by those of *members* that replace none of ours."""
+    return {**ours, **{name: value for name, value in members.items() if name not in ours}}
 
 
 def named(status: int, kind: str) -> dict[str, Any]:
