@@ -46,7 +46,6 @@ class Registry:
             raise ConfigurationError("two databases have the same name; every handle needs its own")
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
-        self._needed = frozenset[str]()  # the databases whose primaries must answer when they are opened
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -91,8 +90,13 @@ class Registry:
             stack.push_async_callback(_stop, ends.watchers)
             self.opened_with = settings
             stack.callback(self._detach)
-            self._needed = frozenset(self._handles if needed is None else (handle.name for handle in needed))
-            await _each(*(self._attach(self._handles[name], group, events, ends) for name, group in nodes.items()))
+            required = self._handles.keys() if needed is None else {handle.name for handle in needed}
+            await _each(
+                *(
+                    self._attach(self._handles[name], group, events, ends, needed=name in required)
+                    for name, group in nodes.items()
+                )
+            )
             alone = [group[0] for group in nodes.values() if len(group) == 1]
             ends.watchers.append(Sentinels(alone, events, Clock()).stop)
             yield self
@@ -100,22 +104,17 @@ class Registry:
     def _known(self, settings: Settings | None) -> Settings:
         return self.settings() if settings is None else _checked(settings)
 
-    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends") -> None:
-        """Give *handle* its *nodes*, the primary first; add to *ends* what must be ended."""
-        answered = await self._answered(handle, nodes[0].ping())
+    async def _attach(
+        self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: "Ends", *, needed: bool
+    ) -> None:
+        """Give *handle* its *nodes*, the primary first; add to *ends* what must be ended.
+
+        Raises `DatabaseUnavailable` if the primary does not answer and is *needed*.
+        """
+        answered = await answers(nodes[0].ping(), needed=needed)
         cast(Any, handle).attach(nodes)
         if answered:
             emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
-
-    async def _answered(self, handle: AnyHandle, question: Awaitable[None]) -> bool:
-        """Return whether the servers of *handle* answer the first *question*; raise if the database is needed."""
-        try:
-            await question
-        except DatabaseUnavailable:
-            if handle.name in self._needed:
-                raise
-            return False
-        return True
 
     def _detach(self) -> None:
         self.opened_with = None
@@ -134,6 +133,17 @@ class Ends:
     stack: AsyncExitStack
     nodes: list[Node]
     watchers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+
+async def answers(question: Awaitable[None], *, needed: bool) -> bool:
+    """Return whether a database answers its first *question*; raise `DatabaseUnavailable` if it is *needed*."""
+    try:
+        await question
+    except DatabaseUnavailable:
+        if needed:
+            raise
+        return False
+    return True
 
 
 def _checked(settings: object) -> Settings:

@@ -12,7 +12,7 @@ from polysaga.config import BookmarkSettings, Settings, load_settings
 from polysaga.databases.handles import AnyHandle, Consistency, Node
 from polysaga.databases.mongo_node import MongoNode
 from polysaga.databases.positions import ClusterTime, Position
-from polysaga.databases.registry import Ends, Registry
+from polysaga.databases.registry import Ends, Registry, answers
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError
 from polysaga.events import DatabaseOpened, Emit, ReplicaUnreachable, ignore
@@ -142,12 +142,14 @@ class Databases(Registry):
             )
         return [secret.get_secret_value().encode() for secret in given if secret is not None]
 
-    async def _attach(self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: Ends) -> None:
+    async def _attach(
+        self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: Ends, *, needed: bool
+    ) -> None:
         for each in nodes:
             guard(each)
         servers = [node for node in nodes if isinstance(node, SqlNode)]
         if len(servers) < 2:
-            await super()._attach(handle, nodes, emit, ends)
+            await super()._attach(handle, nodes, emit, ends, needed=needed)
             alone = nodes[0]
             if isinstance(alone, MongoNode) and alone.members > 1:
                 self._replica_sets.add(handle.name)
@@ -157,7 +159,7 @@ class Databases(Registry):
         router = _router(handle.name, servers, emit, self._clock)
         ends.nodes.append(router.primary)
         ends.watchers.append(router.stop)
-        answered = await self._answered(handle, router.start())
+        answered = await answers(router.start(), needed=needed)
         for node in router.topology.nodes[1:]:
             if node.failure is not None:
                 emit(ReplicaUnreachable(handle.name, node.seat.name, node.failure))
