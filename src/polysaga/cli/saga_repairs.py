@@ -179,11 +179,11 @@ def _carry_out(action: str, work: Work, selection: _Selection) -> None:
     outcome = _Repaired()
     try:
         run_on(selection.target, lambda program: _repair_each(program, action, work, selection, outcome))
-    except BaseException:
-        if outcome.lines:  # these sagas are repaired, whatever ended the command
+    finally:
+        if outcome.lines:  # these sagas are repaired, whatever ends the command
             _tell(outcome.lines, selection)
-        raise
-    _tell(outcome.lines, selection)
+    if not outcome.lines:
+        _tell((), selection)
     unchanged = selection.unsure and bool(outcome.lines)
     if unchanged:
         typer.echo("Nothing was changed: add --yes to do it.", err=True)
