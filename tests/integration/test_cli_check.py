@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 from psycopg import sql
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -110,6 +111,44 @@ def test_tables_of_another_version_are_told_with_the_remedy(project: Project) ->
     assert code == 1
     (newer,) = problems(rows)
     assert newer.startswith("the tables of its ledger are at revision 9999, which this version")
+
+
+@pytest.mark.parametrize(
+    ("line", "table"),
+    [("journal", "polysaga_journal"), ("journal", "polysaga_audit"), ("ledger", "polysaga_ledger")],
+)
+def test_a_table_that_is_gone_is_told_with_the_remedies_of_migrate(
+    project: Project, line: str, table: str
+) -> None:
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    with closing(sqlite3.connect(project.directory / "orders.sqlite")) as connection, connection:
+        connection.execute(f"DROP TABLE {table}")
+
+    _, _, refused = project.refusal("migrate", "shop:everything").partition(" was migrated, ")
+    code, rows = checked(project, "shop:everything")
+
+    assert code == 1
+    (found,) = [each for row in rows for each in row["findings"] if each["fatal"]]
+    assert found["text"] == f"its {line} was migrated, but its login sees no {table}"
+    assert f"but its login sees no {table}: {found['remedy']}" == refused
+
+
+def test_a_collection_that_is_gone_is_told_with_the_remedies_of_migrate(
+    project: Project, mongo_database: DatabaseFactory
+) -> None:
+    url = mongo_database()
+    project.set_url(points=url)
+    assert project.polysaga("migrate", "shop:everything").code == 0
+    with pymongo.MongoClient[dict[str, Any]](url) as client:
+        client.get_default_database().drop_collection("polysaga_outbox")
+
+    _, _, refused = project.refusal("migrate", "shop:everything").partition(" was migrated, ")
+    code, rows = checked(project, "shop:everything")
+
+    assert code == 1
+    (found,) = [each for row in rows for each in row["findings"] if each["fatal"]]
+    assert found["text"] == "its ledger was migrated, but its login sees no polysaga_outbox"
+    assert f"but its login sees no polysaga_outbox: {found['remedy']}" == refused
 
 
 def test_a_ledger_that_has_lost_its_key_is_told_with_the_statement_that_adds_it(project: Project) -> None:
@@ -394,7 +433,7 @@ def test_an_account_of_mariadb_lacks_all_that_it_was_not_granted(project: Projec
 
     on_mariadb.run(f"DROP TABLE {database}.polysaga_outbox")
     told = project.polysaga("check", "shop:everything")
-    assert "it has no polysaga_outbox" in told.err
+    assert "its ledger was migrated, but its login sees no polysaga_outbox; grant the login" in told.err
     assert "the account may not create tables" in told.out
 
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,7 +29,7 @@ from polysaga.databases.inspection import Facts, Finding
 from polysaga.databases.registry import unmatched
 from polysaga.databases.samples import NodeRole
 from polysaga.errors import ConfigurationError, PolysagaError, SchemaMissing
-from polysaga.migrations import history
+from polysaga.migrations import history, mongo
 from polysaga.migrations.history import History
 from polysaga.sagas import Sagas
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE, journal, ledger
@@ -57,6 +56,7 @@ class Checked:
     apart: float = 0.0  # seconds by which its clock is ahead of ours
     tables: frozenset[str] = frozenset()
     revisions: Mapping[str, str | None] = field(default_factory=dict, hash=False)  # of our tables, by their line
+    lost: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)  # gone since the migration
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -186,19 +186,23 @@ async def _facts(one: Checked, node: Node, *, replicas: bool) -> Checked:
         facts = await node.dialect.facts(node.client)
         apart = facts.clock - clock.now().timestamp()
         known = {"name": {"$in": [*_OURS, *_ALSO_OURS]}}
-        names = await node.documents.list_collection_names(filter=known)
-        return replace(one, facts=facts, apart=apart, tables=frozenset(names))
+        names = frozenset(await node.documents.list_collection_names(filter=known))
+        lost = {history.LEDGER: await mongo.lost(node)} if mongo.VERSIONS in names else {}
+        return replace(one, facts=facts, apart=apart, tables=names, lost=lost)
     async with node.reader.connect() as connection:
         row = (await connection.exec_driver_sql(node.dialect.facts_sql)).one()
         facts = node.dialect.facts(tuple(row), replicas=replicas)
         apart = facts.clock - clock.now().timestamp()
-        tables = frozenset(await connection.run_sync(_tables)) & {*_OURS, *_ALSO_OURS}
-        revisions: dict[str, str | None] = {}
-        for line in (_VERSIONS[table] for table in sorted(tables & _VERSIONS.keys())):
+        found: dict[str, str | None] = {}
+        for line in _VERSIONS.values():
             with suppress(SQLAlchemyError):  # the account may not read it: that is a finding of its own
-                revisions[line] = await connection.run_sync(_history(line).current)
-        damage = [found async for found in _damage(node, connection, tables)]
-    return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions, findings=tuple(damage))
+                found[line] = await connection.run_sync(_history(line).current)
+        # After the revisions: a process may migrate meanwhile, and has lost nothing.
+        tables = frozenset(await connection.run_sync(history.visible_tables)) & {*_OURS, *_ALSO_OURS}
+        revisions = {line: found[line] for table, line in _VERSIONS.items() if table in tables and line in found}
+        lost = {line: _history(line).lost(revision, tables) for line, revision in revisions.items()}
+        damage = tuple([found async for found in _damage(node, connection, tables)])
+    return replace(one, facts=facts, apart=apart, tables=tables, revisions=revisions, lost=lost, findings=damage)
 
 
 async def _damage(node: SqlNode, connection: AsyncConnection, tables: Collection[str]) -> AsyncIterator[Finding]:
@@ -208,12 +212,6 @@ async def _damage(node: SqlNode, connection: AsyncConnection, tables: Collection
                 await require_unique(node, connection, table, line)
             except SchemaMissing as error:
                 yield Finding(f"the {line} tables {error.reason}", error.remedy)
-
-
-def _tables(connection: Connection) -> list[str]:
-    """Return the tables in the first schema: `migrate` creates none in later schemas of the search path."""
-    inspector = inspect(connection)
-    return inspector.get_table_names(schema=inspector.default_schema_name)
 
 
 def _sampled(one: Checked, seen: Sampled | None) -> Checked:
@@ -261,13 +259,21 @@ def _together(
             found.append(_NO_SECRET)
         primary = next((index for index in places if known[index].role is NodeRole.PRIMARY), None)
         if primary is not None:
-            absent = sorted(wanted.get(database, frozenset()) - known[primary].tables)
-            if absent:
-                remedy = f"run `{migrate}`, or GRANT the account its privileges on them if they are there"
-                found.append(Finding(f"it has no {', '.join(absent)} that the account may see", remedy))
-            found += _of_another_version(known[primary].revisions, wanted.get(database, frozenset()), migrate)
+            found += _of_tables(known[primary], wanted.get(database, frozenset()), migrate)
         known[first] = replace(known[first], findings=(*known[first].findings, *found))
     return known
+
+
+def _of_tables(primary: Checked, needed: frozenset[str], migrate: str) -> Iterator[Finding]:
+    lost = {line: names for line, names in primary.lost.items() if names and f"polysaga_{line}" in needed}
+    for line, names in lost.items():
+        reason, remedy = history.loss(line, names)
+        yield Finding(f"its {line} {reason}", remedy)
+    absent = sorted(needed.difference(primary.tables, *lost.values()))
+    if absent:
+        remedy = f"run `{migrate}`, or GRANT the account its privileges on them if they are there"
+        yield Finding(f"it has no {', '.join(absent)} that the account may see", remedy)
+    yield from _of_another_version(primary.revisions, needed, migrate)
 
 
 def _of_another_version(

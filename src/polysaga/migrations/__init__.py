@@ -19,7 +19,7 @@ from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Emit, Event, Events, ignore
 from polysaga.migrations import mongo
-from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost
+from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost, visible_tables
 from polysaga.migrations.locks import locked
 from polysaga.migrations.ours import include_name, include_object
 from polysaga.sagas import Sagas
@@ -134,7 +134,7 @@ async def _look(node: SqlNode, history: History, connection: AsyncConnection) ->
             f"Polysaga does not know (it knows up to {history.head}); install the version that migrated it, "
             "or a later one"
         )
-    if current == history.head and (lost := await connection.run_sync(history.lost)):
+    if lost := history.lost(current, await connection.run_sync(visible_tables)):
         raise tables_lost(node.database, history.line, lost)
     return Migration(node.database, history.line, current, history.head)
 

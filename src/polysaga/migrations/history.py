@@ -36,11 +36,9 @@ class History:
         """Return the revision the database is at; None if it has none of this line."""
         return self._context(connection).get_current_revision()
 
-    def lost(self, connection: Connection) -> list[str]:
-        """Return which tables of the newest revision are not there, or hidden from this login."""
-        inspector = inspect(connection)
-        there = inspector.get_table_names(schema=inspector.default_schema_name)
-        return sorted(TABLES_OF[self.line] - set(there))
+    def lost(self, revision: str | None, visible: Collection[str]) -> frozenset[str]:
+        """Return which tables of the newest revision are not *visible* although the database is at it."""
+        return TABLES_OF[self.line].difference(visible) if revision == self.head else frozenset()
 
     def prepare(self, connection: Connection) -> None:
         """Do what missing revisions do beforehand; *connection* must commit each statement."""
@@ -81,16 +79,31 @@ class History:
         return [*self._script.iterate_revisions("head", heads, implicit_base=True)][::-1]
 
 
+def visible_tables(connection: Connection) -> list[str]:
+    """Return the tables in the first schema that this login sees.
+
+    `migrate` creates none in later schemas of the search path.
+    """
+    inspector = inspect(connection)
+    return inspector.get_table_names(schema=inspector.default_schema_name)
+
+
 def tables_lost(database: str, line: str, names: Collection[str]) -> ConfigurationError:
-    """Return the error for tables that a migration has created and that are gone.
+    """Return the error for tables that a migration has created and that are gone."""
+    reason, remedy = loss(line, names)
+    return ConfigurationError(f"the {line} of database '{database}' {reason}: {remedy}")
+
+
+def loss(line: str, names: Collection[str]) -> tuple[str, str]:
+    """Return what has happened to a *line* whose tables *names* are gone, and the remedies.
 
     To create them anew could let a step of an unfinished saga happen twice: a person decides that.
     """
-    return ConfigurationError(
-        f"the {line} of database '{database}' was migrated, but its login sees no {', '.join(sorted(names))}: "
+    remedies = (
         "grant the login its privileges on them, or restore them from a backup; if no saga is unfinished, drop "
         f"polysaga_{line}_version and migrate again"
     )
+    return f"was migrated, but its login sees no {', '.join(sorted(names))}", remedies
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from polysaga.config import masked
 from polysaga.databases import MongoNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.migrations.history import LEDGER as LINE
 from polysaga.migrations.history import tables_lost
 from polysaga.migrations.ours import TABLES_OF
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
@@ -26,17 +27,27 @@ async def current(node: MongoNode) -> str | None:
     """Return the version of the collections, None if one is missing; raise if they were there, and are gone."""
     with _explained(node):
         lacking = await _lacking(node)
-        # The version is written last, so with it all were there; they may have come since the first look.
-        if lacking and await node.documents[VERSIONS].find_one({"_id": HEAD}) is not None:
+        # Another process may have created them since the first look.
+        if lacking and await _is_migrated(node):
             lacking = await _lacking(node)
             if lacking:
-                raise tables_lost(node.database, "ledger", lacking)
+                raise tables_lost(node.database, LINE, lacking)
     return None if lacking else HEAD
 
 
+async def lost(node: MongoNode) -> frozenset[str]:
+    """Return which collections were there, and are gone."""
+    return await _lacking(node) if await _is_migrated(node) else frozenset()
+
+
+async def _is_migrated(node: MongoNode) -> bool:
+    # The version is written last, so with it all were there.
+    return await node.documents[VERSIONS].find_one({"_id": HEAD}) is not None
+
+
 async def _lacking(node: MongoNode) -> frozenset[str]:
-    there = await node.documents.list_collection_names(filter={"name": {"$in": [*TABLES_OF["ledger"]]}})
-    return TABLES_OF["ledger"] - set(there)
+    there = await node.documents.list_collection_names(filter={"name": {"$in": [*TABLES_OF[LINE]]}})
+    return TABLES_OF[LINE] - set(there)
 
 
 async def create(node: MongoNode) -> bool:
