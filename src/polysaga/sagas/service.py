@@ -102,7 +102,9 @@ class Sagas:
 
     def census(self) -> Census:
         """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
-        return Census(self._engine_at_hand(), self._pulse)
+        if self._pulse is None:
+            return Census(self._engine_at_hand())
+        return Census(self._engine_at_hand(), self._pulse.process, self._pulse.candidacy)
 
     @property
     def declared(self) -> tuple[Saga[Any, Any], ...]:

@@ -15,9 +15,9 @@ from polysaga.databases import Fault, SqlNode
 from polysaga.sagas.definition.payloads import as_json
 from polysaga.sagas.journal.tables import PULSE
 
-COUNTS = '"counts":true'  # in the facts of a process that has metrics and may count for all
 KEPT = 7200.0  # seconds
 SHOWN = 3600.0  # seconds that a first reading goes back
+_MAY_COUNT = as_json({"counts": True}).strip("{}")  # in the facts of a process that has metrics
 _OVERLAP = 30.0  # seconds that a row may become visible after its `seen_at`
 _REMOVED_AT_ONCE = 1000
 
@@ -50,6 +50,10 @@ class Pulses:
         self._read = dialect.render(
             f"SELECT process, minute, seen_at, facts FROM {PULSE} WHERE seen_at > {dialect.ago(':age')}"
         )
+        # The server searches the text: facts are long, and every process asks every few seconds.
+        self._candidates = dialect.render(
+            f"SELECT DISTINCT process FROM {PULSE} WHERE seen_at > {dialect.ago(':age')} AND facts LIKE :counts"
+        )
         self._old = dialect.render(
             f"SELECT process, minute FROM {PULSE} WHERE seen_at < {dialect.ago(':age')} LIMIT :most"
         )
@@ -75,6 +79,13 @@ class Pulses:
             PulseRow(key_from(process), minute, moment_from(seen_at), json.loads(facts))
             for process, minute, seen_at, facts in map(tuple, rows)
         ]
+
+    async def candidates(self, age: float) -> Sequence[UUID]:
+        """Return the processes that said in the last *age* seconds that they may count for the metrics of all."""
+        values = {"age": age, "counts": f"%{_MAY_COUNT}%"}
+        async with self._node.reader.connect() as connection:
+            rows = (await connection.exec_driver_sql(self._candidates.sql, self._candidates.bind(values))).all()
+        return [self._node.dialect.key_from(process) for (process,) in rows]
 
     def fault(self, error: BaseException) -> Fault | None:
         """Classify *error*."""

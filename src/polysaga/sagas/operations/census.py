@@ -14,19 +14,19 @@ about a saga depends on them. Without any row, because the account may not write
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from polysaga.limits import limited
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.figures import late_if, late_values
-from polysaga.sagas.journal.pulses import COUNTS
-from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL, PULSE
+from polysaga.sagas.journal.pulses import Pulses
+from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL
 from polysaga.sagas.participants.outboxes import Backlog, Outbox
-from polysaga.sagas.participants.reading import read_rows
+from polysaga.sagas.participants.reading import explaining, read_rows
 from polysaga.sagas.protocol.states import Status
 from polysaga.texts import said
 
@@ -56,24 +56,20 @@ class CensusResult:
     complete: bool
 
 
-class CandidatesPulse(Protocol):
-    """What tells other processes that this one may count."""
-
-    process: UUID
-    counts: bool
-
-
 class Census:
     """The questions; made by `Sagas.census`. The databases must be open."""
 
-    def __init__(self, engine: Engine, pulse: CandidatesPulse | None) -> None:
-        """Count for the process of *pulse*; None: it drives no sagas."""
-        self._node, self._outboxes, self._pulse = engine.journal.node, _outboxes(engine), pulse
+    def __init__(
+        self,
+        engine: Engine,
+        process: UUID | None = None,
+        candidacy: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Count for *process*, of which others hear by its *candidacy*; None: it drives no sagas."""
+        self._node, self._outboxes = engine.journal.node, _outboxes(engine)
+        self._pulses, self._process, self._candidacy = Pulses(self._node), process, candidacy
         self._lease, dialect = engine.settings.lease, engine.journal.node.dialect
         render = dialect.render
-        self._there = render(
-            f"SELECT DISTINCT process FROM {PULSE} WHERE seen_at > {dialect.ago(':age')} AND facts LIKE :counts"
-        )
         force = " FORCE INDEX (polysaga_journal_due)" if dialect.name == "mysql" else ""
         age = f"-({dialect.seconds_until('created_at')})"
 
@@ -91,25 +87,15 @@ class Census:
         self._parked = groups(f"wake_at > {BEFORE_NEVER}", "1 = 0")
         self._moving = groups(f"wake_at < {BEFORE_NEVER}", late_if(dialect))
 
-    @contextmanager
-    def candidate(self) -> Iterator[None]:
+    def candidate(self) -> AbstractContextManager[None]:
         """Let this process be one of those that may count, while the block runs."""
-        if self._pulse is None:
-            yield
-            return
-        self._pulse.counts = True
-        try:
-            yield
-        finally:
-            self._pulse.counts = False
+        return self._candidacy()
 
     async def elected(self) -> bool:
         """Return whether this process is the one that counts now; one that begins may be one more."""
-        own = None if self._pulse is None else self._pulse.process
-        values = {"age": SEEN, "counts": f"%{COUNTS}%"}
-        rows = await read_rows(self._node, self._there, values, "journal")
-        there = [self._node.dialect.key_from(row["process"]) for row in rows]
-        return min(there, default=own) == own
+        with explaining(self._node, "journal", read_only=True):
+            candidates = await self._pulses.candidates(SEEN)
+        return min(candidates, default=self._process) == self._process
 
     async def count(self) -> CensusResult:
         """Count; raise `SchemaMissing`, or `DatabaseUnavailable` if the journal's primary does not answer.

@@ -7,7 +7,8 @@ next beat. No saga depends on it.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -118,13 +119,16 @@ class Pulse:
         one = self._minutes.get(minute) or _Counts()
         return {**self._about, "counts": self._counts, "in_flight": self._in_flight(), **one.facts()}
 
-    @property
-    def counts(self) -> bool:
-        """Whether this process has metrics, so that it may count in the journal for those of all."""
-        return self._counts
+    @contextmanager
+    def candidacy(self) -> Iterator[None]:
+        """Say, while the block runs, that this process has metrics and may count in the journal for all."""
+        self._announce(counts=True)
+        try:
+            yield
+        finally:
+            self._announce(counts=False)
 
-    @counts.setter
-    def counts(self, counts: bool) -> None:
+    def _announce(self, *, counts: bool) -> None:
         self._counts = counts
         self._current.is_written = False  # the next beat tells others
 
