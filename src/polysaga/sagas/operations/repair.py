@@ -33,7 +33,7 @@ from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.reasons import Reason, Resolution
-from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction
+from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction, refusal_of_skip
 from polysaga.sagas.protocol.rows import NOBODY, Claim, LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.sagas.protocol.verdicts import Verdict
@@ -140,23 +140,25 @@ class SagaRepair:
         if step is definition.decision:
             raise self._wrong("it is the step that decides; retry or compensate the saga")
         self._seen = await self._look([step])
-        found = self._seen.get(step.name)
+        going_back = self._going is Status.COMPENSATING
+        if going_back and step.name not in definition.undoable:
+            raise self._wrong(f"step '{step.name}' is never undone")
+        refusal = self._refusal_by_journal(step.name) or refusal_of_skip(
+            self._seen.get(step.name),
+            self._going,
+            is_call=step.database is None,
+            is_repeated=self._is_repeated,
+            result=self._text,
+        )
+        if refusal is not None:
+            raise self._wrong(f"step '{step.name}' {refusal}")
+        if not going_back:
+            self._text()
+
+    def _refusal_by_journal(self, step: str) -> str | None:
         if self._going is Status.COMPENSATING:
-            if step.name not in definition.undoable:
-                raise self._wrong(f"step '{step.name}' is never undone")
-            # A call whose record is blocked may have happened all the same.
-            blocked = Mark.COMPENSATED if step.database is None else Mark.BLOCKED
-            gone = found is not None and found.state in {Mark.COMPENSATED, blocked} and not self._is_repeated
-            if gone or step.name in self._reason.undone_by_hand:
-                raise self._wrong(f"step '{step.name}' is undone already")
-            return
-        done = step.name == self._fused or (found is not None and found.state is Mark.DONE)
-        if done and not (self._is_repeated and found == LedgerRow(Mark.DONE, self._text())):
-            raise self._wrong(f"step '{step.name}' is done already")
-        if found is not None and not done:
-            remedy = "resolve it as completed" if self._going is Status.COMPLETING else "compensate the saga"
-            raise self._wrong(f"step '{step.name}' is undone already; {remedy}")
-        self._text()
+            return "is undone already" if step in self._reason.undone_by_hand else None
+        return "is done already" if step == self._fused else None
 
     async def _check_resolve(self) -> None:
         definition, outcome = self._definition, self._order.outcome

@@ -1,13 +1,14 @@
 """Which repair of a saga is allowed in which status, and the status it leads to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from polysaga.errors import PayloadError, TooLate, WrongStatus
-from polysaga.sagas.protocol.rows import NOBODY, Row
-from polysaga.sagas.protocol.states import Status
+from polysaga.sagas.protocol.rows import NOBODY, LedgerRow, Row
+from polysaga.sagas.protocol.states import Mark, Status
 
 
 class RepairAction(StrEnum):
@@ -73,6 +74,28 @@ def status_after(order: RepairOrder, row: Row) -> Status:
     if order.outcome is Status.COMPLETED and going is Status.COMPENSATING:
         raise wrong("it is being undone; resolve it as compensated")
     return order.outcome
+
+
+def refusal_of_skip(
+    found: LedgerRow | None, going: Status, *, is_call: bool, is_repeated: bool, result: Callable[[], str]
+) -> str | None:
+    """Return why a person cannot skip the step whose ledger row was *found*, with the remedy; None if they can.
+
+    *going* is the saga's direction. *is_call*: the step has no database. *is_repeated*: a repair of the saga was
+    broken off after it had written the ledgers, so a row may be its own. Going forward it is only if it has the
+    *result* that the person gives, which is asked for in that case alone.
+    """
+    if found is None:
+        return None
+    if going is Status.COMPENSATING:
+        # A call whose record is blocked may have happened all the same.
+        undone = {Mark.COMPENSATED} if is_call else {Mark.COMPENSATED, Mark.BLOCKED}
+        return "is undone already" if found.state in undone and not is_repeated else None
+    if found.state is Mark.DONE:
+        is_own = is_repeated and found.result == result()
+        return None if is_own else "is done already"
+    remedy = "resolve it as completed" if going is Status.COMPLETING else "compensate the saga"
+    return f"is undone already; {remedy}"
 
 
 def direction(row: Row) -> Status:
