@@ -5,11 +5,10 @@ are in `repairs.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -54,27 +53,11 @@ from polysaga.sagas.protocol.rows import LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
 from polysaga.texts import said
 
-P = ParamSpec("P")
-AnswerT = TypeVar("AnswerT")
-
 _ONCE = Retry(within=0.0)  # a database that does not answer is left out
 _OLDEST = 6
 _MOST_COUNTED = 10_000
 _EXAMPLES = 200  # sagas of a batch
 _AUDIT_AT_ONCE, _AUDIT_MOST = 500, 10_000  # lines of the audit trail per statement, and per page of people's acts
-
-
-def _explained(
-    ask: Callable[Concatenate["Inspector", P], Coroutine[Any, Any, AnswerT]],
-) -> Callable[Concatenate["Inspector", P], Coroutine[Any, Any, AnswerT]]:
-    """Let *ask* raise errors of the journal's database as Polysaga's own."""
-
-    @wraps(ask)
-    async def asked(self: "Inspector", /, *given: P.args, **named: P.kwargs) -> AnswerT:
-        with explaining(self._engine.journal.node, "journal"):
-            return await ask(self, *given, **named)
-
-    return asked
 
 
 class Inspector:
@@ -99,20 +82,21 @@ class Inspector:
         self._home = engine.journal.node.database
         self._names = {definition.name for definition in definitions.values()}
 
-    @_explained
     async def overview(self) -> Overview:
         """Return what is unfinished now: how many, why parked, how late, how old."""
-        unfinished, late = await self._figures.unfinished(), await self._figures.late()
-        counts = {one.status: one.count for one in unfinished}
-        parked = await self._parked.read(self._figures) if counts.get(Status.NEEDS_ATTENTION) else []
-        if parked and len(parked) <= MOST_PARKED:
-            counts[Status.NEEDS_ATTENTION] = len(parked)  # of the same moment as the causes
-        moving = [status for status in Status if status.moving]
-        oldest = await self._catalogue.find(
-            SagaFilter(status=moving, oldest_first=True), limit=_OLDEST, after=None
-        )
+        with self._explaining():
+            unfinished, late = await self._figures.unfinished(), await self._figures.late()
+            counts = {one.status: one.count for one in unfinished}
+            parked = await self._parked.read(self._figures) if counts.get(Status.NEEDS_ATTENTION) else []
+            if parked and len(parked) <= MOST_PARKED:
+                counts[Status.NEEDS_ATTENTION] = len(parked)  # of the same moment as the causes
+            moving = [status for status in Status if status.moving]
+            oldest = await self._catalogue.find(
+                SagaFilter(status=moving, oldest_first=True), limit=_OLDEST, after=None
+            )
+            at = await self._figures.now()
         return Overview(
-            at=await self._figures.now(),
+            at=at,
             unfinished={status: counts.get(status, 0) for status in (*moving, Status.NEEDS_ATTENTION)},
             waiting=sum(one.waiting for one in unfinished if one.status is not Status.NEEDS_ATTENTION),
             crashing=sum(one.crashing for one in unfinished),
@@ -133,53 +117,52 @@ class Inspector:
             oldest=oldest.sagas,
         )
 
-    @_explained
     async def activity(self) -> Activity:
         """Return what all processes did in the last hour, and which processes there are."""
-        return await self._activity.read(Pulses(self._engine.journal.node), self._pulse)
+        with self._explaining():
+            return await self._activity.read(Pulses(self._engine.journal.node), self._pulse)
 
-    @_explained
     async def count(self, wanted: SagaFilter) -> Count:
         """Return how many sagas *wanted* finds: at most 10,000 are counted."""
-        number, is_all = await self._catalogue.count(wanted, most=_MOST_COUNTED + 1)
+        with self._explaining():
+            number, is_all = await self._catalogue.count(wanted, most=_MOST_COUNTED + 1)
         return Count(min(number, _MOST_COUNTED), is_all and number <= _MOST_COUNTED)
 
-    @_explained
     async def examine(self, saga_id: UUID, *, details: SagaState | None = None) -> Examination:
         """Return everything about one saga; raise `UnknownSaga`.
 
         Each database has 15 seconds to answer; one that does not is left out, with the reason. *details*: the
         saga as it was read just now, to save reading it again.
         """
-        saga = details or await self._catalogue.get(saga_id)
-        row = await self._engine.journal.load(saga_id)
-        if saga is None or row is None:
-            raise UnknownSaga(saga_id)
-        definition, now = self._definitions.get(row.fingerprint), saga.created_at + timedelta(seconds=row.age)
-        looks = await self._looks(row, definition)
-        records = {step: found for look in looks for step, found in look.rows.items()}
-        removed_at = self._removed_at(saga)
-        reachable = all(look.problem is None for look in looks)
-        return Examination(
-            saga=saga,
-            at=now,
-            late=saga.late_by(now, self._engine.settings.lease) is not None,
-            steps=() if definition is None else tuple(map(_facts, definition.steps)),
-            looks=looks,
-            contradictions=(
-                self._contradictions(
-                    saga, row, looks, definition, expired=removed_at is not None and removed_at <= now
-                )
-                if reachable
-                else ()
-            ),
-            moves=self._moves(row, definition, records) if definition is not None and reachable else (),
-            options=await self._options(row, definition, looks),
-            alike=await self._alike(saga),
-            removed_at=removed_at,
-        )
+        with self._explaining():
+            saga = details or await self._catalogue.get(saga_id)
+            row = await self._engine.journal.load(saga_id)
+            if saga is None or row is None:
+                raise UnknownSaga(saga_id)
+            definition, now = self._definitions.get(row.fingerprint), saga.created_at + timedelta(seconds=row.age)
+            looks = await self._looks(row, definition)
+            records = {step: found for look in looks for step, found in look.rows.items()}
+            removed_at = self._removed_at(saga)
+            reachable = all(look.problem is None for look in looks)
+            return Examination(
+                saga=saga,
+                at=now,
+                late=saga.late_by(now, self._engine.settings.lease) is not None,
+                steps=() if definition is None else tuple(map(_facts, definition.steps)),
+                looks=looks,
+                contradictions=(
+                    self._contradictions(
+                        saga, row, looks, definition, expired=removed_at is not None and removed_at <= now
+                    )
+                    if reachable
+                    else ()
+                ),
+                moves=self._moves(row, definition, records) if definition is not None and reachable else (),
+                options=await self._options(row, definition, looks),
+                alike=await self._alike(saga),
+                removed_at=removed_at,
+            )
 
-    @_explained
     async def audit(
         self, wanted: AuditFilter | None = None, *, limit: int = 50, after: str | None = None
     ) -> AuditPage:
@@ -192,7 +175,8 @@ class Inspector:
         wanted = wanted or AuditFilter()
         sagas = None if wanted.key is None else {id_from_key(name, wanted.key) for name in self._names}
         while read < _AUDIT_MOST:
-            rows, following = await self._figures.audit(wanted, following, _AUDIT_AT_ONCE, sagas=sagas)
+            with self._explaining():
+                rows, following = await self._figures.audit(wanted, following, _AUDIT_AT_ONCE, sagas=sagas)
             for row in rows:
                 batch = _batch_of(row.details)
                 if lines and batch is not None and lines[-1].batch == batch:
@@ -218,20 +202,24 @@ class Inspector:
                 break
         return AuditPage(tuple(lines), following)
 
-    @_explained
     async def fates(self, batch_id: UUID) -> Fates:
         """Return how the sagas that a batch has repaired stand now; of a large one its first 10,000."""
-        numbers = await self._figures.standing(batch_id)
-        removed, examples = numbers.pop(None, 0), tuple[SagaSummary, ...]()
-        if numbers:
-            ids = await self._figures.examples_of(batch_id, _EXAMPLES)
-            examples = (await self._catalogue.find(SagaFilter(ids=ids), limit=_EXAMPLES, after=None)).sagas
+        with self._explaining():
+            numbers = await self._figures.standing(batch_id)
+            removed, examples = numbers.pop(None, 0), tuple[SagaSummary, ...]()
+            if numbers:
+                ids = await self._figures.examples_of(batch_id, _EXAMPLES)
+                examples = (await self._catalogue.find(SagaFilter(ids=ids), limit=_EXAMPLES, after=None)).sagas
         return Fates(
             numbers={status: number for status, number in numbers.items() if status is not None},
             removed=removed,
             examples=examples,
             complete=sum(numbers.values()) + removed < _AUDIT_MOST,
         )
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        """Raise errors of the journal's database within the block as Polysaga's own."""
+        return explaining(self._engine.journal.node, "journal")
 
     def _database_of(self, fingerprint: str, step: str) -> str | None:
         definition = self._definitions.get(fingerprint)
