@@ -52,7 +52,7 @@ def recipe(kind: str, places: Places) -> Recipe:
 
 
 def some_order(*, refused: bool = False) -> PricedOrder:
-    """Return an order that somebody might place; a *refused* one is for a product that is sold out."""
+    """Return an order that a customer might place; a *refused* one is for a product that is sold out."""
     product = _SOLD_OUT if refused else f"p{random.randrange(_PRODUCTS)}"
     return PricedOrder(user_id=random.randrange(_USERS) + 1, product_id=product, quantity=1, unit_price=_PRICE)
 

@@ -55,7 +55,7 @@ def launched(
             return command
         raise ServerUnavailable(
             Path(command[0]).name,
-            reason="it must not run as root, and setpriv is missing to run it as somebody else",
+            reason="it must not run as root, and setpriv is missing to run it as another user",
             remedy="Run as an ordinary user, or: apt-get install util-linux",
         )
     options = [f"--pdeathsig={death_signal.name.removeprefix('SIG')}"]

@@ -70,7 +70,7 @@ class LocalServer(Server):
         process = self._process
         if process is None or process.poll() is None:
             return None
-        # Asked last: whoever ends a server says so first, and a server that is started anew has another process.
+        # Asked last: `stop` and `kill` say so first, and a server that is started anew has another process.
         if self._is_ending or process is not self._process:
             return None
         last_words = self._last_words()
@@ -125,7 +125,7 @@ class LocalServer(Server):
         self._process = None
 
     def freeze(self) -> None:
-        """Stop the server in mid-work with SIGSTOP: its connections stay open and nobody answers."""
+        """Stop the server in mid-work with SIGSTOP: its connections stay open without an answer."""
         # The parent first: it would start processes that are not frozen.
         self._signal(signal.SIGSTOP)
 
@@ -215,7 +215,7 @@ def _killed(pid: int) -> int | None:
 
 def _wait_until_gone(handle: int | None) -> None:
     if handle is not None:
-        # A pidfd becomes readable when its process ends, whoever its parent is.
+        # A pidfd becomes readable when its process ends, whichever process is its parent.
         ended = select.poll()
         ended.register(handle, select.POLLIN)
         gone = ended.poll(_STOP_PATIENCE * 1000)

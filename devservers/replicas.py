@@ -46,7 +46,7 @@ class Replica(LocalServer):
 
     @abstractmethod
     def promote(self) -> None:
-        """Return when this server takes writes; it follows nobody any more."""
+        """Return when this server takes writes; it follows no other any more."""
 
     @abstractmethod
     def catch_up(self) -> None:

@@ -110,7 +110,7 @@ class Server(ABC):
 
 
 class ExistingServer(Server):
-    """A server somebody else runs: used as it is, never stopped."""
+    """A server that devservers did not start: used as it is, never stopped."""
 
     def start(self) -> None:
         if not self._client.answers():

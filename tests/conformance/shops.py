@@ -290,7 +290,7 @@ class MongoShop:
             yield _MongoPending(session)
 
     async def somebody_waits(self) -> None:
-        """Nobody ever waits here."""
+        """No writer ever waits here."""
         await turns(50)
 
     async def open_transactions(self) -> int:
@@ -334,7 +334,7 @@ async def opened(kind: Kind, url: str) -> AsyncIterator[SqlShop | MongoShop]:
 def _expect_noise() -> None:
     """Let asyncpg's complaint pass that a connection given up by a cancellation was lost.
 
-    It leaves a future behind that nobody awaits; the loop reports it whenever the collector comes by.
+    It leaves a future behind that no task awaits; the loop reports it whenever the collector comes by.
     """
     loop = asyncio.get_running_loop()
     report = loop.get_exception_handler()

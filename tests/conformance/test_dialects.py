@@ -360,7 +360,7 @@ async def test_what_only_reads_may_lie_idle_as_long_as_the_server_likes(mariadb:
 ADDRESSES: dict[str, tuple[Callable[[Any], Any], type[Exception]]] = {
     "no such database": (lambda url: url.set(database="nowhere"), ConfigurationError),
     "no such user": (lambda url: url.set(username="nobody", password="secret-7"), ConfigurationError),
-    "a port where nobody listens": (lambda url: url.set(port=1), DatabaseUnavailable),
+    "a port where no server listens": (lambda url: url.set(port=1), DatabaseUnavailable),
     "a host that does not exist": (lambda url: url.set(host="nowhere.invalid"), DatabaseUnavailable),
 }
 

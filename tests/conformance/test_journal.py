@@ -1,4 +1,4 @@
-"""The journal: every write is conditional, and whoever lost the right to write finds out by changing nothing."""
+"""The journal: every write is conditional, and an owner that has lost its claim changes nothing."""
 
 import asyncio
 import json

@@ -36,7 +36,7 @@ NASTY = [
 
 
 def cancelling(test: Any) -> Any:
-    """Mark a test that cancels: what the drivers then leave to the collector is nobody's failure."""
+    """Mark a test that cancels: what the drivers then leave to the collector is no failure."""
     for mark in LEAVES_BEHIND:
         test = mark(test)
     return test

@@ -306,7 +306,7 @@ async def test_a_statement_cancelled_before_its_rows_were_read_keeps_no_lock(
         task = asyncio.current_task()
         assert task is not None
         if "RETURNING" in sql:
-            task.cancel()  # the thread executes it all the same, and nobody will read the row
+            task.cancel()  # the thread executes it all the same, and no task will read the row
         return await execute(cursor, sql, *parameters)
 
     gc.disable()

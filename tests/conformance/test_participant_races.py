@@ -1,4 +1,4 @@
-"""Several owners of one step at once: the ledger lets one effect through, whoever is late learns the truth.
+"""Several owners of one step at once: the ledger lets one effect through, and a late owner learns the truth.
 
 Nothing here waits for time: owners meet at events, and "now it waits" is what the server says.
 """
@@ -76,7 +76,7 @@ async def test_an_owner_and_a_compensator_at_once_leave_the_step_whole_or_undone
 
 async def test_a_step_blocked_while_its_code_runs_leaves_nothing(shop: Shop, item: str) -> None:
     if not shop.kind.side_by_side:
-        pytest.skip("one writer at a time: nobody can block a step whose transaction has begun")
+        pytest.skip("one writer at a time: no other can block a step whose transaction has begun")
     step, owner, compensator = entry(), shop.participant(), shop.participant()
     inside, go = asyncio.Event(), asyncio.Event()
 
@@ -160,7 +160,7 @@ async def test_three_compensators_at_once_undo_exactly_once(
     allowed = shop.kind.errors_at_once
     assert set(seen) <= allowed
     if situation in {"done", "action commits"} and shop.kind.waits:
-        assert not seen, "whoever waits for a row that stays meets no error"
+        assert not seen, "an owner that waits for a row that stays meets no error"
 
 
 async def _three(

@@ -60,7 +60,7 @@ async def test_a_call_whose_owner_died_before_it_was_recorded_is_repeated_under_
         assert (await second.recorder.wait_for(SagaFinished)).status == "completed"
         assert second.outside.asked["charge_card"] == 2
         assert await second.effects(handle.id) == DONE
-        # The first owner wakes up with a result that nobody recorded: it is refused and undoes nothing.
+        # The first owner wakes up with a result that is not recorded: it is refused and undoes nothing.
         gate.open()
         await first.recorder.wait_for(ClaimLost)
         assert second.outside.asked["undo:charge_card"] == 0
@@ -81,7 +81,7 @@ async def test_an_owner_that_lost_its_claim_while_it_called_undoes_its_own_call(
         await gate.reached()
         await take_over(other, handle.id)
         assert (await other.recorder.wait_for(SagaFinished)).status == "compensated"
-        assert other.outside.told == [None]  # nobody knew whether the first owner had called
+        assert other.outside.told == [None]  # the second owner did not know whether the first had called
         gate.open()
         await other.outside.undone("charge_card", 2)
         assert other.outside.told == [None, Note(step="charge_card", attempt=1)]

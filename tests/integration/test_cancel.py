@@ -152,7 +152,7 @@ async def test_a_cancellation_is_not_certain_while_the_pivot_cannot_be_blocked(u
 
 
 async def test_a_pivot_under_way_elsewhere_and_a_cancellation_have_one_answer(urls: Urls) -> None:
-    """Whose row comes first in the pivot's database is its own affair; both sides are told the same."""
+    """Either row may come first in the pivot's database; both callers hear the same."""
     owner, other = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
     async with other.open(lease=60.0), owner.open(lease=60.0):
         gate = Gate()

@@ -260,7 +260,7 @@ def test_replicas_of_mariadb_are_fine_and_one_that_is_gone_or_of_another_kind_is
     assert (code, problems(rows)) == (0, [])
     assert [row["role"] for row in rows] == ["primary", "replica"]
 
-    # A server without a binary log takes writes, and follows nobody.
+    # A server without a binary log takes writes, and follows no other.
     monkeypatch.setenv("POLYSAGA_DATABASES__ORDERS__REPLICAS", mariadb_server.url("mysql"))
     code, rows = checked(project)
     assert code == 1

@@ -274,7 +274,7 @@ def fail_for(monkeypatch: pytest.MonkeyPatch, saga_id: UUID, error: BaseExceptio
 
 
 def test_an_unknown_saga_keeps_no_other_from_its_repair(shop: Project) -> None:
-    """The saga before it is told, and the one behind it is reached."""
+    """The command shows the saga before it, and reaches the one behind it."""
     named = [str(one) for one in (PARKED, UUID(int=9), OTHER)]
     ended = shop.polysaga("sagas", "retry", "shop:everything", *named, "--why", "all")
     assert (ended.code, ended.err) == (1, "")

@@ -57,7 +57,7 @@ async def test_a_round_counts_the_viewers_that_load_their_page(
                 await stream.next("seen", "changed")
             await parked(program)
             await until(lambda: 2 in loads, "both viewers have something to load")
-            await until(lambda: loads[-1] == 0, "nobody has anything to load any more")
+            await until(lambda: loads[-1] == 0, "no viewer has anything to load any more")
 
 
 async def test_the_overview_hears_of_a_saga_that_is_parked(files: MigratedUrls) -> None:

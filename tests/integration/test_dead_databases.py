@@ -27,7 +27,7 @@ class Away:
         self._look, self._patch = self._participant.look, patch
         self._database, self._how = database, how
         self._limit = self._gate.limit
-        if how == "lets nobody in":  # the places are taken by what hangs there
+        if how == "lets no step in":  # the places are taken by what hangs there
             self._gate.limit = 0
         patch.setattr(self._participant, "look", self._fail)
 
@@ -46,7 +46,7 @@ def places_of(program: Program) -> tuple[LocalRunner, int]:
     return runner, runner.engine.settings.max_in_flight
 
 
-@pytest.mark.parametrize("how", ["refuses", "is silent", "lets nobody in"])
+@pytest.mark.parametrize("how", ["refuses", "is silent", "lets no step in"])
 async def test_sagas_taken_over_take_no_places_while_their_database_is_away(
     urls: Urls, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -423,7 +423,7 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (UnknownSaga(SAGA_ID), 404, "unknown-saga"),
     (Refused("we do not do that"), 409, "refused"),
     (SoldOut("none left", left=0), 409, "sold-out"),
-    (RowLocked("somebody cancels this order"), 409, "row-locked"),
+    (RowLocked("another request cancels this order"), 409, "row-locked"),
     (StillLocked("orders", "o-1", SAGA_ID), 503, "still-locked"),
     (NeedsAttention(SAGA_ID, "buy", SECRET), 500, "needs-attention"),
 ]
@@ -1286,7 +1286,7 @@ async def sagas_are_open() -> bool:
         return True
     except ConfigurationError:
         return False
-    raise AssertionError("nobody gave it this saga")
+    raise AssertionError("these sagas do not include this one")
 
 
 async def databases_are_open() -> bool:

@@ -50,7 +50,7 @@ def here(notes: Notes) -> Epoch:
 
 
 def hostile(epoch: Epoch) -> dict[str, str]:
-    """Bookmarks that nobody should be harmed by, and nobody served by the primary for."""
+    """Bookmarks that harm no client, and send no read to the primary."""
     honest = sign({"notes": Lsn(1, epoch)}, KEY)
     forged = sign({"notes": Lsn(FAR, epoch)}, b"another key")
     return {

@@ -295,7 +295,7 @@ async def test_after_a_storm_of_cancellations_every_effect_has_its_row_and_every
         usual = max([await attempt(None) for _ in range(5)])
         for _ in range(10):
             await asyncio.gather(*(attempt(2 * usual if number % 4 else None) for number in range(20)))
-        # Only a write settles what happened to a COMMIT whose reply nobody waited for.
+        # Only a write settles what happened to a COMMIT whose reply was not waited for.
         found = [(entry, await one.participant.undo(entry, None)) for entry in entries]
         done = [entry.saga_id.hex for entry, row in found if row.state is Mark.DONE]
         assert sorted(done) == sorted(await one.sold())

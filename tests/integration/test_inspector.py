@@ -225,7 +225,7 @@ async def test_a_database_that_does_not_answer_is_left_out_with_the_reason(
 
         problems = {one.database: one.problem for one in found.looks}
         assert problems["orders"] is problems["points"] is None
-        assert problems["inventory"], "even an error without a text is told"
+        assert problems["inventory"], "even an error without a text has a line"
         assert found.moves == found.contradictions == ()
         told = {(one.action, one.step or one.outcome): one.problem for one in found.options}
         assert told["retry", None] is None

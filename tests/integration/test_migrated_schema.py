@@ -196,7 +196,7 @@ async def _description(node: SqlNode) -> list[list[str]]:
 
 
 def _plain(told: str) -> str:
-    """Return *told* on one line: whoever wrote CREATE TABLE may break lines and order indexes at will."""
+    """Return *told* on one line: a server may break the lines of CREATE TABLE and order the indexes at will."""
     lines = told.splitlines()
     # MariaDB tells indexes in the order of their creation; SQLAlchemy keeps them in a set.
     keys = sorted(line.rstrip(",") for line in lines if line.lstrip().startswith("KEY "))

@@ -76,7 +76,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 
 class Together:
-    """Lets nobody go on until as many as the pooler has connections have come."""
+    """Lets no task go on until as many as the pooler has connections have come."""
 
     def __init__(self) -> None:
         self._missing, self._complete = MOST, asyncio.Event()

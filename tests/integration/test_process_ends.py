@@ -477,7 +477,7 @@ async def test_a_saga_that_is_claimed_as_the_end_begins_is_handed_back(urls: Url
 async def test_a_start_that_is_written_while_its_process_ends_is_handed_over(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its row named an owner that never heard of it: nobody drove the saga before the lease was over."""
+    """Its row named an owner that never heard of it: no process drove the saga before the lease was over."""
     leaving, staying = Program(urls, LEDGER_PIVOT), Program(urls, LEDGER_PIVOT)
     writing, ending = asyncio.Event(), asyncio.Event()
     async with leaving.connected(), staying.open(lease=1.0):

@@ -1,4 +1,4 @@
-"""MongoDB with several members: what the driver is told, as the server hears it."""
+"""MongoDB with several members: which settings the driver gets, as the server hears them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Reads from real replicas that are late, paused, frozen or gone: never stale to whoever wrote, never stuck."""
+"""Reads from real replicas that are late, paused, frozen or gone: never stale to their writer, never stuck."""
 
 import asyncio
 import os
@@ -340,7 +340,7 @@ async def test_writes_resume_on_the_promoted_gtid_replica_and_the_old_primary_is
         assert await answer_of(old) == 6
         await write_until(10)
 
-        # In this thread, whose end would be its own. It takes writes still: nobody fenced it.
+        # In this thread, whose end would be its own. It takes writes still: no operator fenced it.
         cluster.primary.start()
         await notes.recorder.wait_for(NodeReturned, lambda event: event.node == notes.router.nodes[0].name)
         for client in (browser, old, notes.browser()):
@@ -363,7 +363,7 @@ async def test_writes_resume_on_the_promoted_gtid_replica_and_the_old_primary_is
 
 
 async def answer_of(browser: Browser) -> Any:
-    """Return what is read, once somebody may answer: for a moment after a death that may be nobody."""
+    """Return what is read, once a server may answer: for a moment after a death there may be none."""
     found: Any = None
 
     async def answers() -> bool:

@@ -355,7 +355,7 @@ async def test_a_reader_whose_only_replica_has_just_died_is_answered_by_the_prim
 ) -> None:
     (primary, address, _), handle = postgres_cluster.urls("postgres"), SqlDatabase("orders")
     databases = Databases(handle)
-    reads = {"probe_interval": 3600.0, "max_lag": 3600.0}  # nobody but the reader itself notices
+    reads = {"probe_interval": 3600.0, "max_lag": 3600.0}  # only the reader itself notices
     settings = parse_settings({"databases": {"orders": {"url": primary, "replicas": [address], "reads": reads}}})
     async with databases.open(settings):
         router = databases.routers["orders"]

@@ -69,7 +69,7 @@ async def test_who_meets_a_lock_is_refused_and_it_ends_with_the_saga(urls: Urls,
         with pytest.raises(RowLocked, match=f"'1A' in seats is locked by saga {first.id}") as refused:
             await program.sagas.run(program.saga, Order(), key="second", timeout=30)
         assert refused.value.facts == {"rows": "seats", "key": "1A", "locked_by": str(first.id)}
-        with pytest.raises(RowLocked):  # and so whoever asks later with the same key
+        with pytest.raises(RowLocked):  # and so does a caller who asks later with the same key
             await program.sagas.run(program.saga, Order(), key="second", timeout=30)
         assert await holder(program, place) == first.id, "being undone frees only what one holds"
         gate.open()

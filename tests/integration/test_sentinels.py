@@ -1,4 +1,4 @@
-"""A server that falls silent holds up nobody for long, and a driver that hangs is replaced."""
+"""A server that falls silent holds up no caller for long, and a driver that hangs is replaced."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ async def test_a_server_that_is_slow_but_answers_is_left_alone(proxy: Proxy) -> 
 async def test_an_account_that_may_not_see_positions_is_no_sign_of_silence(
     postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Servers of some hosters let nobody run `pg_control_system()`, which tells positions in the log apart."""
+    """Servers of some hosters let no account run `pg_control_system()`, which tells positions in the log apart."""
     monkeypatch.setattr(sentinels, "_SLICE", 0.005)
     name, role = "test_silent_poor", "test_silent_poor"
     postgres_server.create_database(name)

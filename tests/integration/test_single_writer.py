@@ -1,4 +1,4 @@
-"""SQLite has one writer: a step that waits for what it holds itself is told so at once."""
+"""SQLite has one writer: a step that waits for what it holds itself gets an error at once."""
 
 import asyncio
 import sqlite3
@@ -326,7 +326,7 @@ async def test_a_task_that_goes_on_beside_a_failed_block_takes_no_connection_wit
     orders = SqlDatabase("orders")
 
     async def go_on(session: Any) -> None:
-        while True:  # until it is told that the session is over, however long the block takes to end
+        while True:  # until the session says that it is over, however long the block takes to end
             with suppress(SQLAlchemyError):
                 await session.execute(text("SELECT 1"))
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Starting when things go wrong: nobody is told what is not certain, and nobody waits for what does not come."""
+"""Starting when things go wrong: no caller hears what is not certain, or waits for what does not come."""
 
 import asyncio
 from typing import Any

@@ -278,7 +278,7 @@ def created(server: Server) -> str:
 
 
 async def told_of(fails: Failing, url: str) -> str:
-    """Return what is told of the error that *fails* raises in a session on the database at *url*."""
+    """Return our words for the error that *fails* raises in a session on the database at *url*."""
     shop = AnyDatabase("shop")
     async with Databases(shop).open(parse_settings({"databases": {"shop": {"url": url}}})):
         async with shop.writer() as db:

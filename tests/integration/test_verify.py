@@ -357,7 +357,7 @@ async def test_verify_raises_no_false_alarm_while_sagas_run(program: Program) ->
 async def test_a_saga_that_goes_on_between_two_looks_is_no_contradiction(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal is read, then a whole saga begins and ends, then the ledgers are read: rows nobody knows."""
+    """A whole saga begins and ends after the journal was read: the ledgers have rows that the journal had not."""
     page = JournalSurvey.page
     began: list[UUID] = []
 

@@ -29,7 +29,7 @@ class Calls:
         self.setting = setting
 
     def attempt(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
-        """The call, or the record of one that was made; whoever called in vain undoes it."""
+        """The call, or the record of one that was made; an owner that called in vain undoes it."""
         name, planted = self.setting.names[step], self.setting.planted
         retriable = self.setting.kinds[step] == "retriable"
         failed = self.setting.learn(owner, Stuck if retriable else Failed, step)
@@ -58,7 +58,7 @@ class Calls:
             yield f"cannot record {name}", None, state
 
     def undo(self, state: State, owner: Owner, step: int) -> Iterator[tuple[str, Owner | None, State]]:
-        """A call that nobody recorded: its row is blocked first, and undone outside only then."""
+        """A call that no owner recorded: its row is blocked first, and undone outside only then."""
         name, row, planted = self.setting.names[step], state.ledger[step], self.setting.planted
         settled = owner._replace(called=owner.called - {step})
         undone = self.setting.learn(settled, Undid, step, COMPENSATED, "")
@@ -69,7 +69,7 @@ class Calls:
         unmade = owner.epoch == 1 and step not in owner.called
         if row == COMPENSATED:
             yield f"finds {name} undone", undone, state
-        elif row == BLOCKED and (unmade or planted == "what nobody recorded is not undone"):
+        elif row == BLOCKED and (unmade or planted == "an unrecorded call is not undone"):
             yield f"blocks {name}", self.setting.learn(owner, Undid, step, BLOCKED, ""), state
         else:
             gone = _stand(state, step, 0)

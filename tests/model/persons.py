@@ -130,9 +130,9 @@ class Persons:
                 return f"a person is too late: {name} is done", state
         elif row == DONE and step not in person.seen:
             # What the person has not seen is not undone by the person's word.
-            if setting.planted == "a person's word covers what nobody has seen":
+            if setting.planted == "a person's word covers what no person has seen":
                 return f"a person writes {name}", state.with_row(step, COMPENSATED)
-            return f"a person is told that {name} has happened", state._replace(person=None)
+            return f"a person learns that {name} has happened", state._replace(person=None)
         elif step in setting.calls:
             state = state.with_effect(step, -state.effects[step]).with_row(step, COMPENSATED)
         elif row == DONE:

@@ -55,7 +55,7 @@ POWERS = {
     "starts": "two processes start the saga under one key",
     "failover": "the journal falls back once to what an asynchronous replica had",
     "retention": "what is at rest grows old and is removed",
-    "born alone": "the journal row is born in somebody else's transaction, without the first step",
+    "born alone": "the journal row is born in the caller's transaction, without the first step",
     "lost replies": "also the replies to writes of the journal and to compensations get lost",
 }
 

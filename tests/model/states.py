@@ -20,8 +20,8 @@ BY_PERSON = 4  # a person decided how the saga rests
 CANCELLED = 8
 FAILED_OVER = 16
 AGED = 32  # more than the fence has passed since the saga came to rest
-USURPED = 64  # somebody without the claim has changed the journal
-BORN_ALL_THE_SAME = 128  # after its caller was told that it was not started
+USURPED = 64  # a process without the claim has changed the journal
+BORN_ALL_THE_SAME = 128  # after its caller had heard that it was not started
 HANGS = 256  # an owner has nothing to do and no end
 UNDONE_BY_HAND = 512  # in whatever order a person liked
 TOLD_ABSENT = 1024  # a caller was told that its saga was not started; times the token of its process
@@ -58,7 +58,7 @@ class Owner(NamedTuple):
     failed: bool = False
     phase: str = ""  # "starts", "was refused", "takes stock", or nothing: drives
     called: frozenset[int] = frozenset()  # calls that may have happened outside and are not settled
-    unsure: bool = False  # a start was sent and nobody answered
+    unsure: bool = False  # a start was sent and no reply came
 
 
 class Person(NamedTuple):
@@ -80,7 +80,7 @@ class State(NamedTuple):
     ledger: str
     effects: tuple[int, ...]
     owners: tuple[Owner, ...]
-    late: frozenset[Commit] = frozenset()  # sent; nobody heard the reply; may still land
+    late: frozenset[Commit] = frozenset()  # sent; the reply was lost; may still land
     flags: int = 0
     claims: int = 1  # how many claims there were: the next one's token
     person: Person | None = None

@@ -71,8 +71,8 @@ MISTAKES = [
     Mistake("cancel is confirmed before the pivot is blocked", LAST_STEP_DECIDES_ELSEWHERE, UNDONE, ("cancel",)),
     Mistake("a skip writes no ledger row", HOME_PIVOT, TWICE, ("impatience", "person")),
     Mistake("a skip writes no ledger row", PIVOT_ELSEWHERE, TWICE, ("impatience", "person")),
-    Mistake("a person's word covers what nobody has seen", HOME_PIVOT, LEFT, ("impatience", "person")),
-    Mistake("a person's word covers what nobody has seen", PIVOT_ELSEWHERE, LEFT, ("impatience", "person")),
+    Mistake("a person's word covers what no person has seen", HOME_PIVOT, LEFT, ("impatience", "person")),
+    Mistake("a person's word covers what no person has seen", PIVOT_ELSEWHERE, LEFT, ("impatience", "person")),
     Mistake("what is half resolved is put aside", HOME_PIVOT, STRANDED, ("impatience", "person")),
     Mistake("what is half resolved is put aside", PIVOT_ELSEWHERE, STRANDED, ("impatience", "person")),
     Mistake("a skip does not block the pivot", PIVOT_ELSEWHERE, STRANDED, ("impatience", "person")),
@@ -116,7 +116,7 @@ MISTAKES = [
         Mistake(planted, CALL_BEFORE_A_LEDGER_PIVOT, LEFT)
         for planted in (
             "a late call stays",
-            "what nobody recorded is not undone",
+            "an unrecorded call is not undone",
             "a blocked call counts as undone",
             "a call is undone before it is blocked",
         )

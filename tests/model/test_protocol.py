@@ -96,7 +96,7 @@ RARE: dict[tuple[tuple[str, ...], tuple[Planned, ...]], set[str]] = {
         "a person claims to complete",
         "a person has it resolve completed",
         "a person has it resolve compensated",
-        "a person is told that reserve has happened",
+        "a person learns that reserve has happened",
     },
     (("impatience", "person"), PIVOT_ELSEWHERE): {"a person is too late: ship is done"},
     (("starts",), HOME_PIVOT): {"2 joins", "1 finds its start", "1 is born refused", "2 gives up the start"},

@@ -1,10 +1,9 @@
 """Everything that can happen next, and what must hold in every state.
 
 An effect happened at most once and was undone at most once; no effect stands without those it follows; `completed`
-means all effects, `compensated` none; nobody is told both; who was told "completed" is never undone, who was told
-that it will be undone never completed, who was told that nothing was started never meets a saga; whoever changes
-the journal holds the claim; no owner hangs; and a fresh owner, left alone, brings the saga to
-rest.
+means all effects, `compensated` none; no caller hears both. After a caller has heard "completed" the saga is never
+undone; after "will be undone" it is never completed; after "not started" there is never a saga. Only the holder of
+the claim changes the journal; no owner hangs; and a fresh owner, left alone, brings the saga to rest.
 """
 
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from tests.model.states import (
     State,
 )
 
-USURPER = "somebody without the claim changed the journal"
+USURPER = "a process without the claim changed the journal"
 
 
 class World:

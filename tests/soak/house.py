@@ -18,7 +18,7 @@ _PAUSE = 0.3  # seconds between the end of a process and the next one
 
 
 class Supervisor:
-    """Starts the service again whenever it ends, as an init system does; ends that nobody caused are kept."""
+    """Starts the service again when it ends, as an init system; keeps the ends that are no part of the plan."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.service = service

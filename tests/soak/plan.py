@@ -18,7 +18,7 @@ class Kind(StrEnum):
     CRASH = "crash"  # of a database server: kill -9, and a new start
     RESET = "reset"  # every connection to a database
     DROP = "drop"  # the same, politely
-    HANG = "hang"  # a database answers nobody for a while
+    HANG = "hang"  # a database answers no client for a while
 
 
 _OF_SERVICES = (Kind.KILL, Kind.KILL, Kind.FREEZE, Kind.FREEZE, Kind.TERMINATE)

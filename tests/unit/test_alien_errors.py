@@ -42,5 +42,5 @@ def test_no_kind_of_database_knows_it(error: Exception) -> None:
 
 @pytest.mark.parametrize(("code", "lost"), [(1213, True), (1020, True), (1206, True), (1205, False)])
 def test_the_errors_at_which_innodb_rolls_everything_back(code: int, lost: bool) -> None:
-    """Also when its table of locks is full (1206); at a lock timeout only if it is told to."""
+    """Also when its table of locks is full (1206); at a lock timeout only if a setting says so."""
     assert MySQL().lost_at(driver.OperationalError(code, "its text"), None) is lost

@@ -1,4 +1,4 @@
-"""Group commit: concurrent writes share commits, and nobody suffers for another."""
+"""Group commit: concurrent writes share commits, and no writer suffers for another."""
 
 import asyncio
 from collections.abc import Sequence

@@ -88,7 +88,7 @@ async def test_being_cancelled_is_not_being_late() -> None:
 
 
 async def test_being_cancelled_goes_before_being_late() -> None:
-    """The deadline passes first; before the work has ended for it, somebody cancels the task."""
+    """The deadline passes first; before the work has ended for it, the caller cancels the task."""
     let_go, ending = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> None:

@@ -79,7 +79,7 @@ class TwoOwners(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(place=st.integers(0, 1))
     def fail(self, place: int) -> None:
-        """A step of this owner refuses, or it is told to cancel."""
+        """A step of this owner refuses, or a caller cancels."""
         self.live[place % len(self.live)].failed = True
 
     @precondition(lambda self: self.live)

@@ -1,4 +1,4 @@
-"""Announcing: every subscriber hears every event, and a broken one harms nobody."""
+"""Announcing: every subscriber hears every event, and a broken one harms no other."""
 
 import dataclasses
 import inspect

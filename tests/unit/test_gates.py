@@ -144,10 +144,10 @@ async def test_one_that_waits_for_a_stuck_database_is_told() -> None:
     await asyncio.sleep(0)
     gate.leave(TimeoutError(), None)  # the next one goes in, but that is no sign of life
     with pytest.raises(TimeoutError):
-        await within(hopeless, "it is told")
+        await within(hopeless, "it has its error")
     await failing
     gate.leave(None, None)
-    await within(gate.enter(), "the one that was told takes no place")
+    await within(gate.enter(), "the one with the error takes no place")
 
 
 async def test_one_in_a_queue_that_moves_is_not_told() -> None:

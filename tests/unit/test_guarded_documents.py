@@ -1,4 +1,4 @@
-"""The lists of what writes are complete: a method that a later driver adds is looked at by somebody."""
+"""The lists of what writes are complete: a method that a later driver adds fails a test until a list has it."""
 
 import inspect
 

@@ -18,7 +18,7 @@ from tests.fixtures.waiting import forever, reached, until, within
 
 
 class Journal:
-    """Knows every saga except those that are gone; fails as it is told to."""
+    """Knows every saga except those that are gone; fails as the test says."""
 
     def __init__(self, clock: Clock) -> None:
         self.looks: list[tuple[float, set[UUID]]] = []

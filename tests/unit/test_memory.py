@@ -1,4 +1,4 @@
-"""Tests keep their temporary files in memory where there is enough of it, and nobody has chosen another place."""
+"""Tests keep their temporary files in memory where there is enough of it, unless a setting names another place."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""How a saga that did not complete is told: as data to the journal, as the same error to whoever asks later."""
+"""How a saga that did not complete is kept as data in the journal, and raised as the same error later."""
 
 import json
 from uuid import uuid4

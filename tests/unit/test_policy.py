@@ -191,7 +191,7 @@ def test_a_replica_left_writable_is_not_taken_for_the_primary_while_there_is_one
         ("0-2-120", "0-1-90", 0),
         ("0-1-90", "0-1-120", 0),  # the second was left writable, and was asked a little later
         ("0-1-90", "0-1-90", 0),
-        ("0-1-125", "0-2-120", 0),  # nobody can tell
+        ("0-1-125", "0-2-120", 0),  # the positions cannot tell
     ],
 )
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -204,7 +204,7 @@ def test_who_starts_to_watch_two_that_take_writes_takes_the_one_that_has_gone_on
         known = answered(known, index, Sample(NodeRole.PRIMARY, places[index]), NOW)
     assert known.primary == primary
     again = answered(known, 1 - primary, Sample(NodeRole.PRIMARY, parse_maria_gtid("0-7-999")), NOW + 1)
-    assert again.primary == primary  # whoever was it before stays it
+    assert again.primary == primary  # the one that was it before stays it
 
 
 ONE, OTHER = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
@@ -217,7 +217,7 @@ ONE, OTHER = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c8
         (f"{ONE}:1-90", f"{ONE}:1-95", 1),  # the same in a group, which has one source for all
         (f"{ONE}:1-90,{OTHER}:1-5", f"{ONE}:1-90", 0),
         (f"{ONE}:1-90", f"{ONE}:1-90", 0),
-        (f"{ONE}:1-91", f"{ONE}:1-90,{OTHER}:1-5", 0),  # both have gone on: nobody can tell
+        (f"{ONE}:1-91", f"{ONE}:1-90,{OTHER}:1-5", 0),  # both have gone on: the positions cannot tell
     ],
 )
 def test_of_two_mysql_servers_the_one_that_had_first_what_the_other_tells_later_has_taken_over(

@@ -1,4 +1,4 @@
-"""What a scope must see while several tasks of it write, read and are cancelled, and while nobody can tell."""
+"""What a scope must see while its tasks write, read and are cancelled, and when no position is known."""
 
 import asyncio
 from typing import Any
@@ -84,7 +84,7 @@ async def test_the_client_is_told_where_the_database_stands_when_it_is_answered(
 
 
 class Broken:
-    """A connection whose answers nobody understands."""
+    """A connection whose answers cannot be understood."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

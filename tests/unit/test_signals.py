@@ -24,7 +24,7 @@ async def test_the_application_and_the_server_hear_it(theirs: list[int]) -> None
     told, own = asyncio.Event(), signal.getsignal(signal.SIGTERM)
     with heard(told.set):
         signal.raise_signal(signal.SIGTERM)
-        await reached(told, "the application is told")
+        await reached(told, "the application hears it")
     assert theirs == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is own
 

@@ -1,4 +1,4 @@
-"""Operators list and repair sagas over HTTP; nobody else does."""
+"""Only operators list and repair sagas over HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -72,7 +72,7 @@ def list_sagas(
 def show(target: Target, saga_id: SagaId, as_json: Json = False) -> None:
     """Show one saga: where it stands and why.
 
-    What comes next is told, what each database says, every attempt of every step, and what people did to it.
+    It says what comes next, what each database says, every attempt of every step, and what people did to it.
     """
 
     async def examined(program: Sagas) -> tuple[Examination, DeclaredSaga | None, float]:

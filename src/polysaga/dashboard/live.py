@@ -10,7 +10,7 @@ puts the changed parts in their place. So a stream carries nothing that its view
 - What a viewer has not been told yet is a set of parts, so a slow reader costs no memory.
 - The stream asks the program's `authorize` again before it says something, and every 15 seconds. For a viewer who
   may not look any more, or has another role now, it ends, and the page's script loads the page again.
-- A journal that does not answer ends no stream: viewers are told, and hear again when it is back.
+- A journal that does not answer ends no stream: the stream says so, and says again when it is back.
 - When the process is asked to end, all streams end at once, so the server need not wait for them.
 """
 

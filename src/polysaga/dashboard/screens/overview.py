@@ -27,7 +27,7 @@ from polysaga.sagas import (
 
 _NOW = (Status.NEEDS_ATTENTION, *MOVING)
 _SHOWN = 8  # causes
-_AT_LEAST = 1 / 6  # minutes of which a rate is told
+_AT_LEAST = 1 / 6  # minutes; a shorter time has a number in place of a rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

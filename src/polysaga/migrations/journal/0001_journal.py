@@ -88,7 +88,7 @@ def _create_journal(op: Operations) -> None:
         Column("history", _PAYLOAD),
         Column("created_at", _MOMENT, nullable=False),
         Column("finished_at", _MOMENT),
-        # Nothing can be stranded: a saga that is not at rest has a time at which somebody looks at it.
+        # Nothing can be stranded: a saga that is not at rest has a time at which a worker looks at it.
         CheckConstraint(
             "(status IN ('completed', 'compensated')) = (wake_at IS NULL)", name="polysaga_journal_wakes"
         ),

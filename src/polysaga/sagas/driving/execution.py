@@ -136,7 +136,7 @@ class Execution:
         self._driver.take_seat()
         progress = self.progress
         born_alone = fused_in(progress.definition, progress.home, row.results) is None
-        # Callers are told when the ledgers are known, too.
+        # Callers get their answers when the ledgers are known, too.
         progress.learn(Claimed(row.status, row.error, born_alone))
         self._time_left = row.remaining
         self.attempts.begin(row.claim.epoch, self.engine.process, row.history, row.age)

@@ -6,11 +6,12 @@ many have finished. Each count ends after `MOST` rows.
 ## One reader
 
 All processes would count the same. Each process writes in `polysaga_pulse` that it is there, at least twice a
-minute, and whether it has metrics (`process/pulse.py`): one without them would count for nobody. Of those with
-metrics that were there in the last `SEEN` seconds, by the journal's clock, the one with the least id counts. One
-that dies is seen no more, and the next takes its place. A process that starts may take the place of another. For
-one interval both may count then, or a reader that was frozen may show old counts. They are for people: no decision
-about a saga depends on them. Without any row, because the account may not write them, every process counts.
+minute, and whether it has metrics (`process/pulse.py`): a process without metrics could not show its counts. Of
+those with metrics that were there in the last `SEEN` seconds, by the journal's clock, the one with the least id
+counts. One that dies is seen no more, and the next takes its place. A process that starts may take the place of
+another. For one interval both may count then, or a reader that was frozen may show old counts. They are for
+people: no decision about a saga depends on them. Without any row, because the account may not write them, every
+process counts.
 """
 
 import asyncio
