@@ -330,11 +330,9 @@ async def work() -> None:
         await program.recorder.wait_for(SagaFinished)
         sys.stdout.write("ready\\n")
         sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.readline)
-        metrics.refresh()
-        sys.stdout.write(json.dumps(metrics.exposition()[0].decode()) + "\\n")
-        sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.readline)
+        while await asyncio.to_thread(sys.stdin.readline):
+            sys.stdout.write(json.dumps(metrics.exposition()[0].decode()) + "\\n")
+            sys.stdout.flush()
 
 asyncio.run(work())
 """
@@ -350,21 +348,29 @@ def test_several_workers_behind_one_port_answer_for_all(urls: Urls, tmp_path: Pa
         for _ in range(2)
     ]
     try:
-        answers = []
         for worker in workers:
             assert next_line(worker, "the worker is ready") == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            answers.append(json.loads(next_line(worker, "the worker shows its metrics")))
-        found = Scrape.of(answers[1])
+        _, found = scraped(workers[0]), scraped(workers[1])
         assert found.value("sagas_started_total", saga="place-order") == 2
         assert found.value("sagas_duration_seconds_count", saga="place-order") == 2
         assert found.value("pool_size", database="orders", pool="writer") > 0
         assert found.value("journal_reader") >= 1
         assert found.value("sagas_unfinished", saga="place-order", status="needs_attention") == 0
+
+        workers[0].kill()
+        workers[0].wait(timeout=30)
+        left = scraped(workers[1])
+        size = {"database": "orders", "pool": "writer"}
+        assert left.value("pool_size", **size) == found.value("pool_size", **size) / 2, "one worker is left"
+        assert left.value("sagas_started_total", saga="place-order") == 2, "what both have counted stays"
     finally:
         for worker in workers:
             worker.kill()
             worker.communicate(timeout=30)
+
+
+def scraped(worker: "subprocess.Popen[str]") -> "Scrape":
+    assert worker.stdin is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    return Scrape.of(json.loads(next_line(worker, "the worker shows its metrics")))

@@ -17,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from polysaga.clock import Clock
@@ -48,6 +49,7 @@ from polysaga.limits import ended, limited
 from polysaga.routing import Databases, Router
 from polysaga.sagas import Sagas, Status, Verification
 from polysaga.sagas.operations.census import Census, CensusResult
+from polysaga.telemetry.workers import forget_ended
 from polysaga.texts import said
 
 try:
@@ -149,12 +151,13 @@ class Metrics(Collector):
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics of the registry, in the format that the header *accept* wants, and its content type.
 
-        With `PROMETHEUS_MULTIPROC_DIR` they are those of all workers.
+        With `PROMETHEUS_MULTIPROC_DIR` they are those of all workers, without the gauges of those that have ended.
         """
         encode, content_type = choose_encoder(accept)
         if MULTIPROCESS not in os.environ:
             return encode(self.registry), content_type
         self.refresh()
+        forget_ended(Path(os.environ[MULTIPROCESS]))
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return encode(together), content_type
