@@ -14,7 +14,7 @@ from devservers import MySQLServer, Replica
 from polysaga.errors import DatabaseUnavailable
 from polysaga.events import NodeLeft, NodeReturned, PrimaryChanged, ReadWaited
 from polysaga.routing.health import states_of
-from tests.fixtures.notes import Browser, Notes, settings_of
+from tests.fixtures.notes import Browser, Notes, settings_of, until_replicas_are_known
 from tests.fixtures.programs import EventT, Recorder
 from tests.fixtures.servers import MariaDBCluster, MySQLCluster, PostgresCluster
 from tests.fixtures.waiting import pause, until, within
@@ -97,10 +97,11 @@ async def test_nobody_misses_what_they_wrote(
 async def test_most_reads_go_to_replicas_when_one_in_ten_requests_writes(
     urls: list[str], cluster: AnyCluster
 ) -> None:
-    """Readers wait long enough for a replica to catch up; the default of 30 ms a busy machine exceeds."""
+    """Readers wait long enough for a replica to catch up, and for answers; a busy machine exceeds the defaults."""
     went = Counter[str]()
-    async with Notes().open(settings_of(urls, wait=5.0)) as notes:
+    async with Notes().open(settings_of(urls, wait=5.0, probe_timeout=5.0)) as notes:
         await asyncio.to_thread(cluster.catch_up)
+        await until_replicas_are_known(notes.router)
 
         async def person(note: int) -> None:
             browser = notes.browser()
