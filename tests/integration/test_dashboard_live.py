@@ -202,6 +202,24 @@ async def test_a_viewer_who_may_not_look_any_more_hears_it_and_the_stream_ends(
             assert stream.status == 401
 
 
+async def test_a_stream_ends_in_time_for_a_server_that_replaces_its_worker_unasked(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --max-requests a worker gets no signal, and waits for its streams: it would wait for ever."""
+    monkeypatch.setattr("polysaga.dashboard.live.LONGEST", 0.2)
+    program = Program(files, PLACE_ORDER)
+    async with program.open():
+        app = mounted(program)
+        async with Stream(app, "/live/overview") as stream:
+            mark = (await stream.next("seen", "changed"))["mark"]
+            await stream.next("again")
+            await stream.ended()
+        await program.sagas.run(program.saga, Order())
+        monkeypatch.setattr("polysaga.dashboard.live.LONGEST", 30.0)
+        async with Stream(app, f"/live/overview?mark={mark}") as stream:
+            await stream.next("changed")
+
+
 async def test_streams_outlive_a_journal_that_does_not_answer(
     files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ puts the changed parts in their place. So a stream carries nothing that its view
   may not look any more, or has another role now, it ends, and the page's script loads the page again.
 - A journal that does not answer ends no stream: the stream says so, and says again when it is back.
 - When the process is asked to end, all streams end at once, so the server need not wait for them.
+- A server that replaces a worker after so many requests (`--max-requests`) sends the worker no signal: the worker
+  waits for its streams. So each stream ends after 20 seconds, and the page's script opens the next one.
 """
 
 import asyncio
@@ -45,6 +47,7 @@ LOAD = 0.5  # seconds for each viewer that loads the page again, if that is more
 _RAREST = 30.0  # seconds between two looks at most
 ASK_AGAIN = 15.0  # seconds until `authorize` is asked again although nothing has changed
 _MOST = 500  # streams of one process
+LONGEST = 20.0  # seconds of one stream; gunicorn kills a worker that takes longer than 30 to end
 _RETRY = 3000  # milliseconds until a browser opens a stream anew
 Look: TypeAlias = Callable[[], Awaitable[Marks]]
 
@@ -97,12 +100,16 @@ class Live:
         try:
             yield f"retry: {_RETRY}\n\n"
             asked_at = self._site.clock.monotonic()
+            until = asked_at + LONGEST
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(ASK_AGAIN):
+                    async with asyncio.timeout(min(ASK_AGAIN, until - self._site.clock.monotonic())):
                         await viewer.news.wait()
                 if self._stopping.is_set():
                     break
+                if self._site.clock.monotonic() >= until:
+                    yield _event("again", {})  # the next stream tells what has changed since the page's mark
+                    return
                 told = bool(viewer.changed) or not viewer.news.is_set()
                 viewer.news.clear()
                 if told or self._site.clock.monotonic() - asked_at > ASK_AGAIN:

@@ -103,6 +103,7 @@
       answered();
       say("paused", "The journal does not answer,", JSON.parse(event.data).at);
     });
+    source.addEventListener("again", open); // this stream has lasted long enough; the next one goes on from the mark
     source.addEventListener("gone", () => {
       close();
       window.location.reload();
