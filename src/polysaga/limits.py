@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+ASKED_TO_END = "the process was asked to end while it started"
 GRACE = 1.0  # seconds that cancelled work gets to clean up
 _going_on: set["asyncio.Future[Any]"] = set()  # the loop itself keeps no task alive
 
@@ -101,6 +102,6 @@ async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
         await asyncio.wait({task, asking}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise asyncio.CancelledError("the process was asked to end while it started")
+        raise asyncio.CancelledError(ASKED_TO_END)
     finally:
         await ended({task, asking}, GRACE)

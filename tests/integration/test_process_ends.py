@@ -84,6 +84,9 @@ def test_a_service_asked_to_end_ends_although_its_start_hangs(tmp_path: Path, ho
 
     assert seconds < wedged_service.DRAIN + GRACE, said
     assert "the process was asked to end while it started" in said
+    # A start that is reported as failed ends with code 3; gunicorn would end all its other workers for it.
+    assert service.returncode == -signal.SIGTERM
+    assert "Traceback" not in said
 
 
 def _call(port: int) -> tuple[int, Any, dict[str, Any]]:

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 from polysaga.asgi import BookmarkMiddleware
 from polysaga.config import Settings
 from polysaga.events import Emit
+from polysaga.fastapi.aborted_starts import RefuseAfterAbort, StartAborted
 from polysaga.fastapi.body_limit import BodyLimit
 from polysaga.fastapi.handlers import install_handlers
 from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
-from polysaga.limits import unless
+from polysaga.limits import ASKED_TO_END, unless
 from polysaga.migrations import migrate as migrate_tables
 from polysaga.routing import Databases
 from polysaga.routing.health import State, states_of
@@ -44,7 +45,8 @@ def install(
     It adds the routes `/health/*`. `polysaga.asgi` carries bookmarks from one request of a client to the next.
 
     When the process receives SIGTERM or SIGINT, `sagas.drain` begins at once. Callers that wait for a saga get an
-    answer before the drain ends, so the server need not wait longer for them. A start in progress is cancelled.
+    answer before the drain ends, so the server need not wait longer for them. A start in progress is cancelled:
+    then the application has nothing open, and answers 503 until the server ends.
 
     *settings* may be a function, which is called when the application starts. Without *settings*, those of
     *databases* apply. The command line uses the same settings: `polysaga check MODULE:app`. *migrate* brings our
@@ -74,24 +76,36 @@ def install(
         if sagas is not None:
             await stack.enter_async_context(sagas.open(known.sagas, emit=told, tracing=tracing))
 
+    async def start(running: FastAPI, stack: AsyncExitStack) -> Any:
+        known, asked = settings() if callable(settings) else settings or databases.settings(), asyncio.Event()
+        stack.enter_context(heard(asked.set))
+        await unless(asked, begin(known, stack))
+        if sagas is not None:
+            stack.enter_context(heard(sagas.wind_down))
+            if asked.is_set():  # between the end of our start and now
+                sagas.wind_down()
+        with heard(_cancel(asyncio.current_task())):
+            return await stack.enter_async_context(inner(running))
+
+    aborted = StartAborted()
+
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
-        known, asked = settings() if callable(settings) else settings or databases.settings(), asyncio.Event()
+        aborted.begin()
         async with AsyncExitStack() as stack:
-            stack.enter_context(heard(asked.set))
-            await unless(asked, begin(known, stack))
-            if sagas is not None:
-                stack.enter_context(heard(sagas.wind_down))
-                if asked.is_set():  # between the end of our start and now
-                    sagas.wind_down()
-            with heard(_cancel(asyncio.current_task())):
-                theirs = await stack.enter_async_context(inner(running))
+            try:
+                theirs = await start(running, stack)
+            except asyncio.CancelledError as cancelled:
+                aborted.note(cancelled)
+                await stack.aclose()
+                theirs = None
             yield theirs
 
     app.router.lifespan_context = lifespan
     app.add_middleware(BookmarkMiddleware, databases=databases)
     if max_body is not None:
         app.add_middleware(BodyLimit, limit=max_body)
+    app.add_middleware(RefuseAfterAbort, aborted=aborted)
     app.include_router(_health(databases))
     validation = install_handlers(app, dict(refusals or {}))
     describe(app, validation=validation, limited=max_body is not None)
@@ -100,7 +114,7 @@ def install(
 def _cancel(starting: "asyncio.Task[Any] | None") -> Callable[[], None]:
     def cancel() -> None:
         assert starting is not None
-        starting.cancel("the process was asked to end while it started")
+        starting.cancel(ASKED_TO_END)
 
     return cancel
 

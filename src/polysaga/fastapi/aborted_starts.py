@@ -1,0 +1,61 @@
+"""What an application does whose process is asked to end while it starts.
+
+The server ends by itself. Until then the application counts as started, with nothing open. It must not report a
+failed start: gunicorn, which replaces its workers one by one, would end all of them for it.
+"""
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polysaga.fastapi.problems import problem
+from polysaga.limits import ASKED_TO_END
+
+_log = logging.getLogger("polysaga")
+_ENDING = "This process is ending. Please try again."
+_TRY_AGAIN_LATER = 1013  # of websockets (IANA's registry of close codes)
+
+
+class StartAborted:
+    """Whether the last start was aborted."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def __bool__(self) -> bool:
+        return self._is_set
+
+    def begin(self) -> None:
+        """Note that a start begins."""
+        self._is_set = False
+
+    def note(self, cancelled: asyncio.CancelledError) -> None:
+        """Note that the start was aborted; raise *cancelled* if no signal was the cause."""
+        if cancelled.args != (ASKED_TO_END,):
+            raise cancelled
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            task.uncancel()
+        self._is_set = True
+        _log.warning(ASKED_TO_END)
+
+
+class RefuseAfterAbort:
+    """Answers 503 to what arrives after an aborted start, in the moment before the server ends."""
+
+    def __init__(self, app: ASGIApp, aborted: StartAborted) -> None:
+        self._app, self._aborted = app, aborted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on unless the start was aborted."""
+        if not self._aborted or scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+        else:
+            unavailable = HTTPStatus.SERVICE_UNAVAILABLE
+            refused = problem(HTTPConnection(scope), unavailable, _ENDING, kind="try-again", retry_after=1.0)
+            await refused(scope, receive, send)

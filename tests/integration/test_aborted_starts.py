@@ -1,0 +1,83 @@
+"""An application whose process is asked to end while it starts: nothing is open, and what arrives is refused."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from polysaga import Databases, SqlDatabase
+from polysaga.config import parse_settings
+from polysaga.fastapi import install
+from tests.fixtures.waiting import forever, reached, within
+
+
+@pytest.fixture(autouse=True)
+def a_server_that_hears_the_signal() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class _Service:
+    """An application whose first start hangs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.databases, self.app = Databases(SqlDatabase("shop")), FastAPI()
+        self.hangs = asyncio.Event()
+        settings = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{directory / 'shop.db'}"}}})
+        install(self.app, self.databases, settings=settings, ready=self._ready)
+
+        @self.app.get("/")
+        async def root() -> str:
+            return "open"
+
+    async def _ready(self) -> None:
+        if not self.hangs.is_set():
+            self.hangs.set()
+            await forever()
+
+    async def get(self) -> httpx2.Response:
+        transport = httpx2.ASGITransport(self.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as client:
+            return await client.get("/")
+
+
+async def test_what_arrives_after_an_aborted_start_is_refused_until_the_next_start(tmp_path: Path) -> None:
+    service = _Service(tmp_path)
+    first = service.app.router.lifespan_context(service.app)
+    starting = asyncio.create_task(first.__aenter__())
+    await reached(service.hangs, "the start hangs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await within(starting, "the aborted start ends without an error")
+    assert service.databases.opened_with is None
+
+    refused = await service.get()
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert refused.json()["detail"] == "This process is ending. Please try again."
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await service.app({"type": "websocket", "path": "/", "headers": []}, forever, send)
+    assert sent == [{"type": "websocket.close", "code": 1013}]
+
+    await first.__aexit__(None, None, None)
+    async with service.app.router.lifespan_context(service.app):
+        assert (await service.get()).json() == "open"
+
+
+async def test_a_cancelled_start_stays_cancelled(tmp_path: Path) -> None:
+    service = _Service(tmp_path)
+    starting = asyncio.create_task(service.app.router.lifespan_context(service.app).__aenter__())
+    await reached(service.hangs, "the start hangs")
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(starting, "the start is cancelled")
+    assert service.databases.opened_with is None
