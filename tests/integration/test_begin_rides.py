@@ -18,6 +18,7 @@ from polysaga.config import DatabaseSettings, PoolSettings
 from polysaga.databases import SqlNode
 from polysaga.databases.dialects.asyncpg_connection import Luggage
 from polysaga.databases.dialects.sql import ANSWERED_AT
+from polysaga.faults import Fault
 from tests.fixtures.servers import DatabaseFactory, PostgresCluster
 
 BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -319,6 +320,16 @@ async def test_a_session_ended_by_the_server_is_replaced(node: SqlNode) -> None:
         await sell(session, "afterwards")
         await session.commit()
     assert await sales(node) == ["afterwards"]
+
+
+async def test_a_connection_that_is_cut_before_its_transaction_has_begun_reports_its_loss(node: SqlNode) -> None:
+    async with node.writer.connect() as connection:
+        adapted: Any = (await connection.get_raw_connection()).dbapi_connection
+        await connection.run_sync(lambda _: node.dialect.begin(adapted))
+        node.dialect.cut(adapted.driver_connection)
+        with pytest.raises(DBAPIError) as raised:
+            await connection.execute(text("SELECT cast(:n AS int)"), [{"n": 1}, {"n": 2}])
+        assert node.dialect.fault(raised.value) is Fault.DISCONNECTED
 
 
 async def test_after_a_storm_of_cancellations_each_transaction_is_whole(

@@ -158,6 +158,7 @@ def connection_class(driver: Any) -> type:
             unknown = not self.has_begun() and self.is_in_transaction()
             self._luggage.unanswered = False
             if unknown:
+                self._check_open()  # a connection that is closed has no protocol
                 await self._protocol.close_portal(_NO_PORTAL, timeout)
 
     return TransactionConnection
