@@ -16,7 +16,7 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
 from polysaga import Databases, Refused, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import Settings, parse_settings
-from polysaga.databases import SqlNode, handles
+from polysaga.databases import SqlNode, lent_sessions
 from polysaga.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -266,7 +266,7 @@ async def test_a_writer_that_is_used_in_two_tasks_gives_its_connection_back(tmp_
 async def test_a_session_ends_although_a_task_of_its_own_waits_longer_for_the_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handles, "_PATIENCE", 0.1)
+    monkeypatch.setattr(lent_sessions, "_PATIENCE", 0.1)
     orders, left = SqlDatabase("orders"), list[asyncio.Future[Any]]()
     file = tmp_path / "orders.db"
     async with Databases(orders).open(settings_of(file, lock_timeout=60.0)):
