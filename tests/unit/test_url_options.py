@@ -190,6 +190,7 @@ def test_a_password_that_is_not_encoded_is_not_taken_for_a_host_and_told(scheme:
         f"{ASYNCPG}://app@/shop?host=a:5432&host=b:99999",
         f"{ASYNCPG}://app@/shop?host=a&port=99999",
         f"{ASYNCPG}://app@/shop?host=[fd00::1]:99999",
+        f"{ASYNCPG}://app@/shop?host=a,b&port=1,99999",
         "mysql+asyncmy://app@h:99999/shop",
     ],
 )
@@ -202,6 +203,32 @@ def test_the_end_of_an_address_is_no_port() -> None:
     url = f"{ASYNCPG}://app@/shop?host=fd00::0"
     node = SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
     assert node.url.query["host"] == "fd00::0"
+
+
+@pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "[fd00::1]:5432",
+        "[fd00::1]",
+        "[fd00::1]:1&host=[fd00::2]:2",
+        "fd00::1&host=fd00::2",
+        "a:1&host=[fd00::2]:2",
+    ],
+)
+def test_addresses_in_options_in_a_form_that_sqlalchemy_does_not_take_are_refused(scheme: str, hosts: str) -> None:
+    url = f"{scheme}://app@/shop?host={hosts}"
+    with pytest.raises(
+        ConfigurationError, match=r"option 'host' has an address of IPv6 in this form; write .*port="
+    ):
+        SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+
+
+@pytest.mark.parametrize("scheme", [ASYNCPG, PSYCOPG])
+def test_several_addresses_in_one_option_are_taken(scheme: str) -> None:
+    url = f"{scheme}://app@/shop?host=fd00::1,fd00::2&port=1,2"
+    node = SqlNode("shop", "primary", url, DatabaseSettings.model_validate({"url": url}))
+    assert node.dialect.address(node.url).query == {"host": "fd00::1,fd00::2", "port": "1,2"}
 
 
 def test_a_comma_in_a_password_is_no_list_of_hosts() -> None:

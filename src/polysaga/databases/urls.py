@@ -76,7 +76,7 @@ def _ports(url: URL) -> Iterator[int]:
         yield url.port
     for name in ("host", "port"):
         given = url.query.get(name, ())
-        for one in (given,) if isinstance(given, str) else given:
+        for one in given.split(",") if isinstance(given, str) else given:
             host, _, last = one.rpartition(":")
             address = ":" in host and not host.endswith("]")  # of IPv6, without a port
             if last.isdecimal() and not address and (name == "port" or host):

@@ -24,6 +24,9 @@ from polysaga.databases.dialects.options import (
 # Query options of libpq and SQLAlchemy that name a part of the URL, and that part.
 _PLACES = {"user": "username", "password": "password", "dbname": "database", "database": "database"}
 SEVERAL_HOSTS = "write each with its port, postgresql://USER:PASSWORD@/DATABASE?host=A:5432&host=B:5432"
+_OF_IPV6 = (
+    "write postgresql://USER:PASSWORD@[fd00::1]:5432/DATABASE, and several as ?host=fd00::1,fd00::2&port=5432,5432"
+)
 _ADDRESS = {"host", "port"}  # SQLAlchemy's options: for one server, or for each of several
 
 _MODES = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -152,9 +155,14 @@ def address(url: URL) -> URL:
         place[part] = given
     hosts = {name: given for name, given in url.query.items() if name in _ADDRESS}
     listed = hosts.get("host", "")
+    parts = listed.split(",") if isinstance(listed, str) else list(listed)
     # libpq accepts a list in place of the host. Neither it nor SQLAlchemy accepts one with ports in an option.
-    if "," in (url.host or "") or (isinstance(listed, str) and "," in listed and ":" in listed):
+    has_port = isinstance(listed, str) and len(parts) > 1 and any(part.count(":") == 1 for part in parts)
+    if "," in (url.host or "") or has_port:
         raise UnusableOption("host", "has several servers in one", SEVERAL_HOSTS)
+    # SQLAlchemy takes each colon in a repeated option for the one before a port, and none of them after a bracket.
+    if any("[" in part or (part.count(":") > 1 and not isinstance(listed, str)) for part in parts):
+        raise UnusableOption("host", "has an address of IPv6 in this form", _OF_IPV6)
     directory = unquote(url.host or "")
     if directory.startswith("/"):  # a socket's, percent-encoded as libpq wants it; SQLAlchemy does not decode it
         url, hosts = url.set(host=""), {"host": directory, **hosts}
