@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import pytest
+from psycopg import sql
 from sqlalchemy import text
 
 from devservers import PgBouncer, Server, ServerUnavailable
@@ -19,7 +20,7 @@ from polysaga import Databases, SqlDatabase
 from polysaga.config import parse_settings
 from polysaga.databases import SqlNode, sentinels
 from polysaga.databases.sentinels import Sentinels
-from polysaga.errors import ConfigurationError
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import Event, ServerSilent
 from polysaga.migrations import migrate
 from tests.fixtures.left_behind import LEAVES_BEHIND
@@ -122,6 +123,23 @@ async def test_sagas_run_through_session_pooling(
             assert await asyncio.gather(*(sagas.run(saga, n) for n in range(30))) == [n + 1 for n in range(30)]
 
 
+async def test_a_step_whose_session_the_server_has_ended_is_repeated(
+    bouncers: Bouncers, postgres_database: DatabaseFactory, postgres_server: Server, driver: str
+) -> None:
+    """Both the server and PgBouncer say so on the idle connection; the step sends nothing before BEGIN."""
+    direct = postgres_database()
+    sagas, settings = program(shop=through(bouncers("session", ()), direct, driver))
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        async with sagas.open(settings.sagas):
+            saga = saga_of(sagas)
+            await sagas.run(saga, 1)
+            gone = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = {}"
+            name = urlsplit(direct).path[1:]
+            await asyncio.to_thread(postgres_server._client.run, sql.SQL(gone).format(sql.Literal(name)))
+            assert await within(sagas.run(saga, 1), "the saga is done") == 2
+
+
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 @pytest.mark.parametrize("ignored", [(), IGNORED], ids=["as installed", "as guides have it"])
 async def test_pooling_of_transactions_is_refused_with_the_setting_to_change(
@@ -133,6 +151,35 @@ async def test_pooling_of_transactions_is_refused_with_the_setting_to_change(
         with pytest.raises(ConfigurationError, match="pool_mode = session"):
             async with Databases(handle).open(parse_settings({"databases": {"shop": {"url": url}}})):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [("account", "rejects the login"), ("database", "has no database of this name")]
+)
+async def test_a_login_that_cannot_succeed_is_a_mistake_in_the_url(
+    bouncers: Bouncers, postgres_database: DatabaseFactory, driver: str, wrong: str, told: str
+) -> None:
+    """PgBouncer reports it with the code of a broken connection."""
+    url = through(bouncers("session", ()), postgres_database(), driver)
+    url = url.replace("polysaga@", "nobody@") if wrong == "account" else f"{url}_nowhere"
+    handle = SqlDatabase("shop")
+    with pytest.raises(ConfigurationError, match=told):
+        async with Databases(handle).open(parse_settings({"databases": {"shop": {"url": url}}})):
+            pass
+
+
+async def test_a_pooler_without_a_place_is_told_as_no_answer(
+    bouncers: Bouncers, postgres_database: DatabaseFactory, driver: str
+) -> None:
+    handle, pool = SqlDatabase("shop"), {"size": MOST + 1, "max_overflow": 0, "connect_timeout": 1}
+    shop = {"url": through(bouncers("session", ()), postgres_database(), driver), "pool": pool}
+    async with Databases(handle).open(parse_settings({"databases": {"shop": shop}})), AsyncExitStack() as stack:
+        for _ in range(MOST):
+            db = await stack.enter_async_context(handle.writer())
+            await db.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable, match="no answer in 1 s"):
+            async with handle.writer() as db:
+                await db.execute(text("SELECT 1"))
 
 
 def test_the_check_says_it(

@@ -401,6 +401,8 @@ class SqlNode:
 
     def _refusal(self, error: BaseException) -> Exception:
         reason = str(error).strip() or type(error).__name__
+        if isinstance(error, TimeoutError) and not str(error):
+            reason = f"no answer in {self.settings.pool.connect_timeout:g} s"
         remedy = self.dialect.hindrance(error)
         if remedy is not None:
             return ConfigurationError(f"database '{self.database}': no login at {self.name} ({reason}); {remedy}")

@@ -50,7 +50,10 @@ _FAULTS = {
     "42P05": Fault.STALE_PLAN,
     "XX000": Fault.SERVER_TROUBLE,
 }
-# psycopg's errors have no code while it connects. PgBouncer uses the code of a protocol violation.
+# psycopg's errors have no code while it connects. PgBouncer uses the code of a protocol violation for all that it
+# tells its clients, also for what the server tells it at login.
+_TOLD_IN_WORDS = {None, "08P01"}
+_NO_DATABASE = re.compile(r'database ".*" does not exist|no such database')
 _FULL = re.compile(
     r"FATAL:\s+(sorry, too many clients|too many connections|remaining connection slots)"
     "|no more connections allowed"
@@ -286,20 +289,29 @@ class Postgres(SqlDialect):
         code = getattr(error, "sqlstate", None)
         if _is_stale(error):
             return Fault.STALE_PLAN
-        if code in {None, "08P01"} and _FULL.search(str(error)):
-            return Fault.TOO_MANY_CONNECTIONS
+        if code in _TOLD_IN_WORDS and (told := _told_at_login(str(error), fatal=code is not None)):
+            return told
         if code is None:
             # After a freeze, asyncpg's error for a lost connection has no code, and one of three classes.
             said = str(error)
-            if re.search(r'FATAL:\s+database ".*" does not exist', said):
-                return Fault.NO_DATABASE
-            if "FATAL" in said and "permission denied" in said:
-                return Fault.DENIED
-            if "authentication failed" in said or ("FATAL" in said and "does not exist" in said):
-                return Fault.REJECTED  # psycopg has no code while it connects
             gone = "clos" in said or "cannot switch to state" in said or "terminat" in said
+            # psycopg's for BEGIN, if both the server and a pooler said goodbye while the connection lay idle.
+            gone = gone or re.search(r"received \d+ results from command", said) is not None
             return Fault.DISCONNECTED if gone else None
         return _FAULTS.get(code) or _CLASSES.get(code[:2])
+
+
+def _told_at_login(said: str, *, fatal: bool) -> Fault | None:
+    """Return the fault of what a server, or PgBouncer, *said* to a client that connects; None for all else."""
+    fatal = fatal or "FATAL" in said
+    if _FULL.search(said):
+        return Fault.TOO_MANY_CONNECTIONS
+    if fatal and _NO_DATABASE.search(said):
+        return Fault.NO_DATABASE
+    if fatal and "permission denied" in said:
+        return Fault.DENIED
+    rejected = "authentication failed" in said or "no password supplied" in said  # the latter is libpq's
+    return Fault.REJECTED if rejected or (fatal and re.search("does not exist|no such user", said)) else None
 
 
 def _told_of_value(error: BaseException) -> Sequence[str]:
