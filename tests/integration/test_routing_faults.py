@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import pytest
+from psycopg import sql
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +15,7 @@ from polysaga import Databases, Scope, SqlDatabase
 from polysaga.clock import Clock
 from polysaga.config import parse_settings
 from polysaga.databases.handles import Wish
-from polysaga.errors import DatabaseUnavailable, NoPrimary, ReadOnlyNode, WriteOnReader
+from polysaga.errors import DatabaseUnavailable, NoPrimary, PoolExhausted, ReadOnlyNode, WriteOnReader
 from tests.fixtures.left_behind import LEAVES_BEHIND
 from tests.fixtures.notes import until_replicas_are_known
 from tests.fixtures.servers import PostgresCluster
@@ -302,6 +303,45 @@ async def test_a_reader_holds_no_error_of_another_server_against_its_node(
     with pytest.raises(DatabaseUnavailable, match="it has gone"):
         await read()
     assert bool(blamed) is (which == "its own")
+
+
+@pytest.mark.parametrize("inner", ["reader", "writer"])
+@pytest.mark.parametrize("outer", ["reader", "writer"])
+async def test_a_lost_connection_is_told_of_its_own_database_although_another_session_is_open_in_the_block(
+    two: Two, postgres_cluster: PostgresCluster, monkeypatch: pytest.MonkeyPatch, outer: str, inner: str
+) -> None:
+    """The block of the inner session ends with the error first, as that of a handler's last dependency does."""
+    router, blamed, suspected = two.databases.routers["orders"], list[int](), list[bool]()
+    monkeypatch.setattr(router, "failed", blamed.append)
+    monkeypatch.setattr(router.monitor, "suspect", lambda: suspected.append(True))
+    servers = {server.port: server for server in (postgres_cluster.primary, *postgres_cluster.replicas)}
+
+    async def use() -> None:
+        async with getattr(two.points, outer)() as lost, getattr(two.orders, inner)() as db:
+            await db.execute(text("SELECT 1"))
+            port, backend = (await lost.execute(text("SELECT inet_server_port(), pg_backend_pid()"))).one()
+            end = sql.SQL("SELECT pg_terminate_backend({}, 5000)").format(sql.Literal(backend))
+            await asyncio.to_thread(servers[port].run, end)
+            await lost.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await use()
+    assert raised.value.database == "points"
+    assert not blamed
+    assert not suspected
+
+
+async def test_a_full_pool_is_told_of_its_own_database(two: Two) -> None:
+    narrow = SqlDatabase("narrow")
+    pool = {"size": 1, "max_overflow": 0, "acquire_timeout": 0.1}
+    url = two.points.primary.url.render_as_string(hide_password=False)
+    settings = parse_settings({"databases": {"narrow": {"url": url, "pool": pool}}})
+    async with Databases(narrow).open(settings), narrow.reader() as db:
+        await db.execute(text("SELECT 1"))
+        with pytest.raises(PoolExhausted) as raised:
+            async with narrow.reader() as waiting, two.orders.reader():
+                await waiting.execute(text("SELECT 1"))
+    assert raised.value.database == "narrow"
 
 
 async def test_a_job_sees_what_the_request_that_queued_it_wrote(

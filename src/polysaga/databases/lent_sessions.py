@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from polysaga.clock import Clock
 from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
+from polysaga.databases.pools import OWNER
 from polysaga.databases.single_writer import exhausted, refuse_if_held
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
@@ -189,6 +190,10 @@ async def _commit(session: AsyncSession, database: str) -> None:
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
     """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
+    owner = owner_of(error) or node
+    if owner.database != node.database:
+        return None  # it is of a session around this one, which explains it
+    node = owner
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
         return type(error.orig)(node.database)
@@ -203,6 +208,11 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
             return ReadOnlyNode(node.database, node.name) if read_only else NoPrimary(node.database)
         case _:
             return None
+
+
+def owner_of(error: Exception) -> SqlNode | None:
+    """Return the node on whose connection, or in whose pool, SQLAlchemy's *error* arose; None if it says none."""
+    return getattr(error, OWNER, None)
 
 
 def pool_exhausted(node: SqlNode, *, read_only: bool) -> PoolExhausted:

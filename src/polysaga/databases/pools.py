@@ -24,12 +24,16 @@ from typing import Any, Literal, cast
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, PoolProxiedConnection
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util import memoized_property
 from sqlalchemy.util.queue import AsyncAdaptedQueue, Full
 
 from polysaga.clock import Clock
+
+# On SQLAlchemy's errors: the node on whose connection, or in whose pool, they arose.
+OWNER = "polysaga_node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +206,19 @@ class CountedPool(AsyncAdaptedQueuePool):
 
     _queue_class = _CountedQueue
     _is_disposed = False
+    owner: object = None  # the node whose pool this is
     # Else what SQLAlchemy says of each pool that ends would come from the logger `polysaga`, which is for events.
     _sqla_logger_namespace = "sqlalchemy.pool.CountedPool"
 
     def _create_connection(self) -> ConnectionPoolEntry:
         return _KeptPlace(self)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except PoolTimeout as error:
+            setattr(error, OWNER, self.owner)
+            raise
 
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
         cast(_KeptPlace, record).returned = True

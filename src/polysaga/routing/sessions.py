@@ -24,6 +24,7 @@ from polysaga.databases.lent_sessions import (
     as_ours,
     close_shielded,
     connections_of,
+    owner_of,
     sql_session,
     taken_by,
     telling_loss,
@@ -151,8 +152,9 @@ class _ReadRoute:
 
     def _is_anothers(self, error: Exception) -> bool:
         """Return whether *error* is about another server: a session inside the block, or a saga, may raise it."""
-        mine = (self.node.database, self.node.name)
-        return isinstance(error, DatabaseUnavailable) and (error.database, error.node) != mine
+        if isinstance(error, DatabaseUnavailable):
+            return (error.database, error.node) != (self.node.database, self.node.name)
+        return owner_of(error) not in {None, self.node}
 
     def reads(self) -> bool:
         """Note that a statement follows; return whether it is the first."""
