@@ -208,6 +208,7 @@ async def test_a_node_that_follows_another_connects_as_the_url_of_that_one_says(
     )
     for followed in (first, second):
         first.follow(followed)
+        assert first.name == followed.name, "errors name the server that they are about"
         for engine, read_only in ((first.reader, "on"), (first.writer, "off"), (first.reserved, "off")):
             async with engine.connect() as connection:
                 found = tuple((await connection.exec_driver_sql(question)).one())

@@ -79,8 +79,8 @@ class SqlNode:
 
     @property
     def name(self) -> str:
-        """The node's name for people: its URL without the password."""
-        return masked(self.url.render_as_string(hide_password=True))
+        """The name for people of the server where new connections go: its URL without the password."""
+        return masked(self._followed.render_as_string(hide_password=True))
 
     @property
     def writer(self) -> AsyncEngine:
