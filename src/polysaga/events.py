@@ -263,6 +263,14 @@ class WorkerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SagasLeft(Event):
+    """A process ended before some of its sagas; another process goes on with them."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SagasRemoved(Event):
     """Sagas that had been at rest for `sagas.retention` were removed, with their ledger rows."""
 

@@ -25,7 +25,7 @@ from devservers.ports import free_port
 from polysaga import Databases, Retry, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import Busy, DeadlineExceeded, OutcomePending, Refused
-from polysaga.events import SagaDecided, SagaFinished, StepDone, StepFailed
+from polysaga.events import SagaDecided, SagaFinished, SagasLeft, StepDone, StepFailed, WorkerFailed
 from polysaga.sagas.definition.identity import id_from_key
 from polysaga.sagas.driving.progress import Asked
 from polysaga.sagas.operations.repairs import Repairs
@@ -537,6 +537,42 @@ async def test_sagas_end_in_time_although_each_part_of_the_end_hangs(
         woken.set()
         await asyncio.wait(stuck, timeout=30)
     assert seconds < 0.1 + GRACE
+
+
+async def test_a_call_that_outlasts_its_process_is_said_to_be_left_to_another(urls: Urls) -> None:
+    program, gate = Program(urls, WITH_CALLS), Gate()
+    program.on("charge_card", gate)
+    async with program.open(drain=0.1):
+        await program.sagas.start(program.saga, Order())
+        await gate.reached()
+        calling = list(program.runner.tasks)
+    assert program.recorder.of(SagasLeft) == [
+        SagasLeft(1, "their steps did not end in time for the end of this process")
+    ]
+    assert not program.recorder.of(WorkerFailed), "no round failed, and none will follow"
+    gate.open()
+    await asyncio.wait(calling, timeout=30)
+
+
+async def test_claims_that_cannot_be_handed_back_are_said_to_run_out(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, gate = Program(urls, PLACE_ORDER), Gate()
+    program.on("reserve_stock", gate)
+    async with program.open(drain=0.1):
+        await program.sagas.start(program.saga, Order())
+        await gate.reached()
+
+        async def fail(*_: Any) -> None:
+            raise TimeoutError("the journal is silent")
+
+        monkeypatch.setattr(program.runner.engine.journal, "hand_back", fail)
+    (left,) = program.recorder.of(SagasLeft)
+    assert (left.count, left.reason) == (
+        1,
+        "once their claims have run out, which could not be handed back (TimeoutError: the journal is silent)",
+    )
+    assert not program.recorder.of(WorkerFailed), "no round failed, and none will follow"
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])

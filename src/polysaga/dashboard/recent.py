@@ -26,6 +26,7 @@ from polysaga.events import (
     SagaNotKnown,
     SagaParked,
     SagaRepaired,
+    SagasLeft,
     SagasRemoved,
     StartParked,
     StepDone,
@@ -163,6 +164,9 @@ def told_of(event: Event, now: datetime) -> Happening | None:
         case SagaNotKnown():
             what = f"{event.saga} version {event.version} is not known here; left for a process that knows it"
             return line("late", "late", what, f"{what} ({{}} times)")
+        case SagasLeft():
+            why = words.short(masked(event.reason))
+            return line("late", "late", f"{words.counted(event.count, 'saga')} left to other processes: {why}")
         case SagasRemoved():
             return line("ok", "done", f"{words.counted(event.count, 'saga')} removed: kept long enough at rest")
         case PrimaryLost():

@@ -40,6 +40,7 @@ from polysaga.events import (
     SagaNotKnown,
     SagaParked,
     SagaRepaired,
+    SagasLeft,
     SagasRemoved,
     SagaStarted,
     ServerSilent,
@@ -246,6 +247,11 @@ def _(event: WorkerTicked) -> Line:
 @line.register
 def _(event: WorkerFailed) -> Line:
     return ERROR, f"a round of the worker failed, the next one tries again: {_why(event.reason)}"
+
+
+@line.register
+def _(event: SagasLeft) -> Line:
+    return WARNING, f"{event.count} sagas are left to other processes: {_why(event.reason)}"
 
 
 @line.register

@@ -22,7 +22,7 @@ from polysaga.errors import (
     PolysagaError,
     TryAgain,
 )
-from polysaga.events import SagaClaimed, SagaStarted, WorkerFailed
+from polysaga.events import SagaClaimed, SagasLeft, SagaStarted, WorkerFailed
 from polysaga.limits import GRACE, ended, going_on, leave_cancelled_behind, limited
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import id_from_key, id_from_time
@@ -237,8 +237,7 @@ class LocalRunner:
         self._end_all_waiting()
         stuck = await ended(unfinished.values(), GRACE)
         if stuck:
-            told = f"{len(stuck)} sagas go on although they were cancelled; what they still do changes nothing"
-            self.engine.emit(WorkerFailed(told))
+            self.engine.emit(SagasLeft(len(stuck), "their steps did not end in time for the end of this process"))
             leave_cancelled_behind(but=closer)
         await asyncio.gather(
             limited(self.engine.starts.close(), GRACE / 2, grace=GRACE / 4),
@@ -267,9 +266,8 @@ class LocalRunner:
         try:
             await limited(self.engine.journal.hand_back(claims), GRACE, grace=GRACE / 4)
         except (DBAPIError, PoolTimeout, TryAgain, TimeoutError) as error:
-            self.engine.emit(
-                WorkerFailed(f"{len(claims)} claims run out instead of being handed back: {said(error)}")
-            )
+            why = f"once their claims have run out, which could not be handed back ({said(error)})"
+            self.engine.emit(SagasLeft(len(claims), why))
 
     def _end_all_waiting(self) -> None:
         """End the wait of all callers; they ask again, later or elsewhere, and their sagas go on."""
