@@ -263,6 +263,24 @@ class WorkerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Migration(Event):
+    """One line of history in one database: the revision found there, and the one this program needs.
+
+    *current* is None if nothing of the line exists yet. As an event it means that the migration was done.
+    """
+
+    database: str
+    line: str
+    current: str | None
+    head: str
+
+    @property
+    def needed(self) -> bool:
+        """Return whether the database is behind the program."""
+        return self.current != self.head
+
+
+@dataclass(frozen=True, slots=True)
 class SagasLeft(Event):
     """A process ended before some of its sagas; another process goes on with them."""
 

@@ -8,7 +8,6 @@ ledger is a collection with a single version: it exists.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.config import masked
 from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import Emit, Event, Events, ignore
+from polysaga.events import Emit, Events, Migration, ignore
 from polysaga.migrations import mongo
 from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost, visible_tables
 from polysaga.migrations.locks import locked
@@ -25,24 +24,6 @@ from polysaga.migrations.ours import include_name, include_object
 from polysaga.sagas import Sagas
 
 __all__ = ["Migration", "include_name", "include_object", "migrate", "pending"]
-
-
-@dataclass(frozen=True, slots=True)
-class Migration(Event):
-    """One line of history in one database: the revision found there, and the one this program needs.
-
-    *current* is None if nothing of the line exists yet. As an event it means that the migration was done.
-    """
-
-    database: str
-    line: str
-    current: str | None
-    head: str
-
-    @property
-    def needed(self) -> bool:
-        """Return whether the database is behind the program."""
-        return self.current != self.head
 
 
 async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:

@@ -26,6 +26,7 @@ from polysaga.events import (
     ClientReplaced,
     DatabaseOpened,
     Event,
+    Migration,
     MonitorFailed,
     NodeLeft,
     NodeReturned,
@@ -95,6 +96,12 @@ def line(event: Event) -> Line:
     """Return level and sentence of *event*; an event without its own sentence lists its facts."""
     facts = " ".join(f"{name}={fact}" for name, fact in fields(event).items() if name != "event")
     return INFO, f"{_kind(event)} {facts}".rstrip()
+
+
+@line.register
+def _(event: Migration) -> Line:
+    done = "created" if event.current is None else f"brought from revision {event.current} to {event.head}"
+    return INFO, f"database {event.database}: the tables of the {event.line} are {done}"
 
 
 @line.register
