@@ -309,6 +309,7 @@ async def test_no_page_scrolls_sideways(chromium: str, files: MigratedUrls) -> N
             for width in WIDTHS:
                 await page.set_viewport_size({"width": width, "height": 800})
                 await page.goto(f"{here.url}{path}?live=off" if "?" not in path else f"{here.url}{path}&live=off")
+                await page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
                 wide = await page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{path} is {wide} wide at {width}"
 
@@ -372,6 +373,7 @@ async def test_no_page_with_long_names_and_texts_scrolls_sideways(chromium: str,
             found += await sideways(page, path)
         await page.goto(f"{url}/dashboard/sagas?status=needs_attention")
         await page.locator("table.sagas .name").first.click()
+        await page.evaluate("document.querySelectorAll('.step details').forEach((one) => (one.open = true))")
         for act in await page.locator(".act > summary").all():
             await act.click()
             found += await sideways(page, f"a saga, {await act.inner_text()}")
