@@ -48,7 +48,7 @@ def test_the_cases_are_listed_and_prove_nothing(tickets: Path) -> None:
 
 def test_a_long_proof_tells_how_far_it_is(tickets: Path) -> None:
     save(tickets, PROGRAM)
-    (tickets / "conftest.py").write_text("import polysaga.testing.plugin as kit\nkit._IN_A_LOG = 0.0\n")
+    (tickets / "conftest.py").write_text("import polysaga.testing.crash_kit.fixture as kit\nkit._IN_A_LOG = 0.0\n")
     told = run(tickets, "--crash-sample", "20")
     assert told.returncode == 0, told.stdout + told.stderr
     lines = re.findall(
@@ -64,3 +64,13 @@ def test_a_mistake_in_the_example_is_told(tickets: Path, case: list[str]) -> Non
     assert told.returncode == 1
     assert "case refused-in-charge" in told.stdout
     assert "the invariant does not hold" in told.stdout
+
+
+def test_projects_that_use_no_crash_kit_do_not_load_it() -> None:
+    """pytest loads our plugin in every project of the environment."""
+    loading = "import sys; before = set(sys.modules); import polysaga.testing.plugin"
+    command = [sys.executable, "-c", f"import pytest; {loading}; print(*(set(sys.modules) - before))"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert "polysaga.testing.plugin" in told
+    assert {name.partition(".")[0] for name in told} <= {"polysaga", "importlib"}
+    assert len(told) < 10
