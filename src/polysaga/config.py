@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from sqlalchemy import URL
 
 from polysaga.errors import ConfigurationError
 from polysaga.sources import from_environment, from_file, merge, named_file, with_secrets
@@ -54,6 +55,14 @@ def _listed(value: object, separator: str) -> object:
     return value
 
 
+def _as_text(value: object) -> object:
+    """Return *value* as text if it is a URL of pydantic (`PostgresDsn`) or of SQLAlchemy."""
+    if isinstance(value, URL):
+        return value.render_as_string(hide_password=False)
+    # pydantic's kinds of URL have no public class in common.
+    return str(value) if type(value).__module__ == "pydantic.networks" else value
+
+
 def _one_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text:
@@ -77,12 +86,13 @@ MoreConnections = Annotated[int, Field(ge=0, le=10_000), _NUMBER]
 Bytes = Annotated[int, Field(ge=1, le=1024**3), _NUMBER]
 Switch = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
 Zone = Annotated[str, Field(coerce_numbers_to_str=True, max_length=255)]
-Url = Annotated[SecretStr, AfterValidator(_one_url)]
+Url = Annotated[SecretStr, BeforeValidator(_as_text), AfterValidator(_one_url)]
 
 
 class _Strict(BaseModel):
     # Whitespace is stripped: a file with a secret ends with a line break.
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    # Errors name the place, not the value, which may be a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
 
 
 class PoolSettings(_Strict):
@@ -153,7 +163,8 @@ class DatabaseSettings(_Strict):
         # A scheme follows a comma between two URLs, but not a comma between the hosts of one URL.
         listed = _listed(value, r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
         if isinstance(listed, list | tuple):
-            return [{"url": item} if isinstance(item, str | SecretStr) else item for item in listed]
+            texts = [_as_text(item) for item in listed]
+            return [{"url": item} if isinstance(item, str | SecretStr) else item for item in texts]
         return listed
 
 

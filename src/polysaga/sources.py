@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
+from sqlalchemy import URL
 
 from polysaga.errors import ConfigurationError
 
@@ -180,7 +181,7 @@ def _with_secrets(values: Mapping[str, Any], kind: Any, path: tuple[str, ...]) -
         inside = _inside(kind, str(key))
         if isinstance(value, Mapping):
             read[key] = _with_secrets(value, inside, place)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple) and not isinstance(value, URL):  # SQLAlchemy's is a tuple
             item = _plain(_item(inside))
             read[key] = [
                 _with_secrets(one, item, (*place, str(number))) if isinstance(one, Mapping) else one

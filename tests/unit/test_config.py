@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, PostgresDsn, ValidationError
+from sqlalchemy import make_url
 
 from polysaga import Databases
 from polysaga.config import (
@@ -472,3 +473,25 @@ def test_a_url_that_a_file_of_variables_has_spoilt_is_told_as_such(place: str, u
     with pytest.raises(ConfigurationError, match=wanted) as failure:
         load_settings(environment=variables)
     assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        PostgresDsn("postgresql://ada:geheim@db:5432/shop"),
+        make_url("postgresql://ada:geheim@db:5432/shop"),
+    ],
+)
+def test_a_url_may_be_an_object_of_pydantic_or_sqlalchemy(url: Any) -> None:
+    settings = parse_settings({"databases": {"orders": {"url": url, "replicas": [url]}}})
+    orders = settings.databases["orders"]
+    for found in (orders.url, orders.replicas[0].url):
+        assert found.get_secret_value() == "postgresql://ada:geheim@db:5432/shop"
+
+
+def test_settings_built_in_code_tell_a_mistake_without_the_value() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings(databases={"orders": {"url": "postgresql://ada:geheim@db/shop", "pool": {"size": "many"}}})
+    with pytest.raises(ValidationError) as misspelt:
+        Settings(databases={"orders": {"uri": "postgresql://ada:geheim@db/shop"}})
+    assert "geheim" not in str(raised.value) + str(misspelt.value)
