@@ -22,7 +22,7 @@ from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.options import check_kind_of
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
+from polysaga.sagas.driving.resources import Engine, assemble, check_clocks, check_tables, journal_node
 from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
@@ -136,7 +136,8 @@ class Sagas:
 
         The databases must be open; *settings* replace those for sagas that they were opened with. *tracing*
         follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger
-        table is missing, or has lost its primary key.
+        table is missing, or has lost its primary key, and `ConfigurationError` if the clock of this process is
+        more than a day behind that of a database.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
@@ -144,6 +145,7 @@ class Sagas:
         engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
         await check_tables(engine)
+        await check_clocks(engine)
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)
