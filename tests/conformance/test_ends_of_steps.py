@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import Connection, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -18,6 +18,8 @@ from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.lent_sessions import sql_session
 from polysaga.errors import StepMisused
+from polysaga.sagas.protocol.rows import LedgerRow
+from polysaga.sagas.protocol.states import Mark
 from tests.conformance.shops import Sale, SqlShop, turns
 from tests.conformance.test_participant import entry, row_of, selling
 from tests.fixtures.waiting import forever, reached, within
@@ -102,6 +104,22 @@ async def test_what_a_task_adds_behind_the_commit_is_of_no_transaction(
         await sql_shop.sell(session, "the next")
     await participant.act(entry(), selling(sql_shop, "and another"))
     assert await sql_shop.sold(item) == before, "the next user has committed it"
+
+
+async def test_what_a_listener_to_the_engines_commit_writes_is_part_of_the_step(
+    any_shop: SqlShop, item: str
+) -> None:
+    participant, step, called = any_shop.participant(connections=1), entry(), []
+
+    def write(connection: Connection) -> None:
+        if not called:
+            called.append(True)
+            connection.execute(insert(Sale).values(receipt=uuid.uuid4().hex, item=item))
+
+    event.listen(participant.node.writer.sync_engine, "commit", write)
+    await participant.act(step, selling(any_shop, item))
+    assert await row_of(participant, step) == LedgerRow(Mark.DONE, '"sold"')
+    assert await any_shop.sold(item) == 2
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

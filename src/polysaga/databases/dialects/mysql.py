@@ -362,7 +362,7 @@ class MySQL(SqlDialect):
         ends at its first error, before COMMIT, and signals an error itself if a write does not change one row.
         """
         if not self.seals_with_commit(driver):
-            return await super().seal(driver, writes)
+            return await self.write(driver, writes)
         values = [value for write in writes for value in write.statement.bind(write.values)]
         cursor = driver.cursor()
         try:
@@ -373,7 +373,7 @@ class MySQL(SqlDialect):
                 return Sealed.FENCED
             if code == _SYNTAX:
                 self._blocks = False  # a proxy that gives itself out for MariaDB
-                return await super().seal(driver, writes)
+                return await self.write(driver, writes)
             raise
         finally:
             await cursor.close()

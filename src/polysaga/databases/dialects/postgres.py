@@ -257,10 +257,10 @@ class Postgres(SqlDialect):
         ((position, timeline, system),) = (await self.send(driver, _CAPTURE, {})).rows
         return parse_lsn(position, Epoch(str(system), int(timeline, 16)))
 
-    async def seal(self, driver: Any, writes: Sequence[Write]) -> Sealed:
+    async def write(self, driver: Any, writes: Sequence[Write]) -> Sealed:
         """Send *writes* as every dialect does; a fence in a statement that divides by zero is fenced, too."""
         try:
-            return await super().seal(driver, writes)
+            return await super().write(driver, writes)
         except Exception as error:  # border: what a driver raises has no common class
             if divided_by_zero(error):
                 return Sealed.FENCED

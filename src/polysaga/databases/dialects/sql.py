@@ -243,6 +243,10 @@ class SqlDialect:
 
         A dialect may send COMMIT along with them, if that saves a round trip.
         """
+        return await self.write(driver, writes)
+
+    async def write(self, driver: Any, writes: Sequence[Write]) -> Sealed:
+        """Send *writes* in the open transaction of the driver's own connection; COMMIT is left to the caller."""
         for write in writes:
             if (await self.send(driver, write.statement, write.values)).count != 1:
                 return Sealed.FENCED

@@ -76,13 +76,18 @@ class _Work(Generic[LentT]):
             adapted = await self._run(self._whole)
         self._loan.shut_unused(adapted)
         try:
-            sealed = await dialect.seal(adapted.driver_connection, writes)
+            # SQLAlchemy calls listeners to its commit before COMMIT; what they write is of the transaction.
+            seal = dialect.write if self._loan.has_commit_listeners else dialect.seal
+            sealed = await seal(adapted.driver_connection, writes)
         except asyncio.CancelledError:
             # The server may still be executing: the connection must not be reused.
             await self._run(self._drop)
             raise
         if sealed is Sealed.FENCED:
-            raise Fenced("a write that ends a step changed no row")
+            raise Fenced(
+                "a write that ends a step changed no row: the claim is another owner's, or the clock of this "
+                "process is a day behind that of the database"
+            )
         if sealed is Sealed.COMMITTED:
             dialect.forget_transaction(adapted)
             self._loan.note_commit()

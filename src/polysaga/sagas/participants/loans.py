@@ -100,6 +100,11 @@ class Loan:
         adapted = self.adapted()
         return adapted is not None and judge(error, adapted.driver_connection)
 
+    @property
+    def has_commit_listeners(self) -> bool:
+        """Whether the program listens to the commits of SQLAlchemy's connection."""
+        return self.connection is not None and bool(self.connection.dispatch.commit)
+
     def note_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
         self._info[SEALED] = True
