@@ -331,6 +331,34 @@ async def test_a_lost_connection_is_told_of_its_own_database_although_another_se
     assert not suspected
 
 
+async def test_a_refused_write_is_told_of_the_session_that_wrote(
+    two: Two, postgres_cluster: PostgresCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a reader and a writer of one database in one block."""
+    async with two.orders.writer() as db:
+        await db.execute(text("CREATE TABLE bumps (n int)"))
+        await db.execute(
+            text("CREATE FUNCTION bump() RETURNS int AS 'INSERT INTO bumps VALUES (1) RETURNING n' LANGUAGE sql")
+        )
+    await asyncio.to_thread(postgres_cluster.catch_up)
+    suspected = list[bool]()
+    monkeypatch.setattr(two.databases.routers["orders"].monitor, "suspect", lambda: suspected.append(True))
+
+    with pytest.raises(ReadOnlyNode):
+        async with two.orders.reader(consistency="eventual") as reading, two.orders.writer():
+            await reading.execute(text("SELECT bump()"))
+    assert not suspected
+
+    async def write() -> None:
+        async with two.orders.writer() as db, two.orders.reader():
+            await db.execute(text("SET TRANSACTION READ ONLY"))
+            await db.execute(text("SELECT bump()"))
+
+    with pytest.raises(DatabaseUnavailable, match="it is not the primary any more"):
+        await write()
+    assert suspected
+
+
 async def test_a_full_pool_is_told_of_its_own_database(two: Two) -> None:
     narrow = SqlDatabase("narrow")
     pool = {"size": 1, "max_overflow": 0, "acquire_timeout": 0.1}

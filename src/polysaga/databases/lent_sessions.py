@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from polysaga.clock import Clock
 from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
-from polysaga.databases.pools import OWNER
+from polysaga.databases.pools import ORIGIN
 from polysaga.databases.single_writer import exhausted, refuse_if_held
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
@@ -189,11 +189,14 @@ async def _commit(session: AsyncSession, database: str) -> None:
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
-    """Return Polysaga's own error if *error* is about the node, or about the session; else None."""
-    owner = owner_of(error) or node
+    """Return Polysaga's own error if *error* is about the database of *node*, or about the session; else None.
+
+    *node* and *read_only* are those of the session whose block the error leaves; it may be another session's.
+    """
+    owner, only_reads = origin_of(error) or (node, read_only)
     if owner.database != node.database:
         return None  # it is of a session around this one, which explains it
-    node = owner
+    node, read_only = owner, only_reads
     if isinstance(error, StatementError) and isinstance(error.orig, SessionShared | TransactionLost):
         # SQLAlchemy wraps every error on a connection on which another task handles one.
         return type(error.orig)(node.database)
@@ -210,9 +213,9 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
             return None
 
 
-def owner_of(error: Exception) -> SqlNode | None:
-    """Return the node on whose connection, or in whose pool, SQLAlchemy's *error* arose; None if it says none."""
-    return getattr(error, OWNER, None)
+def origin_of(error: Exception) -> tuple[SqlNode, bool] | None:
+    """Return the node in whose pool SQLAlchemy's *error* arose, and whether it only reads; None if unknown."""
+    return getattr(error, ORIGIN, None)
 
 
 def pool_exhausted(node: SqlNode, *, read_only: bool) -> PoolExhausted:

@@ -32,8 +32,8 @@ from sqlalchemy.util.queue import AsyncAdaptedQueue, Full
 
 from polysaga.clock import Clock
 
-# On SQLAlchemy's errors: the node on whose connection, or in whose pool, they arose.
-OWNER = "polysaga_node"
+# On SQLAlchemy's errors: the node in whose pool, or on whose connection, they arose, and whether it only reads.
+ORIGIN = "polysaga_origin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class CountedPool(AsyncAdaptedQueuePool):
 
     _queue_class = _CountedQueue
     _is_disposed = False
-    owner: object = None  # the node whose pool this is
+    origin: object = None  # the node whose pool this is, and whether it only reads
     # Else what SQLAlchemy says of each pool that ends would come from the logger `polysaga`, which is for events.
     _sqla_logger_namespace = "sqlalchemy.pool.CountedPool"
 
@@ -217,7 +217,7 @@ class CountedPool(AsyncAdaptedQueuePool):
         try:
             return super()._do_get()
         except PoolTimeout as error:
-            setattr(error, OWNER, self.owner)
+            setattr(error, ORIGIN, self.origin)
             raise
 
     def _return_conn(self, record: ConnectionPoolEntry) -> None:

@@ -30,7 +30,7 @@ from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.driver_errors import driver_errors, errors_of_use, wrap_where_options_are_set
 from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
-from polysaga.databases.pools import OWNER, CountedPool, PoolUse, keep_places
+from polysaga.databases.pools import ORIGIN, CountedPool, PoolUse, keep_places
 from polysaga.databases.samples import Sample
 from polysaga.databases.streams import end_with_the_transaction
 from polysaga.databases.urls import sql_url, unusable
@@ -69,6 +69,8 @@ class SqlNode:
         self._on_reader: Callable[[AsyncEngine], None] | None = None
         self._snapshots: AsyncEngine | None = None
         self._followed = self.url
+        # For people: the URL, without the password, of the server where new connections go.
+        self.name = masked(self.url.render_as_string(hide_password=True))
         self._generation = 0
         self.given_back = 0  # connections that came back in order so far: the server had answered
         self._connections: set[Any] = set()  # all that are open, in use or not
@@ -76,11 +78,6 @@ class SqlNode:
         # Connected, while the dialect still questions the server.
         self._opening: weakref.WeakKeyDictionary[ConnectionPoolEntry, Any] = weakref.WeakKeyDictionary()
         self._dialing: set[asyncio.Task[Any]] = set()
-
-    @property
-    def name(self) -> str:
-        """The name for people of the server where new connections go: its URL without the password."""
-        return masked(self._followed.render_as_string(hide_password=True))
 
     @property
     def writer(self) -> AsyncEngine:
@@ -146,7 +143,7 @@ class SqlNode:
 
     def follow(self, other: "SqlNode") -> None:
         """Connect to the server of *other* from now on, and cut the existing connections."""
-        self._followed = other.url
+        self._followed, self.name = other.url, other.name
         self.cut()
 
     def retire(self) -> None:
@@ -229,7 +226,7 @@ class SqlNode:
                 f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
         keep_places(engine.sync_engine)
-        cast(CountedPool, engine.sync_engine.pool).owner = self
+        cast(CountedPool, engine.sync_engine.pool).origin = (self, read_only)
         end_alone(engine.sync_engine, self.dialect, self.database, read_only=read_only)
         self.dialect.prepare(engine, read_only=read_only)
         end_with_the_transaction(engine.sync_engine, self.dialect, self.database)
@@ -395,7 +392,7 @@ class SqlNode:
         @event.listens_for(engine.sync_engine, "handle_error")
         def look(context: ExceptionContext) -> None:
             if context.sqlalchemy_exception is not None:
-                setattr(context.sqlalchemy_exception, OWNER, self)
+                setattr(context.sqlalchemy_exception, ORIGIN, (self, read_only))
             fault = self.dialect.fault(context.sqlalchemy_exception or context.original_exception)
             if fault is Fault.STALE_PLAN:
                 self.retire()  # every connection prepared its statements before the schema changed

@@ -24,7 +24,7 @@ from polysaga.databases.lent_sessions import (
     as_ours,
     close_shielded,
     connections_of,
-    owner_of,
+    origin_of,
     sql_session,
     taken_by,
     telling_loss,
@@ -154,7 +154,8 @@ class _ReadRoute:
         """Return whether *error* is about another server: a session inside the block, or a saga, may raise it."""
         if isinstance(error, DatabaseUnavailable):
             return (error.database, error.node) != (self.node.database, self.node.name)
-        return owner_of(error) not in {None, self.node}
+        origin = origin_of(error)
+        return origin is not None and origin[0] is not self.node
 
     def reads(self) -> bool:
         """Note that a statement follows; return whether it is the first."""
