@@ -220,6 +220,23 @@ async def test_a_stream_ends_in_time_for_a_server_that_replaces_its_worker_unask
             await stream.next("changed")
 
 
+@pytest.mark.parametrize("left", [[LENA], []], ids=["another role", "none"])
+async def test_a_viewer_whose_rights_change_just_before_a_stream_ends_hears_it(
+    files: MigratedUrls, monkeypatch: pytest.MonkeyPatch, left: list[Person]
+) -> None:
+    monkeypatch.setattr("polysaga.dashboard.live.LONGEST", 0.2)
+    program, people = Program(files, PLACE_ORDER), [ADA]
+
+    def changing(request: Request) -> Person | None:
+        return people[-1] if people else None
+
+    async with program.open(), Stream(mounted(program, authorize=changing), "/live/overview") as stream:
+        await stream.next("seen", "changed")
+        people[:] = left
+        await stream.next("gone")
+        await stream.ended()
+
+
 async def test_streams_outlive_a_journal_that_does_not_answer(
     files: MigratedUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

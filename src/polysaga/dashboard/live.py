@@ -108,7 +108,8 @@ class Live:
                 if self._stopping.is_set():
                     break
                 if self._site.clock.monotonic() >= until:
-                    yield _event("again", {})  # the next stream tells what has changed since the page's mark
+                    # The next stream tells what has changed since the page's mark, but not that a role has.
+                    yield _event("again" if await self._still(request, person) else "gone", {})
                     return
                 told = bool(viewer.changed) or not viewer.news.is_set()
                 viewer.news.clear()
