@@ -98,6 +98,7 @@ async def unless(asked: asyncio.Event, work: Awaitable[T]) -> T:
     Raises `CancelledError` then, within a second: *work* that ignores the cancellation is abandoned.
     """
     task, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
+    task.add_done_callback(_forget)  # what it ends with after its cancellation
     try:
         await asyncio.wait({task, asking}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():

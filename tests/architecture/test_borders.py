@@ -15,6 +15,7 @@ BORDERS = {
     "polysaga/events.py: Events.__call__",  # a subscriber
     "polysaga/databases/pools.py: _KeptPlace._replaced",  # listeners, and drivers that close
     "polysaga/databases/pools.py: _KeptPlace.checkin",  # listeners, and drivers
+    "polysaga/fastapi/aborted_starts.py: RefuseAfterAbort._live",  # the application's own start
     "polysaga/routing/monitor.py: Monitor._watch",  # a question to a node
     "polysaga/sagas/driving/attempts.py: Attempts._caught",  # a step
     "polysaga/sagas/definition/payloads.py: decode",  # a validator

@@ -27,8 +27,8 @@ def a_server_that_hears_the_signal() -> Iterator[None]:
 class _Service:
     """An application whose first start hangs."""
 
-    def __init__(self, directory: Path) -> None:
-        self.databases, self.app = Databases(SqlDatabase("shop")), FastAPI()
+    def __init__(self, directory: Path, *, fails: bool = False) -> None:
+        self.databases, self.app, self._fails = Databases(SqlDatabase("shop")), FastAPI(), fails
         self.hangs = asyncio.Event()
         settings = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{directory / 'shop.db'}"}}})
         install(self.app, self.databases, settings=settings, ready=self._ready)
@@ -40,7 +40,11 @@ class _Service:
     async def _ready(self) -> None:
         if not self.hangs.is_set():
             self.hangs.set()
-            await forever()
+            try:
+                await forever()
+            finally:
+                if self._fails:
+                    raise RuntimeError("closed while it connected")
 
     async def get(self) -> httpx2.Response:
         transport = httpx2.ASGITransport(self.app)
@@ -48,13 +52,36 @@ class _Service:
             return await client.get("/")
 
 
-async def test_what_arrives_after_an_aborted_start_is_refused_until_the_next_start(tmp_path: Path) -> None:
-    service = _Service(tmp_path)
-    first = service.app.router.lifespan_context(service.app)
-    starting = asyncio.create_task(first.__aenter__())
+class _Lifespan:
+    """What a server and an application say to each other about its life."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._asked, self._told = asyncio.Queue[Any](), asyncio.Queue[Any]()
+        self._asked.put_nowait({"type": "lifespan.startup"})
+        scope = {"type": "lifespan", "app": app, "state": {}}
+        self._task = asyncio.create_task(app(scope, self._asked.get, self._told.put))
+
+    async def told(self) -> str:
+        """Return the next message of the application."""
+        return str((await within(self._told.get(), "the application answers"))["type"])
+
+    async def end(self) -> None:
+        """Let the application end, as it must after its start."""
+        self._asked.put_nowait({"type": "lifespan.shutdown"})
+        assert await self.told() == "lifespan.shutdown.complete"
+        await within(self._task, "the application ends")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["cancelled", "failed"])
+async def test_what_arrives_after_an_aborted_start_is_refused_until_the_next_start(
+    tmp_path: Path, *, fails: bool
+) -> None:
+    """Also if the part of the start that is cancelled ends with another error."""
+    service = _Service(tmp_path, fails=fails)
+    life = _Lifespan(service.app)
     await reached(service.hangs, "the start hangs")
     os.kill(os.getpid(), signal.SIGTERM)
-    await within(starting, "the aborted start ends without an error")
+    assert await life.told() == "lifespan.startup.complete"
     assert service.databases.opened_with is None
 
     refused = await service.get()
@@ -68,9 +95,21 @@ async def test_what_arrives_after_an_aborted_start_is_refused_until_the_next_sta
     await service.app({"type": "websocket", "path": "/", "headers": []}, forever, send)
     assert sent == [{"type": "websocket.close", "code": 1013}]
 
-    await first.__aexit__(None, None, None)
-    async with service.app.router.lifespan_context(service.app):
-        assert (await service.get()).json() == "open"
+    await life.end()
+    life = _Lifespan(service.app)
+    assert await life.told() == "lifespan.startup.complete"
+    assert (await service.get()).json() == "open"
+    await life.end()
+
+
+async def test_an_application_that_enters_the_lifespan_of_an_aborted_one_does_not_go_on(tmp_path: Path) -> None:
+    service = _Service(tmp_path)
+    starting = asyncio.create_task(service.app.router.lifespan_context(service.app).__aenter__())
+    await reached(service.hangs, "the start hangs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(asyncio.CancelledError):
+        await within(starting, "the start is cancelled")
+    assert service.databases.opened_with is None
 
 
 async def test_a_cancelled_start_stays_cancelled(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 The server ends by itself. Until then the application counts as started, with nothing open. It must not report a
 failed start: gunicorn, which replaces its workers one by one, would end all of them for it.
+
+The start itself fails, whatever it ends with, and only the server does not hear of it. So an application that
+enters the lifespan of this one in its own does not go on with its start.
 """
 
 import asyncio
@@ -9,7 +12,7 @@ import logging
 from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polysaga.fastapi.problems import problem
 from polysaga.limits import ASKED_TO_END
@@ -32,13 +35,8 @@ class StartAborted:
         """Note that a start begins."""
         self._is_set = False
 
-    def note(self, cancelled: asyncio.CancelledError) -> None:
-        """Note that the start was aborted; raise *cancelled* if no signal was the cause."""
-        if cancelled.args != (ASKED_TO_END,):
-            raise cancelled
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            task.uncancel()
+    def note(self) -> None:
+        """Note that the start has failed after the process was asked to end."""
         self._is_set = True
         _log.warning(ASKED_TO_END)
 
@@ -51,7 +49,9 @@ class RefuseAfterAbort:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on unless the start was aborted."""
-        if not self._aborted or scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif not self._aborted:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
@@ -59,3 +59,19 @@ class RefuseAfterAbort:
             unavailable = HTTPStatus.SERVICE_UNAVAILABLE
             refused = problem(HTTPConnection(scope), unavailable, _ENDING, kind="try-again", retry_after=1.0)
             await refused(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            failed = message["type"] == "lifespan.startup.failed"
+            await send({"type": "lifespan.startup.complete"} if failed and self._aborted else message)
+
+        try:
+            await self._app(scope, receive, tell)
+        except (Exception, asyncio.CancelledError):  # border: what the start ends with once it is cancelled
+            if not self._aborted:
+                raise
+            task = asyncio.current_task()
+            while task is not None and task.cancelling():
+                task.uncancel()
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})

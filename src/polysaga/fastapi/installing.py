@@ -76,14 +76,13 @@ def install(
         if sagas is not None:
             await stack.enter_async_context(sagas.open(known.sagas, emit=told, tracing=tracing))
 
-    async def start(running: FastAPI, stack: AsyncExitStack) -> Any:
-        known, asked = settings() if callable(settings) else settings or databases.settings(), asyncio.Event()
-        stack.enter_context(heard(asked.set))
+    async def start(running: FastAPI, stack: AsyncExitStack, asked: asyncio.Event) -> Any:
+        known = settings() if callable(settings) else settings or databases.settings()
         await unless(asked, begin(known, stack))
+        if asked.is_set():  # just when our start had ended
+            raise asyncio.CancelledError(ASKED_TO_END)
         if sagas is not None:
             stack.enter_context(heard(sagas.wind_down))
-            if asked.is_set():  # between the end of our start and now
-                sagas.wind_down()
         with heard(_cancel(asyncio.current_task())):
             return await stack.enter_async_context(inner(running))
 
@@ -92,13 +91,15 @@ def install(
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
         aborted.begin()
+        asked = asyncio.Event()
         async with AsyncExitStack() as stack:
+            stack.enter_context(heard(asked.set))
             try:
-                theirs = await start(running, stack)
-            except asyncio.CancelledError as cancelled:
-                aborted.note(cancelled)
-                await stack.aclose()
-                theirs = None
+                theirs = await start(running, stack, asked)
+            except BaseException:
+                if asked.is_set():
+                    aborted.note()
+                raise
             yield theirs
 
     app.router.lifespan_context = lifespan
