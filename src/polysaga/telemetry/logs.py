@@ -258,7 +258,8 @@ def _(event: WorkerFailed) -> Line:
 
 @line.register
 def _(event: SagasLeft) -> Line:
-    return WARNING, f"{event.count} sagas are left to other processes: {_why(event.reason)}"
+    which = "1 saga is" if event.count == 1 else f"{event.count} sagas are"
+    return WARNING, f"{which} left to other processes: {_why(event.reason)}"
 
 
 @line.register

@@ -7,6 +7,7 @@ ever: a worker that had not ticked yet would hide all the others from the alert 
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,7 +21,8 @@ def forget_ended(directory: Path) -> None:
     for file in directory.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if pid.isdecimal() and not _is_alive(int(pid)):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # another process has done it, or may, and this one may not
+                file.unlink()
 
 
 def _is_alive(pid: int) -> bool:

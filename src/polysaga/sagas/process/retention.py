@@ -14,9 +14,9 @@ cleared. A worker takes the oldest sagas. If another one has taken the same, the
 statement, and finds less to remove than it took. For a while from then on it takes a random share of many more, so
 that two workers seldom take the same.
 
-A look begins where the last one found its oldest saga, so it does not read past all that stays for long: sagas
-that are not at rest, and those of unknown names, of which there may be a million. A saga that took long to end may
-have its place before that. Once an hour a look begins at the oldest saga of all, and finds it.
+A look begins ten minutes before the oldest saga that the last one found. So it does not read past all that stays
+for long: sagas that are not at rest, and those of unknown names, of which there may be a million. A saga that took
+longer to end may have its place before that. Once an hour a look begins at the oldest saga of all, and finds it.
 
 Sagas whose name this process does not know stay, and so does the audit trail, which is short and is about people.
 Sagas of a known name and an old version are removed from the ledgers that the program has now.
