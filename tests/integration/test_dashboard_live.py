@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from devservers import MARIADB, POSTGRES, LocalServer, Product
 from polysaga import Status
-from polysaga.dashboard import Person, live
+from polysaga.dashboard import Person, live, marks
 from polysaga.sagas.operations.inspector import Inspector
 from tests.fixtures.dashboards import ADA, LENA, Stream, Visit, mounted
 from tests.fixtures.programs import PLACE_ORDER, Gate, MigratedUrls, Order, Program
@@ -235,6 +235,26 @@ async def test_a_viewer_whose_rights_change_just_before_a_stream_ends_hears_it(
         people[:] = left
         await stream.next("gone")
         await stream.ended()
+
+
+def test_the_next_stream_of_a_page_tells_only_what_has_changed_since_the_last_one() -> None:
+    """Else every row of a busy list would flash each time."""
+    before, now = {"l-list": "1", "saga-a": "1", "saga-b": "1"}, {"l-list": "1", "saga-a": "1", "saga-b": "2"}
+    told = {
+        known: live._changed(earlier, now, live._Viewer(known=marks.combined(page)))
+        for known, earlier, page in (
+            ("of the last look", before, before),
+            ("of this look", before, now),
+            ("of a look that is forgotten", None, before),
+            ("of a look of its own", before, {"l-list": "0"}),
+        )
+    }
+    assert told == {
+        "of the last look": {"saga-b"},
+        "of this look": set(),
+        "of a look that is forgotten": set(now),
+        "of a look of its own": set(now),
+    }
 
 
 async def test_streams_outlive_a_journal_that_does_not_answer(

@@ -13,11 +13,12 @@ puts the changed parts in their place. So a stream carries nothing that its view
 - A journal that does not answer ends no stream: the stream says so, and says again when it is back.
 - When the process is asked to end, all streams end at once, so the server need not wait for them.
 - A server that replaces a worker after so many requests (`--max-requests`) sends the worker no signal: the worker
-  waits for its streams. So each stream ends after 20 seconds, and the page's script opens the next one.
+  waits for its streams. So each stream ends within 20 seconds, and the page's script opens the next one.
 """
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Live:
         try:
             yield f"retry: {_RETRY}\n\n"
             asked_at = self._site.clock.monotonic()
-            until = asked_at + LONGEST
+            until = asked_at + LONGEST * random.uniform(0.8, 1.0)  # not all at once that began with a new process
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(ASK_AGAIN, until - self._site.clock.monotonic())):
@@ -120,9 +121,7 @@ class Live:
                     asked_at = self._site.clock.monotonic()
                 yield self._told(viewer, watch)
         finally:
-            watch.viewers.discard(viewer)
-            if not watch.viewers and self._watches.get(key) is watch:
-                del self._watches[key]
+            watch.viewers.discard(viewer)  # the page's next stream may find the watch, and go on from its marks
 
     async def _still(self, request: Request, person: Person) -> bool:
         try:
@@ -147,11 +146,16 @@ class Live:
 
     async def _look_while_there_are_viewers(self) -> None:
         with heard(self._stop):
-            while self._watches and not self._stopping.is_set():
+            while self._is_watched() and not self._stopping.is_set():
                 pause = pause_after(await self._round())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
+
+    def _is_watched(self) -> bool:
+        """Forget what has no viewers any more; return whether there are any."""
+        self._watches = {key: watch for key, watch in self._watches.items() if watch.viewers}
+        return bool(self._watches)
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -240,8 +244,8 @@ def pause_after(loads: int) -> float:
 
 def _changed(before: Marks | None, now: Marks, viewer: _Viewer) -> set[str]:
     """Return the parts that *viewer* has to load: those that changed, or all if the page is another one."""
-    if viewer.known:
-        known, viewer.known = viewer.known, ""
+    known, viewer.known = viewer.known, ""
+    if known and (before is None or known != marks.combined(before)):
         return set() if known == marks.combined(now) else set(now)
     if before is None:
         return set()
