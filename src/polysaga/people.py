@@ -34,7 +34,7 @@ class Person:
 
 Authorize: TypeAlias = Callable[[Request], Person | Awaitable[Person | None] | None]
 
-LOCAL = Person("somebody on this machine", Role.OPERATOR)
+LOCAL = Person("local", Role.OPERATOR)  # any person on this machine
 
 
 async def person_of(request: Request, authorize: Authorize | None) -> Person | None:

@@ -94,6 +94,14 @@ class Lantern(Rows):
     )
 
 
+class Versioned(Rows):
+    __tablename__ = "versioned"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    shelf: Mapped[str | None] = mapped_column(default=None)
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}
+
+
 class LanternAsked(BaseModel):
     name: str
     pieces: PositiveInt = 1
@@ -627,6 +635,15 @@ async def duplicate(db: Write) -> None:
     db.add_all([Lantern(name=SECRET), Lantern(name=SECRET)])
 
 
+async def a_row_that_another_has_changed(db: Write) -> None:
+    lantern = Versioned(name=SECRET)
+    db.add(lantern)
+    await db.flush()
+    await db.execute(text("UPDATE versioned SET version = version + 1"))
+    lantern.shelf = "north"
+    await db.flush()
+
+
 CLASSICS = [
     (no_row, 404, "no-result"),
     (several_rows, 500, "multiple-results"),
@@ -635,6 +652,7 @@ CLASSICS = [
     (no_such_table, 500, "internal"),
     (syntax_error, 500, "internal"),
     (duplicate, 409, "duplicate-key"),
+    (a_row_that_another_has_changed, 409, "stale-data"),
 ]
 
 

@@ -17,6 +17,7 @@ from fastapi.exception_handlers import http_exception_handler, request_validatio
 from fastapi.exceptions import HTTPException as FastAPIHTTPException
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.orm.exc import StaleDataError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -174,6 +175,8 @@ async def _of_drivers(request: HTTPConnection, error: Exception) -> Response:
         return _internal(request, error, kind="multiple-results")
     if isinstance(error, PendingRollbackError):
         return _internal(request, error, kind="pending-rollback")
+    if isinstance(error, StaleDataError):  # of a row with a version (`version_id_col`)
+        return problem(request, HTTPStatus.CONFLICT, DETAILS["stale-data"], kind="stale-data")
     if fault is Fault.DUPLICATE_KEY:
         return problem(request, HTTPStatus.CONFLICT, DETAILS[fault.value], kind=fault.value)
     if fault is not None and fault.transient:

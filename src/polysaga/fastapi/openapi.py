@@ -13,7 +13,7 @@ _PREFIX = "#/components/schemas/"
 _VALIDATION = "HTTPValidationError"  # FastAPI's own schema, which this service does not send
 
 _KINDS: Mapping[int, Sequence[str]] = {
-    409: ("saga-undone", "deadline-exceeded", "cancelled", "duplicate-key"),
+    409: ("saga-undone", "deadline-exceeded", "cancelled", "duplicate-key", "stale-data"),
     413: ("body-too-large",),
     415: ("unsupported-media-type",),
     422: ("validation", "key-reused"),

@@ -26,9 +26,10 @@ DETAILS: Mapping[str, str] = {  # by kind, where all problems of a kind have the
     "no-result": "There is no such thing.",
     "outcome-pending": "The outcome is not known yet; ask again by the id or with the same key.",
     "saga-undone": f"A database kept failing and everything was undone. {_ANEW}",
+    "stale-data": "Another request has changed this meanwhile. Read it again, and repeat the change.",
     "still-locked": "Another change of the same thing is under way. Please try again.",
     "too-late": "This is decided, and can no longer be undone.",
-    "try-again": "A database is busy or out of reach. Please try again.",
+    "try-again": "This process is ending, or a database is busy or out of reach. Please try again.",
     "unsupported-media-type": "The body does not say that it is JSON: send content-type: application/json.",
 }
 _NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
