@@ -200,6 +200,7 @@ async def test_a_viewer_who_may_not_look_any_more_hears_it_and_the_stream_ends(
         async with Stream(app, "/live/overview") as stream:
             await stream.ended()
             assert stream.status == 401
+        await until(lambda: _idle(app), "the look under way has ended: it ends behind the stream")
 
 
 async def test_a_stream_ends_in_time_for_a_server_that_replaces_its_worker_unasked(
@@ -218,6 +219,7 @@ async def test_a_stream_ends_in_time_for_a_server_that_replaces_its_worker_unask
         monkeypatch.setattr("polysaga.dashboard.live.LONGEST", 30.0)
         async with Stream(app, f"/live/overview?mark={mark}") as stream:
             await stream.next("changed")
+        await until(lambda: _idle(app), "the look under way has ended: it ends behind the stream")
 
 
 @pytest.mark.parametrize("left", [[LENA], []], ids=["another role", "none"])
@@ -230,11 +232,14 @@ async def test_a_viewer_whose_rights_change_just_before_a_stream_ends_hears_it(
     def changing(request: Request) -> Person | None:
         return people[-1] if people else None
 
-    async with program.open(), Stream(mounted(program, authorize=changing), "/live/overview") as stream:
-        await stream.next("seen", "changed")
-        people[:] = left
-        await stream.next("gone")
-        await stream.ended()
+    async with program.open():
+        app = mounted(program, authorize=changing)
+        async with Stream(app, "/live/overview") as stream:
+            await stream.next("seen", "changed")
+            people[:] = left
+            await stream.next("gone")
+            await stream.ended()
+        await until(lambda: _idle(app), "the look under way has ended: it ends behind the stream")
 
 
 def test_the_next_stream_of_a_page_tells_only_what_has_changed_since_the_last_one() -> None:

@@ -136,7 +136,7 @@ async def test_each_message_may_have_a_scope_and_a_session_of_its_own(tmp_path: 
 
 
 ERRORS: list[tuple[Exception, int, int, str]] = [
-    (Busy(1, 1.0), 503, 1013, "A database is busy"),
+    (Busy(1, 1.0), 503, 1013, "a database is busy"),
     (SoldOut("none left"), 409, 1008, "none left"),
     (ReadOnlyNode("shop", "hush-hush"), 500, 1011, "Something went wrong"),
     (WriteOnReader("shop", "hush-hush", "INSERT"), 500, 1011, "Something went wrong"),
