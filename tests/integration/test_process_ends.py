@@ -546,12 +546,15 @@ async def test_a_call_that_outlasts_its_process_is_said_to_be_left_to_another(ur
         await program.sagas.start(program.saga, Order())
         await gate.reached()
         calling = list(program.runner.tasks)
+        nodes = [handle.primary for handle in program.handles.values()]
     assert program.recorder.of(SagasLeft) == [
         SagasLeft(1, "their steps did not end in time for the end of this process")
     ]
     assert not program.recorder.of(WorkerFailed), "no round failed, and none will follow"
     gate.open()
     await asyncio.wait(calling, timeout=30)
+    for node in nodes:  # what is left behind may have connected once more, to record its call
+        await node.close()
 
 
 async def test_claims_that_cannot_be_handed_back_are_said_to_run_out(
