@@ -149,13 +149,13 @@ sagas = Sagas(databases, buy, journal=orders)
 # ---- the application in a test
 
 
-def settings_in(directory: Path, **pool: Any) -> Settings:
-    """Return two SQLite files in *directory*."""
+def settings_in(directory: Path, *, lock_timeout: float = 5.0, **pool: Any) -> Settings:
+    """Return two SQLite files in *directory*; only a test that waits in vain needs other time limits."""
     named = {
         handle.name: {
             "url": f"sqlite+aiosqlite:///{directory}/{handle.name}.db",
-            "lock_timeout": 0.05,
-            "pool": {"acquire_timeout": 0.1, "connect_timeout": 5, **pool},
+            "lock_timeout": lock_timeout,
+            "pool": pool,
         }
         for handle in databases
     }
@@ -660,13 +660,15 @@ CLASSICS = [
 async def test_a_classic_error_is_a_problem_that_tells_no_sql(
     tmp_path: Path, handler: Callable[..., Any], status: int, kind: str
 ) -> None:
-    async with serving(answering(handler), tmp_path) as client:
+    waits_in_vain = {"acquire_timeout": 0.1} if handler is two_writers_at_once else {}
+    async with serving(answering(handler), tmp_path, pool=waits_in_vain) as client:
         check_problem(await client.get("/"), status, kind)
         assert rows_of(tmp_path) == []
 
 
 async def test_a_lock_that_another_program_holds_is_a_reason_to_try_again(tmp_path: Path) -> None:
-    async with serving(answering(add_one, "POST"), tmp_path) as client:
+    settings = settings_in(tmp_path, lock_timeout=0.05)
+    async with serving(answering(add_one, "POST"), tmp_path, settings=settings) as client:
         other = sqlite3.connect(tmp_path / "orders.db", isolation_level=None, check_same_thread=False)
         # In a thread: the worker of the program may be in a transaction, which this event loop must end.
         await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
@@ -1474,7 +1476,8 @@ async def test_a_process_is_not_ready_while_a_database_is_away_and_says_which(tm
 
 
 async def test_a_process_whose_connections_are_all_in_use_says_which_database_it_is_about(tmp_path: Path) -> None:
-    async with serving(FastAPI(), tmp_path, pool={"size": 1, "max_overflow": 0}) as client:
+    only_one = {"size": 1, "max_overflow": 0, "acquire_timeout": 0.1}
+    async with serving(FastAPI(), tmp_path, pool=only_one) as client:
         async with orders.reader() as db:
             await db.execute(text("SELECT 1"))
             answer = await client.get("/health/ready")
