@@ -301,7 +301,7 @@ async def test_the_records_of_some_sagas_are_read_at_once(shop: Shop, item: str)
 
 
 async def test_a_ledger_that_is_there_passes_its_check(shop: Shop) -> None:
-    await shop.participant().check()
+    await shop.participant().check(datetime.now(UTC))
 
 
 @cancelling

@@ -33,7 +33,7 @@ from polysaga.migrations import history, mongo
 from polysaga.migrations.history import History
 from polysaga.sagas import Sagas
 from polysaga.sagas.journal.tables import AUDIT, JOURNAL, LEDGER, OUTBOX, PULSE, journal, ledger
-from polysaga.sagas.participants.fence import FENCE
+from polysaga.sagas.participants.fence import FENCE, LET_A_TIME_SERVICE_KEEP_BOTH
 from polysaga.sagas.participants.reading import require_unique
 
 _OURS = (JOURNAL, LEDGER, OUTBOX)
@@ -157,10 +157,10 @@ async def _ask(
     found = (*one.findings, *(() if one.facts is None else one.facts.findings))
     if one.apart > FENCE.total_seconds():
         text = f"its clock is {one.apart / 3600:.0f} h ahead of the one here: it would refuse every step of a saga"
-        found = (*found, Finding(text, "let a time service keep both"))
+        found = (*found, Finding(text, LET_A_TIME_SERVICE_KEEP_BOTH))
     elif abs(one.apart) > _APART:
         text = f"its clock is {abs(one.apart):.1f} s {'ahead of' if one.apart > 0 else 'behind'} the one here"
-        found = (*found, Finding(text, "let a time service keep both; nothing depends on it", fatal=False))
+        found = (*found, Finding(text, f"{LET_A_TIME_SERVICE_KEEP_BOTH}; nothing depends on it", fatal=False))
     return replace(one, findings=found)
 
 

@@ -22,7 +22,7 @@ from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.options import check_kind_of
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.resources import Engine, assemble, check_clocks, check_tables, journal_node
+from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
@@ -145,7 +145,6 @@ class Sagas:
         engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
         await check_tables(engine)
-        await check_clocks(engine)
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)

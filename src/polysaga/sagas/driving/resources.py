@@ -21,7 +21,6 @@ from polysaga.sagas.journal.group_commit import PATIENCE, GroupCommit
 from polysaga.sagas.journal.journal import Journal, size_of_birth, size_of_ending
 from polysaga.sagas.journal.tables import journal
 from polysaga.sagas.participants import Participant
-from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
 from polysaga.sagas.participants.postgres import PostgresParticipant
@@ -117,27 +116,11 @@ def journal_node(node: Node) -> SqlNode:
     return node
 
 
-async def check_clocks(engine: Engine) -> None:
-    """Raise `ConfigurationError` if the clock of this process is so far behind that ledgers refuse its rows."""
-    for participant in engine.participants.values():
-        node = participant.node
-        if not isinstance(node, SqlNode):
-            continue  # there the process's own clock decides
-        dialect = node.dialect
-        asked = dialect.render(f"SELECT CASE WHEN {dialect.clock} < :fence THEN 1 ELSE 0 END")
-        values = {"fence": dialect.moment(engine.clock.now() + FENCE)}
-        async with node.single.connect() as connection:
-            in_time = (await connection.exec_driver_sql(asked.sql, asked.bind(values))).scalar_one()
-        if not in_time:
-            raise ConfigurationError(
-                f"the clock of this process is more than a day behind that of database '{node.database}', which "
-                "would refuse every step: let a time service keep both; a test that freezes the time leaves "
-                "Polysaga its clock, e.g. freeze_time(..., ignore=['polysaga'], real_asyncio=True)"
-            )
-
-
 async def check_tables(engine: Engine) -> None:
-    """Raise `SchemaMissing` if a journal or ledger table is not there, or has lost its key."""
+    """Raise `SchemaMissing` if a journal or ledger table is not there, or has lost its key.
+
+    Raise `ConfigurationError` if the clock of this process is so far behind that ledgers would refuse its rows.
+    """
     node = engine.journal.node
     try:
         await engine.journal.load(UUID(int=0))
@@ -148,7 +131,7 @@ async def check_tables(engine: Engine) -> None:
             raise SchemaMissing(node.database, "journal") from error
         raise
     for participant in engine.participants.values():
-        await participant.check()
+        await participant.check(engine.clock.now())
 
 
 def _gate(node: Node, clock: Clock) -> Gate:

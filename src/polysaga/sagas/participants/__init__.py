@@ -80,8 +80,12 @@ class Participant(Protocol):
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         """Remove the rows of *saga_ids* that were written longer than *older* ago; harmless when repeated."""
 
-    async def check(self) -> None:
-        """Raise `SchemaMissing` if the ledger or the outbox is missing or incomplete."""
+    async def check(self, now: datetime) -> None:
+        """Raise `SchemaMissing` if the ledger or the outbox is missing or incomplete.
+
+        *now* is the time of this process: raise `ConfigurationError` if it is so far behind the database's that
+        the ledger would refuse every row.
+        """
 
     def fault(self, error: BaseException) -> Fault | None:
         """Classify *error*; return None if it is not an error of the database."""

@@ -11,7 +11,7 @@ its transaction long before the fence matters.
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -112,7 +112,8 @@ class MongoParticipant:
         deletes = [self.node.driver.DeleteMany({"_id": its, "recorded_at": old}) for its in ranges]
         await self.node.documents[LEDGER].bulk_write(deletes, ordered=False)
 
-    async def check(self) -> None:
+    async def check(self, now: datetime) -> None:
+        # The time does not matter: the process itself compares it with the fence.
         if not {LEDGER, OUTBOX} <= set(await self.node.documents.list_collection_names()):
             raise SchemaMissing(self.node.database, "ledger")
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +16,10 @@ from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Seal, Send, sender
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.databases.single_writer import file_of, holding
-from polysaga.errors import SchemaMissing, StepMisused
+from polysaga.errors import ConfigurationError, SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX, ledger
 from polysaga.sagas.participants import Entry, UndoWork, Work
+from polysaga.sagas.participants.fence import FENCE, LET_A_TIME_SERVICE_KEEP_BOTH
 from polysaga.sagas.participants.lending import lend
 from polysaga.sagas.participants.outboxes import SqlOutbox
 from polysaga.sagas.participants.reading import read_rows, require_unique
@@ -48,6 +49,7 @@ class SqlParticipant:
             f"UPDATE {LEDGER} SET state = 'compensated', epoch = :epoch, recorded_at = {dialect.clock} "
             "WHERE saga_id = :saga_id AND step = :step AND state = 'done'"
         )
+        self._in_time = render(f"SELECT CASE WHEN {dialect.clock} < :not_after THEN 1 ELSE 0 END")
         self._outbox = render(f"SELECT birth, error FROM {OUTBOX} WHERE id = :saga_id")
         self._all = render(f"SELECT step, state, result FROM {LEDGER} WHERE saga_id = :saga_id")
         self._removal = Removal(dialect, LEDGER, "saga_id", f"recorded_at < {dialect.ago(':age')}")
@@ -120,13 +122,24 @@ class SqlParticipant:
         async with self.node.writer.begin() as connection:
             await self._removal.run(connection, saga_ids, {"age": older.total_seconds()})
 
-    async def check(self) -> None:
-        values = {"saga_id": self.node.dialect.key(UUID(int=0))}
+    async def check(self, now: datetime) -> None:
+        values = {
+            "saga_id": self.node.dialect.key(UUID(int=0)),
+            "not_after": self.node.dialect.moment(now + FENCE),
+        }
         try:
             async with self.node.writer.connect() as connection:
                 for statement in (self._all, self._outbox):
                     await connection.exec_driver_sql(statement.sql, statement.bind(values))
                 await require_unique(self.node, connection, ledger, "ledger")
+                asked = await connection.exec_driver_sql(self._in_time.sql, self._in_time.bind(values))
+                if not asked.scalar_one():
+                    raise ConfigurationError(
+                        "the clock of this process is more than a day behind that of database "
+                        f"'{self.node.database}', which would refuse every step: {LET_A_TIME_SERVICE_KEEP_BOTH}; "
+                        "a test that freezes the time leaves Polysaga its clock, e.g. "
+                        "freeze_time(..., ignore=['polysaga'], real_asyncio=True)"
+                    )
         except DBAPIError as error:
             if self.fault(error) is Fault.SCHEMA_MISSING:
                 raise SchemaMissing(self.node.database, "ledger") from error
