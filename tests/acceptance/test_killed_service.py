@@ -1,47 +1,43 @@
 """The order service under kill -9, on the embedded default and on three real servers."""
 
-import asyncio
 import json
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, make_url, text
 
 from devservers.ports import free_port
-from polysaga import AnyDatabase, Databases
-from polysaga.config import parse_settings
-from polysaga.databases import SqlNode
 from tests.fixtures.programs import Urls
 from tests.fixtures.services import LEASE, ServiceProcess, poll_until, replaying, running
 
 ROWS = 500
 # Real orders, beside the checkout; where they are missing, `_made_up` stands in.
 TRACE = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv"
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 HEAD = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 
 
 class Books:
-    """What the journal says, asked from outside the service."""
+    """What the journal says, asked often and from outside the service, on one connection of their own."""
 
     def __init__(self, urls: Urls) -> None:
-        self._settings = parse_settings({"databases": {"orders": {"url": urls["orders"]}}})
+        url = make_url(urls["orders"])
+        self._engine = create_engine(url.set(drivername=_DRIVERS[url.get_backend_name()]))
 
     def count(self, where: str) -> int:
-        """Return how many sagas fulfil *where*; 0 before there is a journal."""
-        return asyncio.run(self._count(where))
+        """Return how many sagas fulfil *where*."""
+        with self._engine.connect() as connection:
+            found = connection.execute(text(f"SELECT count(*) FROM polysaga_journal WHERE {where}"))
+            return int(found.scalar_one())
 
-    async def _count(self, where: str) -> int:
-        handle = AnyDatabase("orders")
-        async with Databases(handle).open(self._settings):
-            assert isinstance(handle.primary, SqlNode)
-            async with handle.primary.reader.connect() as connection:
-                found = await connection.execute(text(f"SELECT count(*) FROM polysaga_journal WHERE {where}"))
-                return int(found.scalar_one())
+    def close(self) -> None:
+        self._engine.dispose()
 
 
 @pytest.fixture
@@ -58,11 +54,16 @@ def service(empty_urls: Urls, tmp_path: Path) -> Iterator[ServiceProcess]:
         yield process
 
 
+@pytest.fixture
+def books(service: ServiceProcess) -> Iterator[Books]:
+    with closing(Books(service.urls)) as books:
+        yield books
+
+
 def test_a_service_killed_three_times_under_load_loses_and_doubles_nothing(
-    service: ServiceProcess, trace: Path
+    service: ServiceProcess, trace: Path, books: Books
 ) -> None:
     chance = random.Random(20101201)
-    books = Books(service.urls)
     marks = sorted(chance.sample(range(20, ROWS - 120), 3))
     with replaying(service, trace) as replay:
         for mark in marks:
@@ -87,9 +88,8 @@ def test_a_service_killed_three_times_under_load_loses_and_doubles_nothing(
 
 
 def test_what_a_killed_service_left_is_at_rest_two_leases_after_its_restart(
-    service: ServiceProcess, trace: Path
+    service: ServiceProcess, trace: Path, books: Books
 ) -> None:
-    books = Books(service.urls)
     with replaying(service, trace):
         poll_until(lambda: books.count("status IN ('running', 'completing')") >= 3, "sagas are in flight")
         service.kill()
@@ -103,9 +103,8 @@ def test_what_a_killed_service_left_is_at_rest_two_leases_after_its_restart(
 
 
 def test_the_other_process_finishes_the_sagas_of_the_one_that_was_killed(
-    service: ServiceProcess, trace: Path, tmp_path: Path
+    service: ServiceProcess, trace: Path, books: Books, tmp_path: Path
 ) -> None:
-    books = Books(service.urls)
     other = ServiceProcess(service.urls, free_port(None), tmp_path)
     with running(other):
         with replaying(service, trace):
@@ -120,9 +119,8 @@ def test_the_other_process_finishes_the_sagas_of_the_one_that_was_killed(
 
 
 def test_a_service_asked_to_end_finishes_or_hands_over_and_leaves_with_code_0(
-    service: ServiceProcess, trace: Path
+    service: ServiceProcess, trace: Path, books: Books
 ) -> None:
-    books = Books(service.urls)
     with replaying(service, trace):
         poll_until(lambda: books.count("1 = 1") >= 30, "some sagas are started")
         assert service.terminate() == 0
