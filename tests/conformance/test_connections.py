@@ -201,6 +201,22 @@ async def test_a_stream_of_asyncpg_that_loses_its_connection_is_told_as_that(asy
         await block()
 
 
+async def test_a_stream_that_begins_on_a_lost_connection_of_a_reader_is_told_as_that(server_shop: SqlShop) -> None:
+    """On PostgreSQL we begin its transaction, past SQLAlchemy, which knows no error that is asyncpg's own."""
+    node = server_shop.node(connections=1)
+
+    async def block() -> None:
+        async with sql_session(node, read_only=True) as session:
+            await session.execute(text("SELECT 1"))
+            node.cut()
+            await session.stream(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable, match="the connection was lost"):
+        await block()
+    async with sql_session(node, read_only=True) as session:
+        assert await (await session.stream(text("SELECT 1"))).one() == (1,)
+
+
 async def test_a_snapshot_sees_one_moment_and_the_next_one_a_later_moment(sql_shop: SqlShop, item: str) -> None:
     node = sql_shop.node(connections=2)
     count = select(func.count()).select_from(Sale).where(Sale.item == item)

@@ -13,6 +13,7 @@ from polysaga.config import DatabaseSettings
 from polysaga.databases.dialects import postgres_options
 from polysaga.databases.dialects.sending import Rendered, Sealed, Write
 from polysaga.databases.dialects.sql import SqlDialect, is_of
+from polysaga.databases.driver_errors import errors_of_use, known
 from polysaga.databases.inspection import UNGUARDED, Facts, Finding
 from polysaga.databases.positions import Epoch, Lsn, Position, parse_lsn
 from polysaga.databases.samples import NodeRole, Sample
@@ -174,6 +175,7 @@ class Postgres(SqlDialect):
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         if not read_only:
             return
+        errors = errors_of_use(engine.sync_engine.dialect)
 
         @event.listens_for(engine.sync_engine, "do_execute")
         def execute(cursor: Any, statement: str, values: Any, context: Any) -> bool:
@@ -181,7 +183,10 @@ class Postgres(SqlDialect):
             if not connection.autocommit:
                 return False  # the error aborts the transaction, which would have to be repeated from its start
             if cursor.server_side:
-                self._begin(connection)  # the server has cursors in transactions only
+                try:
+                    self._begin(connection)  # the server has cursors in transactions only
+                except errors as error:
+                    raise known(connection, error, errors) from error
                 return False
             try:
                 cursor.execute(statement, values)
