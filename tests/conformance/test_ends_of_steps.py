@@ -122,6 +122,29 @@ async def test_what_a_listener_to_the_engines_commit_writes_is_part_of_the_step(
     assert await any_shop.sold(item) == 2
 
 
+@pytest.mark.filterwarnings("ignore:transaction already deassociated:sqlalchemy.exc.SAWarning")
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_listener_to_the_engines_commit_that_rolls_back_fails_the_step(
+    any_shop: SqlShop, item: str, *, writes: bool
+) -> None:
+    """SQLAlchemy commits nothing then, or what came later, and reports a success."""
+    participant, step, called = any_shop.participant(connections=1), entry(), []
+
+    def veto(connection: Connection) -> None:
+        if not called:
+            called.append(True)
+            connection.rollback()
+            if writes:
+                connection.execute(insert(Sale).values(receipt=uuid.uuid4().hex, item=item))
+
+    event.listen(participant.node.writer.sync_engine, "commit", veto)
+    with pytest.raises(StepMisused, match="ended its transaction by itself"):
+        await participant.act(step, selling(any_shop, item))
+    assert await row_of(participant, step) is None
+    await participant.act(step, selling(any_shop, item))
+    assert await any_shop.sold(item) == 1
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_a_commit_cannot_be_streamed(any_shop: SqlShop, item: str, *, goes_on: bool) -> None:
     participant, step = any_shop.participant(connections=1), entry()

@@ -16,6 +16,8 @@ from polysaga.texts import said
 AUTOCOMMIT = "a step asked for AUTOCOMMIT: its effect and its ledger row must be one transaction"
 LEFT_BEHIND = "a task that a step left behind uses the step's connection: await it before the step returns"
 
+_ENDED = "a step ended its transaction by itself; it must end with the step"
+
 
 class Loan:
     """What happened on the connection while it was lent."""
@@ -142,7 +144,13 @@ class Loan:
             self._begin(node, adapted)
             if node.dialect.begun(adapted.driver_connection):
                 return adapted
-        raise StepMisused("a step ended its transaction by itself; it must end with the step")
+        raise StepMisused(_ENDED)
+
+    def refuse_another_transaction(self) -> None:
+        """Raise just before COMMIT if a listener to the commit has ended the step's transaction."""
+        if self.connection is not None and not self._is_ours(self.connection):
+            self.drop()
+            raise StepMisused(_ENDED)
 
     def _begin(self, node: SqlNode, adapted: Any) -> None:
         """Begin for a step without SQL."""

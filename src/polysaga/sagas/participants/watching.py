@@ -87,8 +87,11 @@ def _commit_unless_lent(do_commit: Callable[[PoolProxiedConnection], None], lent
         # SQLAlchemy treats a failed commit as the end of the transaction; the server does not.
         loan.drop()
         raise StepMisused("a step called commit() on its connection: the transaction ends with the step")
-    if not lent.info.pop(SEALED, False):
-        do_commit(lent)
+    if lent.info.pop(SEALED, False):
+        return
+    if loan is not None:
+        loan.refuse_another_transaction()
+    do_commit(lent)
 
 
 def _refuse_ending(dialect: str, cursor: Any, statement: str, *rest: Any) -> None:
