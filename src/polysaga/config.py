@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,10 +19,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from sqlalchemy import URL
 
 from polysaga.errors import ConfigurationError
@@ -93,6 +96,23 @@ class _Strict(BaseModel):
     # Whitespace is stripped: a file with a secret ends with a line break.
     # Errors name the place, not the value, which may be a password.
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_values_out_of_errors(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # `hide_input_in_errors` is for the text of the error only, and not for that of a model around this one.
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise _without_values(error) from None
+
+    if not TYPE_CHECKING:  # else type checkers would let every attribute be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError as error:  # it is frozen, and pydantic shows the value all the same
+                raise _without_values(error) from None
 
 
 class PoolSettings(_Strict):
@@ -318,6 +338,15 @@ def masked(url: str) -> str:
         r"(?i)((?:password|passwd|pwd|token|secret|scram_(?:client|server)_key)=)[^&;\s]*", r"\1***", hidden
     )
     return re.sub(r"(?i)(authMechanismProperties=)[^&;\s]*", r"\1***", hidden)
+
+
+def _without_values(error: ValidationError) -> ValidationError:
+    """Return *error* with the places and the reasons, and without the values, also for those that ask for them."""
+    problems = [
+        InitErrorDetails(type=PydanticCustomError(one["type"], one["msg"]), loc=one["loc"], input="***")
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ValidationError.from_exception_data(error.title, problems, hide_input=True)
 
 
 def _explain(error: ValidationError) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -487,6 +487,38 @@ def test_a_url_may_be_an_object_of_pydantic_or_sqlalchemy(url: Any) -> None:
     orders = settings.databases["orders"]
     for found in (orders.url, orders.replicas[0].url):
         assert found.get_secret_value() == "postgresql://ada:geheim@db:5432/shop"
+
+
+class _Mine(BaseModel):
+    """Settings of a program, with ours inside."""
+
+    polysaga: Settings
+
+
+def _frozen() -> None:
+    settings = Settings(databases={"orders": {"url": "postgresql://ada:geheim@db/shop"}})
+    settings.databases["orders"].url = "postgresql://ada:geheim@other/shop"  # type: ignore[misc, assignment]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: Settings(databases={"orders": {"url": ["postgresql://ada:geheim@db/shop"]}}),
+        lambda: Settings(databases={"orders": "postgresql://ada:geheim@db/shop"}),
+        lambda: Settings(bookmarks={"secret": "geheim"}),
+        lambda: Settings(databases={"orders": {"url": "sqlite://", "engine": {"connect_args": "geheim"}}}),
+        lambda: _Mine(polysaga={"databases": {"orders": {"uri": "postgresql://ada:geheim@db/shop"}}}),
+        lambda: _Mine(polysaga={"databases": {"orders": {"url": "sqlite://", "replicas": [["geheim"]]}}}),
+        _frozen,
+    ],
+    ids=["url", "database", "secret", "engine", "misspelt in another model", "replica in another model", "frozen"],
+)
+def test_no_form_of_an_error_shows_a_value(mistake: Callable[[], object]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        mistake()
+    error = raised.value
+    assert "geheim" not in f"{error} {error!r} {error.errors()} {error.json()}"
+    assert all(one["loc"] and one["input"] == "***" for one in error.errors())
 
 
 def test_settings_built_in_code_tell_a_mistake_without_the_value() -> None:
