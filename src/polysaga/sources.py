@@ -201,7 +201,9 @@ def _secret(path: Any, place: str) -> str:
     except UnicodeDecodeError:
         raise ConfigurationError(f"setting '{place}': {file} is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigurationError(f"setting '{place}': cannot read {file}: {error.strerror}") from error
+        # A relative path may be the secret itself, which was set in the place of its file.
+        named = str(file) if file.is_absolute() else f"the file that it names below {Path.cwd()}"
+        raise ConfigurationError(f"setting '{place}': cannot read {named}: {error.strerror}") from None
     if not text:
         raise ConfigurationError(f"setting '{place}': {file} is empty")
     return text

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -291,6 +292,16 @@ def test_a_file_without_a_secret_is_told(text: bytes | None, says: str, tmp_path
         (tmp_path / "gone").write_bytes(text)
     with pytest.raises(ConfigurationError, match=says):
         loaded(DATABASES__ORDERS__URL_FILE=f"{tmp_path}/gone")
+
+
+@pytest.mark.parametrize(
+    "variable", ["DATABASES__ORDERS__URL_FILE", "DATABASES__ORDERS__REPLICAS_FILE", "BOOKMARKS__SECRET_FILE"]
+)
+@pytest.mark.parametrize("secret", ["postgresql://ada:s3cret@db/shop", "s3cret"])
+def test_a_secret_in_the_place_of_its_file_is_not_shown(variable: str, secret: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"the file that it names below /.*: No such") as failure:
+        loaded(**{variable: secret})
+    assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
 def test_a_file_with_two_urls_is_no_url(tmp_path: Path) -> None:
