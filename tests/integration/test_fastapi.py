@@ -1164,6 +1164,28 @@ async def test_a_body_that_is_too_large_is_refused_while_it_arrives(
         assert taken == (0 if declared else 5)
 
 
+@pytest.mark.parametrize("handler", [ask, measure], ids=["json", "bytes"])
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "in chunks"])
+async def test_a_body_that_is_too_large_is_refused_behind_middleware_that_passes_it_on(
+    tmp_path: Path, handler: Any, declared: bool
+) -> None:
+    """Starlette's base class for middleware raises what `receive` raises in a group."""
+    app = answering(handler, "POST")
+
+    @app.middleware("http")
+    @app.middleware("http")
+    async def look(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b" " * 8192
+
+    headers = {"content-type": "application/json", **({"content-length": "8192"} if declared else {})}
+    async with serving(app, tmp_path, max_body=4096) as client:
+        answer = await client.post("/", content=StreamOnly(chunks()), headers=headers)
+        check_problem(answer, 413, "body-too-large")
+
+
 async def test_a_length_that_python_does_not_read_is_too_large(tmp_path: Path) -> None:
     """Python refuses to turn more than 4,300 digits into a number."""
     async with serving(answering(measure, "POST"), tmp_path) as client:

@@ -59,6 +59,34 @@ class BodyLimit:
             await of_size(HTTPConnection(scope), error)(scope, receive, send)
 
 
+class Ungrouped:
+    """Raises `BodyTooLarge` alone where Starlette's `BaseHTTPMiddleware` has raised it in a group.
+
+    Inside of all middleware: FastAPI, and handlers of errors, know the error and not the group.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+
+        async def alone() -> Message:
+            try:
+                return await receive()
+            except ExceptionGroup as group:
+                raise _too_large(group) or group from None
+
+        await self._app(scope, alone if scope["type"] == "http" else receive, send)
+
+
+def _too_large(group: ExceptionGroup[Exception]) -> Exception | None:
+    found: Exception | None = group.subgroup(BodyTooLarge)
+    while isinstance(found, ExceptionGroup):  # one group for each middleware
+        found = found.exceptions[0]
+    return found
+
+
 def of_size(request: HTTPConnection, error: BodyTooLarge) -> Response:
     """Answer that the body is too large."""
     detail = f"The body is larger than {error.limit} bytes, which is the limit here."

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
+from starlette.middleware import Middleware
 
 from polysaga.asgi import BookmarkMiddleware
 from polysaga.config import Settings
 from polysaga.events import Emit
 from polysaga.fastapi.aborted_starts import RefuseAfterAbort, StartAborted
-from polysaga.fastapi.body_limit import BodyLimit
+from polysaga.fastapi.body_limit import BodyLimit, Ungrouped
 from polysaga.fastapi.handlers import install_handlers
 from polysaga.fastapi.openapi import describe, problems
 from polysaga.fastapi.problems import problem
@@ -106,6 +107,7 @@ def install(
     app.add_middleware(BookmarkMiddleware, databases=databases)
     if max_body is not None:
         app.add_middleware(BodyLimit, limit=max_body)
+        app.user_middleware.append(Middleware(Ungrouped))  # innermost
     app.add_middleware(RefuseAfterAbort, aborted=aborted)
     app.include_router(_health(databases))
     validation = install_handlers(app, dict(refusals or {}))
