@@ -15,15 +15,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga.config import Settings, parse_settings
 from polysaga.errors import KeyReused, RowLocked, UnknownVersion
 from polysaga.fastapi import reader
 from polysaga.migrations import migrate
 from polysaga.sagas import Sagas
-from polysaga.testing import settled
+from polysaga.testing import settled, simulated_lag
 from tests.fixtures.dashboards import files as files
 from tests.fixtures.programs import PLACE_ORDER, MigratedUrls, Program
+from tests.fixtures.waiting import until
 from tests.integration.test_repairs import parked, stuck_going_back
 
 ALL = ("orders", "inventory", "points")
@@ -225,6 +227,40 @@ class FakeSession:
 
     async def scalars(self, statement: object) -> list[str]:
         return self._rows
+
+
+async def test_moving_a_service(
+    guide: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SHOP_URL", f"sqlite+aiosqlite:///{tmp_path}/shop.db")
+    service = guide("moving-a-service")
+    async with service.databases.open(), service.shop.writer() as db:
+        await db.execute(text("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)"))
+        await db.execute(text("CREATE TABLE outbox (word TEXT, sent INT)"))
+    async with service.app.router.lifespan_context(service.app):
+        transport, tenant = httpx2.ASGITransport(service.app), {"x-tenant": "main"}  # SQLite's name of its schema
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop", headers=tenant) as client:
+            assert (await client.post("/orders?item=lantern")).status_code == 201
+            async with service.unit_of_work("main") as work:
+                work.orders.add("not committed")
+            assert (await client.get("/orders")).json() == ["lantern"]
+            assert (await client.post("/outbox?word=hello")).status_code == 201
+
+            async def sent() -> bool:
+                return (await client.get("/unsent")).json() == 0  # type: ignore[no-any-return]
+
+            await until(sent, "the loop sends")
+        async with simulated_lag(service.shop):
+            with service.databases.scope():
+                async with AsyncSession(service.former) as session, session.begin():
+                    await session.execute(text("INSERT INTO orders (item) VALUES ('lamp')"))
+                async with service.shop.reader() as session:
+                    assert await session.scalar(text("SELECT count(*) FROM orders")) == 2
+    await service.script()
+    assert capsys.readouterr().out == "0 are not sent\n"
 
 
 async def test_tracing(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
