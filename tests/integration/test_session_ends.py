@@ -17,7 +17,7 @@ from polysaga.config import Settings, parse_settings
 from polysaga.errors import SessionOver
 from polysaga.fastapi import auto, install, reader, writer
 from tests.fixtures.programs import Urls
-from tests.fixtures.servers import PostgresCluster
+from tests.fixtures.servers import DatabaseFactory, PostgresCluster
 
 ONE = text("SELECT 1")
 
@@ -46,6 +46,19 @@ async def test_a_session_that_was_kept_is_refused_with_the_remedy(
         await use(session)
     with pytest.raises(SessionOver, match=r"ended with the block .* open another one"):
         await use(session)
+
+
+@pytest.mark.parametrize("kind", ["reader", "writer"])
+async def test_a_collection_asked_for_as_pymongo_allows_it_too_is_refused_with_the_remedy(
+    mongo_database: DatabaseFactory, kind: str
+) -> None:
+    inventory = AnyDatabase("inventory")
+    settings = parse_settings({"databases": {"inventory": {"url": mongo_database()}}})
+    async with Databases(inventory).open(settings), getattr(inventory, kind)() as session:
+        with pytest.raises(AttributeError, match=r"'effects'.*session\['effects'\].*session\.database"):
+            session.effects.find_one({})
+        assert "effects" in session.database.effects.full_name
+        assert not hasattr(session, "commit")
 
 
 @pytest.mark.parametrize("kind", ["reader", "writer"])

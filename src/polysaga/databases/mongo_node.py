@@ -50,6 +50,14 @@ class MongoSession:
         self._refuse_if_over()
         return self.database[collection]
 
+    if not TYPE_CHECKING:  # a type checker must go on refusing such names
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a MongoSession has no attribute '{name}': a collection is session['{name}'], and the driver's "
+                "database, for commands and GridFS, is session.database"
+            )
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["MongoSession"]:
         """Lend the session in a transaction: committed at the end of the block, rolled back after an error."""
