@@ -33,5 +33,15 @@ class Fault(StrEnum):
         """Return whether the same transaction can succeed if it is run again from its start."""
         return self not in _LASTING
 
+    @property
+    def is_of_the_connection(self) -> bool:
+        """Return whether another connection to the same database may not meet it."""
+        return self in _OF_THE_CONNECTION
+
 
 _LASTING = {Fault.REJECTED, Fault.NO_DATABASE, Fault.DENIED, Fault.DUPLICATE_KEY, Fault.SCHEMA_MISSING}
+
+_OF_THE_CONNECTION = {
+    Fault.READ_ONLY,  # its host may stand for another server by now
+    Fault.SCHEMA_MISSING,  # an earlier user may have left a search path on it, or another database (USE)
+}

@@ -396,7 +396,7 @@ class SqlNode:
             fault = self.dialect.fault(context.sqlalchemy_exception or context.original_exception)
             if fault is Fault.STALE_PLAN:
                 self.retire()  # every connection prepared its statements before the schema changed
-            elif fault is Fault.READ_ONLY and not read_only:
+            elif fault is not None and fault.is_of_the_connection and not read_only:
                 _replace_later(context.connection)
 
     def _refusal(self, error: BaseException) -> Exception:
@@ -435,7 +435,7 @@ class SqlNode:
 
 
 def _replace_later(connection: Connection | None) -> None:
-    """Let *connection* be replaced before it is lent again: its host may stand for another server by now."""
+    """Let *connection* be replaced before it is lent again."""
     if connection is not None and not connection.closed and not connection.invalidated:
         connection.info["generation"] = None
 

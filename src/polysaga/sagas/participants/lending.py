@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.util import greenlet_spawn
 
-from polysaga.databases import Fault, SqlNode
+from polysaga.databases import SqlNode
 from polysaga.databases.dialects import Write
 from polysaga.databases.dialects.sending import Sealed
 from polysaga.databases.lent_sessions import PatientSession
@@ -133,8 +133,9 @@ class _Work(Generic[LentT]):
 
     async def _give_back(self, failure: BaseException | None) -> None:
         self._loan.end()
-        if failure is not None and self._node.dialect.fault(failure) is Fault.READ_ONLY:
-            await self._run(self._drop)  # its host may stand for another server by now
+        fault = None if failure is None else self._node.dialect.fault(failure)
+        if fault is not None and fault.is_of_the_connection:
+            await self._run(self._drop)
         # Shielded: a cancelled step must still give its connection back.
         try:
             await asyncio.shield(going_on(self._close_alone()))

@@ -1,0 +1,83 @@
+"""A session leaves a setting on its connection, which hides Polysaga's tables: the connection is replaced."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
+from polysaga.config import SagaSettings, parse_settings
+from polysaga.errors import SagaFailed
+from polysaga.migrations import migrate
+from tests.fixtures.servers import DatabaseFactory
+
+orders, points = SqlDatabase("orders"), SqlDatabase("points")
+
+
+class Order(BaseModel):
+    item: str
+
+
+buy = Saga("buy", input=Order, output=str)
+
+
+@buy.step(orders)
+async def store(db: AsyncSession, order: Order, ctx: StepContext) -> None:
+    await db.execute(text("SELECT 1"))
+
+
+@store.compensation
+async def remove(db: AsyncSession, order: Order, done: None, ctx: StepContext) -> None: ...
+
+
+@buy.step(points)
+async def spend(db: AsyncSession, order: Order, ctx: StepContext) -> None: ...
+
+
+@spend.compensation
+async def give_back(db: AsyncSession, order: Order, done: None, ctx: StepContext) -> None: ...
+
+
+@buy.step(points, kind="pivot")
+async def sell(db: AsyncConnection, order: Order, ctx: StepContext) -> str:
+    return order.item
+
+
+sagas = Sagas(Databases(orders, points), buy, journal=orders)
+
+
+@pytest.fixture
+async def program(postgres_database: DatabaseFactory) -> AsyncIterator[None]:
+    pool = {"size": 1, "max_overflow": 0}
+    databases = {handle.name: {"url": postgres_database(), "pool": pool} for handle in (orders, points)}
+    async with sagas.databases.open(parse_settings({"databases": databases})):
+        await migrate(sagas)
+        async with sagas.open(SagaSettings()):
+            yield
+
+
+@pytest.mark.parametrize("database", [orders, points], ids=lambda handle: handle.name)
+async def test_one_saga_at_most_fails_on_a_search_path_that_a_writer_has_left(
+    program: None, database: SqlDatabase
+) -> None:
+    async with database.writer() as db:
+        await db.execute(text("SET search_path TO nowhere"))
+    with suppress(SagaFailed):
+        await sagas.run(buy, Order(item="lantern"), timeout=30)
+    assert await sagas.run(buy, Order(item="lamp"), timeout=30) == "lamp"
+    async with database.writer() as db:
+        assert await db.scalar(text("SHOW search_path")) == '"$user", public'
+
+
+async def test_a_writer_too_takes_such_a_connection_with_it(program: None) -> None:
+    async with orders.writer() as db:
+        await db.execute(text("SET search_path TO nowhere"))
+    with pytest.raises(DBAPIError, match="polysaga_ledger"):
+        async with orders.writer() as db:
+            await db.execute(text("SELECT 1 FROM polysaga_ledger"))
+    async with orders.writer() as db:
+        await db.execute(text("SELECT 1 FROM polysaga_ledger"))
