@@ -74,6 +74,11 @@ async def test_a_client_shows_its_own_certificate(fresh: URL, server: MySQLServe
     assert str(await told(fresh.update_query_dict(tls | own), TLS_IN_USE)).startswith("TLSv1.")
 
 
+async def test_a_url_that_was_made_a_text_without_its_password_is_recognised(fresh: URL) -> None:
+    with pytest.raises(ConfigurationError, match=r"rejects the login .*render_as_string\(hide_password=False\)"):
+        await told(make_url(str(fresh)))
+
+
 async def test_a_certificate_that_does_not_name_the_host_is_not_believed(fresh: URL, server: MySQLServer) -> None:
     with pytest.raises(ConfigurationError, match=r"(?i)certificate verify failed.*not valid for"):
         await told(fresh.update_query_dict({"ssl_ca": certificate(server)}))

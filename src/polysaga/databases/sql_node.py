@@ -408,9 +408,15 @@ class SqlNode:
             return ConfigurationError(f"database '{self.database}': no login at {self.name} ({reason}); {remedy}")
         fault = self.dialect.fault(error)
         if fault in (Fault.REJECTED, Fault.DENIED):
+            remedy = (
+                "the password is '***', as SQLAlchemy writes it in a text: let the settings have the URL as an "
+                "object, or url.render_as_string(hide_password=False)"
+                if self.url.password == "***"  # noqa: S105 - nobody's
+                else f"correct the account or its password in databases.{self.database}.url, or let the account "
+                "connect to this database"
+            )
             return ConfigurationError(
-                f"database '{self.database}': {self.name} rejects the login ({reason}); correct the account or "
-                f"its password in databases.{self.database}.url, or let the account connect to this database"
+                f"database '{self.database}': {self.name} rejects the login ({reason}); {remedy}"
             )
         if fault is Fault.NO_DATABASE:
             # Without a name PostgreSQL takes the account's.
