@@ -411,7 +411,7 @@ class SqlNode:
             remedy = (
                 "the password is '***', as SQLAlchemy writes it in a text: let the settings have the URL as an "
                 "object, or url.render_as_string(hide_password=False)"
-                if self.url.password == "***"  # noqa: S105 - nobody's
+                if self.url.password == "***"  # noqa: S105 - SQLAlchemy's mask
                 else f"correct the account or its password in databases.{self.database}.url, or let the account "
                 "connect to this database"
             )
