@@ -25,7 +25,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, MultiHostUrl, PydanticCustomError
+from pydantic_core import Url as PydanticUrl
 from sqlalchemy import URL
 
 from polysaga.errors import ConfigurationError
@@ -34,6 +35,7 @@ from polysaga.sources import from_environment, from_file, merge, named_file, wit
 _GUESSABLE = 16  # characters
 _DAY = 24 * 3600.0  # seconds
 _QUOTES = "\"'"
+_OF_PYDANTIC = "pydantic.networks"  # its kinds of URL have no public class in common
 
 
 def _refuse_words(value: object) -> object:
@@ -62,8 +64,8 @@ def _as_text(value: object) -> object:
     """Return *value* as text if it is a URL of pydantic (`PostgresDsn`) or of SQLAlchemy."""
     if isinstance(value, URL):
         return value.render_as_string(hide_password=False)
-    # pydantic's kinds of URL have no public class in common.
-    return str(value) if type(value).__module__ == "pydantic.networks" else value
+    is_of_pydantic = any(kind.__module__ == _OF_PYDANTIC for kind in type(value).__mro__)
+    return str(value) if is_of_pydantic or isinstance(value, PydanticUrl | MultiHostUrl) else value
 
 
 def _one_url(value: SecretStr) -> SecretStr:
@@ -181,7 +183,7 @@ class DatabaseSettings(_Strict):
     @classmethod
     def _accept_plain_urls(cls, value: object) -> object:
         # A scheme follows a comma between two URLs, but not a comma between the hosts of one URL.
-        listed = _listed(value, r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+        listed = _listed(_as_text(value), r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
         if isinstance(listed, list | tuple):
             texts = [_as_text(item) for item in listed]
             return [{"url": item} if isinstance(item, str | SecretStr) else item for item in texts]

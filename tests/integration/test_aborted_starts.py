@@ -59,7 +59,7 @@ class _Lifespan:
         self._asked, self._told = asyncio.Queue[Any](), asyncio.Queue[Any]()
         self._asked.put_nowait({"type": "lifespan.startup"})
         scope = {"type": "lifespan", "app": app, "state": {}}
-        self._task = asyncio.create_task(app(scope, self._asked.get, self._told.put))
+        self.task = asyncio.create_task(app(scope, self._asked.get, self._told.put))
 
     async def told(self) -> str:
         """Return the next message of the application."""
@@ -69,7 +69,7 @@ class _Lifespan:
         """Let the application end, as it must after its start."""
         self._asked.put_nowait({"type": "lifespan.shutdown"})
         assert await self.told() == "lifespan.shutdown.complete"
-        await within(self._task, "the application ends")
+        await within(self.task, "the application ends")
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["cancelled", "failed"])
@@ -110,6 +110,26 @@ async def test_an_application_that_enters_the_lifespan_of_an_aborted_one_does_no
     with pytest.raises(asyncio.CancelledError):
         await within(starting, "the start is cancelled")
     assert service.databases.opened_with is None
+
+
+async def test_a_loop_that_ends_during_an_aborted_start_ends(tmp_path: Path) -> None:
+    """It cancels all its tasks, for instance because `ready` has called `sys.exit`, and waits for them."""
+    service = _Service(tmp_path)
+    life = _Lifespan(service.app)
+    await reached(service.hangs, "the start hangs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await life.told() == "lifespan.startup.complete"
+    life.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(life.task, "the application ends")
+
+    service = _Service(tmp_path)
+    life = _Lifespan(service.app)
+    await reached(service.hangs, "the start hangs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    life.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(life.task, "the application ends")
 
 
 async def test_a_cancelled_start_stays_cancelled(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, PostgresDsn, ValidationError
+from pydantic_core import MultiHostUrl
+from pydantic_core import Url as PydanticUrl
 from sqlalchemy import make_url
 
 from polysaga import Databases
@@ -475,18 +477,19 @@ def test_a_url_that_a_file_of_variables_has_spoilt_is_told_as_such(place: str, u
     assert "secret" not in str(failure.value)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        PostgresDsn("postgresql://ada:geheim@db:5432/shop"),
-        make_url("postgresql://ada:geheim@db:5432/shop"),
-    ],
-)
-def test_a_url_may_be_an_object_of_pydantic_or_sqlalchemy(url: Any) -> None:
-    settings = parse_settings({"databases": {"orders": {"url": url, "replicas": [url]}}})
+class _OurDsn(PostgresDsn):
+    """A kind of URL that a program makes for itself."""
+
+
+@pytest.mark.parametrize("kind", [PostgresDsn, _OurDsn, PydanticUrl, MultiHostUrl, make_url])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_url_may_be_an_object_of_pydantic_or_sqlalchemy(kind: Callable[[str], Any], *, alone: bool) -> None:
+    url = kind("postgresql://ada:geheim@db:5432/shop")
+    settings = parse_settings({"databases": {"orders": {"url": url, "replicas": url if alone else [url]}}})
     orders = settings.databases["orders"]
-    for found in (orders.url, orders.replicas[0].url):
+    for found in (orders.url, *(replica.url for replica in orders.replicas)):
         assert found.get_secret_value() == "postgresql://ada:geheim@db:5432/shop"
+    assert len(orders.replicas) == 1
 
 
 class _Mine(BaseModel):

@@ -1,15 +1,21 @@
 """Handles get their servers when the databases are opened, all of them or none; on SQLite files."""
 
 import asyncio
+import pickle
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga import Databases, Settings, SqlDatabase
 from polysaga.config import parse_settings
+from polysaga.databases.lent_sessions import origin_of
+from polysaga.databases.pools import ORIGIN, Origin
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable, SubscriberFailed
 from tests.fixtures.waiting import reached
@@ -172,3 +178,11 @@ async def test_settings_of_another_type_are_a_mistake() -> None:
     with pytest.raises(ConfigurationError, match=says):
         async with Databases(SqlDatabase("orders")).open(plain):
             pass
+
+
+def test_a_copy_of_an_error_has_no_origin() -> None:
+    """Where it goes, there is no such pool: another process, for instance."""
+    error = PoolTimeout("no connection became free in time")
+    setattr(error, ORIGIN, Origin(Lock(), read_only=True))
+    for copy in (pickle.loads(pickle.dumps(error)), deepcopy(error)):
+        assert (str(copy), origin_of(copy)) == (str(error), None)

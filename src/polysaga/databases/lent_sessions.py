@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from polysaga.clock import Clock
 from polysaga.databases.dialects.sql import SESSION
 from polysaga.databases.endings import end_here
-from polysaga.databases.pools import ORIGIN
+from polysaga.databases.pools import ORIGIN, Origin
 from polysaga.databases.single_writer import exhausted, refuse_if_held
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import (
@@ -213,8 +213,8 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
             return None
 
 
-def origin_of(error: Exception) -> tuple[SqlNode, bool] | None:
-    """Return the node in whose pool SQLAlchemy's *error* arose, and whether it only reads; None if unknown."""
+def origin_of(error: Exception) -> Origin | None:
+    """Return where SQLAlchemy's *error* arose; None if unknown."""
     return getattr(error, ORIGIN, None)
 
 

@@ -19,7 +19,7 @@ caller sleep until its time is up.
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.base import OptionEngine
@@ -32,8 +32,18 @@ from sqlalchemy.util.queue import AsyncAdaptedQueue, Full
 
 from polysaga.clock import Clock
 
-# On SQLAlchemy's errors: the node in whose pool, or on whose connection, they arose, and whether it only reads.
-ORIGIN = "polysaga_origin"
+ORIGIN = "polysaga_origin"  # the attribute of SQLAlchemy's errors that has their `Origin`
+
+
+class Origin(NamedTuple):
+    """Where an error of SQLAlchemy arose: in the pool of a node, or on one of its connections."""
+
+    node: Any
+    read_only: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be None in a copy of the error, which may be for another process."""
+        return type(None), ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +216,7 @@ class CountedPool(AsyncAdaptedQueuePool):
 
     _queue_class = _CountedQueue
     _is_disposed = False
-    origin: object = None  # the node whose pool this is, and whether it only reads
+    origin: Origin | None = None
     # Else what SQLAlchemy says of each pool that ends would come from the logger `polysaga`, which is for events.
     _sqla_logger_namespace = "sqlalchemy.pool.CountedPool"
 

@@ -30,7 +30,7 @@ from polysaga.databases.dialects.sql import ANSWERED_AT
 from polysaga.databases.driver_errors import driver_errors, errors_of_use, wrap_where_options_are_set
 from polysaga.databases.endings import end_alone
 from polysaga.databases.poolers import Connect, Pooler, SharedSessions
-from polysaga.databases.pools import ORIGIN, CountedPool, PoolUse, keep_places
+from polysaga.databases.pools import ORIGIN, CountedPool, Origin, PoolUse, keep_places
 from polysaga.databases.samples import Sample
 from polysaga.databases.streams import end_with_the_transaction
 from polysaga.databases.urls import sql_url, unusable
@@ -226,7 +226,7 @@ class SqlNode:
                 f"databases.{self.database}.{place}: SQLAlchemy refuses it: {error}"
             ) from error
         keep_places(engine.sync_engine)
-        cast(CountedPool, engine.sync_engine.pool).origin = (self, read_only)
+        cast(CountedPool, engine.sync_engine.pool).origin = Origin(self, read_only)
         end_alone(engine.sync_engine, self.dialect, self.database, read_only=read_only)
         self.dialect.prepare(engine, read_only=read_only)
         end_with_the_transaction(engine.sync_engine, self.dialect, self.database)
@@ -392,7 +392,7 @@ class SqlNode:
         @event.listens_for(engine.sync_engine, "handle_error")
         def look(context: ExceptionContext) -> None:
             if context.sqlalchemy_exception is not None:
-                setattr(context.sqlalchemy_exception, ORIGIN, (self, read_only))
+                setattr(context.sqlalchemy_exception, ORIGIN, Origin(self, read_only))
             fault = self.dialect.fault(context.sqlalchemy_exception or context.original_exception)
             if fault is Fault.STALE_PLAN:
                 self.retire()  # every connection prepared its statements before the schema changed

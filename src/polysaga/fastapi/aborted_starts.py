@@ -10,6 +10,7 @@ enters the lifespan of this one in its own does not go on with its start.
 import asyncio
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,14 +27,23 @@ class StartAborted:
     """Whether the last start was aborted."""
 
     def __init__(self) -> None:
-        self._is_set = False
+        self._is_set, self._cancels = False, 0
 
     def __bool__(self) -> bool:
         return self._is_set
 
     def begin(self) -> None:
         """Note that a start begins."""
-        self._is_set = False
+        self._is_set, self._cancels = False, 0
+
+    def cancel(self, starting: "asyncio.Task[Any]") -> None:
+        """Cancel the task that starts the application."""
+        self._cancels += 1
+        starting.cancel(ASKED_TO_END)
+
+    def is_all_that_cancels(self, starting: "asyncio.Task[Any] | None") -> bool:
+        """Return whether no other code cancels the task, such as a loop that ends."""
+        return starting is None or starting.cancelling() <= self._cancels
 
     def note(self) -> None:
         """Note that the start has failed after the process was asked to end."""
@@ -68,9 +78,9 @@ class RefuseAfterAbort:
         try:
             await self._app(scope, receive, tell)
         except (Exception, asyncio.CancelledError):  # border: what the start ends with once it is cancelled
-            if not self._aborted:
-                raise
             task = asyncio.current_task()
+            if not (self._aborted and self._aborted.is_all_that_cancels(task)):
+                raise
             while task is not None and task.cancelling():
                 task.uncancel()
             await receive()

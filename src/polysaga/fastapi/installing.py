@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -84,7 +85,9 @@ def install(
             raise asyncio.CancelledError(ASKED_TO_END)
         if sagas is not None:
             stack.enter_context(heard(sagas.wind_down))
-        with heard(_cancel(asyncio.current_task())):
+        starting = asyncio.current_task()
+        assert starting is not None
+        with heard(partial(aborted.cancel, starting)):
             return await stack.enter_async_context(inner(running))
 
     aborted = StartAborted()
@@ -112,14 +115,6 @@ def install(
     app.include_router(_health(databases))
     validation = install_handlers(app, dict(refusals or {}))
     describe(app, validation=validation, limited=max_body is not None)
-
-
-def _cancel(starting: "asyncio.Task[Any] | None") -> Callable[[], None]:
-    def cancel() -> None:
-        assert starting is not None
-        starting.cancel(ASKED_TO_END)
-
-    return cancel
 
 
 def _health(databases: Databases) -> APIRouter:
