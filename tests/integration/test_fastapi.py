@@ -60,6 +60,7 @@ from polysaga.errors import (
     StillLocked,
     TooLate,
     UnknownSaga,
+    UnknownVersion,
     WriteOnReader,
 )
 from polysaga.events import DatabaseOpened, Event
@@ -415,6 +416,7 @@ OURS: list[tuple[PolysagaError, int, str]] = [
     (NoReplica("orders", SECRET), 503, "try-again"),
     (PoolExhausted("orders", 10, 5.0), 503, "try-again"),
     (OutcomePending(SAGA_ID, "buy"), 503, "outcome-pending"),
+    (UnknownVersion(SAGA_ID, "buy"), 503, "outcome-pending"),
     (SagaUndone(SAGA_ID, "buy", "decide", SECRET), 409, "saga-undone"),
     (SagaCancelled(SAGA_ID, "buy", SECRET), 409, "cancelled"),
     (DeadlineExceeded(SAGA_ID, "buy", SECRET), 409, "deadline-exceeded"),

@@ -1,15 +1,18 @@
 """A key that an earlier version of a saga has started: callers of the newer one see what that one wrote."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import parse_settings
 from polysaga.databases import Database
+from polysaga.errors import KeyReused, UnknownVersion
 from polysaga.migrations import migrate
 from tests.fixtures.waiting import reached
 
@@ -70,3 +73,46 @@ async def test_later_reads_include_what_was_written_before(shop: Shop, told: set
     async with shop.sagas.open():
         assert await shop.sagas.run(shop.latter, 3, key="repeated", timeout=30) == 3
     assert told == {"orders", "stock"}
+
+
+class Former(BaseModel):
+    item: str
+    pieces: int = 1
+
+
+class Latter(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    item: str
+    colour: str
+
+
+def program_of(*inputs: type[BaseModel]) -> tuple[Sagas, Sequence[Saga[Any, str]]]:
+    """Return a program with a saga that has a version for each of *inputs*."""
+    shop = SqlDatabase("shop")
+
+    async def buy(db: AsyncSession, wanted: Any, ctx: StepContext) -> str:
+        return f"{wanted}"
+
+    sagas = [Saga("buy", input=one, output=str, version=(Former, Latter).index(one) + 1) for one in inputs]
+    for one in sagas:
+        one.step(shop, kind="pivot")(buy)
+    return Sagas(Databases(shop), *sagas, journal=shop), sagas
+
+
+async def test_a_key_whose_input_only_its_own_version_can_read_is_left_to_it(tmp_path: Path) -> None:
+    former, (buy_1,) = program_of(Former)
+    latter, (buy_2,) = program_of(Latter)
+    both, (buy, _) = program_of(Latter, Former)
+    settings = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+    async with former.databases.open(settings), latter.databases.open(settings), both.databases.open(settings):
+        await migrate(both)
+        async with former.open(), latter.open(), both.open():
+            await former.run(buy_1, Former(item="lantern"), key="k-1", timeout=30)
+            with pytest.raises(UnknownVersion):
+                await latter.start(buy_2, Latter(item="lantern", colour="red"), key="k-1")
+            with pytest.raises(UnknownVersion):
+                async with latter.journal.writer() as db:
+                    await latter.start(buy_2, Latter(item="lantern", colour="red"), key="k-1", tx=db)
+            with pytest.raises(KeyReused):  # who knows both can tell
+                await both.start(buy, Latter(item="lantern", colour="red"), key="k-1")

@@ -41,6 +41,7 @@ from polysaga.errors import (
     TransactionLost,
     TryAgain,
     UnknownSaga,
+    UnknownVersion,
     WriteOnReader,
     WrongStatus,
 )
@@ -67,6 +68,8 @@ def install_handlers(app: FastAPI, refusals: Mapping[str, int]) -> Callable[[], 
     """
 
     async def ours(connection: HTTPConnection, error: PolysagaError) -> Response:
+        if isinstance(error, UnknownVersion):  # for ever, if no process has it
+            _log.warning("%s %s is left to another process: %s", _method(connection), connection.url.path, error)
         return _of_ours(connection, error, refusals)
 
     _add(app, PolysagaError, ours)
@@ -133,8 +136,9 @@ def _of_ours(request: HTTPConnection, error: PolysagaError, refusals: Mapping[st
         case Refused():
             status = refusals.get(error.code, HTTPStatus.CONFLICT)
             return problem(request, status, said(error), kind=error.code, members={**error.facts, **saga})
-        case OutcomePending():
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, "outcome-pending", again=error.retry_after)
+        case OutcomePending() | UnknownVersion():  # a process that has the version answers the same request
+            again = OutcomePending.retry_after
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, "outcome-pending", again=again)
         case SagaCancelled():
             return answer(HTTPStatus.CONFLICT, "cancelled")
         # Not 503: clients repeat the same request on 503, and under its key this outcome is final.

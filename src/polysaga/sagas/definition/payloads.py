@@ -97,12 +97,16 @@ def digest(adapter: TypeAdapter[Any], value: Any, fields: Collection[str] | None
 
 
 def is_same(adapter: TypeAdapter[Any], given: str, stored: str, fields: Collection[str] | None) -> bool:
-    """Return whether two texts encode the same input, as decoded by today's type; compare only *fields*."""
+    """Return whether two texts encode the same input, as decoded by *adapter*; compare only *fields*.
+
+    Raises `PayloadUnreadable` if the type cannot read one of them.
+    """
     if fingerprint(given, fields) == fingerprint(stored, fields):
         return True
+    values = [decode(adapter, text, what="the input") for text in (given, stored)]
     try:
-        again = [_in_order(adapter, decode(adapter, text, what="it")) for text in (given, stored)]
-    except (PayloadUnreadable, PydanticSerializationError):
+        again = [_in_order(adapter, value) for value in values]
+    except PydanticSerializationError:
         return False
     return _hash_of(again[0], fields) == _hash_of(again[1], fields)
 

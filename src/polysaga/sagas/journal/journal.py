@@ -103,10 +103,10 @@ class Journal:
         assert found is not None
         return found
 
-    async def input_of(self, send: Send, saga_id: UUID) -> str:
-        """Return the input of an existing saga, as the transaction of *send* sees it."""
-        ((text,),) = (await send(self._sql["input"], {"id": self._dialect.key(saga_id)})).rows
-        return str(text)
+    async def input_of(self, send: Send, saga_id: UUID) -> tuple[str, str]:
+        """Return input and fingerprint of an existing saga, as the transaction of *send* sees it."""
+        ((text, fingerprint),) = (await send(self._sql["input"], {"id": self._dialect.key(saga_id)})).rows
+        return str(text), str(fingerprint)
 
     async def enlist_all(self, births: Sequence[tuple[Birth, datetime]]) -> list[tuple[bool, str] | None]:
         """Enlist *births* in one commit, each before its fence; None for one past its fence that has no row."""

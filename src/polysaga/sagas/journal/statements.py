@@ -38,7 +38,7 @@ def statements(dialect: SqlDialect) -> dict[str, Rendered]:
         # The same, but not past the fence: by then the saga may have run before and been removed.
         "enlist_fenced": f"INSERT INTO {JOURNAL} ({columns}) {fenced} {unless_it_exists(dialect)}",
         "born": f"SELECT owner, input_hash FROM {JOURNAL} WHERE id = :id",
-        "input": f"SELECT input FROM {JOURNAL} WHERE id = :id",
+        "input": f"SELECT input, fingerprint FROM {JOURNAL} WHERE id = :id",
         "load": f"SELECT {columns_of_row(dialect)} FROM {JOURNAL} WHERE id = :id",
         # These and `go_forward` do not prolong the claim; the worker's ticks do. `wake_at` is in an index, and on
         # PostgreSQL an update stays in its page (HOT) only if it changes no column of an index.

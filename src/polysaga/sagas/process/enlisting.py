@@ -36,7 +36,7 @@ from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of, wait
 from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.loop import pauses
-from polysaga.sagas.process.runner import LocalRunner, check_same
+from polysaga.sagas.process.runner import LocalRunner
 from polysaga.sagas.protocol.rows import Birth, Row
 
 Transaction: TypeAlias = AsyncSession | StepConnection | MongoSession
@@ -94,10 +94,10 @@ class Enlisting:
             assert connection is not None, "the journal is in an SQL database"
             send = sender(connection)
             new, hashed = await self._engine.journal.enlist(send, birth)
-            stored = (
-                birth.input if hashed == birth.input_hash else await self._engine.journal.input_of(send, saga_id)
-            )
-            found = replace(birth, input=stored, input_hash=hashed)
+            found = replace(birth, input_hash=hashed)
+            if hashed != birth.input_hash:
+                stored, fingerprint = await self._engine.journal.input_of(send, saga_id)
+                found = replace(found, input=stored, fingerprint=fingerprint)
         else:
             row = None if key is None else await self._known(saga_id)
             if row is None:
@@ -105,7 +105,7 @@ class Enlisting:
                 found = birth_of(stored_row)
             else:
                 new, found = False, row
-        check_same(definition, birth, found)
+        self._runner.check_same(definition, birth, found)
         fate = None
         if not isinstance(tx, MongoSession):
             assert connection is not None
@@ -154,7 +154,7 @@ class Enlisting:
             with explaining(self._engine.journal.node, "journal"):
                 found = found or await self._runner.load(saga_id)
             if found is not None:
-                check_same(definition, birth, found)
+                self._runner.check_same(definition, birth, found)
                 return
             if waiting is None:
                 raise NotStarted(saga_id, birth.name, _OPEN if _in_transaction(tx) else _GONE)

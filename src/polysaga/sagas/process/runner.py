@@ -19,8 +19,10 @@ from polysaga.errors import (
     Busy,
     KeyReused,
     OutcomePending,
+    PayloadUnreadable,
     PolysagaError,
     TryAgain,
+    UnknownVersion,
 )
 from polysaga.events import SagaClaimed, SagasLeft, SagaStarted, WorkerFailed
 from polysaga.limits import GRACE, ended, going_on, leave_cancelled_behind, limited
@@ -365,9 +367,9 @@ class LocalRunner:
         if live is None:
             row = await self.while_open(self.load(saga_id), OutcomePending(saga_id, definition.name))
         if live is not None:
-            check_same(definition, birth, live.progress.birth)
+            self.check_same(definition, birth, live.progress.birth)
         elif row is not None:
-            check_same(definition, birth, row)
+            self.check_same(definition, birth, row)
         else:
             raise OutcomePending(saga_id, definition.name)
         self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
@@ -400,16 +402,24 @@ class LocalRunner:
         include_in_bookmark(definition)
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=joined)
 
+    def check_same(self, definition: Definition, given: Birth, found: Birth | Row) -> None:
+        """Raise `KeyReused` unless the saga *found* has the same input in all fields that the key vouches for.
+
+        Raises `UnknownVersion` if only a process that has its definition can compare them.
+        """
+        if found.input_hash == given.input_hash:
+            return
+        # The input's type may have changed since: what it reads and writes now is compared.
+        saga = definition.saga
+        try:
+            same = is_same(saga.input, given.input, found.input, saga.key_fields)
+        except PayloadUnreadable:
+            if found.fingerprint not in self._definitions:
+                raise UnknownVersion(given.claim.saga_id, definition.name) from None
+            same = False
+        if not same:
+            raise KeyReused(definition.name, given.key or "")
+
     async def load(self, saga_id: UUID) -> Row | None:
         """Return the journal row; only the caller's time-out ends the wait for a database that is down."""
         return await self._following.load(saga_id)
-
-
-def check_same(definition: Definition, given: Birth, found: Birth | Row) -> None:
-    """Raise `KeyReused` unless the saga *found* has the same input in all fields that the key vouches for."""
-    if found.input_hash == given.input_hash:
-        return
-    # The input's type may have changed since: what it reads and writes now is compared.
-    saga = definition.saga
-    if not is_same(saga.input, given.input, found.input, saga.key_fields):
-        raise KeyReused(definition.name, given.key or "")
