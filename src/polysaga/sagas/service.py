@@ -24,6 +24,7 @@ from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
 from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
 from polysaga.sagas.driving.tracing import Tracing
+from polysaga.sagas.journal.elsewhere import require_one_journal
 from polysaga.sagas.journal.figures import Figures
 from polysaga.sagas.journal.views import SagaFilter, SagaPage, SagaState
 from polysaga.sagas.operations.activity import ActivityReader
@@ -136,8 +137,8 @@ class Sagas:
 
         The databases must be open; *settings* replace those for sagas that they were opened with. *tracing*
         follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger
-        table is missing, or has lost its primary key, and `ConfigurationError` if the clock of this process is
-        more than a day behind that of a database.
+        table is missing, or has lost its primary key. Raises `ConfigurationError` if the clock of this process is
+        more than a day behind that of a database, or if another database has a journal with sagas of this program.
         """
         if self._runner is not None:
             raise ConfigurationError("these sagas are open already; open them once per process")
@@ -145,6 +146,7 @@ class Sagas:
         engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
         await check_tables(engine)
+        await self._require_one_journal(engine)
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)
@@ -418,6 +420,11 @@ class Sagas:
     def _explaining(self) -> AbstractContextManager[None]:
         """Raise errors of the journal's database within the block as Polysaga's own."""
         return explaining(self.journal.primary, "journal")
+
+    async def _require_one_journal(self, engine: Engine) -> None:
+        others = [handle.primary for handle in self.databases if handle.name != self.journal.name]
+        names = {saga.name for saga in self._definitions}
+        await require_one_journal(engine.journal.node, others, names, retention=engine.settings.retention)
 
     def _definition(self, saga: Saga[Any, Any]) -> Definition:
         try:

@@ -1,0 +1,71 @@
+"""Finds a journal that the program has left behind in another of its databases.
+
+A key is found in the journal only, and so is the first step of a saga if it is in the journal's own database. A
+program that begins with an empty journal would do what another journal knows to be done, or to be under way.
+"""
+
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from polysaga.databases import Fault, Node, SqlNode
+from polysaga.databases.dialects.sending import sender
+from polysaga.databases.dialects.sql import rows_of_ids
+from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.sagas.journal.tables import JOURNAL
+
+_NEWEST = 1000  # sagas of another journal among which those of this program are looked for
+_MOST = 100  # of them, those that are compared
+_CLOCKS = 12 * 3600.0  # seconds by which the two databases may disagree on what is too old to be kept
+_NONE = {Fault.SCHEMA_MISSING, Fault.DENIED}  # there is no other journal, or it is none of this login's
+
+
+async def require_one_journal(
+    home: SqlNode, others: Collection[Node], names: Collection[str], *, retention: float
+) -> None:
+    """Raise `ConfigurationError` if one of *others* has sagas called *names* that the journal in *home* lacks.
+
+    A database that does not answer is passed over, and so are sagas that are kept for no longer than *retention*.
+    """
+    for node in others:
+        if not isinstance(node, SqlNode):
+            continue
+        try:
+            there = await _sagas_in(node, names, age=retention - _CLOCKS)
+        except (DBAPIError, PoolTimeout, DatabaseUnavailable) as error:
+            fault = node.dialect.fault(error)
+            if fault is None or not (fault.transient or fault in _NONE):
+                raise
+            continue
+        missing = there - await _found(home, there) if there else there
+        if missing:
+            raise ConfigurationError(
+                f"database '{node.database}' has a journal with sagas of this program, such as {min(missing)}; "
+                f"the journal in '{home.database}' lacks them: their steps could happen twice; keep the journal "
+                f"in '{node.database}', or read docs/guides/changing-a-saga.md"
+            )
+
+
+async def _sagas_in(node: SqlNode, names: Collection[str], *, age: float) -> set[UUID]:
+    dialect = node.dialect
+    known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
+    newest = f"SELECT id, name, finished_at FROM {JOURNAL} ORDER BY created_at DESC, id DESC LIMIT {_NEWEST}"
+    statement = dialect.render(
+        f"SELECT id FROM ({newest}) AS newest WHERE name IN ({known}) "
+        f"AND (finished_at IS NULL OR finished_at > {dialect.ago(':age')}) LIMIT {_MOST}"
+    )
+    return await _ids(node, statement, {"age": age})
+
+
+async def _found(home: SqlNode, saga_ids: Collection[UUID]) -> set[UUID]:
+    statement = home.dialect.render(f"SELECT id FROM {JOURNAL} WHERE id IN ({home.dialect.ids_of_rows()})")
+    return await _ids(home, statement, {"rows": rows_of_ids(saga_ids)})
+
+
+async def _ids(node: SqlNode, statement: Any, values: dict[str, Any]) -> set[UUID]:
+    async with node.single.connect() as connection:
+        rows = (await sender(connection)(statement, values)).rows
+    return {node.dialect.key_from(key) for (key,) in rows}
