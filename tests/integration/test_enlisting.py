@@ -409,6 +409,28 @@ async def test_one_key_in_two_databases_at_the_same_moment_is_one_saga_and_one_p
         assert len(program.recorder.of(SagaStarted)) == 1
 
 
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_starts_of_a_former_program_are_moved_from_a_database_without_sagas(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as former:
+        birth = former.runner.birth(former.definition, Order(), "k-1")
+        strange = replace(former.runner.birth(former.definition, Order(), None), name="of-another-program")
+        await put(former, place, waiting_of(birth))
+        await put(former, place, waiting_of(strange))
+    saga_id = birth.claim.saga_id
+    async with Program(urls, [("open_order", "orders", "pivot", [])]).open(lease=1.0) as latter:
+        await latter.recorder.wait_for(SagaStarted, lambda event: event.saga_id == saga_id)
+        assert (await latter.sagas.get(saga_id)).status is Status.RUNNING
+
+        async def reported() -> bool:
+            found = (await latter.sagas.verify(SagaSettings(lease=0.1))).contradictions
+            waiting = [one.saga_id for one in found if one.kind is ContradictionKind.WAITING_START]
+            return waiting == [strange.claim.saga_id]
+
+        await until(reported, "the start that nobody moves is reported")
+    async with Program(urls, PLACE_ORDER).open(lease=1.0) as former:
+        await completed(former, saga_id)
+
+
 @pytest.mark.parametrize("place", ["orders", "points"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 async def test_every_shape_completes_and_is_undone_without_a_fused_start(

@@ -36,8 +36,9 @@ from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
+from polysaga.sagas.participants.outboxes import Outbox, outbox_of
 from polysaga.sagas.participants.reading import explaining
-from polysaga.sagas.process.drain import Drain
+from polysaga.sagas.process.drain import Drain, has_starts
 from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.pulse import Pulse
@@ -152,6 +153,9 @@ class Sagas:
         events.subscribe(pulse)
         enlisting = Enlisting(runner)
         drains = [Drain(engine, outbox, runner.due).run() for outbox in enlisting.outboxes.values()]
+        drains += [
+            Drain(engine, outbox, runner.due, only=runner.names).run() for outbox in self._former_outboxes(engine)
+        ]
         rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), pulse.run(), *drains)]
         self._runner, self._enlisting, self._loop = runner, enlisting, asyncio.get_running_loop()
         self._pulse = pulse
@@ -257,8 +261,9 @@ class Sagas:
         known = settings or self.settings
         patience = LATE * known.lease
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
-        participants = self._engine_at_hand().participants
-        verifier = Verifier(journal, participants, self._known(), patience=patience)
+        engine = self._engine_at_hand()
+        former = [outbox for outbox in self._former_outboxes(engine) if await has_starts(outbox)]
+        verifier = Verifier(journal, engine.participants, self._known(), patience=patience, former=former)
         return await verifier.verify(limit=limit, watch=watch, expect=expect, since=since)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:
@@ -420,6 +425,11 @@ class Sagas:
     def _explaining(self) -> AbstractContextManager[None]:
         """Raise errors of the journal's database within the block as Polysaga's own."""
         return explaining(self.journal.primary, "journal")
+
+    def _former_outboxes(self, engine: Engine) -> list[Outbox]:
+        """Return the outboxes, if there are any, of databases that take part in no saga of this program."""
+        others = [handle.primary for handle in self.databases if handle.name not in engine.participants]
+        return [outbox_of(node, engine.clock) for node in others]
 
     async def _require_one_journal(self, engine: Engine) -> None:
         others = [handle.primary for handle in self.databases if handle.name != self.journal.name]

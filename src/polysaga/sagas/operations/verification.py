@@ -15,7 +15,7 @@ page.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,7 @@ from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.journal.paging import instant
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.participants import Participant
+from polysaga.sagas.participants.outboxes import Outbox
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
 from polysaga.sagas.protocol.states import Status
 
@@ -72,9 +73,11 @@ class Verifier:
         definitions: Mapping[str, Definition],
         *,
         patience: float,
+        former: Collection[Outbox] = (),
     ) -> None:
+        """*former*: outboxes of databases that take part in no saga any more."""
         self._journal, self._participants, self._definitions = journal, participants, definitions
-        self._patience = patience
+        self._patience, self._former = patience, former
 
     async def verify(
         self,
@@ -92,9 +95,10 @@ class Verifier:
             instant(since, "since")
         expect(await self._journal.count(since))
         tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
-        for name, participant in self._participants.items():
-            if name != self._journal.node.database:  # starts in its transactions are rows of the journal
-                tally.found += await participant.outbox.stuck(self._patience, limit + 1)
+        home = self._journal.node.database  # starts in its transactions are rows of the journal
+        outboxes = [one.outbox for name, one in self._participants.items() if name != home]
+        for outbox in (*outboxes, *self._former):
+            tally.found += await outbox.stuck(self._patience, limit + 1)
         complete = False
         async with aclosing(
             self._windows(tally) if since is None else self._windows_since(since, tally)

@@ -25,10 +25,11 @@ from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.clock import Clock
-from polysaga.databases import MongoNode, MongoSession, SqlNode
+from polysaga.databases import MongoNode, MongoSession, Node, SqlNode
 from polysaga.databases.dialects.sending import sender
 from polysaga.sagas.journal.statements import unless_it_exists
 from polysaga.sagas.journal.tables import OUTBOX
@@ -60,8 +61,12 @@ class Backlog:
 class Outbox(Protocol):
     """One database's outbox."""
 
+    node: Any
     database: str
     news: asyncio.Event  # a start was committed here just now
+
+    async def exists(self) -> bool:
+        """Return whether the database has an outbox."""
 
     async def put(self, tx: Any, waiting: Waiting) -> tuple[bool, Waiting]:
         """Insert *waiting* in the transaction *tx* unless its id exists; return whether it is new, and the row.
@@ -113,6 +118,10 @@ class SqlOutbox:
             f"(SELECT {parked} AS parked, {age} AS age FROM {OUTBOX} LIMIT :most) AS found"
         )
         self._park = dialect.render(f"UPDATE {OUTBOX} SET error = :error WHERE id = :id")
+
+    async def exists(self) -> bool:
+        async with self.node.single.connect() as connection:
+            return await connection.run_sync(lambda sync: inspect(sync).has_table(OUTBOX))
 
     async def put(self, tx: AsyncSession | AsyncConnection, waiting: Waiting) -> tuple[bool, Waiting]:
         send = sender(tx if isinstance(tx, AsyncConnection) else await tx.connection())
@@ -166,6 +175,9 @@ class MongoOutbox:
         self.node, self.database, self.news = node, node.database, asyncio.Event()
         self._clock = clock
 
+    async def exists(self) -> bool:
+        return bool(await self.node.documents.list_collection_names(filter={"name": OUTBOX}))
+
     async def put(self, tx: MongoSession, waiting: Waiting) -> tuple[bool, Waiting]:
         # Find first: a duplicate key would end the caller's transaction.
         rows = self.node.driver.without_concerns(tx.database)[OUTBOX]
@@ -213,6 +225,11 @@ class MongoOutbox:
 
     def _committed(self) -> Any:
         return self.node.committed(OUTBOX)  # a write that a failover can still roll back must not start a saga
+
+
+def outbox_of(node: Node, clock: Clock) -> Outbox:
+    """Return the outbox of the database of *node*, which may have none."""
+    return MongoOutbox(node, clock) if isinstance(node, MongoNode) else SqlOutbox(node)
 
 
 def waiting_of(birth: Birth) -> Waiting:

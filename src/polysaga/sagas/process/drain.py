@@ -1,13 +1,19 @@
-"""Moves starts from outboxes to the journal."""
+"""Moves starts from outboxes to the journal.
+
+A database that takes part in no saga any more may still have starts of the former program. They are moved as well,
+if the program knows the saga's name: what another program has written there is that program's.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from polysaga.errors import KeyReused
+from polysaga.databases import SqlNode
+from polysaga.errors import KeyReused, TryAgain
 from polysaga.events import SagaStarted, StartParked
 from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of
@@ -17,6 +23,7 @@ from polysaga.texts import said
 
 _BATCH = 100
 _CLOCKS = 2 * 3600.0  # seconds by which the clocks of outbox, journal and processes may differ, all together
+_RARELY = 30.0  # seconds between two looks for starts in a database that takes part in no saga
 _TOO_OLD = (
     "it has waited here for nearly as long as sagas are kept: the saga may have begun, ended and been removed; "
     "if it has not, start it again; then delete this row"
@@ -26,15 +33,22 @@ _TOO_OLD = (
 class Drain:
     """Moves the rows of one outbox into the journal; every process has a drain for each outbox."""
 
-    def __init__(self, engine: Engine, outbox: Outbox, due: asyncio.Event) -> None:
-        """Set *due* when the worker has something to do."""
-        self._engine, self._outbox, self._due = engine, outbox, due
+    def __init__(
+        self, engine: Engine, outbox: Outbox, due: asyncio.Event, *, only: Collection[str] | None = None
+    ) -> None:
+        """Set *due* when the worker has something to do.
+
+        *only*: the database takes part in no saga; starts of these names are moved, if it has an outbox.
+        """
+        self._engine, self._outbox, self._due, self._only = engine, outbox, due, only
 
     async def run(self) -> None:
         """Drain until cancelled, four times per lease and at once after a commit in this process."""
         await repeat(self._engine, self._round, patience=self._engine.settings.lease, news=self._outbox.news)
 
     async def _round(self) -> float:
+        if self._only is not None and not await has_starts(self._outbox):
+            return _RARELY
         await self.drain()
         return self._engine.settings.lease / 4
 
@@ -43,10 +57,11 @@ class Drain:
         while True:
             now = self._engine.clock.now()  # read before the page, because this process may be frozen at any time
             page = await self._outbox.page(_BATCH)
-            if page:
-                await self._move(page, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
+            ours = [waiting for waiting in page if self._only is None or waiting.name in self._only]
+            if ours:
+                await self._move(ours, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
                 self._due.set()
-            if len(page) < _BATCH:
+            if len(page) < _BATCH or not ours:
                 return
 
     async def _move(self, page: Sequence[Waiting], fence: datetime) -> None:
@@ -93,3 +108,13 @@ class Drain:
             else:
                 self._engine.emit(SagaStarted(birth.claim.saga_id, birth.name, joined=not inserted))
         return bad
+
+
+async def has_starts(outbox: Outbox) -> bool:
+    """Return whether a database that takes part in no saga has an outbox; False if that cannot be seen now."""
+    node = outbox.node
+    drivers = DBAPIError if isinstance(node, SqlNode) else node.driver.PyMongoError
+    try:
+        return await outbox.exists() and bool(await outbox.page(1))
+    except (drivers, PoolTimeout, TryAgain, OSError):
+        return False
