@@ -281,6 +281,16 @@ class Migration(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TablesAhead(Event):
+    """A database was migrated by a later version of Polysaga, to *current*; this one knows up to *head*."""
+
+    database: str
+    line: str
+    current: str
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
 class SagasLeft(Event):
     """A process ended before some of its sagas; another process goes on with them."""
 

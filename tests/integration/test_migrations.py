@@ -16,7 +16,7 @@ from polysaga import Databases, MongoDatabase, Sagas
 from polysaga.config import parse_settings
 from polysaga.databases import AnyDatabase
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import Event
+from polysaga.events import Event, TablesAhead
 from polysaga.migrations import Migration, locks, migrate, mongo, pending
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from tests.fixtures.left_behind import LEAVES_BEHIND
@@ -115,6 +115,20 @@ async def test_a_database_that_a_later_version_migrated_is_left_alone(sql_url: s
         for call in (migrate, pending):
             with pytest.raises(ConfigurationError, match=r"ledger of database 'shop' is at revision 9999"):
                 await call(sagas)
+
+
+async def test_a_process_starts_on_tables_that_the_next_version_has_migrated(sql_url: str) -> None:
+    sagas, settings = program(shop=sql_url)
+    events: list[Event] = []
+    async with sagas.databases.open(settings):
+        await migrate(sagas)
+        async with journal_node(sagas).writer.begin() as connection:
+            await connection.execute(text("UPDATE polysaga_journal_version SET version_num = '9999'"))
+            await connection.execute(text("ALTER TABLE polysaga_journal ADD COLUMN later VARCHAR(8)"))
+        assert await migrate(sagas, emit=events.append, may_be_ahead=True) == []
+        assert events == [TablesAhead("shop", "journal", "9999", JOURNAL_NOW)]
+        async with sagas.open(settings.sagas):
+            assert await sagas.run(saga_of(sagas), 20) == 21
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,8 @@ def _of_another_version(
             yield Finding(f"{found}, and this version of Polysaga needs {known.head}", f"run `{migrate}`")
         else:
             told = f"{found}, which this version of Polysaga does not know (it knows up to {known.head})"
-            yield Finding(told, "install the version that migrated them, or a later one")
+            remedy = "the version before the one that migrated them works on them; an older one may not"
+            yield Finding(told, remedy, fatal=False)
 
 
 def _row(one: Checked) -> dict[str, Any]:

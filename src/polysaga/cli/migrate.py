@@ -11,9 +11,11 @@ from rich.table import Table
 
 from polysaga.cli.files import stood_in_for
 from polysaga.cli.programs import Target, load_sagas, settings_for
+from polysaga.events import Event, TablesAhead
 from polysaga.migrations import Migration, pending
 from polysaga.migrations import migrate as migrate_all
 from polysaga.sagas import Sagas
+from polysaga.telemetry.logs import line
 
 
 def migrate(
@@ -43,10 +45,15 @@ async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
     settings = settings_for(sagas)
     if not check:
         async with sagas.databases.open(settings):
-            return await migrate_all(sagas)
+            return await migrate_all(sagas, emit=_tell, may_be_ahead=True)
     with stood_in_for(settings) as known:
         async with sagas.databases.open(known):
             return await pending(sagas)
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, TablesAhead):
+        typer.echo(f"left alone: {line(event)[1]}", err=True)
 
 
 def _row(migration: Migration) -> dict[str, str | None]:

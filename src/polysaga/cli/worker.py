@@ -88,7 +88,7 @@ async def _run(sagas: Sagas, *, migrate: bool, health: tuple[str, int] | None) -
             address = None if health is None else await stack.enter_async_context(_served(life, *health))
             await stack.enter_async_context(sagas.databases.open(settings, emit=told))
             if migrate:
-                await migrate_tables(sagas, emit=told)
+                await migrate_tables(sagas, emit=told, may_be_ahead=True)
             stack.callback(setattr, life, "is_open", False)  # when the sagas have ended
             await stack.enter_async_context(sagas.open(settings.sagas, emit=told))
             life.is_open = True

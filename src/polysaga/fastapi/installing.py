@@ -72,7 +72,7 @@ def install(
         await stack.enter_async_context(databases.open(known, emit=told))
         databases.check_secret()
         if migrate and sagas is not None:
-            await migrate_tables(sagas, emit=told)
+            await migrate_tables(sagas, emit=told, may_be_ahead=True)
         if ready is not None:
             await ready()
         if sagas is not None:

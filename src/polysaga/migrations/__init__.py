@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polysaga.config import masked
 from polysaga.databases import AnyHandle, MongoNode, Node, SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
-from polysaga.events import Emit, Events, Migration, ignore
+from polysaga.events import Emit, Events, Migration, TablesAhead, ignore
 from polysaga.migrations import mongo
 from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost, visible_tables
 from polysaga.migrations.locks import locked
@@ -26,17 +26,38 @@ from polysaga.sagas import Sagas
 __all__ = ["Migration", "include_name", "include_object", "migrate", "pending"]
 
 
-async def migrate(sagas: Sagas, *, emit: Emit = ignore) -> list[Migration]:
+class _IsAhead(ConfigurationError):
+    """A later version has migrated the database, to revision *current*."""
+
+    def __init__(self, node: Node, history: History, current: str) -> None:
+        super().__init__(
+            f"the {history.line} of database '{node.database}' is at revision {current}, which this version of "
+            f"Polysaga does not know (it knows up to {history.head}); install the version that migrated it, "
+            "or a later one"
+        )
+        self.current = current
+
+
+async def migrate(sagas: Sagas, *, emit: Emit = ignore, may_be_ahead: bool = False) -> list[Migration]:
     """Bring the journal and every ledger of *sagas* up to date; return, and emit, what this call changed.
 
     The databases must be open. Runs on the primaries, one database after the other. A database that is up to date
     is left alone, so a call at every start costs only a few queries. Raises `ConfigurationError` if the login may
     not create tables, if a database is ahead of this program, or if it was migrated and has lost a table. Raises
     `DatabaseUnavailable` if a database is unreachable or its lock is not free in time.
+
+    With *may_be_ahead* a database that is ahead is left alone, with the event `TablesAhead`: a version works on
+    the tables of the next one, so its processes may be started again while others replace them.
     """
     made, events = [], Events(emit)
     for handle, history in _places(sagas):
-        migration = await _migrate(handle.primary, history)
+        try:
+            migration = await _migrate(handle.primary, history)
+        except _IsAhead as error:
+            if not may_be_ahead:
+                raise
+            events(TablesAhead(handle.name, history.line, error.current, history.head))
+            continue
         if migration.needed:
             events(migration)
             made.append(migration)
@@ -110,11 +131,7 @@ def _check_line(node: MongoNode, history: History) -> None:
 async def _look(node: SqlNode, history: History, connection: AsyncConnection) -> Migration:
     current = await connection.run_sync(history.current)
     if current is not None and current not in history.revisions:
-        raise ConfigurationError(
-            f"the {history.line} of database '{node.database}' is at revision {current}, which this version of "
-            f"Polysaga does not know (it knows up to {history.head}); install the version that migrated it, "
-            "or a later one"
-        )
+        raise _IsAhead(node, history, current)
     if lost := history.lost(current, await connection.run_sync(visible_tables)):
         raise tables_lost(node.database, history.line, lost)
     return Migration(node.database, history.line, current, history.head)

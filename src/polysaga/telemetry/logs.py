@@ -51,6 +51,7 @@ from polysaga.events import (
     StepEvent,
     StepFailed,
     SubscriberFailed,
+    TablesAhead,
     WorkerFailed,
     WorkerTicked,
 )
@@ -102,6 +103,14 @@ def line(event: Event) -> Line:
 def _(event: Migration) -> Line:
     done = "created" if event.current is None else f"brought from revision {event.current} to {event.head}"
     return INFO, f"database {event.database}: the tables of the {event.line} are {done}"
+
+
+@line.register
+def _(event: TablesAhead) -> Line:
+    return WARNING, (
+        f"database {event.database}: the tables of the {event.line} are at revision {event.current}, and this "
+        f"version of Polysaga knows up to {event.head}: it works on them if the next version has migrated them"
+    )
 
 
 @line.register
