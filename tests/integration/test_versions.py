@@ -9,11 +9,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
+from polysaga import Databases, Refused, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import parse_settings
 from polysaga.databases import Database
 from polysaga.errors import KeyReused, UnknownVersion
 from polysaga.migrations import migrate
+from polysaga.sagas import SagaFilter, Status
 from tests.fixtures.waiting import reached
 
 
@@ -73,6 +74,27 @@ async def test_later_reads_include_what_was_written_before(shop: Shop, told: set
     async with shop.sagas.open():
         assert await shop.sagas.run(shop.latter, 3, key="repeated", timeout=30) == 3
     assert told == {"orders", "stock"}
+
+
+async def test_a_saga_is_found_by_the_database_that_its_own_version_failed_in(shop: Shop) -> None:
+    async def refuse(db: Any, pieces: int, ctx: StepContext) -> int:
+        raise Refused("sold out")
+
+    found = {}
+    refuse.__name__ = "buy"
+    former, latter = (Saga("buy", input=int, output=int, version=number) for number in (1, 2))
+    former.step(shop.stock, kind="pivot")(refuse)
+    latter.step(shop.orders, kind="pivot")(refuse)
+    sagas = Sagas(shop.databases, former, latter, journal=shop.orders)
+    async with sagas.open():
+        handles = [await sagas.start(saga, 3) for saga in (former, latter)]
+        for handle in handles:
+            with pytest.raises(Refused):
+                await handle.result(30)
+        for database in ("stock", "orders"):
+            page = await sagas.find(SagaFilter(database=database, status=Status.COMPENSATED))
+            found[database] = [saga.id for saga in page.sagas]
+    assert found == {"stock": [handles[0].id], "orders": [handles[1].id]}
 
 
 class Former(BaseModel):

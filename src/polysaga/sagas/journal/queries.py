@@ -71,10 +71,10 @@ class Catalogue:
         names: Collection[str],
         fingerprints: Collection[str],
         *,
-        places: Mapping[tuple[str, str], str] | None = None,
+        places: Mapping[tuple[str, int, str], str] | None = None,
         lease: float = 30.0,
     ) -> None:
-        """*places*: the databases of the steps, by the names of saga and step."""
+        """*places*: the databases of the steps, by the saga's name and version and the step's name."""
         self._node, self._names, self._fingerprints = node, frozenset(names), frozenset(fingerprints)
         self._places, self._lease = places or {}, lease
 
@@ -273,7 +273,7 @@ class Catalogue:
             yield f"wake_at < {BEFORE_NEVER} AND history IS NOT NULL"
         steps = set() if wanted.step is None else {wanted.step}
         if wanted.database is not None:
-            there = {step for (_, step), database in self._places.items() if database == wanted.database}
+            there = {step for (*_, step), database in self._places.items() if database == wanted.database}
             steps = there & steps if steps else there
         elif wanted.step is None:
             return
@@ -299,8 +299,15 @@ class Catalogue:
         if wanted.step is not None:
             steps &= {wanted.step}
         if wanted.database is not None:
-            steps = {step for step in steps if self._places.get((saga.name, step)) == wanted.database}
+            steps = {step for step in steps if wanted.database in self._databases_of(saga, step)}
         return bool(steps) or (wanted.step is None and wanted.database is None)
+
+    def _databases_of(self, saga: SagaSummary, step: str) -> set[str]:
+        """Return where *step* is; in a version that is not known here, where it is in those that are."""
+        found = self._places.get((saga.name, saga.version, step))
+        if found is not None:
+            return {found}
+        return {place for (name, _, one), place in self._places.items() if (name, one) == (saga.name, step)}
 
     def _source(self, wanted: SagaFilter) -> list[str]:
         """Return the condition of the index that holds all wanted sagas, and the fewest others."""

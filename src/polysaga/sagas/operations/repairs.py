@@ -154,7 +154,7 @@ def catalogue_of(engine: Engine, definitions: Mapping[str, Definition]) -> Catal
     names = {definition.name for definition in definitions.values()}
     home = engine.journal.node.database
     places = {
-        (definition.name, step.name): step.database_name or home
+        (definition.name, definition.saga.version, step.name): step.database_name or home
         for definition in definitions.values()
         for step in definition.steps
     }
