@@ -22,36 +22,48 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
 
     Does nothing if the process has no handlers of its own, or in any thread but the main one.
     """
-    loop, before, listening = asyncio.get_running_loop(), dict[signal.Signals, Any](), True
+    loop, chains = asyncio.get_running_loop(), dict[signal.Signals, _Chain]()
 
     def hear() -> None:
-        # An application that began later may restore our handler after we, and our loop, have ended.
-        if listening:
+        if not loop.is_closed():  # its end may have left this block open
             loop.call_soon_threadsafe(tell)
 
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in _ASKING}
-    chained = {number: _chain(theirs, hear) for number, theirs in before.items() if _is_own(theirs)}
-    for number, ours in chained.items():
-        signal.signal(number, ours)
+        chains = {number: chain for number in _ASKING if (chain := _chain_of(number)) is not None}
+    for chain in chains.values():
+        chain.listeners.append(hear)
     try:
         yield
     finally:
-        listening = False
-        for number, ours in chained.items():
-            if signal.getsignal(number) is ours:
-                signal.signal(number, before[number])
+        for number, chain in chains.items():
+            chain.listeners.remove(hear)
+            present: Any = signal.getsignal(number)
+            if not chain.listeners and present is chain:
+                signal.signal(number, chain.theirs)
 
 
-def _is_own(handler: Any) -> bool:
-    return callable(handler) and handler is not signal.default_int_handler
+class _Chain:
+    """Our handler of one signal, one for all that listen: listeners that take turns make it no longer.
+
+    A handler that was set after it may call it, and be restored, after the last listener has left.
+    """
+
+    def __init__(self, theirs: Callable[[int, FrameType | None], Any]) -> None:
+        self.theirs, self.listeners = theirs, list[Callable[[], None]]()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        for hear in tuple(self.listeners):
+            hear()
+        self.theirs(number, frame)
 
 
-def _chain(
-    theirs: Callable[[int, FrameType | None], Any], hear: Callable[[], None]
-) -> Callable[[int, FrameType | None], None]:
-    def hear_and_pass_on(number: int, frame: FrameType | None) -> None:
-        hear()
-        theirs(number, frame)
-
-    return hear_and_pass_on
+def _chain_of(number: signal.Signals) -> _Chain | None:
+    """Return our handler of the signal, set unless it stands already; None if the process has none of its own."""
+    present: Any = signal.getsignal(number)
+    if isinstance(present, _Chain):
+        return present
+    if not callable(present) or present is signal.default_int_handler:
+        return None
+    chain = _Chain(present)
+    signal.signal(number, chain)
+    return chain

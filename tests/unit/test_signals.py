@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -48,3 +49,32 @@ def test_the_server_hears_it_when_applications_have_ended_in_another_order_than_
     signal.raise_signal(signal.SIGTERM)
     assert theirs == [signal.SIGTERM, signal.SIGTERM]
     assert told == ["second"]
+
+
+async def test_the_server_hears_it_after_any_number_of_listeners_that_took_turns(theirs: list[int]) -> None:
+    """Two dashboards of one process: each stops to listen while the other one does, and begins again."""
+    told, own = asyncio.Event(), signal.getsignal(signal.SIGTERM)
+    present = ExitStack()
+    present.enter_context(heard(lambda: None))
+    for _ in range(2 * sys.getrecursionlimit()):
+        following = ExitStack()
+        following.enter_context(heard(told.set))
+        present.close()
+        present = following
+    with present:
+        signal.raise_signal(signal.SIGTERM)
+        await reached(told, "the last listener hears it")
+    assert theirs == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_the_server_hears_it_after_a_loop_was_closed_in_the_middle(theirs: list[int]) -> None:
+    stack = ExitStack()
+
+    async def begin() -> None:
+        stack.enter_context(heard(lambda: None))
+
+    asyncio.run(begin())
+    with stack:
+        signal.raise_signal(signal.SIGTERM)
+    assert theirs == [signal.SIGTERM]
