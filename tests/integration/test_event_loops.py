@@ -1,6 +1,8 @@
 """Sagas and the event loops of a program: those of threads, and one loop after another."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -14,10 +16,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.testclient import TestClient
 
-from polysaga import Databases, SqlDatabase
+from polysaga import Databases, SagaFilter, SqlDatabase
 from polysaga.config import parse_settings
 from polysaga.errors import ConfigurationError
 from polysaga.fastapi import install
+from polysaga.migrations import migrate
+from polysaga.routing.health import states_of
 from tests.fixtures.programs import SINGLE, Order, Program
 from tests.fixtures.setups import embedded_urls
 from tests.fixtures.waiting import within
@@ -89,6 +93,38 @@ async def test_databases_refuse_another_event_loop_and_go_on_in_their_own(tmp_pa
     assert "is not open" in str(error)
 
 
+async def test_reading_sagas_and_health_without_driving_sagas_is_for_the_same_event_loop(tmp_path: Path) -> None:
+    """The dashboard of a program that drives no sagas; asyncpg's connection would fail the next session here."""
+    program = Program(embedded_urls(tmp_path), SINGLE)
+    sagas = program.sagas
+
+    async def overview() -> object:
+        return await sagas.inspector().overview()
+
+    async with program.connected():
+        uses: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            sagas.find,
+            sagas.verify,
+            lambda: sagas.retry(SagaFilter(), by="me", why="to see"),
+            overview,
+            lambda: migrate(sagas),
+            lambda: nothing_in(sagas.open()),
+        ]
+        for use in uses:
+            error = await within(asyncio.to_thread(in_a_thread, use), "the other loop ends")
+            assert isinstance(error, ConfigurationError)
+            assert "opened in another event loop" in str(error)
+        states = await asyncio.to_thread(lambda: asyncio.run(states_of(program.databases)))
+        assert set(states.values()) == {"unreachable"}
+        assert set((await states_of(program.databases)).values()) == {"ok"}
+        assert not (await sagas.find()).sagas
+
+
+async def nothing_in(block: AbstractAsyncContextManager[object]) -> None:
+    async with block:
+        pass
+
+
 async def test_a_session_asked_for_without_a_loop_belongs_to_the_one_that_enters_it(tmp_path: Path) -> None:
     """A dependency of FastAPI that is a plain function runs in a thread without an event loop."""
     shop = SqlDatabase("shop")
@@ -144,3 +180,78 @@ def test_a_loop_that_ended_without_closing_leaves_sagas_that_say_so(tmp_path: Pa
         opened.run_until_complete(context.__aexit__(None, None, None))
     finally:
         opened.close()
+
+
+def test_a_loop_that_was_closed_with_databases_open_is_named_when_they_are_opened_again(tmp_path: Path) -> None:
+    program, loop = Program(embedded_urls(tmp_path), SINGLE), asyncio.new_event_loop()
+    opened = program.connected()
+    try:
+        loop.run_until_complete(opened.__aenter__())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "is_closed", lambda: True)  # really closed, it could not end the threads of SQLite
+            with pytest.raises(ConfigurationError, match="still open in an event loop that was closed"):
+                asyncio.run(nothing_in(program.connected()))
+        loop.run_until_complete(opened.__aexit__(None, None, None))
+    finally:
+        loop.close()
+    asyncio.run(nothing_in(program.connected()))
+
+
+FORKED = """
+import asyncio, os, sys
+from polysaga import Databases, SqlDatabase
+from polysaga.config import parse_settings
+from polysaga.errors import ConfigurationError
+
+shop = SqlDatabase("shop")
+databases = Databases(shop, settings=parse_settings({"databases": {"shop": {"url": sys.argv[1]}}}))
+
+
+async def use():
+    async with shop.reader():
+        pass
+
+
+async def open_them():
+    async with databases.open():
+        await use()
+
+
+def tell(work):
+    try:
+        asyncio.run(work())
+        print("fine", flush=True)
+    except ConfigurationError as error:
+        print(error, flush=True)
+
+
+def in_a_child():
+    child = os.fork()
+    if not child:
+        asyncio.events._set_running_loop(None)  # the loop stays behind in the parent
+        tell(use)
+        tell(open_them)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+async def main():
+    async with databases.open():
+        in_a_child()
+
+
+asyncio.run(main())
+in_a_child()
+"""
+
+
+def test_a_forked_process_is_told_to_open_databases_of_its_own(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/shop.db"
+    command = [sys.executable, "-c", FORKED, url]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    use, open_them, closed, opened = told
+    for refusal in (use, open_them):
+        assert "opened before this process was forked" in refusal
+        assert "open them in each process" in refusal
+    assert "is not open" in closed
+    assert opened == "fine"

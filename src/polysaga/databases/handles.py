@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.databases.lent_sessions import sql_session
 from polysaga.databases.mongo_node import MongoNode, MongoSession
+from polysaga.databases.opener import Opener, running
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError
 
@@ -50,6 +51,10 @@ _LONGEST_NAME = 64  # characters
 WITH_THE_APPLICATION = (
     "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
     "an application that mounts another one enters `mounted.router.lifespan_context(mounted)` in its own lifespan"
+)
+_IN_ITS_LOOP = (
+    "use it in the loop that opened it (from another thread by asyncio.run_coroutine_threadsafe, beside a "
+    "TestClient by portal.call) or open the databases anew in this one"
 )
 
 
@@ -90,19 +95,26 @@ class Database(Generic[NodeT, SessionT]):
         self._nodes: tuple[NodeT, ...] = ()
         self._servers: tuple[NodeT, ...] = ()
         self._routes: Routes | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opener: Opener | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     @property
     def primary(self) -> NodeT:
-        """The node that takes writes; raises `ConfigurationError` while the databases are closed."""
+        """The node that takes writes.
+
+        Raises `ConfigurationError` while the databases are closed, and in another event loop than the one that
+        opened them.
+        """
         if not self._nodes:
             raise ConfigurationError(
                 f"database '{self.name}' is not open: use it inside `async with databases.open(settings)`"
                 f"{WITH_THE_APPLICATION}"
             )
+        loop = running()
+        if loop is not None:  # else for a look at the node only
+            self._refuse_another_loop(loop)
         return self._nodes[0]
 
     @property
@@ -123,7 +135,7 @@ class Database(Generic[NodeT, SessionT]):
         *servers* are the nodes that *routes* may choose, whatever their roles become.
         """
         self._nodes, self._routes, self._servers = nodes, routes, servers
-        self._loop = _running() if nodes else None
+        self._opener = Opener.here() if nodes else None
 
     def reader(
         self,
@@ -176,25 +188,21 @@ class Database(Generic[NodeT, SessionT]):
 
         A connection made in another loop would stay in the pool and fail later, in another session.
         """
-        running = _running()
-        if running is None and self._loop is not None:
+        loop = running()
+        if loop is None and self._opener is not None:
             return self._checked_when_entered(lent)
-        self._refuse_another_loop(running)
+        self._refuse_another_loop(loop)
         return lent
 
     @asynccontextmanager
     async def _checked_when_entered(self, lent: AbstractAsyncContextManager[SessionT]) -> AsyncIterator[SessionT]:
-        self._refuse_another_loop(_running())
+        self._refuse_another_loop(running())
         async with lent as session:
             yield session
 
-    def _refuse_another_loop(self, running: asyncio.AbstractEventLoop | None) -> None:
-        if self._loop is not None and running is not self._loop:
-            raise ConfigurationError(
-                f"database '{self.name}' was opened in another event loop: use it in the loop that opened it "
-                "(from another thread by asyncio.run_coroutine_threadsafe, beside a TestClient by portal.call) "
-                "or open the databases anew in this one"
-            )
+    def _refuse_another_loop(self, asking: asyncio.AbstractEventLoop | None) -> None:
+        if self._opener is not None:
+            self._opener.refuse_another_loop(asking, f"database '{self.name}' was", _IN_ITS_LOOP)
 
     def _lend(
         self, node: NodeT, *, read_only: bool, snapshot: bool = False
@@ -237,10 +245,3 @@ class AnyDatabase(Database[Node, AsyncSession | MongoSession]):
 
 
 AnyHandle: TypeAlias = SqlDatabase | MongoDatabase | AnyDatabase
-
-
-def _running() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

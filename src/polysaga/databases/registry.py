@@ -15,6 +15,7 @@ from polysaga.clock import Clock
 from polysaga.config import DatabaseSettings, Settings, load_settings
 from polysaga.databases.handles import AnyDatabase, AnyHandle, Database, MongoDatabase, Node
 from polysaga.databases.mongo_node import MongoNode
+from polysaga.databases.opener import Opener
 from polysaga.databases.sentinels import Sentinels
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
@@ -46,6 +47,7 @@ class Registry:
             raise ConfigurationError("two databases have the same name; every handle needs its own")
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
+        self._opener = Opener.here()  # the last one
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -79,7 +81,7 @@ class Registry:
         does not. Sessions of another raise it until its primary answers.
         """
         if self.opened_with is not None:
-            raise ConfigurationError("these databases are open already; open them once per process")
+            self._opener.refuse_to_open_again("these databases")
         settings = self._known(settings).spelt_as(self._handles)
         self._check_names(settings)
         events = Events(emit)
@@ -88,7 +90,7 @@ class Registry:
             ends = Ends(stack, [node for group in nodes.values() for node in group])
             stack.push_async_callback(_close, ends.nodes)
             stack.push_async_callback(_stop, ends.watchers)
-            self.opened_with = settings
+            self.opened_with, self._opener = settings, Opener.here()
             stack.callback(self._detach)
             required = self._handles.keys() if needed is None else {handle.name for handle in needed}
             await _each(

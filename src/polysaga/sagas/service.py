@@ -14,6 +14,7 @@ from polysaga.clock import Clock
 from polysaga.config import SagaSettings
 from polysaga.databases import AnyDatabase, AnyHandle, MongoSession, Registry, SqlDatabase
 from polysaga.databases.handles import WITH_THE_APPLICATION
+from polysaga.databases.opener import Opener
 from polysaga.databases.single_writer import refuse_if_held
 from polysaga.errors import Busy, ConfigurationError, DefinitionError, UnknownSaga
 from polysaga.events import Emit, Events, ignore
@@ -51,6 +52,10 @@ InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
 
 
+_IN_THEIR_LOOP = (
+    "use them in the loop that opened them (from another thread by asyncio.run_coroutine_threadsafe), or open "
+    "them anew in this one"
+)
 _START_IT = "start it with tx=, in the step's own transaction, or from a step without a database"
 
 
@@ -80,7 +85,7 @@ class Sagas:
             saga.end_declarations()
         self._make_runner = runner
         self._runner: LocalRunner | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which `open` was called
+        self._opener = Opener.here()  # the last one
         self._enlisting: Enlisting | None = None
         self._pulse: Pulse | None = None
         self._parked, self._activity = ParkedSagas(), ActivityReader(Clock())
@@ -142,7 +147,7 @@ class Sagas:
         more than a day behind that of a database, or if another database has a journal with sagas of this program.
         """
         if self._runner is not None:
-            raise ConfigurationError("these sagas are open already; open them once per process")
+            self._opener.refuse_to_open_again("these sagas")
         events = Events(emit)
         engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
@@ -157,7 +162,7 @@ class Sagas:
             Drain(engine, outbox, runner.due, only=runner.names).run() for outbox in self._former_outboxes(engine)
         ]
         rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), pulse.run(), *drains)]
-        self._runner, self._enlisting, self._loop = runner, enlisting, asyncio.get_running_loop()
+        self._runner, self._enlisting, self._opener = runner, enlisting, Opener.here()
         self._pulse = pulse
         try:
             yield self
@@ -447,12 +452,8 @@ class Sagas:
             raise ConfigurationError(
                 f"the sagas are not open: use them inside `async with sagas.open()`{WITH_THE_APPLICATION}"
             )
-        if asyncio.get_running_loop() is not self._loop:
-            # A future of another thread's loop, or of a stopped loop, would never wake its waiter.
-            raise ConfigurationError(
-                "the sagas were opened in another event loop: use them in the loop that opened them (from another "
-                "thread by asyncio.run_coroutine_threadsafe), or open them anew in this one"
-            )
+        # A future of another thread's loop, or of a stopped loop, would never wake its waiter.
+        self._opener.refuse_another_loop(asyncio.get_running_loop(), "the sagas were", _IN_THEIR_LOOP)
         return self._runner
 
     def _repairs(self) -> Repairs:
