@@ -201,6 +201,8 @@ async def test_a_stream_of_asyncpg_that_loses_its_connection_is_told_as_that(asy
         await block()
 
 
+@pytest.mark.usefixtures("swept")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # psycopg leaves the stream's cursor behind
 async def test_a_stream_that_begins_on_a_lost_connection_of_a_reader_is_told_as_that(server_shop: SqlShop) -> None:
     """On PostgreSQL we begin its transaction, past SQLAlchemy, which knows no error that is asyncpg's own."""
     node = server_shop.node(connections=1)
@@ -215,6 +217,18 @@ async def test_a_stream_that_begins_on_a_lost_connection_of_a_reader_is_told_as_
         await block()
     async with sql_session(node, read_only=True) as session:
         assert await (await session.stream(text("SELECT 1"))).one() == (1,)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_reader_that_has_read_all_ends_well_although_its_connection_is_lost(
+    server_shop: SqlShop, snapshot: bool
+) -> None:
+    """MySQL and MariaDB end its transaction with one more message, and so does PostgreSQL that of a snapshot."""
+    node = server_shop.node(connections=1)
+    for _ in range(2):  # the second one gets another connection
+        async with sql_session(node, read_only=True, snapshot=snapshot) as session:
+            assert await session.scalar(text("SELECT 1")) == 1
+            node.cut()
 
 
 async def test_a_snapshot_sees_one_moment_and_the_next_one_a_later_moment(sql_shop: SqlShop, item: str) -> None:

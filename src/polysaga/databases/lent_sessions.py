@@ -12,7 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import IllegalStateChangeError, InvalidRequestError, PendingRollbackError, StatementError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IllegalStateChangeError,
+    InvalidRequestError,
+    PendingRollbackError,
+    StatementError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
@@ -37,6 +43,7 @@ from polysaga.limits import going_on
 
 _PATIENCE = 30.0  # seconds that the end of a session waits for a task that still uses it
 _MOMENT = 0.02  # seconds
+_LOSSES = {Fault.DISCONNECTED, Fault.UNREACHABLE}
 _CONCURRENT = "isce"  # SQLAlchemy's code: another task is acquiring a connection, or beginning a savepoint
 
 
@@ -158,7 +165,11 @@ async def sql_session(
         try:
             with telling_loss(lent, node.database):
                 yield session
-                await _commit(session, node.database)
+                try:
+                    await _commit(session, node.database)
+                except DBAPIError as error:
+                    if not (read_only and _is_loss_of(node, error)):  # a reader has read all, and commits nothing
+                        raise
         except BaseException:
             lent.end(node.database)
             # A dead connection has nothing to roll back: the caller gets the error that ended the block.
@@ -211,6 +222,12 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
             return ReadOnlyNode(node.database, node.name) if read_only else NoPrimary(node.database)
         case _:
             return None
+
+
+def _is_loss_of(node: SqlNode, error: Exception) -> bool:
+    """Return whether *error* says that a connection to *node* was lost."""
+    origin = origin_of(error)
+    return node.dialect.fault(error) in _LOSSES and (origin is None or origin.node is node)
 
 
 def origin_of(error: Exception) -> Origin | None:

@@ -1,7 +1,8 @@
 """The sessions of a database with replicas: bound to one node from their first statement to their end.
 
-A reader whose very first statement finds its node gone has read nothing yet: it moves to another node, once. Any
-later failure is raised to the caller: what it has read belongs to the node that is gone.
+A reader whose very first statement finds its node gone has read nothing yet: it moves to another node, once. A
+later failure is raised to the caller: what it has read belongs to the node that is gone. Only at its end, when it
+has read all, a node that is gone does not matter any more.
 
 A reader may live on while its scope writes, such as a dependency of a handler that runs a saga. It would not see
 the write, so before its next statement it moves to a node that does. A snapshot that has begun stays what it is.
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import SessionTransactionOrigin
@@ -66,7 +67,12 @@ class SqlRoutes:
                             await session.flush()  # which is refused: a change must not be dropped in silence
                 finally:
                     lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
-                await session.close()  # nothing to commit: there is no transaction, or one that only reads
+                try:
+                    await session.close()  # nothing to commit: there is no transaction, or one that only reads
+                except DBAPIError as error:
+                    if not reading.blame(error):
+                        raise
+                    await close_shielded(session)  # it has read all before its node was gone
             except BaseException:
                 await close_shielded(session)
                 raise
