@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,11 +73,9 @@ def enlisting(program: Program) -> Enlisting:
     return program.sagas._enlisting
 
 
-def outboxes(program: Program) -> dict[str, Outbox]:
+def outboxes(program: Program) -> Mapping[str, Outbox]:
     """Return the outboxes by database."""
-    engine = program.runner.engine
-    home = engine.journal.node.database
-    return {name: one.outbox for name, one in engine.participants.items() if name != home}
+    return program.runner.engine.outboxes
 
 
 async def waiting(program: Program) -> list[Waiting]:

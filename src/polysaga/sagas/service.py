@@ -157,7 +157,7 @@ class Sagas:
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)
         enlisting = Enlisting(runner)
-        drains = [Drain(engine, outbox, runner.due).run() for outbox in enlisting.outboxes.values()]
+        drains = [Drain(engine, outbox, runner.due).run() for outbox in engine.outboxes.values()]
         drains += [
             Drain(engine, outbox, runner.due, only=runner.names).run() for outbox in self._former_outboxes(engine)
         ]
@@ -268,7 +268,8 @@ class Sagas:
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
         engine = self._engine_at_hand()
         former = [outbox for outbox in self._former_outboxes(engine) if await has_starts(outbox)]
-        verifier = Verifier(journal, engine.participants, self._known(), patience=patience, former=former)
+        outboxes = [*engine.outboxes.values(), *former]
+        verifier = Verifier(journal, engine.participants, self._known(), outboxes, patience=patience)
         return await verifier.verify(limit=limit, watch=watch, expect=expect, since=since)
 
     async def cancel(self, saga_id: UUID, *, why: str = "cancelled by its caller") -> None:

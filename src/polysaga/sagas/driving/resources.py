@@ -23,6 +23,7 @@ from polysaga.sagas.journal.tables import journal
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.mongo import MongoParticipant
 from polysaga.sagas.participants.mysql import MySQLParticipant
+from polysaga.sagas.participants.outboxes import Outbox
 from polysaga.sagas.participants.postgres import PostgresParticipant
 from polysaga.sagas.participants.reading import require_unique
 from polysaga.sagas.participants.sql import SqlParticipant
@@ -54,6 +55,12 @@ class Engine:
     gates: Mapping[str, Gate]  # to the participants' databases
     process: str  # the name of this process among those that share the journal
     tracing: Tracing | None = None
+
+    @property
+    def outboxes(self) -> Mapping[str, Outbox]:
+        """The outboxes by database; starts in transactions of the journal's own are rows of the journal."""
+        home = self.journal.node.database
+        return {name: one.outbox for name, one in self.participants.items() if name != home}
 
 
 def assemble(

@@ -67,7 +67,7 @@ class Census:
         candidacy: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Count for *process*, of which others hear by its *candidacy*; None: it drives no sagas."""
-        self._node, self._outboxes = engine.journal.node, _outboxes(engine)
+        self._node, self._outboxes = engine.journal.node, engine.outboxes
         self._pulses, self._process, self._candidacy = Pulses(self._node), process, candidacy
         self._lease, dialect = engine.settings.lease, engine.journal.node.dialect
         render = dialect.render
@@ -138,8 +138,3 @@ class Census:
 
 async def _asked(outbox: Outbox) -> Backlog:
     return await limited(outbox.backlog(MOST), _PATIENCE)
-
-
-def _outboxes(engine: Engine) -> Mapping[str, Outbox]:
-    home = engine.journal.node.database
-    return {name: one.outbox for name, one in engine.participants.items() if name != home}

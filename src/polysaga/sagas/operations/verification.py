@@ -61,7 +61,7 @@ class _VerificationTally:
 
 
 class Verifier:
-    """Compares one journal with the ledgers and outboxes of *participants*; *definitions* are by fingerprint.
+    """Compares one journal with the ledgers of *participants* and *outboxes*; *definitions* are by fingerprint.
 
     A start that has waited in an outbox for more than *patience* seconds is one that no process moves.
     """
@@ -71,13 +71,12 @@ class Verifier:
         journal: JournalSurvey,
         participants: Mapping[str, Participant],
         definitions: Mapping[str, Definition],
+        outboxes: Collection[Outbox],
         *,
         patience: float,
-        former: Collection[Outbox] = (),
     ) -> None:
-        """*former*: outboxes of databases that take part in no saga any more."""
         self._journal, self._participants, self._definitions = journal, participants, definitions
-        self._patience, self._former = patience, former
+        self._outboxes, self._patience = outboxes, patience
 
     async def verify(
         self,
@@ -95,9 +94,7 @@ class Verifier:
             instant(since, "since")
         expect(await self._journal.count(since))
         tally = _VerificationTally(rows=Counter(dict.fromkeys(self._participants, 0)))
-        home = self._journal.node.database  # starts in its transactions are rows of the journal
-        outboxes = [one.outbox for name, one in self._participants.items() if name != home]
-        for outbox in (*outboxes, *self._former):
+        for outbox in self._outboxes:
             tally.found += await outbox.stuck(self._patience, limit + 1)
         complete = False
         async with aclosing(

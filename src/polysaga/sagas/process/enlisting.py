@@ -11,7 +11,7 @@ with another input. If two databases take one key with different inputs at the s
 drain parks the second one in its outbox.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -73,11 +73,7 @@ class Enlisting:
 
     def __init__(self, runner: LocalRunner) -> None:
         self._runner, self._engine = runner, runner.engine
-        self.outboxes: Mapping[str, Outbox] = {
-            name: participant.outbox
-            for name, participant in self._engine.participants.items()
-            if name != self._engine.journal.node.database
-        }
+        self._outboxes = self._engine.outboxes
 
     async def start(self, definition: Definition, value: Any, key: str | None, tx: object) -> SagaHandle[Any]:
         """Start a saga with the commit of *tx*, or join the one that *key* started."""
@@ -87,7 +83,7 @@ class Enlisting:
             birth = replace(birth, trace=self._engine.tracing.enlist(birth))
         saga_id = birth.claim.saga_id
         database = await self._database_of(tx)
-        outbox = self.outboxes.get(database)
+        outbox = self._outboxes.get(database)
         connection = None if isinstance(tx, MongoSession) else await _connection_of(tx)
         found: Birth | Row
         if outbox is None:
