@@ -112,21 +112,15 @@ async def test_an_application_that_enters_the_lifespan_of_an_aborted_one_does_no
     assert service.databases.opened_with is None
 
 
-async def test_a_loop_that_ends_during_an_aborted_start_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("aborted", [True, False], ids=["after it was aborted", "at the same moment"])
+async def test_a_loop_that_ends_during_an_aborted_start_ends(tmp_path: Path, *, aborted: bool) -> None:
     """It cancels all its tasks, for instance because `ready` has called `sys.exit`, and waits for them."""
     service = _Service(tmp_path)
     life = _Lifespan(service.app)
     await reached(service.hangs, "the start hangs")
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await life.told() == "lifespan.startup.complete"
-    life.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await within(life.task, "the application ends")
-
-    service = _Service(tmp_path)
-    life = _Lifespan(service.app)
-    await reached(service.hangs, "the start hangs")
-    os.kill(os.getpid(), signal.SIGTERM)
+    if aborted:
+        assert await life.told() == "lifespan.startup.complete"
     life.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await within(life.task, "the application ends")
