@@ -14,7 +14,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga import Databases, Settings, SqlDatabase
 from polysaga.config import parse_settings
-from polysaga.databases.lent_sessions import origin_of
 from polysaga.databases.pools import ORIGIN, Origin
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable, SubscriberFailed
@@ -185,4 +184,4 @@ def test_a_copy_of_an_error_has_no_origin() -> None:
     error = PoolTimeout("no connection became free in time")
     setattr(error, ORIGIN, Origin(Lock(), read_only=True))
     for copy in (pickle.loads(pickle.dumps(error)), deepcopy(error)):
-        assert (str(copy), origin_of(copy)) == (str(error), None)
+        assert (str(copy), getattr(copy, ORIGIN)) == (str(error), None)

@@ -43,7 +43,7 @@ from polysaga.limits import going_on
 
 _PATIENCE = 30.0  # seconds that the end of a session waits for a task that still uses it
 _MOMENT = 0.02  # seconds
-_LOSSES = {Fault.DISCONNECTED, Fault.UNREACHABLE}
+_GONE = {Fault.DISCONNECTED, Fault.UNREACHABLE}
 _CONCURRENT = "isce"  # SQLAlchemy's code: another task is acquiring a connection, or beginning a savepoint
 
 
@@ -165,11 +165,7 @@ async def sql_session(
         try:
             with telling_loss(lent, node.database):
                 yield session
-                try:
-                    await _commit(session, node.database)
-                except DBAPIError as error:
-                    if not (read_only and _is_loss_of(node, error)):  # a reader has read all, and commits nothing
-                        raise
+                await _commit(session, node, read_only=read_only)
         except BaseException:
             lent.end(node.database)
             # A dead connection has nothing to roll back: the caller gets the error that ended the block.
@@ -190,13 +186,16 @@ async def close_shielded(session: AsyncSession) -> None:
     await asyncio.shield(going_on(session.close()))
 
 
-async def _commit(session: AsyncSession, database: str) -> None:
+async def _commit(session: AsyncSession, node: SqlNode, *, read_only: bool) -> None:
     try:
         await session.commit()
     except InvalidRequestError as error:
         if error.code != _CONCURRENT:
             raise
-        raise SessionShared(database) from error
+        raise SessionShared(node.database) from error
+    except DBAPIError as error:
+        if not (read_only and is_gone(node, error)):  # a reader has read all, and commits nothing
+            raise
 
 
 def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | None:
@@ -204,7 +203,7 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
 
     *node* and *read_only* are those of the session whose block the error leaves; it may be another session's.
     """
-    owner, only_reads = origin_of(error) or (node, read_only)
+    owner, only_reads = _origin_of(error) or (node, read_only)
     if owner.database != node.database:
         return None  # it is of a session around this one, which explains it
     node, read_only = owner, only_reads
@@ -224,13 +223,20 @@ def as_ours(node: SqlNode, error: Exception, *, read_only: bool) -> Exception | 
             return None
 
 
-def _is_loss_of(node: SqlNode, error: Exception) -> bool:
-    """Return whether *error* says that a connection to *node* was lost."""
-    origin = origin_of(error)
-    return node.dialect.fault(error) in _LOSSES and (origin is None or origin.node is node)
+def is_gone(node: SqlNode, error: Exception) -> bool:
+    """Return whether *error* says that *node*, or a connection to it, is gone.
+
+    It may be about another server: a session inside the block, or a saga, may raise it.
+    """
+    if node.dialect.fault(error) not in _GONE:
+        return False
+    if isinstance(error, DatabaseUnavailable):
+        return (error.database, error.node) == (node.database, node.name)
+    origin = _origin_of(error)
+    return origin is None or origin.node is node
 
 
-def origin_of(error: Exception) -> Origin | None:
+def _origin_of(error: Exception) -> Origin | None:
     """Return where SQLAlchemy's *error* arose; None if unknown."""
     return getattr(error, ORIGIN, None)
 

@@ -25,20 +25,18 @@ from polysaga.databases.lent_sessions import (
     as_ours,
     close_shielded,
     connections_of,
-    origin_of,
+    is_gone,
     sql_session,
     taken_by,
     telling_loss,
 )
 from polysaga.databases.sql_node import SqlNode
 from polysaga.errors import DatabaseUnavailable, NoPrimary
-from polysaga.faults import Fault
 from polysaga.routing.policy import Choice, RouteReason
 from polysaga.routing.router import Router
 from polysaga.routing.scopes import Scope, current, current_or_own
 
 _READING = "polysaga.reading"
-_GONE = {Fault.DISCONNECTED, Fault.UNREACHABLE}
 
 
 class SqlRoutes:
@@ -67,12 +65,7 @@ class SqlRoutes:
                             await session.flush()  # which is refused: a change must not be dropped in silence
                 finally:
                     lent.end(router.name)  # before it closes: a task that was left behind must not begin anew then
-                try:
-                    await session.close()  # nothing to commit: there is no transaction, or one that only reads
-                except DBAPIError as error:
-                    if not reading.blame(error):
-                        raise
-                    await close_shielded(session)  # it has read all before its node was gone
+                await reading.close(session)
             except BaseException:
                 await close_shielded(session)
                 raise
@@ -147,21 +140,23 @@ class _ReadRoute:
         if self.choice.reason is RouteReason.NO_REPLICA:
             self._router.limiter.release()
 
+    async def close(self, session: AsyncSession) -> None:
+        """Close *session*; as it has read all, a node that is gone does not matter any more."""
+        try:
+            await session.close()  # nothing to commit: there is no transaction, or one that only reads
+        except DBAPIError as error:
+            if not self.blame(error):
+                raise
+            await close_shielded(session)
+
     def blame(self, error: Exception) -> bool:
         """Return whether *error* is the node's; if so, it counts against the node."""
-        if self.node.dialect.fault(error) not in _GONE or self._is_anothers(error):
+        if not is_gone(self.node, error):
             return False
         if not self._blamed:
             self._router.failed(self.choice.index)
         self._blamed = True
         return True
-
-    def _is_anothers(self, error: Exception) -> bool:
-        """Return whether *error* is about another server: a session inside the block, or a saga, may raise it."""
-        if isinstance(error, DatabaseUnavailable):
-            return (error.database, error.node) != (self.node.database, self.node.name)
-        origin = origin_of(error)
-        return origin is not None and origin[0] is not self.node
 
     def reads(self) -> bool:
         """Note that a statement follows; return whether it is the first."""
