@@ -8,10 +8,11 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, insert, select, text
+from sqlalchemy import Connection, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import await_only
 
 from polysaga.databases.dialects import Write
@@ -143,6 +144,87 @@ async def test_a_listener_to_the_engines_commit_that_rolls_back_fails_the_step(
     assert await row_of(participant, step) is None
     await participant.act(step, selling(any_shop, item))
     assert await any_shop.sold(item) == 1
+
+
+_ENDS = ("after_commit", "after_rollback", "after_soft_rollback", "after_transaction_end")
+
+
+@pytest.mark.parametrize("name", _ENDS)
+async def test_the_listeners_of_a_step_hear_that_it_was_committed(sql_shop: SqlShop, item: str, name: str) -> None:
+    participant, called = sql_shop.participant(), list[str]()
+
+    async def work(session: AsyncSession) -> str:
+        event.listen(session.sync_session, name, lambda *_: called.append(name))
+        await sql_shop.sell(session, item)
+        return "null"
+
+    await participant.act(entry(), work)
+    assert called == ([] if "rollback" in name else [name])
+    assert await sql_shop.sold(item) == 1
+
+
+async def test_no_listener_hears_of_a_rollback_behind_a_commit(any_shop: SqlShop, item: str) -> None:
+    participant, called = any_shop.participant(connections=1), list[Connection]()
+    event.listen(participant.node.writer.sync_engine, "rollback", called.append)
+    await participant.act(entry(), selling(any_shop, item))
+    await participant.act(entry(), selling(any_shop, item))
+    assert called == []
+    assert await any_shop.sold(item) == 2
+
+
+async def test_the_objects_of_a_step_are_of_no_session_behind_it(sql_shop: SqlShop, item: str) -> None:
+    participant, step, objects = sql_shop.participant(), entry(), list[Sale]()
+
+    async def work(session: AsyncSession) -> str:
+        objects.append(sale(item))
+        session.add(objects[0])
+        return "null"
+
+    async def undo(session: AsyncSession, _: str) -> None:
+        objects.append((await session.execute(select(Sale).where(Sale.item == item))).scalar_one())
+        await session.delete(objects[1])
+
+    await participant.act(step, work)
+    await participant.undo(step, undo)
+    assert [inspect(one).detached for one in objects] == [True, True]
+    assert [one.item for one in objects] == [item, item]
+    assert await sql_shop.sold(item) == 0
+
+
+async def test_a_savepoint_that_a_step_leaves_open_is_committed(any_shop: SqlShop, item: str) -> None:
+    participant, step = any_shop.participant(connections=1), entry()
+
+    async def work(lent: AsyncSession | AsyncConnection) -> str:
+        await any_shop.sell(lent, item)
+        await lent.begin_nested()
+        await any_shop.sell(lent, item)
+        return "null"
+
+    (end,) = await asyncio.gather(participant.act(step, work), return_exceptions=True)
+    happened = await row_of(participant, step) is not None
+    assert happened == (not isinstance(end, BaseException)), end
+    assert await any_shop.sold(item) == (2 if happened else 0)
+    await participant.act(entry(), selling(any_shop, item))
+    assert await any_shop.sold(item) == (3 if happened else 1)
+
+
+async def test_what_a_step_writes_by_another_engine_is_committed(sql_shop: SqlShop, item: str) -> None:
+    """SQLAlchemy's sessions take a connection of each engine that a statement names."""
+    another = create_engine("sqlite://", poolclass=StaticPool)
+    Sale.__table__.create(another)  # type: ignore[attr-defined]
+
+    async def work(session: AsyncSession) -> str:
+        await sql_shop.sell(session, item)
+        session.sync_session.execute(
+            insert(Sale).values(receipt=uuid.uuid4().hex, item=item), bind_arguments={"bind": another}
+        )
+        return "null"
+
+    await sql_shop.participant().act(entry(), work)
+    with another.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(Sale)) == 1
+    another.dispose()
+    assert await sql_shop.sold(item) == 1
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

@@ -32,7 +32,8 @@ from polysaga.errors import SessionShared, TransactionLost
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
 _ENDS_OF_SAVEPOINTS = ("ROLLBACK TO", "RELEASE")
-_OF_ONE_USE = (ENDING, LOAN, LOST, SESSION, STREAMS)  # in a connection's info until it is back in the pool
+# In a connection's info until it is back in the pool.
+_OF_ONE_USE = frozenset((ENDING, LOAN, LOST, SESSION, STREAMS))
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry
@@ -135,8 +136,9 @@ class _Guard:
                     self._dialect.cut(connection.driver_connection)
                     record.invalidate()
         finally:
-            for mark in _OF_ONE_USE:
-                record.info.pop(mark, None)
+            info = record.info
+            for mark in _OF_ONE_USE & info.keys():
+                del info[mark]
 
     def refuse_to_begin(self, connection: Connection) -> None:
         info = _info(connection)

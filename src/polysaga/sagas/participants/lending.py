@@ -8,7 +8,7 @@ saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-dri
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, event
@@ -29,6 +29,7 @@ from polysaga.sagas.protocol.interrupts import Fenced
 
 LentT = TypeVar("LentT", Session, Connection)
 _FLUSHES = 100  # of one commit, as SQLAlchemy's
+_KEYS = 2  # under which a session keeps its connection: itself, and its engine
 
 
 class StepTransaction(Protocol):
@@ -90,7 +91,7 @@ class _Work(Generic[LentT]):
             )
         if sealed is Sealed.COMMITTED:
             dialect.forget_transaction(adapted)
-            self._loan.note_commit()
+            self._loan.is_sealed = True
         await self._run(self._commit)  # a pool that overflowed closes the connection, and that is sent
 
     async def check_whole(self) -> None:
@@ -108,8 +109,12 @@ class _Work(Generic[LentT]):
         self._loan.end(committed=True)
         committed = self._loan.is_sealed
         try:
-            self._kind.commit(lent)
-            committed = True
+            if committed and self._needs_only_close(lent):
+                self._loan.set_inactive()
+            else:
+                self._loan.skip_commit_if_sealed()
+                self._kind.commit(lent)
+                committed = True
         except InvalidRequestError:
             self._loan.drop()
             # A task that was left behind may have broken the session; the effect is committed all the same.
@@ -161,6 +166,10 @@ class _Work(Generic[LentT]):
         """Return the adapted driver connection if `_whole` would have nothing to do; else None."""
         raise NotImplementedError
 
+    def _needs_only_close(self, lent: LentT) -> bool:
+        """Return whether SQLAlchemy's commit would do nothing for *lent* that closing it does not."""
+        raise NotImplementedError
+
     def _whole(self, lent: LentT) -> Any:
         """Write what is pending; return the adapted driver connection; raise if the transaction is not whole."""
         raise NotImplementedError
@@ -206,6 +215,13 @@ class _SessionWork(_Work[Session]):
             return None
         return self._loan.settled(self._node)
 
+    def _needs_only_close(self, lent: Session) -> bool:
+        if lent.dispatch.after_commit or lent._transaction is None:  # noqa: SLF001
+            return False
+        ended: Iterable[Any] = lent._transaction._iterate_self_and_parents()  # noqa: SLF001
+        # Another connection is to be committed, and a deleted object to be taken out of the session.
+        return not any(len(one._connections) > _KEYS or one._deleted for one in ended)  # noqa: SLF001
+
     def _whole(self, lent: Session) -> Any:
         _write_all(lent)
         return self._loan.verify(self._node, self._loan.connection or lent.connection())
@@ -239,6 +255,9 @@ class _ConnectionWork(_Work[Connection]):
         if connection is None or connection.invalidated or connection.in_nested_transaction():
             return None
         return self._loan.settled(self._node)
+
+    def _needs_only_close(self, lent: Connection) -> bool:
+        return True
 
     def _whole(self, lent: Connection) -> Any:
         return self._loan.verify(self._node, lent)

@@ -105,12 +105,23 @@ class Loan:
     @property
     def has_commit_listeners(self) -> bool:
         """Whether the program listens to the commits of SQLAlchemy's connection."""
-        return self.connection is not None and bool(self.connection.dispatch.commit)
+        connection = self.connection
+        if connection is None or not (connection._has_events or connection.engine._has_events):  # noqa: SLF001
+            return False
+        return bool(connection.dispatch.commit)
 
-    def note_commit(self) -> None:
-        """Let the connection skip the COMMIT of its session: the server has committed already."""
-        self._info[SEALED] = True
-        self.is_sealed = True
+    def skip_commit_if_sealed(self) -> None:
+        """Let SQLAlchemy's commit send no COMMIT if the server has committed already."""
+        if self.is_sealed:
+            self._info[SEALED] = True
+
+    def set_inactive(self) -> None:
+        """Let SQLAlchemy's close send no ROLLBACK: the server has committed."""
+        ended: Any = None if self.connection is None else self.connection.get_transaction()
+        if ended is not None:
+            ended.is_active = False  # as SQLAlchemy's commit leaves it
+            if ended.connection.in_nested_transaction():
+                ended.connection.get_nested_transaction()._cancel()  # noqa: SLF001
 
     def drop(self) -> None:
         """Take the connection out of the pool: the server ends its open transaction."""
