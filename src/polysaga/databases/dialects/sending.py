@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from polysaga.frozen import frozen
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendered:
@@ -21,7 +23,7 @@ class Rendered:
         return tuple([values[name] for name in self.order])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatementResult:
     """The result of a statement: its rows, or else how many rows it changed."""
 
@@ -37,7 +39,7 @@ class Sealed(Enum):
     COMMITTED = "COMMIT went along with them"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Write:
     """A statement that must change exactly one row."""
 

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from polysaga.clock import Clock
 from polysaga.databases import Fault
 from polysaga.errors import Refused
 from polysaga.events import Emit, StepCompensated, StepDone, StepFailed
+from polysaga.frozen import frozen
 from polysaga.sagas.definition.retries import Retry
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.gates import Gate
@@ -40,7 +40,7 @@ _SAID = 300  # characters of what a failed attempt said
 _MAY_HAVE_COMMITTED = {Fault.DISCONNECTED, Fault.UNKNOWN_COMMIT}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptPlan:
     """How to make one attempt, and how to find out afterwards whether it happened."""
 
@@ -54,7 +54,7 @@ class AttemptPlan:
     patience: float | None = None  # seconds to wait for the gate; None: no limit
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settled:
     """How the attempts ended; *error* is the last one, None when the step is done."""
 

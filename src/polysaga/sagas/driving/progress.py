@@ -5,11 +5,11 @@ Steps, calls and announcements read it. Only the execution applies facts, and no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from polysaga.clock import Clock
+from polysaga.frozen import frozen
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.driving.values import SagaValues
@@ -22,7 +22,7 @@ from polysaga.sagas.protocol.rows import Birth, Claim, Ending
 from polysaga.sagas.protocol.states import Mark, Status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """When a claim was asked for, or its renewal: read before the statement is sent.
 

@@ -12,12 +12,12 @@ still be under way. Only a write settles absence: the same insert again, or `blo
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from polysaga.databases import Fault, Node
+from polysaga.frozen import frozen
 from polysaga.sagas.participants.outboxes import Outbox
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.rows import LedgerRow
@@ -27,7 +27,7 @@ Work: TypeAlias = Callable[[Any], Awaitable[str]]  # runs the user's step; retur
 UndoWork: TypeAlias = Callable[[Any, str | None], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """What a ledger row says besides its state."""
 

@@ -6,63 +6,63 @@ what it returns; a dashboard can call it to show what happens next.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from polysaga.frozen import frozen
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.protocol.known import RULED_OUT, Known
 from polysaga.sagas.protocol.states import Mark, Status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunSteps:
     """Begin these steps, concurrently."""
 
     steps: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UndoSteps:
     """Begin these compensations, concurrently."""
 
     steps: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockPivot:
     """Make sure that the deciding step never commits, or find that it has."""
 
     step: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelActive:
     """Cancel the steps under way and wait until they have ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compensate:
     """Write the decision to compensate."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GoForward:
     """Write that the saga was decided after all, and continue forward."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     """Write the final status."""
 
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wait:
     """Something is under way; decide again when it has ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rest:
     """This process can do nothing more now: a step that must happen, or must be undone, is stuck."""
 

@@ -6,9 +6,10 @@ return facts; `Execution` applies them, and no other code changes what is known
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeAlias
 
+from polysaga.frozen import frozen
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.protocol.outcomes import Failure
 from polysaga.sagas.protocol.reasons import Reason
@@ -19,7 +20,7 @@ RULED_OUT = frozenset({Mark.BLOCKED, Mark.COMPENSATED})  # such a step is undone
 _NO_TROUBLE = Reason()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
     """Where a saga stands, as its owner knows; the databases know the same, or more."""
 
@@ -51,7 +52,7 @@ class Known:
         return decision is not None and self.marks.get(decision.name) is Mark.DONE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Born:
     """The journal row exists, without a step in its commit; or it was found, with *results* in it."""
 
@@ -60,7 +61,7 @@ class Born:
     results: Mapping[str, str] = field(default_factory=dict)  # JSON by step
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimed:
     """This process took the saga over; the row says this."""
 
@@ -69,21 +70,21 @@ class Claimed:
     born_alone: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Surveyed:
     """The records of the steps, from the journal row and from all ledgers."""
 
     records: Mapping[str, LedgerRow]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Begun:
     """Attempts of these steps, or of their compensations, are under way."""
 
     steps: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Did:
     """A step is committed, by this process or by an earlier run; perhaps with the status in the same commit."""
 
@@ -92,7 +93,7 @@ class Did:
     status: Status | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Undid:
     """A step is compensated, or blocked for ever; perhaps with the status in the same commit."""
 
@@ -101,7 +102,7 @@ class Undid:
     status: Status | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """The saga is to be undone. *step* is what was under way; None if that is no step, or it has no mark."""
 
@@ -109,7 +110,7 @@ class Failed:
     step: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stuck:
     """The retries of a step, or of its compensation, are used up in this process."""
 
@@ -117,12 +118,12 @@ class Stuck:
     trouble: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interrupted:
     """The steps under way were cancelled and have ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     """A write to the journal, without a step, has changed the status."""
 
@@ -130,7 +131,7 @@ class Written:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FoundDecided:
     """The saga cannot be undone any more: its pivot has committed all the same, with *results*."""
 
@@ -143,7 +144,7 @@ Fact: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sighting:
     """What a look at the record of a step has found; a *mark* of None says: no record."""
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import to_json
 
+from polysaga.frozen import frozen
 from polysaga.sagas.protocol.states import Status
 
 DESERTED = "deserted"  # a kind of reason to park
@@ -128,7 +129,7 @@ class Reason(_Why):
         return json.dumps(self.to_json())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """One attempt of one step, or of its compensation."""
 
@@ -157,7 +158,7 @@ _MISSING: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tenure:
     """One owner of a saga: the process that started it, or one that took it over."""
 

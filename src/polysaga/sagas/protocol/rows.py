@@ -1,16 +1,17 @@
 """The journal's rows, and what the engine writes to them, as data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from uuid import UUID
 
+from polysaga.frozen import frozen
 from polysaga.sagas.protocol.reasons import HistoryEntry, Reason
 from polysaga.sagas.protocol.states import Mark, Status
 
 NOBODY = UUID(int=0)  # the owner of a saga that was put aside
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """The right to drive one saga until another process raises the epoch."""
 
@@ -19,7 +20,7 @@ class Claim:
     owner: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """One saga as the journal stores it."""
 
@@ -39,7 +40,7 @@ class Row:
     trace: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """How far a saga is: what another process needs to know of its row."""
 
@@ -51,7 +52,7 @@ class Standing:
     error: Reason | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Birth:
     """The contents of a new row."""
 
@@ -90,7 +91,7 @@ class Birth:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ending:
     """The contents of a finishing write; `expected` is the status it requires."""
 
@@ -101,7 +102,7 @@ class Ending:
     history: Sequence[HistoryEntry]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LedgerRow:
     """One row as it was found."""
 
