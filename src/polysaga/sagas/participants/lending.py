@@ -109,10 +109,9 @@ class _Work(Generic[LentT]):
         self._loan.end(committed=True)
         committed = self._loan.is_sealed
         try:
-            if committed and self._needs_only_close(lent):
-                self._loan.set_inactive()
+            if committed:
+                self._end_sealed(lent)
             else:
-                self._loan.skip_commit_if_sealed()
                 self._kind.commit(lent)
                 committed = True
         except InvalidRequestError:
@@ -127,6 +126,10 @@ class _Work(Generic[LentT]):
         finally:
             self._loan.tell_end(committed=committed)
             self._close_for_good(lent)
+
+    def _end_sealed(self, _: LentT) -> None:
+        """Do what a commit does besides sending COMMIT, and closing does not."""
+        self._loan.deactivate()
 
     def _close_for_good(self, lent: LentT) -> None:
         try:
@@ -164,10 +167,6 @@ class _Work(Generic[LentT]):
 
     def _settled(self) -> Any:
         """Return the adapted driver connection if `_whole` would have nothing to do; else None."""
-        raise NotImplementedError
-
-    def _needs_only_close(self, lent: LentT) -> bool:
-        """Return whether SQLAlchemy's commit would do nothing for *lent* that closing it does not."""
         raise NotImplementedError
 
     def _whole(self, lent: LentT) -> Any:
@@ -215,7 +214,16 @@ class _SessionWork(_Work[Session]):
             return None
         return self._loan.settled(self._node)
 
-    def _needs_only_close(self, lent: Session) -> bool:
+    def _end_sealed(self, lent: Session) -> None:
+        if self._needs_no_commit(lent):
+            super()._end_sealed(lent)
+            return
+        self._loan.skip_commit()
+        # What a task that was left behind has added meanwhile is of no transaction.
+        vars(lent)["_is_clean"] = vars(lent)["flush"] = lambda *_: True
+        Session.commit(lent)
+
+    def _needs_no_commit(self, lent: Session) -> bool:
         if lent.dispatch.after_commit or lent._transaction is None:  # noqa: SLF001
             return False
         ended: Iterable[Any] = lent._transaction._iterate_self_and_parents()  # noqa: SLF001
@@ -256,9 +264,6 @@ class _ConnectionWork(_Work[Connection]):
             return None
         return self._loan.settled(self._node)
 
-    def _needs_only_close(self, lent: Connection) -> bool:
-        return True
-
     def _whole(self, lent: Connection) -> Any:
         return self._loan.verify(self._node, lent)
 
@@ -272,14 +277,6 @@ class _StepSession(Session):
         # Asked before SQLAlchemy takes a connection: a session that is taking one cannot be closed.
         self.loan.refuse_others()
         return super().get_bind(*asked, **options)
-
-    def _is_clean(self) -> bool:
-        # What a task that was left behind adds after COMMIT is of no transaction.
-        return self.loan.is_sealed or super()._is_clean()
-
-    def flush(self, objects: Sequence[Any] | None = None) -> None:
-        if not self.loan.is_sealed:
-            super().flush(objects)
 
     def commit(self) -> None:
         self._refuse("commit")

@@ -110,12 +110,11 @@ class Loan:
             return False
         return bool(connection.dispatch.commit)
 
-    def skip_commit_if_sealed(self) -> None:
-        """Let SQLAlchemy's commit send no COMMIT if the server has committed already."""
-        if self.is_sealed:
-            self._info[SEALED] = True
+    def skip_commit(self) -> None:
+        """Let the connection skip the COMMIT of its session: the server has committed already."""
+        self._info[SEALED] = True
 
-    def set_inactive(self) -> None:
+    def deactivate(self) -> None:
         """Let SQLAlchemy's close send no ROLLBACK: the server has committed."""
         ended: Any = None if self.connection is None else self.connection.get_transaction()
         if ended is not None:
