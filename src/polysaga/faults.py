@@ -44,4 +44,5 @@ _LASTING = {Fault.REJECTED, Fault.NO_DATABASE, Fault.DENIED, Fault.DUPLICATE_KEY
 _OF_THE_CONNECTION = {
     Fault.READ_ONLY,  # its host may stand for another server by now
     Fault.SCHEMA_MISSING,  # an earlier user may have left a search path on it, or another database (USE)
+    Fault.DENIED,  # or another role (SET ROLE)
 }

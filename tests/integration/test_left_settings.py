@@ -1,14 +1,17 @@
-"""A session leaves a setting on its connection, which hides Polysaga's tables: the connection is replaced."""
+"""A session leaves a setting with which its connection cannot use our tables: the connection is replaced."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from uuid import uuid4
 
 import pytest
+from psycopg import sql
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from devservers import PostgresServer
 from polysaga import Databases, Saga, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings, parse_settings
 from polysaga.errors import SagaFailed
@@ -71,6 +74,26 @@ async def test_one_saga_at_most_fails_on_a_search_path_that_a_writer_has_left(
     assert await sagas.run(buy, Order(item="lamp"), timeout=30) == "lamp"
     async with database.writer() as db:
         assert await db.scalar(text("SHOW search_path")) == '"$user", public'
+
+
+@pytest.fixture
+def role(postgres_server: PostgresServer) -> Iterator[str]:
+    """A role without any privilege."""
+    name = f"guest_{uuid4().hex}"
+    postgres_server.run(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+    yield name
+    postgres_server.run(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize("database", [orders, points], ids=lambda handle: handle.name)
+async def test_one_saga_at_most_fails_on_a_role_that_a_writer_has_left(
+    program: None, database: SqlDatabase, role: str
+) -> None:
+    async with database.writer() as db:
+        await db.execute(text(f"SET ROLE {role}"))
+    with suppress(SagaFailed):
+        await sagas.run(buy, Order(item="lantern"), timeout=30)
+    assert await sagas.run(buy, Order(item="lamp"), timeout=30) == "lamp"
 
 
 async def test_a_writer_too_takes_such_a_connection_with_it(program: None) -> None:
