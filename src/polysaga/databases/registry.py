@@ -45,6 +45,9 @@ class Registry:
         self._handles = {handle.name: handle for handle in handles}
         if len(self._handles) != len(handles):
             raise ConfigurationError("two databases have the same name; every handle needs its own")
+        # Of all sagas that are declared with these databases, also by several `Sagas` objects.
+        self.journals: set[AnyHandle] = set()
+        self.participants: set[AnyHandle] = set()
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
         self._opener = Opener.here()  # the last one

@@ -83,6 +83,8 @@ class Sagas:
                 raise DefinitionError(f"two sagas are named '{name}' in version {version}; names must be unique")
         for saga in sagas:
             saga.end_declarations()
+        databases.journals.add(journal)
+        databases.participants.update(self.participants)
         self._make_runner = runner
         self._runner: LocalRunner | None = None
         self._opener = Opener.here()  # the last one
@@ -144,7 +146,8 @@ class Sagas:
         The databases must be open; *settings* replace those for sagas that they were opened with. *tracing*
         follows the sagas as traces (`polysaga.telemetry.tracing`). Raises `SchemaMissing` if a journal or ledger
         table is missing, or has lost its primary key. Raises `ConfigurationError` if the clock of this process is
-        more than a day behind that of a database, or if another database has a journal with sagas of this program.
+        more than a day behind that of a database, or if another database has a journal with sagas of this program,
+        unless another `Sagas` object on the same `Databases` keeps it.
         """
         if self._runner is not None:
             self._opener.refuse_to_open_again("these sagas")
@@ -433,12 +436,13 @@ class Sagas:
         return explaining(self.journal.primary, "journal")
 
     def _former_outboxes(self, engine: Engine) -> list[Outbox]:
-        """Return the outboxes, if there are any, of databases that take part in no saga of this program."""
-        others = [handle.primary for handle in self.databases if handle.name not in engine.participants]
-        return [outbox_of(node, engine.clock) for node in others]
+        """Return the outboxes, if there are any, of databases to whose outbox no saga of this program writes."""
+        used = (self.databases.journals | self.databases.participants) - {self.journal}
+        return [outbox_of(handle.primary, engine.clock) for handle in self.databases if handle not in used]
 
     async def _require_one_journal(self, engine: Engine) -> None:
-        others = [handle.primary for handle in self.databases if handle.name != self.journal.name]
+        # The journal of another `Sagas` object of the program is not one that was left behind.
+        others = [handle.primary for handle in self.databases if handle not in self.databases.journals]
         names = {saga.name for saga in self._definitions}
         await require_one_journal(engine.journal.node, others, names, retention=engine.settings.retention)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -61,9 +61,15 @@ async def _sagas_in(node: SqlNode, names: Collection[str], *, age: float) -> set
     )
     async with node.single.connect() as connection:
         # Asked beforehand: servers log a statement about a table that is missing as an error.
-        if not await connection.run_sync(lambda sync: inspect(sync).has_table(JOURNAL)):
+        if not await connection.run_sync(_has_journal):
             return set()
         return await _ids(node, connection, statement, {"age": age})
+
+
+def _has_journal(connection: Connection) -> bool:
+    """Return whether the first schema has a journal; a later schema of the search path may be another tenant's."""
+    inspector = inspect(connection)
+    return inspector.has_table(JOURNAL, schema=inspector.default_schema_name)
 
 
 async def _found(home: SqlNode, saga_ids: Collection[UUID]) -> set[UUID]:
