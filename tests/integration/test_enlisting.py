@@ -15,15 +15,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 
 from polysaga import Databases, MongoSession, Refused, Saga, SagaHandle, Sagas, SqlDatabase, StepContext
 from polysaga.config import SagaSettings
-from polysaga.errors import KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
+from polysaga.errors import DatabaseUnavailable, KeyReused, NeedsAttention, NotEnlisted, NotStarted, UnknownSaga
 from polysaga.events import SagaFinished, SagaNotKnown, SagaStarted, StartParked
 from polysaga.migrations import migrate
 from polysaga.sagas import ContradictionKind, Status
 from polysaga.sagas.participants.outboxes import Outbox, Waiting, waiting_of
+from polysaga.sagas.process import drain
 from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.testing import on_sqlite
-from tests.fixtures.programs import LEDGER_PIVOT, PLACE_ORDER, SHAPES, Gate, Order, Program, Recorder, Urls
+from tests.fixtures.programs import (
+    LAST_AT_HOME,
+    LEDGER_PIVOT,
+    PLACE_ORDER,
+    SHAPES,
+    Gate,
+    MigratedUrls,
+    Order,
+    Program,
+    Recorder,
+    Urls,
+)
+from tests.fixtures.proxy import Proxy
 from tests.fixtures.waiting import reached, until
 
 ALONE = 3600.0  # seconds of a lease whose rounds come once; what wakes them is under test
@@ -408,12 +421,15 @@ async def test_one_key_in_two_databases_at_the_same_moment_is_one_saga_and_one_p
 
 
 @pytest.mark.parametrize("place", ["inventory", "points"])
-async def test_starts_of_a_former_program_are_moved_from_a_database_without_sagas(urls: Urls, place: str) -> None:
+async def test_starts_of_a_former_program_are_moved_from_a_database_without_sagas(
+    urls: Urls, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "_BATCH", 1)  # what another program has written first must not be in the way
     async with Program(urls, PLACE_ORDER).open(lease=ALONE) as former:
         birth = former.runner.birth(former.definition, Order(), "k-1")
         strange = replace(former.runner.birth(former.definition, Order(), None), name="of-another-program")
-        await put(former, place, waiting_of(birth))
         await put(former, place, waiting_of(strange))
+        await put(former, place, waiting_of(birth))
     saga_id = birth.claim.saga_id
     async with Program(urls, [("open_order", "orders", "pivot", [])]).open(lease=1.0) as latter:
         await latter.recorder.wait_for(SagaStarted, lambda event: event.saga_id == saga_id)
@@ -427,6 +443,38 @@ async def test_starts_of_a_former_program_are_moved_from_a_database_without_saga
         await until(reported, "the start that nobody moves is reported")
     async with Program(urls, PLACE_ORDER).open(lease=1.0) as former:
         await completed(former, saga_id)
+
+
+async def test_starts_are_moved_also_if_the_journal_has_come_to_their_database(urls: Urls) -> None:
+    async with Program(urls, LAST_AT_HOME, journal="points").open(lease=ALONE) as former:
+        birth = former.runner.birth(former.definition, Order(), "k-1")
+        await put(former, "orders", waiting_of(birth))
+    async with Program(urls, LAST_AT_HOME).open() as latter:
+        await completed(latter, birth.claim.saga_id)
+
+
+@pytest.mark.parametrize("place", ["inventory", "points"])
+async def test_a_parked_start_is_reported_from_a_database_without_sagas(urls: Urls, place: str) -> None:
+    async with Program(urls, PLACE_ORDER).open(lease=ALONE) as former:
+        birth = former.runner.birth(former.definition, Order(), "k-1")
+        outbox = await put(former, place, waiting_of(birth))
+        await outbox.park(birth.claim.saga_id, "it is too old")
+    latter = Program(urls, [("open_order", "orders", "pivot", [])])
+    async with latter.connected():
+        (found,) = (await latter.sagas.verify()).contradictions
+        assert (found.kind, found.saga_id) == (ContradictionKind.PARKED_START, birth.claim.saga_id)
+
+
+async def test_a_database_without_sagas_that_is_away_is_no_proof_that_it_has_no_start(urls: Urls) -> None:
+    if urls["points"].startswith("sqlite"):
+        pytest.skip("a file is not away")
+    with Proxy.to(urls["points"]) as proxy:
+        latter = Program(MigratedUrls({**urls, "points": proxy.url}), [("open_order", "orders", "pivot", [])])
+        async with latter.connected():
+            proxy.refuse()
+            proxy.reset()
+            with pytest.raises(DatabaseUnavailable, match="'points'"):
+                await latter.sagas.verify()
 
 
 @pytest.mark.parametrize("place", ["orders", "points"])

@@ -37,9 +37,9 @@ from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
 from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
-from polysaga.sagas.participants.outboxes import Outbox, outbox_of
+from polysaga.sagas.participants.outboxes import Outbox, is_there, outbox_of
 from polysaga.sagas.participants.reading import explaining
-from polysaga.sagas.process.drain import Drain, has_starts
+from polysaga.sagas.process.drain import Drain
 from polysaga.sagas.process.enlisting import Enlisting
 from polysaga.sagas.process.handle import SagaHandle
 from polysaga.sagas.process.pulse import Pulse
@@ -270,7 +270,7 @@ class Sagas:
         patience = LATE * known.lease
         journal = JournalSurvey(home, patience=patience, retention=known.retention)
         engine = self._engine_at_hand()
-        former = [outbox for outbox in self._former_outboxes(engine) if await has_starts(outbox)]
+        former = [outbox for outbox in self._former_outboxes(engine) if await is_there(outbox)]
         outboxes = [*engine.outboxes.values(), *former]
         verifier = Verifier(journal, engine.participants, self._known(), outboxes, patience=patience)
         return await verifier.verify(limit=limit, watch=watch, expect=expect, since=since)

@@ -19,21 +19,22 @@ moves sagas that its process does not know: the journal keeps them for a process
 import asyncio
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from sqlalchemy import inspect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from polysaga.clock import Clock
-from polysaga.databases import MongoNode, MongoSession, Node, SqlNode
+from polysaga.databases import Fault, MongoNode, MongoSession, Node, SqlNode
 from polysaga.databases.dialects.sending import sender
 from polysaga.sagas.journal.statements import unless_it_exists
 from polysaga.sagas.journal.tables import OUTBOX
-from polysaga.sagas.participants.reading import explained, read_rows
+from polysaga.sagas.participants.reading import explained, explaining, read_rows
 from polysaga.sagas.protocol.contradictions import Contradiction, stuck_start
 from polysaga.sagas.protocol.rows import Birth, Claim
 
@@ -74,8 +75,11 @@ class Outbox(Protocol):
         On MySQL and MariaDB a row that another transaction inserts at the same moment counts as new.
         """
 
-    async def page(self, most: int) -> Sequence[Waiting]:
-        """Return the oldest *most* rows that are not parked, as committed on the primary."""
+    async def page(self, most: int, only: Collection[str] | None = None) -> Sequence[Waiting]:
+        """Return the oldest *most* rows that are not parked, as committed on the primary.
+
+        With *only* those of sagas of these names.
+        """
 
     async def find(self, saga_id: UUID) -> Waiting | None:
         """Return the row of a saga, if there is one."""
@@ -105,7 +109,7 @@ class SqlOutbox:
             + unless_it_exists(dialect)
         )
         self._find = dialect.render(f"{found} id = :id")
-        self._page = dialect.render(f"{found} error IS NULL ORDER BY created_at LIMIT :most")
+        self._waits = f"{found} error IS NULL"
         self._remove = dialect.render(f"DELETE FROM {OUTBOX} WHERE id = :id")
         self._stuck = dialect.render(
             f"SELECT id, name, error FROM {OUTBOX} WHERE error IS NOT NULL "
@@ -133,9 +137,13 @@ class SqlOutbox:
         (row,) = (await send(self._find, key)).rows
         return inserted.count > 0 and not existed, self._waiting(row)
 
-    async def page(self, most: int) -> Sequence[Waiting]:
+    async def page(self, most: int, only: Collection[str] | None = None) -> Sequence[Waiting]:
+        # The name of a saga has no character that would end its quotes.
+        names = ", ".join(f"'{name}'" for name in sorted(only or ())) or "NULL"
+        named = "" if only is None else f"AND name IN ({names})"
+        page = self.node.dialect.render(f"{self._waits} {named} ORDER BY created_at LIMIT :most")
         async with self.node.single.connect() as connection:
-            rows = (await sender(connection)(self._page, {"most": most})).rows
+            rows = (await sender(connection)(page, {"most": most})).rows
         return [self._waiting(row) for row in rows]
 
     async def find(self, saga_id: UUID) -> Waiting | None:
@@ -188,8 +196,9 @@ class MongoOutbox:
         await rows.insert_one({**row, "created_at": self._clock.now()}, session=tx.client_session)
         return True, waiting
 
-    async def page(self, most: int) -> Sequence[Waiting]:
-        found = self._committed().find({"error": None}).sort("created_at").limit(most)
+    async def page(self, most: int, only: Collection[str] | None = None) -> Sequence[Waiting]:
+        named = {} if only is None else {"name": {"$in": sorted(only)}}
+        found = self._committed().find({"error": None, **named}).sort("created_at").limit(most)
         return [self._waiting(row) async for row in found]
 
     async def find(self, saga_id: UUID) -> Waiting | None:
@@ -230,6 +239,26 @@ class MongoOutbox:
 def outbox_of(node: Node, clock: Clock) -> Outbox:
     """Return the outbox of the database of *node*, which may have none."""
     return MongoOutbox(node, clock) if isinstance(node, MongoNode) else SqlOutbox(node)
+
+
+async def is_there(outbox: Outbox) -> bool:
+    """Return whether a database that may have no outbox has one that its login may read.
+
+    Raises `DatabaseUnavailable` if the database does not answer, and `PoolExhausted`.
+    """
+    node = outbox.node
+    drivers = DBAPIError if isinstance(node, SqlNode) else node.driver.PyMongoError
+    with explaining(node, "ledger"):
+        try:
+            # Asked beforehand: servers log a statement about a table that is missing as an error.
+            if not await outbox.exists():
+                return False
+            await outbox.page(1)
+        except drivers as error:
+            if node.dialect.fault(error) is not Fault.DENIED:
+                raise
+            return False  # it is another program's
+    return True
 
 
 def waiting_of(birth: Birth) -> Waiting:

@@ -1,7 +1,8 @@
 """Moves starts from outboxes to the journal.
 
-A database that takes part in no saga any more may still have starts of the former program. They are moved as well,
-if the program knows the saga's name: what another program has written there is that program's.
+A database that takes part in no saga any more may still have starts of the former program, and so may that of the
+journal, which needs no outbox. They are moved as well, if the program knows the saga's name: what another program
+has written there is that program's.
 """
 
 import asyncio
@@ -10,20 +11,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from polysaga.databases import SqlNode
 from polysaga.errors import KeyReused, TryAgain
 from polysaga.events import SagaStarted, StartParked
 from polysaga.sagas.driving.resources import Engine
-from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of
+from polysaga.sagas.participants.outboxes import Outbox, Waiting, birth_of, is_there
 from polysaga.sagas.process.loop import repeat
 from polysaga.sagas.protocol.rows import Birth
 from polysaga.texts import said
 
 _BATCH = 100
 _CLOCKS = 2 * 3600.0  # seconds by which the clocks of outbox, journal and processes may differ, all together
-_RARELY = 30.0  # seconds between two looks for starts in a database that takes part in no saga
+_RARELY = 30.0  # seconds between two looks for starts of a former program
 _TOO_OLD = (
     "it has waited here for nearly as long as sagas are kept: the saga may have begun, ended and been removed; "
     "if it has not, start it again; then delete this row"
@@ -38,7 +37,7 @@ class Drain:
     ) -> None:
         """Set *due* when the worker has something to do.
 
-        *only*: the database takes part in no saga; starts of these names are moved, if it has an outbox.
+        *only*: no saga of this program writes to the outbox; starts of these names are moved, if there is one.
         """
         self._engine, self._outbox, self._due, self._only = engine, outbox, due, only
 
@@ -47,22 +46,30 @@ class Drain:
         await repeat(self._engine, self._round, patience=self._engine.settings.lease, news=self._outbox.news)
 
     async def _round(self) -> float:
-        if self._only is not None and not await has_starts(self._outbox):
-            return _RARELY
-        await self.drain()
-        return self._engine.settings.lease / 4
+        soon = self._engine.settings.lease / 4
+        if self._only is None:
+            await self.drain()
+            return soon
+        return soon if await self._is_there() and await self.drain() else _RARELY
 
-    async def drain(self) -> None:
-        """Move everything that is there now."""
+    async def _is_there(self) -> bool:
+        try:
+            return await is_there(self._outbox)
+        except TryAgain:
+            return False  # no saga needs the database
+
+    async def drain(self) -> bool:
+        """Move everything that is there now; return whether there was anything."""
+        moved = False
         while True:
             now = self._engine.clock.now()  # read before the page, because this process may be frozen at any time
-            page = await self._outbox.page(_BATCH)
-            ours = [waiting for waiting in page if self._only is None or waiting.name in self._only]
-            if ours:
-                await self._move(ours, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
+            page = await self._outbox.page(_BATCH, self._only)
+            if page:
+                await self._move(page, now + timedelta(seconds=self._engine.settings.retention - _CLOCKS))
                 self._due.set()
-            if len(page) < _BATCH or not ours:
-                return
+                moved = True
+            if len(page) < _BATCH:
+                return moved
 
     async def _move(self, page: Sequence[Waiting], fence: datetime) -> None:
         """Move *page*; *fence* applies to a start that was committed just before the page was read."""
@@ -108,13 +115,3 @@ class Drain:
             else:
                 self._engine.emit(SagaStarted(birth.claim.saga_id, birth.name, joined=not inserted))
         return bad
-
-
-async def has_starts(outbox: Outbox) -> bool:
-    """Return whether a database that takes part in no saga has an outbox; False if that cannot be seen now."""
-    node = outbox.node
-    drivers = DBAPIError if isinstance(node, SqlNode) else node.driver.PyMongoError
-    try:
-        return await outbox.exists() and bool(await outbox.page(1))
-    except (drivers, PoolTimeout, TryAgain, OSError):
-        return False
