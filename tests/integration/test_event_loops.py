@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.testclient import TestClient
 
 from polysaga import Databases, SagaFilter, SqlDatabase
-from polysaga.config import parse_settings
+from polysaga.config import Settings, parse_settings
 from polysaga.errors import ConfigurationError
 from polysaga.fastapi import install
 from polysaga.migrations import migrate
@@ -158,6 +159,37 @@ def test_a_test_client_lends_its_loop_to_the_test_beside_it(tmp_path: Path) -> N
         assert client.portal.call(read) == 1
 
 
+def test_of_two_threads_that_open_the_databases_at_once_one_succeeds_undisturbed(tmp_path: Path) -> None:
+    """A worker of a job queue with threads, each of which runs its job by `asyncio.run`."""
+    shop = SqlDatabase("shop")
+    known = parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/shop.db"}}})
+    both, done = threading.Barrier(2), threading.Event()
+
+    def settings() -> Settings:
+        both.wait(10)
+        return known
+
+    databases = Databases(shop, settings=settings)
+
+    async def job() -> None:
+        async with databases.open():
+            assert await asyncio.to_thread(done.wait, 20), "the other thread was refused"
+            async with shop.writer() as db:
+                await db.execute(text("SELECT 1"))
+
+    def run() -> BaseException | None:
+        error = in_a_thread(job)
+        done.set()
+        return error
+
+    with ThreadPoolExecutor() as threads:
+        outcomes = [one.result(30) for one in [threads.submit(run) for _ in range(2)]]
+    refused = [one for one in outcomes if one is not None]
+    assert len(refused) == 1
+    assert isinstance(refused[0], ConfigurationError)
+    assert "open already, in the event loop of another thread" in str(refused[0])
+
+
 def test_sagas_can_be_opened_in_one_loop_after_another(tmp_path: Path) -> None:
     program = Program(embedded_urls(tmp_path), SINGLE)
 
@@ -200,7 +232,7 @@ def test_a_loop_that_was_closed_with_databases_open_is_named_when_they_are_opene
 FORKED = """
 import asyncio, os, sys
 from polysaga import Databases, SqlDatabase
-from polysaga.config import parse_settings
+from polysaga.config import Settings, parse_settings
 from polysaga.errors import ConfigurationError
 
 shop = SqlDatabase("shop")

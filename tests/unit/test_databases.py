@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polysaga import Databases, Settings, SqlDatabase
-from polysaga.config import parse_settings
+from polysaga.config import BookmarkSettings, parse_settings
 from polysaga.databases.pools import ORIGIN, Origin
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.events import DatabaseOpened, Event, ReplicaUnreachable, SubscriberFailed
@@ -69,6 +69,16 @@ async def test_databases_can_be_opened_again_but_not_twice_at_a_time(tmp_path: P
                     pass
             assert program.orders.primary
     assert program.closed()
+
+
+async def test_an_opening_that_is_refused_leaves_the_bookmarks_of_the_open_databases_alone(tmp_path: Path) -> None:
+    databases, settings = Program().databases, settings_of(tmp_path)
+    other = settings.model_copy(update={"bookmarks": BookmarkSettings(cookie="another")})
+    async with databases.open(settings):
+        with pytest.raises(ConfigurationError, match="open already"):
+            async with databases.open(other):
+                pass
+        assert databases.bookmarks == settings.bookmarks
 
 
 async def test_an_error_inside_the_block_closes_them_too(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class Opener:
                 f"{what} are still open in an event loop that was closed: let the block that opened them, such as "
                 "the lifespan of an application, end before its loop is closed"
             )
+        if self.loop is not None and self.loop is not running():
+            raise ConfigurationError(
+                f"{what} are open already, in the event loop of another thread or of another test: open them once "
+                "per process, and have other threads call asyncio.run_coroutine_threadsafe with that loop"
+            )
         raise ConfigurationError(f"{what} are open already; open them once per process")
 
 

@@ -6,6 +6,7 @@ which also decides where the sessions of databases with replicas go.
 
 import asyncio
 import difflib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Registry:
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
         self._opener = Opener.here()  # the last one
+        self._claiming = threading.Lock()
 
     def __iter__(self) -> Iterator[AnyHandle]:
         return iter(self._handles.values())
@@ -83,17 +85,16 @@ class Registry:
         not fit the handles, `DatabaseUnavailable` if a primary does not answer; with *needed*, if one of these
         does not. Sessions of another raise it until its primary answers.
         """
-        if self.opened_with is not None:
-            self._opener.refuse_to_open_again("these databases")
         settings = self._known(settings).spelt_as(self._handles)
         self._check_names(settings)
         events = Events(emit)
         async with AsyncExitStack() as stack:
+            self._claim(settings)
+            stack.callback(self._release)
             nodes = {name: _nodes(handle, settings.databases[name]) for name, handle in self._handles.items()}
             ends = Ends(stack, [node for group in nodes.values() for node in group])
             stack.push_async_callback(_close, ends.nodes)
             stack.push_async_callback(_stop, ends.watchers)
-            self.opened_with, self._opener = settings, Opener.here()
             stack.callback(self._detach)
             required = self._handles.keys() if needed is None else {handle.name for handle in needed}
             await _each(
@@ -121,8 +122,17 @@ class Registry:
         if answered:
             emit(DatabaseOpened(handle.name, tuple(node.name for node in nodes)))
 
-    def _detach(self) -> None:
+    def _claim(self, settings: Settings) -> None:
+        """Note that the databases are open with *settings*; raise `ConfigurationError` if they are already."""
+        with self._claiming:  # threads, each with a loop of its own, may come at the same time
+            if self.opened_with is not None:
+                self._opener.refuse_to_open_again("these databases")
+            self.opened_with, self._opener = settings, Opener.here()
+
+    def _release(self) -> None:
         self.opened_with = None
+
+    def _detach(self) -> None:
         for handle in self:
             handle.attach(())
 

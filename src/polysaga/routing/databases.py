@@ -64,9 +64,7 @@ class Databases(Registry):
         does not answer; with *needed*, if one of these does not. A replica that does not answer is announced, and
         left out until it answers.
         """
-        known = self._known(settings)
-        self.bookmarks = known.bookmarks
-        async with super().open(known, emit=emit, needed=needed):
+        async with super().open(settings, emit=emit, needed=needed):
             yield self
 
     @contextmanager
@@ -141,6 +139,10 @@ class Databases(Registry):
                 "signed: set bookmarks.secret (POLYSAGA_BOOKMARKS__SECRET) to a long random text, one for all"
             )
         return [secret.get_secret_value().encode() for secret in given if secret is not None]
+
+    def _claim(self, settings: Settings) -> None:
+        super()._claim(settings)
+        self.bookmarks = settings.bookmarks
 
     async def _attach(
         self, handle: AnyHandle, nodes: tuple[Node, ...], emit: Emit, ends: Ends, *, needed: bool
