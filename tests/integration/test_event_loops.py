@@ -25,7 +25,7 @@ from polysaga.migrations import migrate
 from polysaga.routing.health import states_of
 from tests.fixtures.programs import SINGLE, Order, Program
 from tests.fixtures.setups import embedded_urls
-from tests.fixtures.waiting import within
+from tests.fixtures.waiting import reached, within
 
 
 def in_a_thread(work: Callable[[], Coroutine[Any, Any, object]]) -> BaseException | None:
@@ -199,6 +199,25 @@ def test_sagas_can_be_opened_in_one_loop_after_another(tmp_path: Path) -> None:
 
     for _ in range(2):
         asyncio.run(place())
+
+
+async def test_of_two_tasks_that_open_the_sagas_at_once_one_succeeds_undisturbed(tmp_path: Path) -> None:
+    program = Program(embedded_urls(tmp_path), SINGLE)
+    refused = asyncio.Event()
+
+    async def drive() -> object:
+        try:
+            async with program.sagas.open():
+                await reached(refused, "the other task is refused")
+                return await program.sagas.run(program.saga, Order(), timeout=30)
+        except ConfigurationError as error:
+            refused.set()
+            return str(error)
+
+    async with program.connected():
+        await migrate(program.sagas)
+        outcomes = await within(asyncio.gather(drive(), drive()), "both tasks end")
+    assert sum("open already" in str(one) for one in outcomes) == 1
 
 
 def test_a_loop_that_ended_without_closing_leaves_sagas_that_say_so(tmp_path: Path) -> None:

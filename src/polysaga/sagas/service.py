@@ -149,13 +149,13 @@ class Sagas:
         more than a day behind that of a database, or if another database has a journal with sagas of this program,
         unless another `Sagas` object on the same `Databases` keeps it.
         """
-        if self._runner is not None:
-            self._opener.refuse_to_open_again("these sagas")
+        self._refuse_to_open_again()
         events = Events(emit)
         engine = self._engine(settings or self.settings, events, clock or Clock())
         engine = replace(engine, tracing=tracing)
         await check_tables(engine)
         await self._require_one_journal(engine)
+        self._refuse_to_open_again()  # another task may have opened them meanwhile
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)
@@ -451,6 +451,10 @@ class Sagas:
             return self._definitions[saga]
         except KeyError:
             raise DefinitionError(f"saga '{saga.name}' was not given to Sagas(...)") from None
+
+    def _refuse_to_open_again(self) -> None:
+        if self._runner is not None:
+            self._opener.refuse_to_open_again("these sagas")
 
     def _open_runner(self) -> LocalRunner:
         if self._runner is None:
