@@ -10,10 +10,11 @@ from uuid import UUID
 
 import pytest
 
+from polysaga.errors import Refused, TryAgain
 from polysaga.sagas.definition.definition import define
 from polysaga.testing import failing_once, on_sqlite, opened, settled
 from tests.fixtures.trips import Trip, agency
-from tests.fixtures.waiting import reached
+from tests.fixtures.waiting import reached, until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
 PROGRAM, TESTS, REPLICAS = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
@@ -48,6 +49,46 @@ async def test_a_saga_that_does_not_come_to_rest_fails_the_test(tmp_path: Path) 
         stuck.set()
         assert isinstance(handle.id, UUID)
         assert (await settled(program.sagas, handle.id)).status == "completed"
+
+
+@pytest.mark.anyio
+async def test_a_saga_that_is_retried_is_named_with_what_its_last_attempt_said(tmp_path: Path) -> None:
+    program = agency()
+    step: Any = define(program.book_trip).by_name["charge"]
+
+    async def again(*given: Any) -> None:
+        raise TryAgain("the till is shut")
+
+    step.action = again
+    async with opened(program.sagas, on_sqlite(program.sagas, tmp_path), ready=program.setup):
+        handle = await program.sagas.start(program.book_trip, await program.a_trip())
+
+        async def failed() -> bool:
+            return any(one.said for one in (await program.sagas.get(handle.id)).history)
+
+        await until(failed, "an attempt fails")
+        with pytest.raises(AssertionError, match=r"attempt \d+ of step 'charge' failed with .*the till is shut"):
+            await settled(program.sagas, handle.id, within=0)
+
+
+@pytest.mark.anyio
+async def test_a_step_that_fails_by_itself_is_not_said_to_have_not_run(tmp_path: Path) -> None:
+    program = agency()
+    step: Any = define(program.book_trip).by_name["charge"]
+
+    async def refuse(*given: Any) -> None:
+        raise Refused("no")
+
+    step.action = refuse
+
+    async def book() -> None:
+        with failing_once(step):
+            handle = await program.sagas.start(program.book_trip, await program.a_trip())
+            await settled(program.sagas, handle.id)
+
+    async with opened(program.sagas, on_sqlite(program.sagas, tmp_path), ready=program.setup):
+        with pytest.raises(AssertionError, match="step 'charge' ran, but not to its end"):
+            await book()
 
 
 @pytest.mark.anyio

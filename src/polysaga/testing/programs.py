@@ -58,17 +58,27 @@ async def opened(
 async def settled(sagas: Sagas, saga_id: UUID, *, within: float = 10.0) -> SagaState:
     """Return the state of the saga when it is completed, compensated, or needs attention.
 
-    Raises `AssertionError` with its status if that takes more than *within* seconds, and `UnknownSaga` if there is
-    no such saga.
+    Raises `AssertionError` with its status, and the last attempt that failed, if that takes more than *within*
+    seconds, and `UnknownSaga` if there is no such saga.
     """
     clock, state = Clock(), await sagas.get(saga_id)
     ends = clock.monotonic() + within
     while not (Status(state.status).final or state.status == Status.NEEDS_ATTENTION):
         if clock.monotonic() > ends:
-            raise AssertionError(f"saga {saga_id} is not at rest after {within:g} s: it is {state.status}")
+            raise AssertionError(
+                f"saga {saga_id} is not at rest after {within:g} s: it is {state.status}{_last_failure(state)}"
+            )
         await clock.sleep(_PAUSE)
         state = await sagas.get(saga_id)
     return state
+
+
+def _last_failure(state: SagaState) -> str:
+    last = state.history[-1] if state.history else None
+    if last is None or last.said is None:
+        return ""
+    what = "the undoing of" if last.phase == "undo" else "step"
+    return f", and attempt {last.attempt} of {what} '{last.step}' failed with {last.said}"
 
 
 @contextmanager
@@ -76,12 +86,13 @@ def failing_once(step: AnyStep, error: Exception | None = None) -> Iterator[None
     """Make the next run of *step* in this process fail with *error*, after its writes.
 
     The default is `TryAgain`: the step is retried. A `Refused`, or an error that is not transient, makes the saga
-    compensate. Raises `AssertionError` at the end of the block if the step did not run in it.
+    compensate. Raises `AssertionError` at the end of the block if the step did not run to its end in it.
     """
-    action, failed = step.action, asyncio.Event()
+    action, ran, failed = step.action, asyncio.Event(), asyncio.Event()
 
     @wraps(action)
     async def fail(*given: Any) -> Any:
+        ran.set()
         result = await action(*given)
         if failed.is_set():
             return result
@@ -93,4 +104,5 @@ def failing_once(step: AnyStep, error: Exception | None = None) -> Iterator[None
         yield
     finally:
         step.action = action
-    assert failed.is_set(), f"step '{step.name}' did not run, so it did not fail"
+    assert ran.is_set(), f"step '{step.name}' did not run, so it did not fail"
+    assert failed.is_set(), f"step '{step.name}' ran, but not to its end, where this test makes it fail"
