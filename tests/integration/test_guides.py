@@ -1,8 +1,10 @@
 """The guides' code is run as a reader would save it."""
 
+import asyncio
 import importlib.util
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -261,6 +263,34 @@ async def test_moving_a_service(
                     assert await session.scalar(text("SELECT count(*) FROM orders")) == 2
     await service.script()
     assert capsys.readouterr().out == "0 are not sent\n"
+
+
+def test_jobs(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    jobs = guide("jobs")
+    jobs.databases.configure(on_sqlite(tmp_path, "points", "orders"))
+
+    async def begin() -> None:
+        async with jobs.databases.open():
+            await migrate(jobs.sagas)
+            async with jobs.points.writer() as db:
+                await db.execute(text("CREATE TABLE grants (of_order INT, cents INT)"))
+            async with jobs.orders.writer() as db:
+                await db.execute(text("CREATE TABLE orders (id INT, cents INT, granted INT)"))
+                await db.execute(text("INSERT INTO orders VALUES (1, 10, 0), (2, 20, 0), (3, 30, 0)"))
+
+    async def granted() -> list[int]:
+        async with jobs.databases.open(), jobs.points.reader() as db:
+            return list(await db.scalars(text("SELECT cents FROM grants ORDER BY of_order")))
+
+    asyncio.run(begin())
+    asyncio.run(jobs.grant_alone(1))
+    jobs.worker.begin()
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(jobs.grant_task, (1, 2, 2, 3)))
+    finally:
+        jobs.worker.end()
+    assert asyncio.run(granted()) == [10, 20, 30]
 
 
 async def test_tracing(guide: Callable[[str], ModuleType], tmp_path: Path) -> None:
