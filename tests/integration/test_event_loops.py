@@ -159,6 +159,19 @@ def test_a_test_client_lends_its_loop_to_the_test_beside_it(tmp_path: Path) -> N
         assert client.portal.call(read) == 1
 
 
+def test_an_application_without_its_lifespan_is_not_ready_because_its_databases_are_closed(tmp_path: Path) -> None:
+    """Such as of `uvicorn --lifespan off`; no server was asked, so none is unreachable."""
+    app, known = (
+        FastAPI(),
+        parse_settings({"databases": {"shop": {"url": f"sqlite+aiosqlite:///{tmp_path}/s.db"}}}),
+    )
+    install(app, Databases(SqlDatabase("shop")), settings=known)
+    answer = TestClient(app).get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["databases"] == {"shop": "closed"}
+    assert answer.json()["detail"] == "database 'shop' is closed"
+
+
 def test_of_two_threads_that_open_the_databases_at_once_one_succeeds_undisturbed(tmp_path: Path) -> None:
     """A worker of a job queue with threads, each of which runs its job by `asyncio.run`."""
     shop = SqlDatabase("shop")

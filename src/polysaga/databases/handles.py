@@ -49,8 +49,9 @@ _PLAIN = Wish()
 _LONGEST_NAME = 64  # characters
 # For programs that call `polysaga.fastapi.install`, and so never call `open` themselves.
 WITH_THE_APPLICATION = (
-    "; `install` opens it with the lifespan of its application: test inside `with TestClient(app) as client`, and "
-    "an application that mounts another one enters `mounted.router.lifespan_context(mounted)` in its own lifespan"
+    "; `install` opens it with the lifespan of its application: serve it without `--lifespan off`, test inside "
+    "`with TestClient(app) as client`, and an application that mounts another one enters "
+    "`mounted.router.lifespan_context(mounted)` in its own lifespan"
 )
 _IN_ITS_LOOP = (
     "use it in the loop that opened it (from another thread by asyncio.run_coroutine_threadsafe, beside a "

@@ -9,11 +9,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from polysaga.databases import AnyHandle
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 
-State: TypeAlias = Literal["ok", "busy", "unreachable"]
+State: TypeAlias = Literal["ok", "busy", "unreachable", "closed"]
 
 
 async def state_of(handle: AnyHandle) -> State:
-    """Return whether the primary of *handle* answers; busy: no connection became free in time."""
+    """Return whether the primary of *handle* answers.
+
+    Busy: no connection became free in time. Closed: the program has not opened it, so no server was asked.
+    """
+    if not handle.nodes:
+        return "closed"
     try:
         await handle.primary.ping()
     except (DatabaseUnavailable, ConfigurationError):
