@@ -109,7 +109,8 @@ class SqlOutbox:
             + unless_it_exists(dialect)
         )
         self._find = dialect.render(f"{found} id = :id")
-        self._waits = f"{found} error IS NULL"
+        self._waiting_text = f"{found} error IS NULL {{}} ORDER BY created_at LIMIT :most"
+        self._page = dialect.render(self._waiting_text.format(""))
         self._remove = dialect.render(f"DELETE FROM {OUTBOX} WHERE id = :id")
         self._stuck = dialect.render(
             f"SELECT id, name, error FROM {OUTBOX} WHERE error IS NOT NULL "
@@ -138,10 +139,11 @@ class SqlOutbox:
         return inserted.count > 0 and not existed, self._waiting(row)
 
     async def page(self, most: int, only: Collection[str] | None = None) -> Sequence[Waiting]:
-        # The name of a saga has no character that would end its quotes.
-        names = ", ".join(f"'{name}'" for name in sorted(only or ())) or "NULL"
-        named = "" if only is None else f"AND name IN ({names})"
-        page = self.node.dialect.render(f"{self._waits} {named} ORDER BY created_at LIMIT :most")
+        page = self._page
+        if only is not None:
+            # The name of a saga has no character that would end its quotes.
+            names = ", ".join(f"'{name}'" for name in sorted(only)) or "NULL"
+            page = self.node.dialect.render(self._waiting_text.format(f"AND name IN ({names})"))
         async with self.node.single.connect() as connection:
             rows = (await sender(connection)(page, {"most": most})).rows
         return [self._waiting(row) for row in rows]
