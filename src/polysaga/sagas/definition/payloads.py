@@ -27,11 +27,20 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
 
     Raises `PayloadError` if it is not of its type, cannot be decoded again, or is larger than *limit* bytes.
     """
+    text, _ = encoded(adapter, value, what=what, limit=limit)
+    return text
+
+
+def encoded(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> tuple[str, Any]:
+    """Return what `encode` does, and what `decode` would read in it.
+
+    Raises `PayloadError` if it is not of its type, cannot be decoded again, or is larger than *limit* bytes.
+    """
     if value is None and adapter.core_schema["type"] == "none":
-        return "null"
+        return "null", None
     try:
         text = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
-        adapter.validate_json(text)  # now, because a takeover would find out too late
+        decoded = adapter.validate_json(text)  # now, because a takeover would find out too late
         if value is not None and b"null" in text:
             _check_numbers(adapter.dump_python(value, by_alias=True, round_trip=True), json.loads(text), what)
     except (PydanticSerializationError, ValidationError) as error:
@@ -41,7 +50,7 @@ def encode(adapter: TypeAdapter[Any], value: Any, *, what: str, limit: int) -> s
             f"{what} is {len(text):,} bytes as JSON, more than the {limit:,} of sagas.payload_limit; "
             "store the large part in a database and pass its key"
         )
-    return text.decode()
+    return text.decode(), decoded
 
 
 def decode(adapter: TypeAdapter[T], text: str, *, what: str) -> T:

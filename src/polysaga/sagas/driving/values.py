@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from polysaga.sagas.definition.definition import Definition
-from polysaga.sagas.definition.payloads import decode, encode, is_immutable
+from polysaga.sagas.definition.payloads import decode, encoded, is_immutable
 from polysaga.sagas.definition.step import AnyStep, StepContext
 from polysaga.sagas.driving.user_code import awaited
 from polysaga.sagas.participants import UndoWork, Work
@@ -26,6 +26,7 @@ class SagaValues:
         self._saga_id = birth.claim.saga_id
         self._texts: dict[str, str] = {}
         self._immutable: dict[tuple[str | None, str], Any] = {}  # by step, None for the input, and text
+        self._unread: dict[str | None, tuple[str, Any]] = {}  # texts with their values, each for its first reader
 
     @property
     def input(self) -> Any:
@@ -37,6 +38,10 @@ class SagaValues:
         """What the deciding step returned; None if several last steps decide together."""
         decision = self._definition.decision
         return None if decision is None else self._read(decision.name, self._texts[decision.name])
+
+    def expect(self, value: Any) -> None:
+        """Let the first reader of the input get *value*, which was decoded and not given to any other code."""
+        self._unread[None] = self._input, value
 
     def keep(self, fact: Fact) -> None:
         """Keep the results that *fact* brings."""
@@ -89,7 +94,11 @@ class SagaValues:
 
         async def work(session: Any) -> str:
             value = await awaited(step.action(session, self.input, context))
-            return encode(step.result, value, what=f"the result of step '{step.name}'", limit=self._limit)
+            what = f"the result of step '{step.name}'"
+            text, read = encoded(step.result, value, what=what, limit=self._limit)
+            if step is self._definition.decision:
+                self._unread[step.name] = text, read  # for the caller, in all likelihood
+            return text
 
         return work
 
@@ -116,7 +125,10 @@ class SagaValues:
         found = self._immutable.get((step, text), self)
         if found is not self:
             return found
-        if step is None:
+        unread, value = self._unread.pop(step, (None, None))
+        if unread == text:
+            pass
+        elif step is None:
             value = decode(self._definition.saga.input, text, what=f"the input of saga {self._saga_id}")
         else:
             value = decode(self._definition.by_name[step].result, text, what=f"the result of step '{step}'")

@@ -28,7 +28,7 @@ from polysaga.events import SagaClaimed, SagasLeft, SagaStarted, WorkerFailed
 from polysaga.limits import GRACE, ended, going_on, leave_cancelled_behind, limited
 from polysaga.sagas.definition.definition import Definition
 from polysaga.sagas.definition.identity import id_from_key, id_from_time
-from polysaga.sagas.definition.payloads import digest, encode, is_same
+from polysaga.sagas.definition.payloads import digest, encoded, is_same
 from polysaga.sagas.driving.execution import Execution
 from polysaga.sagas.driving.progress import Asked, Progress
 from polysaga.sagas.driving.resources import Engine
@@ -103,7 +103,7 @@ class LocalRunner:
 
     async def start(self, definition: Definition, value: Any, key: str | None) -> SagaHandle[Any]:
         """Start a saga, or join the one that *key* started; return once the start is durable."""
-        birth = self.birth(definition, value, key)
+        birth, decoded = self._born(definition, value, key)
         live = self.executions.get(birth.claim.saga_id)
         if live is None and self.free <= 0:
             await self._wait_for_place()
@@ -116,6 +116,7 @@ class LocalRunner:
         if trace is not None:
             birth = replace(birth, trace=trace.context)
         execution = self._execution(definition, birth, Asked.now(self.engine.clock), trace)
+        execution.progress.values.expect(decoded)
         self._own(execution, self._begin(execution))
         try:
             await asyncio.shield(execution.announcements.started)
@@ -280,13 +281,17 @@ class LocalRunner:
 
     def birth(self, definition: Definition, value: Any, key: str | None) -> Birth:
         """Return what the row of a new saga says; raise `PayloadError` for what does not fit."""
+        return self._born(definition, value, key)[0]
+
+    def _born(self, definition: Definition, value: Any, key: str | None) -> tuple[Birth, Any]:
+        """Return `birth`, and its input as a step will read it."""
         saga, limit = definition.saga, self.engine.settings.payload_limit
-        text = encode(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
+        text, decoded = encoded(saga.input, value, what=f"the input of saga '{saga.name}'", limit=limit)
         saga_id = id_from_time(self.engine.clock.now()) if key is None else id_from_key(saga.name, key)
         # Only sagas with a key are compared.
         hashed = _UNCOMPARED if key is None else digest(saga.input, value, saga.key_fields)
         claim = Claim(saga_id, 1, uuid4())
-        return Birth(
+        birth = Birth(
             claim,
             saga.name,
             saga.version,
@@ -296,6 +301,7 @@ class LocalRunner:
             hashed,
             deadline=saga.deadline,
         )
+        return birth, decoded
 
     def _execution(self, definition: Definition, birth: Birth, asked: Asked, trace: SagaTrace | None) -> Execution:
         home, limit = self.engine.journal.node.database, self.engine.settings.payload_limit
