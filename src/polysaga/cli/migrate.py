@@ -48,7 +48,7 @@ async def _run(sagas: Sagas, *, check: bool) -> Sequence[Migration]:
             return await migrate_all(sagas, emit=_tell, may_be_ahead=True)
     with stood_in_for(settings) as known:
         async with sagas.databases.open(known):
-            return await pending(sagas)
+            return await pending(sagas, emit=_tell, may_be_ahead=True)
 
 
 def _tell(event: Event) -> None:

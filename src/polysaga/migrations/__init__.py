@@ -7,7 +7,7 @@ saga, the journal's included. Any number of processes may migrate at once: one o
 ledger is a collection with a single version: it exists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -49,28 +49,40 @@ async def migrate(sagas: Sagas, *, emit: Emit = ignore, may_be_ahead: bool = Fal
     With *may_be_ahead* a database that is ahead is left alone, with the event `TablesAhead`: a version works on
     the tables of the next one, so its processes may be started again while others replace them.
     """
-    made, events = [], Events(emit)
+    events = Events(emit)
+
+    async def change(node: Node, history: History) -> Migration:
+        migration = await _migrate(node, history)
+        if migration.needed:
+            events(migration)
+        return migration
+
+    return await _everywhere(sagas, change, events, may_be_ahead=may_be_ahead)
+
+
+async def pending(sagas: Sagas, *, emit: Emit = ignore, may_be_ahead: bool = False) -> list[Migration]:
+    """Return what `migrate` would do now, and change nothing.
+
+    The databases must be open. Raises the same errors as `migrate`, and emits `TablesAhead` as it does.
+    """
+    return await _everywhere(sagas, _compare, Events(emit), may_be_ahead=may_be_ahead)
+
+
+async def _everywhere(
+    sagas: Sagas, work: Callable[[Node, History], Awaitable[Migration]], emit: Emit, *, may_be_ahead: bool
+) -> list[Migration]:
+    found = []
     for handle, history in _places(sagas):
         try:
-            migration = await _migrate(handle.primary, history)
+            migration = await work(handle.primary, history)
         except _IsAhead as error:
             if not may_be_ahead:
                 raise
-            events(TablesAhead(handle.name, history.line, error.current, history.head))
+            emit(TablesAhead(handle.name, history.line, error.current, history.head))
             continue
         if migration.needed:
-            events(migration)
-            made.append(migration)
-    return made
-
-
-async def pending(sagas: Sagas) -> list[Migration]:
-    """Return what `migrate` would do now, and change nothing.
-
-    The databases must be open. Raises the same errors as `migrate`.
-    """
-    found = [await _compare(handle.primary, history) for handle, history in _places(sagas)]
-    return [migration for migration in found if migration.needed]
+            found.append(migration)
+    return found
 
 
 def _places(sagas: Sagas) -> Iterator[tuple[AnyHandle, History]]:
