@@ -281,9 +281,9 @@ async def open_them():
         await use()
 
 
-def tell(work):
+def tell(work, run=asyncio.run):
     try:
-        asyncio.run(work())
+        run(work())
         print("fine", flush=True)
     except ConfigurationError as error:
         print(error, flush=True)
@@ -306,6 +306,16 @@ async def main():
 
 asyncio.run(main())
 in_a_child()
+loop = asyncio.new_event_loop()
+opened = databases.open()
+loop.run_until_complete(opened.__aenter__())
+child = os.fork()
+if not child:
+    tell(use, loop.run_until_complete)
+    os._exit(0)
+os.waitpid(child, 0)
+loop.run_until_complete(opened.__aexit__(None, None, None))
+loop.close()
 """
 
 
@@ -313,8 +323,8 @@ def test_a_forked_process_is_told_to_open_databases_of_its_own(tmp_path: Path) -
     url = f"sqlite+aiosqlite:///{tmp_path}/shop.db"
     command = [sys.executable, "-c", FORKED, url]
     told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
-    use, open_them, closed, opened = told
-    for refusal in (use, open_them):
+    use, open_them, closed, opened, in_a_copy_of_the_loop = told
+    for refusal in (use, open_them, in_a_copy_of_the_loop):
         assert "opened before this process was forked" in refusal
         assert "open them in each process" in refusal
     assert "is not open" in closed

@@ -30,12 +30,11 @@ class Opener:
         return cls(os.getpid(), running())
 
     def refuse_another_loop(self, asking: asyncio.AbstractEventLoop | None, what: str, remedy: str) -> None:
-        """Raise `ConfigurationError` if *asking* is not the loop in which *what* was opened."""
-        if self.loop is None or asking is self.loop:
-            return
-        if self.process != os.getpid():
+        """Raise `ConfigurationError` if *asking* is not the loop in which *what* was opened, in this process."""
+        if self.process != os.getpid():  # which may run its copy of the same loop
             raise ConfigurationError(f"{what} opened {_FORKED}")
-        raise ConfigurationError(f"{what} opened in another event loop: {remedy}")
+        if self.loop is not None and asking is not self.loop:
+            raise ConfigurationError(f"{what} opened in another event loop: {remedy}")
 
     def refuse_to_open_again(self, what: str) -> NoReturn:
         """Raise `ConfigurationError` because *what* are open, and say what has to end first."""
