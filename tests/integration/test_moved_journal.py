@@ -78,6 +78,33 @@ async def test_sagas_do_not_open_beside_a_journal_that_knows_more(fresh_url: Cal
         pass  # what the migration left in the other database is no reason
 
 
+async def test_a_former_journal_is_found_also_if_a_busy_program_shares_it(tmp_path: Path) -> None:
+    settings = settings_for(shop=sqlite_url(tmp_path), stock=sqlite_url(tmp_path))
+    former, buy = program("shop", "stock")
+    async with former.databases.open(settings):
+        await migrate(former)
+        async with former.open():
+            await former.run(buy, 3, timeout=30)
+        async with former.journal.writer() as db:
+            assert isinstance(db, AsyncSession)
+            await db.execute(text(NEWER_SAGAS_OF_ANOTHER_PROGRAM))
+    moved, _ = program("stock", "shop")
+    async with moved.databases.open(settings):
+        await migrate(moved)
+        with pytest.raises(ConfigurationError, match="database 'shop' has a journal with sagas of this program"):
+            async with moved.open():
+                pass
+
+
+NEWER_SAGAS_OF_ANOTHER_PROGRAM = """
+    WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 2000)
+    INSERT INTO polysaga_journal
+        (id, name, version, fingerprint, input, input_hash, status, epoch, results, created_at, finished_at)
+    SELECT number, 'sell', 1, '', input, input_hash, status, epoch, results, '9000-01-01T00:00:00.000', finished_at
+    FROM polysaga_journal, numbers
+"""
+
+
 async def test_two_handles_on_one_database_have_one_journal(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     settings = settings_for(shop=url, reports=url)

@@ -19,7 +19,7 @@ from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
 from polysaga.sagas.journal.tables import JOURNAL
 
-_NEWEST = 1000  # sagas of another journal among which those of this program are looked for
+_NEWEST = 10_000  # sagas of another journal among which those of this program are looked for: it may be shared
 _MOST = 100  # of them, those that are compared
 _CLOCKS = 12 * 3600.0  # seconds by which the two databases may disagree on what is too old to be kept
 _NONE = {Fault.SCHEMA_MISSING, Fault.DENIED}  # there is no other journal, or it is none of this login's
@@ -30,7 +30,8 @@ async def require_one_journal(
 ) -> None:
     """Raise `ConfigurationError` if one of *others* has sagas called *names* that the journal in *home* lacks.
 
-    A database that does not answer is passed over, and so are sagas that are kept for no longer than *retention*.
+    They are looked for among the newest 10,000 of each journal: a start must not take longer beside a large one. A
+    database that does not answer is passed over, and so are sagas that are kept for no longer than *retention*.
     """
     for node in others:
         if not isinstance(node, SqlNode):
