@@ -54,13 +54,18 @@ sagas = Sagas(Databases(orders, points), buy, journal=orders)
 
 
 @pytest.fixture
-async def program(postgres_database: DatabaseFactory) -> AsyncIterator[None]:
+async def connected(postgres_database: DatabaseFactory) -> AsyncIterator[None]:
     pool = {"size": 1, "max_overflow": 0}
     databases = {handle.name: {"url": postgres_database(), "pool": pool} for handle in (orders, points)}
     async with sagas.databases.open(parse_settings({"databases": databases})):
         await migrate(sagas)
-        async with sagas.open(SagaSettings()):
-            yield
+        yield
+
+
+@pytest.fixture
+async def program(connected: None) -> AsyncIterator[None]:
+    async with sagas.open(SagaSettings()):
+        yield
 
 
 @pytest.mark.parametrize("database", [orders, points], ids=lambda handle: handle.name)
@@ -96,7 +101,7 @@ async def test_one_saga_at_most_fails_on_a_role_that_a_writer_has_left(
     assert await sagas.run(buy, Order(item="lamp"), timeout=30) == "lamp"
 
 
-async def test_a_writer_too_takes_such_a_connection_with_it(program: None) -> None:
+async def test_a_writer_too_takes_such_a_connection_with_it(connected: None) -> None:
     async with orders.writer() as db:
         await db.execute(text("SET search_path TO nowhere"))
     with pytest.raises(DBAPIError, match="polysaga_ledger"):
