@@ -63,7 +63,7 @@ def _database(handle: AnyHandle, databases: Databases, journal: bool, clock: Clo
     if router is not None:
         nodes = _nodes(router, clock)
     elif isinstance(node, MongoNode) and node.topology:
-        nodes = _members(node, clock.now())
+        nodes = _members(node)
     else:
         nodes = (_only(node),)
     return DatabaseFacts(
@@ -165,7 +165,7 @@ def _used(pool: PoolUse) -> PoolFacts:
     return PoolFacts(used=pool.in_use, size=pool.size, more=pool.max_overflow, waiting=pool.waiting)
 
 
-def _members(node: MongoNode, now: datetime) -> tuple[NodeFacts, ...]:
+def _members(node: MongoNode) -> tuple[NodeFacts, ...]:
     pools = {pool.name: pool for pool in node.pools}
     newest = max((one.last_write for one in node.topology if one.last_write is not None), default=None)
     return tuple(_member(one, pools.get(one.address), newest) for one in node.topology)

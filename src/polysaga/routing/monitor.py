@@ -141,10 +141,6 @@ class Monitor:
             self._waiters.pop(waiter, None)
         return waiter.done()
 
-    def expel(self, index: int, reason: str) -> None:
-        """Take a node out of service until it answers again."""
-        self._publish(failed(self.topology, index, reason))
-
     @property
     def _first_limit(self) -> float:
         return self._timeout if self.topology.primary is not None else self._connect_timeout

@@ -258,7 +258,7 @@ class Postgres(SqlDialect):
         return Facts(version, clock, bool(read_only), tuple(found))
 
     async def capture(self, driver: Any) -> Position | None:
-        """See `samples.Probe`; fails on a server in recovery, whose replay position says nothing about commits."""
+        """Do as every dialect; fail on a server in recovery, whose replay position says nothing about commits."""
         ((position, timeline, system),) = (await self.send(driver, _CAPTURE, {})).rows
         return parse_lsn(position, Epoch(str(system), int(timeline, 16)))
 

@@ -203,7 +203,11 @@ class SqlDialect:
         self.cut(driver)
 
     async def sample(self, driver: Any) -> Sample:
-        """See `samples.Probe`."""
+        """Return role, epoch and position of the server at the driver's own connection, in one round trip.
+
+        Like `capture` it runs outside of a transaction, needs no more than an ordinary account's privileges, and
+        raises the driver's own errors. The caller sets a time limit.
+        """
         raise NotImplementedError
 
     def waits(self, driver: Any) -> bool:
@@ -231,7 +235,10 @@ class SqlDialect:
         raise NotImplementedError
 
     async def capture(self, driver: Any) -> Position | None:
-        """See `samples.Probe`."""
+        """Return a position on a primary that is past every transaction committed before the call.
+
+        None if the database keeps no positions (SQLite; MariaDB and MySQL without a binary log).
+        """
         raise NotImplementedError
 
     async def send(self, driver: Any, statement: Rendered, values: Mapping[str, Any]) -> StatementResult:
