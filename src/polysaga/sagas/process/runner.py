@@ -369,15 +369,14 @@ class LocalRunner:
                 live = None
             elif error is not None:
                 raise error
-        row = None
-        if live is None:
-            row = await self.while_open(self.load(saga_id), OutcomePending(saga_id, definition.name))
+        found: Birth | Row | None
         if live is not None:
-            self.check_same(definition, birth, live.progress.birth)
-        elif row is not None:
-            self.check_same(definition, birth, row)
+            found = live.progress.birth
         else:
+            found = await self.while_open(self.load(saga_id), OutcomePending(saga_id, definition.name))
+        if found is None:
             raise OutcomePending(saga_id, definition.name)
+        self.check_same(definition, birth, found)
         self.engine.emit(SagaStarted(saga_id, definition.name, joined=True))
         return self._handle(definition, saga_id, live, joined=True)
 
