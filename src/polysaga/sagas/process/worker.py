@@ -161,7 +161,7 @@ class Worker:
     def _few(self, now: float) -> int:
         """Return how many sagas to claim in any case: one busy database must not hold up the sagas of the others.
 
-        None if news has brought the tick forward: it may do so many times a second.
+        Zero if news has brought the tick forward: it may do so many times a second.
         """
         if now < self._at_least_at:
             return 0
