@@ -73,14 +73,15 @@ async def both_are_there(program: Program) -> bool:
 
 async def unseen(program: Program) -> None:
     """Let the process have been seen an hour ago."""
-    engine, pulse = program.runner.engine, program.sagas._pulse
-    assert pulse is not None
+    engine, opened = program.runner.engine, program.sagas._opened
+    assert opened is not None
     dialect = engine.journal.node.dialect
     statement = dialect.render(
         f"UPDATE polysaga_pulse SET seen_at = {dialect.ago('3600')} WHERE process = :process"
     )
     async with engine.journal.node.writer.begin() as connection:
-        await connection.exec_driver_sql(statement.sql, statement.bind({"process": dialect.key(pulse.process)}))
+        values = {"process": dialect.key(opened.pulse.process)}
+        await connection.exec_driver_sql(statement.sql, statement.bind(values))
 
 
 async def test_unfinished_sagas_are_counted_by_name_and_status(urls: Urls) -> None:

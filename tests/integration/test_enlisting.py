@@ -82,8 +82,8 @@ async def noted(program: Program, item: str) -> int:
 
 
 def enlisting(program: Program) -> Enlisting:
-    assert program.sagas._enlisting is not None
-    return program.sagas._enlisting
+    assert program.sagas._opened is not None
+    return program.sagas._opened.enlisting
 
 
 def outboxes(program: Program) -> Mapping[str, Outbox]:

@@ -22,9 +22,9 @@ NOON = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 
 
 def pulse_of(program: Program) -> Pulse:
-    found = program.sagas._pulse
-    assert found is not None
-    return found
+    opened = program.sagas._opened
+    assert opened is not None
+    return opened.pulse
 
 
 async def test_a_process_that_has_done_nothing_yet_is_shown_in_itself(urls: Urls) -> None:

@@ -63,7 +63,7 @@ async def test_a_cancellation_waits_for_another_saga_that_is_at_work_on_the_orde
     await _lock(order_id, UUID(int=7))
     cancelling = asyncio.ensure_future(shop.post(f"/orders/{order_id}/cancel"))
     async with asyncio.timeout(20):
-        while not sagas._open_runner().executions:
+        while not sagas.in_flight:
             await shop.get("/health/live")
     assert (await shop.get(f"/orders/{order_id}")).json()["status"] == "confirmed"
     await _lock(order_id, None)

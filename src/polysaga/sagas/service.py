@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 from uuid import UUID
@@ -23,7 +23,7 @@ from polysaga.sagas.definition.identity import as_id
 from polysaga.sagas.definition.options import check_kind_of
 from polysaga.sagas.definition.saga import Saga
 from polysaga.sagas.driving.gates import Gate
-from polysaga.sagas.driving.resources import Engine, assemble, check_tables, journal_node
+from polysaga.sagas.driving.resources import Engine, assemble, check_tables
 from polysaga.sagas.driving.tracing import Tracing
 from polysaga.sagas.journal.elsewhere import require_one_journal
 from polysaga.sagas.journal.figures import Figures
@@ -35,7 +35,7 @@ from polysaga.sagas.operations.census import Census
 from polysaga.sagas.operations.findings import BatchProgress, Frozen
 from polysaga.sagas.operations.inspector import Inspector
 from polysaga.sagas.operations.pages import JournalSurvey
-from polysaga.sagas.operations.repairs import Repair, Repairs, catalogue_of
+from polysaga.sagas.operations.repairs import Repair, Repairs
 from polysaga.sagas.operations.verification import LATE, Verification, Verifier
 from polysaga.sagas.participants.outboxes import Outbox, is_there, outbox_of
 from polysaga.sagas.participants.reading import explaining
@@ -57,6 +57,16 @@ _IN_THEIR_LOOP = (
     "them anew in this one"
 )
 _START_IT = "start it with tx=, in the step's own transaction, or from a step without a database"
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What drives the sagas of this process while they are open."""
+
+    opener: Opener
+    runner: LocalRunner
+    enlisting: Enlisting
+    pulse: Pulse
 
 
 class Sagas:
@@ -86,10 +96,7 @@ class Sagas:
         databases.journals.add(journal)
         databases.participants.update(self.participants)
         self._make_runner = runner
-        self._runner: LocalRunner | None = None
-        self._opener = Opener.here()  # the last one
-        self._enlisting: Enlisting | None = None
-        self._pulse: Pulse | None = None
+        self._opened: _Opened | None = None
         self._parked, self._activity = ParkedSagas(), ActivityReader(Clock())
         self._batches = Batches(self._repairs, self._figures, Clock())
 
@@ -102,18 +109,19 @@ class Sagas:
     @property
     def in_flight(self) -> int:
         """How many sagas this process drives now."""
-        return 0 if self._runner is None else len(self._runner.executions)
+        return 0 if self._opened is None else len(self._opened.runner.executions)
 
     @property
     def gates(self) -> Mapping[str, Gate]:
         """How many steps are inside each database now, and wait for it; empty while the sagas are not open."""
-        return {} if self._runner is None else self._runner.engine.gates
+        return {} if self._opened is None else self._opened.runner.engine.gates
 
     def census(self) -> Census:
         """Return what counts unfinished sagas and waiting starts, for metrics; the databases must be open."""
-        if self._pulse is None:
-            return Census(self._engine_at_hand())
-        return Census(self._engine_at_hand(), self._pulse.process, self._pulse.candidacy)
+        engine = self._engine_at_hand()
+        if self._opened is None:
+            return Census(engine)
+        return Census(engine, self._opened.pulse.process, self._opened.pulse.candidacy)
 
     @property
     def declared(self) -> tuple[Saga[Any, Any], ...]:
@@ -123,10 +131,10 @@ class Sagas:
     @property
     def settings(self) -> SagaSettings:
         """The settings that the sagas are open with, or else the databases, or else the defaults."""
-        if self._runner is not None:
-            return self._runner.engine.settings
-        opened = self.databases.opened_with
-        return SagaSettings() if opened is None else opened.sagas
+        if self._opened is not None:
+            return self._opened.runner.engine.settings
+        known = self.databases.opened_with
+        return SagaSettings() if known is None else known.sagas
 
     @asynccontextmanager
     async def open(
@@ -159,14 +167,12 @@ class Sagas:
         runner = self._make_runner(engine, self._known())
         pulse = Pulse(engine, self._definitions.values(), lambda: len(runner.executions))
         events.subscribe(pulse)
-        enlisting = Enlisting(runner)
         drains = [Drain(engine, outbox, runner.due).run() for outbox in engine.outboxes.values()]
         drains += [
             Drain(engine, outbox, runner.due, only=runner.names).run() for outbox in self._former_outboxes(engine)
         ]
         rounds = [asyncio.create_task(one) for one in (Worker(runner).run(), pulse.run(), *drains)]
-        self._runner, self._enlisting, self._opener = runner, enlisting, Opener.here()
-        self._pulse = pulse
+        self._opened = _Opened(Opener.here(), runner, Enlisting(runner), pulse)
         try:
             yield self
         finally:
@@ -175,7 +181,7 @@ class Sagas:
                 # Steps that are under way may still start other sagas with their commit.
                 await runner.drain([*rounds, *self._batches.tasks])
             finally:
-                self._runner = self._enlisting = self._pulse = None
+                self._opened = None
 
     def wind_down(self) -> None:
         """Begin to shut down, when the process is asked to: `sagas.drain` counts from now; harmless if repeated.
@@ -183,8 +189,8 @@ class Sagas:
         From now on, starts are refused with `Busy`. Callers that still wait when the time is up get
         `OutcomePending`; another process resumes their sagas once this one closes.
         """
-        if self._runner is not None:
-            self._runner.wind_down()
+        if self._opened is not None:
+            self._opened.runner.wind_down()
 
     async def run(
         self,
@@ -199,7 +205,7 @@ class Sagas:
         Retriable steps may still be under way at that time. Raises what `SagaHandle.result` raises, and
         `KeyReused`, `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
         """
-        self._open_runner()
+        self._while_open()
         used = self._definition(saga).databases
         for database in (one for one in self.databases if one in used):
             refuse_if_held(database.primary, f"ran saga '{saga.name}', which works", _START_IT)
@@ -221,14 +227,13 @@ class Sagas:
         exists if and only if it commits, and no step runs before. The handle has the saga's id at once; `result`
         raises `NotStarted` until the commit and after a rollback. Raises `NotEnlisted` for anything else as *tx*.
         """
-        runner = self._open_runner()
+        opened = self._while_open()
         definition = self._definition(saga)
         if tx is None:
             refuse_if_held(self.journal.primary, f"started saga '{saga.name}', whose journal is", _START_IT)
             with self._explaining():
-                return await runner.start(definition, value, key)
-        assert self._enlisting is not None
-        return await self._enlisting.start(definition, value, key, tx)
+                return await opened.runner.start(definition, value, key)
+        return await opened.enlisting.start(definition, value, key, tx)
 
     async def get(self, saga_id: UUID) -> SagaState:
         """Return everything known of a saga, with what people did to it; raise `UnknownSaga`.
@@ -241,7 +246,7 @@ class Sagas:
             found = await self._repairs().catalogue.get(saga_id)
         if found is None:
             raise UnknownSaga(saga_id)
-        live = None if self._runner is None else self._runner.history(saga_id)
+        live = None if self._opened is None else self._opened.runner.history(saga_id)
         if live is not None:
             found = replace(found, driven_here=True, history=attempts_in(live), owners=tenures_in(live))
         for handle in self.participants:
@@ -265,11 +270,10 @@ class Sagas:
         began before it, and ledger rows that have no saga. Raises `SchemaMissing`, `DatabaseUnavailable` if a
         primary does not answer, or `PoolExhausted`.
         """
-        home = journal_node(self.journal.primary)
         known = settings or self.settings
         patience = LATE * known.lease
-        journal = JournalSurvey(home, patience=patience, retention=known.retention)
         engine = self._engine_at_hand()
+        journal = JournalSurvey(engine.journal.node, patience=patience, retention=known.retention)
         former = [outbox for outbox in self._former_outboxes(engine) if await is_there(outbox)]
         outboxes = [*engine.outboxes.values(), *former]
         verifier = Verifier(journal, engine.participants, self._known(), outboxes, patience=patience)
@@ -281,9 +285,9 @@ class Sagas:
         Raises what `SagaHandle.cancel` raises, `UnknownSaga`, and `UnknownVersion` if this process has no
         definition of it.
         """
-        runner, saga_id = self._open_runner(), as_id(saga_id)
+        opened, saga_id = self._while_open(), as_id(saga_id)
         with self._explaining():
-            await runner.cancel(saga_id, why)
+            await opened.runner.cancel(saga_id, why)
 
     async def find(
         self, wanted: SagaFilter | None = None, *, limit: int = 50, after: str | None = None
@@ -306,8 +310,8 @@ class Sagas:
         late.
         """
         engine = self._engine_at_hand(settings)
-        catalogue = catalogue_of(engine, self._known())
-        return Inspector(engine, self._known(), catalogue, self._parked, self._activity, self._pulse)
+        pulse = None if self._opened is None else self._opened.pulse
+        return Inspector(engine, self._known(), self._parked, self._activity, pulse)
 
     async def freeze(self, wanted: SagaFilter) -> Frozen:
         """Return the ids of what *wanted* finds now, at most 100,000.
@@ -336,7 +340,7 @@ class Sagas:
         `PayloadError` for an *action* or *outcome* that does not exist, and `Busy` while the sagas are closing.
         """
         self._engine_at_hand()
-        if self._runner is not None and self._runner.closing:
+        if self._opened is not None and self._opened.runner.closing:
             raise Busy(0, 0.0)
         what = action_of(action)
         declares = what is RepairAction.RESOLVE or outcome is not None
@@ -453,25 +457,25 @@ class Sagas:
             raise DefinitionError(f"saga '{saga.name}' was not given to Sagas(...)") from None
 
     def _refuse_to_open_again(self) -> None:
-        if self._runner is not None:
-            self._opener.refuse_to_open_again("these sagas")
+        if self._opened is not None:
+            self._opened.opener.refuse_to_open_again("these sagas")
 
-    def _open_runner(self) -> LocalRunner:
-        if self._runner is None:
+    def _while_open(self) -> _Opened:
+        if self._opened is None:
             raise ConfigurationError(
                 f"the sagas are not open: use them inside `async with sagas.open()`{WITH_THE_APPLICATION}"
             )
         # A future of another thread's loop, or of a stopped loop, would never wake its waiter.
-        self._opener.refuse_another_loop(asyncio.get_running_loop(), "the sagas were", _IN_THEIR_LOOP)
-        return self._runner
+        self._opened.opener.refuse_another_loop(asyncio.get_running_loop(), "the sagas were", _IN_THEIR_LOOP)
+        return self._opened
 
     def _repairs(self) -> Repairs:
         return Repairs(self._engine_at_hand(), self._known(), self._wake_worker)
 
     def _wake_worker(self) -> None:
         """Let this process look at once for sagas that are due, if it drives any; others look in their time."""
-        if self._runner is not None:
-            self._runner.due.set()
+        if self._opened is not None:
+            self._opened.runner.due.set()
 
     def _figures(self) -> Figures:
         engine = self._engine_at_hand()
@@ -479,8 +483,8 @@ class Sagas:
 
     def _engine_at_hand(self, settings: SagaSettings | None = None) -> Engine:
         """Return the engine of the open sagas, or else one that only reads and repairs."""
-        if self._runner is not None:
-            return self._open_runner().engine
+        if self._opened is not None:
+            return self._while_open().runner.engine
         return self._engine(settings or self.settings, ignore, Clock())
 
     def _known(self) -> dict[str, Definition]:

@@ -23,7 +23,6 @@ from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.journal.figures import MOST_PARKED, Figures
 from polysaga.sagas.journal.paging import cursor
 from polysaga.sagas.journal.pulses import Pulses
-from polysaga.sagas.journal.queries import Catalogue
 from polysaga.sagas.journal.views import AuditFilter, SagaFilter, SagaState, SagaSummary
 from polysaga.sagas.operations.activity import Activity, ActivityReader, OwnPulse
 from polysaga.sagas.operations.causes import ParkedSagas, causes, likeness
@@ -40,6 +39,7 @@ from polysaga.sagas.operations.findings import (
     StepFacts,
 )
 from polysaga.sagas.operations.repair import SagaRepair
+from polysaga.sagas.operations.repairs import catalogue_of
 from polysaga.sagas.participants import Participant
 from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.protocol.contradictions import Account, Contradiction, Record, contradictions
@@ -71,12 +71,12 @@ class Inspector:
         self,
         engine: Engine,
         definitions: Mapping[str, Definition],
-        catalogue: Catalogue,
         parked: ParkedSagas,
         activity: ActivityReader,
         pulse: OwnPulse | None,
     ) -> None:
-        self._engine, self._definitions, self._catalogue = engine, definitions, catalogue
+        self._engine, self._definitions = engine, definitions
+        self._catalogue = catalogue_of(engine, definitions)
         self._parked, self._activity, self._pulse = parked, activity, pulse
         self._figures = Figures(engine.journal.node, lease=engine.settings.lease)
         self._home = engine.journal.node.database
