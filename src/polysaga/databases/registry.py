@@ -51,7 +51,7 @@ class Registry:
         self.participants: set[AnyHandle] = set()
         self.configure(settings)
         self.opened_with: Settings | None = None  # None: closed
-        self._opener = Opener.here()  # the last one
+        self._opener: Opener | None = None  # None: closed
         self._claiming = threading.Lock()
 
     def __iter__(self) -> Iterator[AnyHandle]:
@@ -125,12 +125,12 @@ class Registry:
     def _claim(self, settings: Settings) -> None:
         """Note that the databases are open with *settings*; raise `ConfigurationError` if they are already."""
         with self._claiming:  # threads, each with a loop of its own, may come at the same time
-            if self.opened_with is not None:
+            if self._opener is not None:
                 self._opener.refuse_to_open_again("these databases")
             self.opened_with, self._opener = settings, Opener.here()
 
     def _release(self) -> None:
-        self.opened_with = None
+        self.opened_with = self._opener = None
 
     def _detach(self) -> None:
         for handle in self:
