@@ -205,10 +205,10 @@ class Sagas:
         Retriable steps may still be under way at that time. Raises what `SagaHandle.result` raises, and
         `KeyReused`, `PayloadError`, `Busy` or another `TryAgain` if nothing was started.
         """
-        self._while_open()
+        participants = self._while_open().runner.engine.participants
         used = self._definition(saga).databases
         for database in (one for one in self.databases if one in used):
-            refuse_if_held(database.primary, f"ran saga '{saga.name}', which works", _START_IT)
+            refuse_if_held(participants[database.name].node, f"ran saga '{saga.name}', which works", _START_IT)
         handle = await self.start(saga, value, key=key)
         return await handle.result(timeout)
 
@@ -230,7 +230,8 @@ class Sagas:
         opened = self._while_open()
         definition = self._definition(saga)
         if tx is None:
-            refuse_if_held(self.journal.primary, f"started saga '{saga.name}', whose journal is", _START_IT)
+            journal = opened.runner.engine.journal.node
+            refuse_if_held(journal, f"started saga '{saga.name}', whose journal is", _START_IT)
             with self._explaining():
                 return await opened.runner.start(definition, value, key)
         return await opened.enlisting.start(definition, value, key, tx)
