@@ -96,13 +96,13 @@ Url = Annotated[SecretStr, BeforeValidator(_as_text), AfterValidator(_one_url)]
 
 class _Strict(BaseModel):
     # Whitespace is stripped: a file with a secret ends with a line break.
-    # Errors name the place, not the value, which may be a password.
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _take_values_out_of_errors(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        # `hide_input_in_errors` is for the text of the error only, and not for that of a model around this one.
+        # Errors name the place, not the value, which may be a password. Pydantic's `hide_input_in_errors` is for
+        # the text of the error only, and not for that of a model around this one.
         try:
             return validate(value)
         except ValidationError as error:
