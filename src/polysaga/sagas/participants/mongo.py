@@ -21,7 +21,7 @@ from polysaga.errors import SchemaMissing, StepMisused
 from polysaga.sagas.journal.tables import LEDGER, OUTBOX
 from polysaga.sagas.participants import Entry, UndoWork, Work
 from polysaga.sagas.participants.outboxes import MongoOutbox
-from polysaga.sagas.participants.reading import explained
+from polysaga.sagas.participants.reading import explaining
 from polysaga.sagas.protocol.contradictions import Record
 from polysaga.sagas.protocol.interrupts import Fenced
 from polysaga.sagas.protocol.rows import LedgerRow
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
 
 _COMMIT_ATTEMPTS = 5  # the driver repeats each of them once by itself
+_ENDED = "a step ended the transaction of its MongoDB session; it must end with the step"
 
 
 class MongoParticipant:
@@ -83,22 +84,17 @@ class MongoParticipant:
         return {keys[row["_id"]]: LedgerRow(Mark(row["state"]), row["result"]) async for row in found}
 
     async def page(self, after: UUID, upto: UUID, most: int) -> Sequence[Record]:
-        # `_id` is "<saga>:<step>", and ";" follows ":".
-        between = {"$gt": f"{after.hex};", "$lt": f"{upto.hex};"}
-        try:
+        between = {"$gt": _end_of(after), "$lt": _end_of(upto)}
+        with explaining(self.node, "ledger"):
             found = await self.node.documents[LEDGER].find({"_id": between}).sort("_id", 1).limit(most).to_list()
-        except self.node.driver.PyMongoError as error:
-            raise explained(self.node, error, "ledger") from error
         return [self._record(document) for document in found]
 
     async def records(self, saga_ids: Collection[UUID]) -> Sequence[Record]:
-        ranges = [{"_id": {"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"}} for saga_id in saga_ids]
+        ranges = [{"_id": _all_of(saga_id)} for saga_id in saga_ids]
         if not ranges:
             return []
-        try:
+        with explaining(self.node, "ledger"):
             found = await self.node.documents[LEDGER].find({"$or": ranges}).to_list()
-        except self.node.driver.PyMongoError as error:
-            raise explained(self.node, error, "ledger") from error
         return [self._record(document) for document in found]
 
     def _record(self, document: Mapping[str, Any]) -> Record:
@@ -107,9 +103,10 @@ class MongoParticipant:
 
     async def remove(self, saga_ids: Collection[UUID], older: timedelta) -> None:
         old = {"$lt": self._clock.now() - older}
-        # `_id` is "<saga>:<step>", and ";" follows ":".
-        ranges = [{"$gt": f"{saga_id.hex}:", "$lt": f"{saga_id.hex};"} for saga_id in sorted(saga_ids)]
-        deletes = [self.node.driver.DeleteMany({"_id": its, "recorded_at": old}) for its in ranges]
+        deletes = [
+            self.node.driver.DeleteMany({"_id": _all_of(saga_id), "recorded_at": old})
+            for saga_id in sorted(saga_ids)
+        ]
         await self.node.documents[LEDGER].bulk_write(deletes, ordered=False)
 
     async def check(self, now: datetime) -> None:
@@ -172,7 +169,7 @@ class MongoParticipant:
 
     def _still_begun(self, session: MongoSession) -> None:
         if not session.client_session.in_transaction:
-            raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")
+            raise StepMisused(_ENDED)
 
 
 @contextmanager
@@ -180,7 +177,7 @@ def _ending_refused(session: "AsyncClientSession") -> Iterator[None]:
     """Prevent the step from ending the transaction of *session* or beginning another one."""
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise StepMisused("a step ended the transaction of its MongoDB session; it must end with the step")
+        raise StepMisused(_ENDED)
 
     own = vars(session)
     shadowed = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
@@ -194,3 +191,13 @@ def _ending_refused(session: "AsyncClientSession") -> Iterator[None]:
 
 def _key(saga_id: UUID, step: str) -> str:
     return f"{saga_id.hex}:{step}"
+
+
+def _all_of(saga_id: UUID) -> dict[str, str]:
+    """Return the condition on `_id` for all rows of a saga."""
+    return {"$gt": _key(saga_id, ""), "$lt": _end_of(saga_id)}
+
+
+def _end_of(saga_id: UUID) -> str:
+    """Return a text behind every `_id` of a saga, and before those of the next."""
+    return f"{saga_id.hex};"  # ";" follows ":"

@@ -34,7 +34,7 @@ from polysaga.databases import Fault, MongoNode, MongoSession, Node, SqlNode
 from polysaga.databases.dialects.sending import sender
 from polysaga.sagas.journal.statements import unless_it_exists
 from polysaga.sagas.journal.tables import OUTBOX
-from polysaga.sagas.participants.reading import explained, explaining, read_rows
+from polysaga.sagas.participants.reading import explaining, read_rows
 from polysaga.sagas.protocol.contradictions import Contradiction, stuck_start
 from polysaga.sagas.protocol.rows import Birth, Claim
 
@@ -224,10 +224,8 @@ class MongoOutbox:
         # `created_at` comes from the clocks of the programs that wrote the rows.
         late = {"created_at": {"$lt": self._clock.now() - timedelta(seconds=patience)}}
         found = self._committed().find({"$or": [{"error": {"$ne": None}}, late]}).sort("created_at", 1).limit(most)
-        try:
+        with explaining(self.node, "ledger"):
             rows = await found.to_list()
-        except self.node.driver.PyMongoError as error:
-            raise explained(self.node, error, "ledger") from error
         return [stuck_start(UUID(row["_id"]), row["name"], self.database, row["error"]) for row in rows]
 
     def _waiting(self, row: Any) -> Waiting:

@@ -42,13 +42,13 @@ def explaining(node: Node, line: str, *, read_only: bool = False) -> Iterator[No
     try:
         yield
     except (*drivers, OSError) as error:
-        ours = explained(node, error, line, read_only=read_only)
+        ours = _explained(node, error, line, read_only=read_only)
         if ours is error:
             raise
         raise ours from error
 
 
-def explained(node: Node, error: Exception, line: str, *, read_only: bool = False) -> Exception:
+def _explained(node: Node, error: Exception, line: str, *, read_only: bool = False) -> Exception:
     """Return the error to show for *error*: missing tables, a full pool, a server that is away, or itself."""
     fault = node.dialect.fault(error)
     if fault is Fault.SCHEMA_MISSING:
