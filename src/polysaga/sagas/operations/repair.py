@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -70,8 +71,8 @@ class SagaRepair:
         self._owner = uuid4()
         self._not_after = engine.clock.now() + FENCE  # before the claim: this process may be frozen at any time
         self._seen: Mapping[str, LedgerRow] = {}  # what the ledgers said when the person decided
-        home = engine.journal.node.database
-        self._fused = None if definition is None else fused_in(definition, home, row.results)
+        self._home = engine.journal.node.database
+        self._fused = None if definition is None else fused_in(definition, self._home, row.results)
 
     async def check(self) -> None:
         """Raise if the order cannot be carried out on this saga's steps; writes nothing."""
@@ -178,8 +179,7 @@ class SagaRepair:
     async def _check_compensate(self) -> None:
         """Raise `TooLate` if the ledger of the pivot says that it is done, which the journal may not know yet."""
         decision = None if self._known is None else self._known.decision
-        home = self._engine.journal.node.database
-        if decision is None or decision.database_name in {None, home} or self._going is not Status.RUNNING:
+        if decision is None or decision.database_name == self._home or self._going is not Status.RUNNING:
             return
         try:
             seen = await self._look([decision], _ONCE)
@@ -202,7 +202,7 @@ class SagaRepair:
 
     async def _resolve(self, claim: Claim, after: Status) -> None:
         definition, epoch = self._definition, claim.epoch
-        decision, home = definition.decision, self._engine.journal.node.database
+        decision = definition.decision
         if after is Status.COMPENSATED:
             await self._block_decision(epoch)
             for name in definition.undoable:
@@ -210,9 +210,8 @@ class SagaRepair:
                     await self._record_undone_by_hand(definition.by_name[name], claim)
             return
         for step in definition.steps:
-            recorded = step.name == self._fused or (step is decision and step.database_name == home)
-            if recorded:
-                continue
+            if step.name == self._fused or (step is decision and step.database_name == self._home):
+                continue  # its record is the journal row
             found = await self._block(step, epoch)
             if step is decision and found.state is Mark.DONE:
                 self._results[step.name] = found.result or "null"
@@ -220,18 +219,15 @@ class SagaRepair:
     async def _block_decision(self, epoch: int) -> None:
         """Block the pivot; raise `TooLate` if the saga is decided."""
         # A pivot in the journal's database asks the journal, whose claim is ours.
-        decision, home = self._definition.decision, self._engine.journal.node.database
-        elsewhere = decision is not None and decision.database_name != home
-        if decision is not None and elsewhere and (await self._block(decision, epoch)).state is Mark.DONE:
+        decision = self._definition.decision
+        if decision is None or decision.database_name == self._home:
+            return
+        if (await self._block(decision, epoch)).state is Mark.DONE:
             raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
     async def _record_done_by_hand(self, step: AnyStep, epoch: int) -> None:
         """Write the ledger row that *step* is done, with the person's result; raise if there is another one."""
-        participant, entry, text = (
-            self._participant(step),
-            self._entry(step, epoch),
-            self._text(),
-        )
+        participant, entry, text = self._participant(step), self._entry(step, epoch), self._text()
 
         async def work(session: object) -> str:
             return text
@@ -278,12 +274,7 @@ class SagaRepair:
             return {step.name: self._records[step.name] for step in steps if step.name in self._records}
         found: dict[str, LedgerRow] = {}
         for step in steps:
-            participant = self._participant(step)
-
-            async def look(participant: Any = participant, name: str = step.name) -> Mapping[str, LedgerRow]:
-                rows: Mapping[str, LedgerRow] = await participant.look(self._row.claim.saga_id, [name])
-                return rows
-
+            look = partial(self._participant(step).look, self._row.claim.saga_id, [step.name])
             found.update(await self._at(step, look, retry))
         return found
 
@@ -292,21 +283,20 @@ class SagaRepair:
 
         Raises `DatabaseUnavailable` if it is down, and `SchemaMissing` if its ledger is missing.
         """
-        engine = self._engine
-        saga_id, saga = self._row.claim.saga_id, self._row.name
+        engine, participant = self._engine, self._participant(step)
+        saga_id, saga, node = self._row.claim.saga_id, self._row.name, participant.node
         attempts = Attempts(saga_id, saga, engine.clock, engine.emit, engine.timeouts)
         try:
             async with asyncio.timeout(_PATIENCE):
-                with explaining(self._participant(step).node, "ledger"):
-                    return await attempts.persist(work, self._participant(step).fault, retry=retry)
+                with explaining(node, "ledger"):
+                    return await attempts.persist(work, participant.fault, retry=retry)
         except (TimeoutError, OutOfReach):
-            node = self._participant(step).node
             raise DatabaseUnavailable(
                 node.database, node.name, "the saga stays as it was; repair it again"
             ) from None
 
     def _participant(self, step: AnyStep) -> Participant:
-        return self._engine.participants[step.database_name or self._engine.journal.node.database]
+        return self._engine.participants[step.database_name or self._home]
 
     def _entry(self, step: AnyStep, epoch: int) -> Entry:
         return Entry(self._row.claim.saga_id, step.name, epoch, self._not_after)

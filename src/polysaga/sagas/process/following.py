@@ -89,9 +89,11 @@ class Following:
     async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
         """Return whether the pivot of a saga that is being undone can no longer commit."""
         pivot = definition.decision
-        if pivot is None or pivot.database_name in {None, self._engine.journal.node.database}:
+        engine = self._engine
+        if pivot is None or pivot.database_name == engine.journal.node.database:
             return True
-        engine, participant = self._engine, self._engine.participants[pivot.database_name]
+        assert pivot.database_name is not None, "a step without a database does not decide"
+        participant = engine.participants[pivot.database_name]
         attempts = Attempts(saga_id, definition.name, engine.clock, engine.emit, engine.timeouts)
         found = await attempts.persist(lambda: participant.look(saga_id, [pivot.name]), participant.fault)
         row = found.get(pivot.name)
