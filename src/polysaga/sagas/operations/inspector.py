@@ -5,7 +5,7 @@ are in `repairs.py`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -47,7 +47,6 @@ from polysaga.sagas.protocol.decisions import fused_in
 from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.known import Claimed, Known, Surveyed, apply
 from polysaga.sagas.protocol.plans import Planned, planned
-from polysaga.sagas.protocol.reasons import Reason
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction, status_after
 from polysaga.sagas.protocol.rows import LedgerRow, Row
 from polysaga.sagas.protocol.states import Mark, Status
@@ -143,7 +142,7 @@ class Inspector:
             looks = await self._looks(row, definition)
             records = {step: found for look in looks for step, found in look.rows.items()}
             removed_at = self._removed_at(saga)
-            reachable = all(look.problem is None for look in looks)
+            silent = {look.database for look in looks if look.problem is not None}
             return Examination(
                 saga=saga,
                 at=now,
@@ -154,11 +153,11 @@ class Inspector:
                     self._contradictions(
                         saga, row, looks, definition, expired=removed_at is not None and removed_at <= now
                     )
-                    if reachable
+                    if not silent
                     else ()
                 ),
-                moves=self._moves(row, definition, records) if definition is not None and reachable else (),
-                options=await self._options(row, definition, looks),
+                moves=self._moves(row, definition, records) if definition is not None and not silent else (),
+                options=await self._options(row, definition, records, silent),
                 alike=await self._alike(saga),
                 removed_at=removed_at,
             )
@@ -257,8 +256,7 @@ class Inspector:
             return LedgerLook(database=database, is_journal=is_journal, problem=said(error))
         if is_journal:
             # A step that was born with the journal's row is undone in one commit with the final status.
-            resolved = (row.error or Reason()).resolved is not None
-            undone = row.status is Status.COMPENSATED and not resolved
+            undone = row.status is Status.COMPENSATED and not row.is_resolved
             mark = Mark.COMPENSATED if undone else Mark.DONE
             found |= {step: LedgerRow(mark, text) for step, text in row.results.items() if step not in found}
         return LedgerLook(database=database, is_journal=is_journal, rows=found)
@@ -283,7 +281,7 @@ class Inspector:
             status=row.status,
             results=row.results,
             overdue=False,
-            resolved=(row.error or Reason()).resolved is not None,
+            resolved=row.is_resolved,
             expired=expired,
         )
         records = [
@@ -304,9 +302,9 @@ class Inspector:
         return planned(definition, known, records, home=self._home)
 
     async def _options(
-        self, row: Row, definition: Definition | None, looks: tuple[LedgerLook, ...]
+        self, row: Row, definition: Definition | None, records: Mapping[str, LedgerRow], silent: Set[str]
     ) -> tuple[Option, ...]:
-        """Return all repairs, each as a dry run on what the databases said."""
+        """Return all repairs, each as a dry run on the *records*; the databases in *silent* do not answer."""
         if row.status.final:
             return ()
         steps = () if definition is None else definition.steps
@@ -317,14 +315,17 @@ class Inspector:
             RepairOrder(action=RepairAction.RESOLVE, by="", why="", outcome=Status.COMPLETED),
             RepairOrder(action=RepairAction.RESOLVE, by="", why="", outcome=Status.COMPENSATED),
         ]
-        return tuple([await self._option(order, row, definition, looks) for order in orders])
+        return tuple([await self._option(order, row, definition, records, silent) for order in orders])
 
     async def _option(
-        self, order: RepairOrder, row: Row, definition: Definition | None, looks: tuple[LedgerLook, ...]
+        self,
+        order: RepairOrder,
+        row: Row,
+        definition: Definition | None,
+        records: Mapping[str, LedgerRow],
+        silent: Set[str],
     ) -> Option:
         told = Option(action=order.action.value, step=order.step, outcome=order.outcome)
-        records = {step: found for look in looks for step, found in look.rows.items()}
-        silent = {look.database for look in looks if look.problem is not None}
         try:
             after = status_after(order, row)
             await SagaRepair(self._engine, definition, row, order, records).check()
@@ -333,7 +334,7 @@ class Inspector:
         except (PolysagaError, DefinitionError) as error:
             return replace(told, problem=said(error))
         if order.action is RepairAction.SKIP and definition is not None and order.step is not None:
-            silent &= {definition.by_name[order.step].database_name or self._home}
+            silent = silent & {definition.by_name[order.step].database_name or self._home}
         if silent and order.action in {RepairAction.SKIP, RepairAction.RESOLVE}:
             return replace(
                 told, problem=f"it must be written to {', '.join(sorted(silent))}, which does not answer"

@@ -39,6 +39,11 @@ class Row:
     age: float = field(default=0.0, compare=False)  # seconds since the start, by the same clock
     trace: str | None = None
 
+    @property
+    def is_resolved(self) -> bool:
+        """Whether a person has declared how the saga ended."""
+        return self.error is not None and self.error.resolved is not None
+
 
 @frozen
 class Standing:
