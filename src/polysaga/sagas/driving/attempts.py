@@ -55,6 +55,21 @@ class AttemptPlan:
 
 
 @frozen
+class _Underway:
+    """One attempt that has begun."""
+
+    step: AnyStep
+    plan: AttemptPlan
+    number: int
+    began: float  # by the monotonic clock
+    at_ms: float  # since the start of the saga
+
+    def ended(self, seconds: float, outcome: str, told: str | None = None) -> Attempt:
+        """Return its entry in the history."""
+        return Attempt(self.step.name, self.plan.phase, self.number, self.at_ms, _ms(seconds), outcome, told)
+
+
+@frozen
 class Settled:
     """How the attempts ended; *error* is the last one, None when the step is done."""
 
@@ -88,7 +103,7 @@ class Attempts:
         self._timeouts, self._trace = timeouts, trace
         self._began = clock.monotonic()  # when the saga was started
         self.history: list[HistoryEntry] = []
-        self._current: dict[str, tuple[str, int, float]] = {}  # phase, attempt and at_ms of what is under way
+        self._current: dict[str, _Underway] = {}  # by step
         self.due: dict[str, float] = {}  # by step that waits for its next attempt: when it comes, by the clock
 
     def begin(self, epoch: int, process: str, before: Sequence[HistoryEntry] = (), age: float = 0.0) -> None:
@@ -106,15 +121,15 @@ class Attempts:
                 except TimeoutError:
                     return Settled(Verdict.UNAVAILABLE, plan.gate.full(plan.patience or 0.0), uncertain)
             began = self._clock.monotonic()
-            self._note_begun(step, plan, attempt, began)
+            current = self._current[step.name] = _Underway(step, plan, attempt, began, _ms(began - self._began))
             work = self._through(plan.gate, plan.act(attempt), step.timeout, plan.fault)
             if self._trace is not None and plan.phase != "start":
                 work = self._trace.attempt(work, step, plan.phase, attempt)
             fact, error = await work
             if error is None:
-                self._note_done(step, plan, attempt, began, fact)
+                self._note_done(current, fact)
                 return Settled(Mark.DONE, fact=fact)
-            settled = await self._judged(step, plan, attempt, began, error)
+            settled = await self._judged(current, error)
             uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
                 return settled
@@ -176,71 +191,49 @@ class Attempts:
 
     def with_last(self, step: str) -> list[HistoryEntry]:
         """Return the history with the attempt of *step* that is under way, as if it ended well just now."""
-        now = self._clock.monotonic()
-        phase, attempt, at_ms = self._current[step]
-        seconds = now - self._began - at_ms / 1000
-        return [*self.history, Attempt(step, phase, attempt, at_ms, _ms(seconds), "done")]
+        current = self._current[step]
+        return [*self.history, current.ended(self._clock.monotonic() - current.began, "done")]
 
-    async def _judged(
-        self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception
-    ) -> Settled:
-        seen, look_failed = (None, None) if plan.look is None else await self._caught(plan.look(), step.timeout)
+    async def _judged(self, current: _Underway, error: Exception) -> Settled:
+        plan, timeout = current.plan, current.step.timeout
+        seen, look_failed = (None, None) if plan.look is None else await self._caught(plan.look(), timeout)
         seen = seen or _NOTHING
         verdict = Verdict.AGAIN if look_failed is not None else judge(error, plan.fault(error), seen.mark)
         if verdict is Mark.DONE:
-            self._note_done(step, plan, attempt, began, seen.fact, found=True)
+            self._note_done(current, seen.fact, found=True)
             return Settled(Mark.DONE, fact=seen.fact)
-        self._note_failed(step, plan, attempt, began, error)
+        self._note_failed(current, error)
         if plan.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
         no_reply = isinstance(error, TimeoutError) or plan.fault(error) in _MAY_HAVE_COMMITTED
         return Settled(verdict, error, seen.mark is None and (no_reply or look_failed is not None))
 
-    def _note_begun(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float) -> None:
-        at = _ms(began - self._began)
-        self._current[step.name] = (plan.phase, attempt, at)
-
-    def _note_done(
-        self,
-        step: AnyStep,
-        plan: AttemptPlan,
-        attempt: int,
-        began: float,
-        fact: Fact | None,
-        *,
-        found: bool = False,
-    ) -> None:
+    def _note_done(self, current: _Underway, fact: Fact | None, *, found: bool = False) -> None:
+        step, phase = current.step, current.plan.phase
         null = isinstance(fact, Undid) and fact.mark is Mark.BLOCKED
-        found = found or (plan.phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
-        seconds = self._note(step, plan, attempt, began, "found" if found else "null" if null else "done")
-        where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
-        if plan.phase == "do":
+        found = found or (phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
+        seconds = self._note(current, "found" if found else "null" if null else "done")
+        where = (self._saga_id, self._saga, step.name, step.database_name, current.number)
+        if phase == "do":
             self._emit(StepDone(*where, seconds, found))
         elif isinstance(fact, Undid):
             self._emit(StepCompensated(*where, null, seconds))
 
-    def _note_failed(self, step: AnyStep, plan: AttemptPlan, attempt: int, began: float, error: Exception) -> None:
+    def _note_failed(self, current: _Underway, error: Exception) -> None:
+        step, plan = current.step, current.plan
         fault, told = plan.fault(error), said(error)
         outcome = type(error).__name__ if fault is None else fault.value
-        seconds = self._note(step, plan, attempt, began, outcome, told[:_SAID])
+        seconds = self._note(current, outcome, told[:_SAID])
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
         phase = "undo" if plan.phase == "undo" else "do"  # a start does the first step
-        where = (self._saga_id, self._saga, step.name, step.database_name, attempt)
+        where = (self._saga_id, self._saga, step.name, step.database_name, current.number)
         self._emit(StepFailed(*where, kind, told, phase, seconds))
 
-    def _note(
-        self,
-        step: AnyStep,
-        plan: AttemptPlan,
-        attempt: int,
-        began: float,
-        outcome: str,
-        told: str | None = None,
-    ) -> float:
-        seconds = self._clock.monotonic() - began
-        if plan.phase != "start":
-            phase, number, at_ms = self._current[step.name]
-            self.history.append(Attempt(step.name, phase, number, at_ms, _ms(seconds), outcome, told))
+    def _note(self, current: _Underway, outcome: str, told: str | None = None) -> float:
+        """Keep the outcome of an attempt; return the seconds that it took."""
+        seconds = self._clock.monotonic() - current.began
+        if current.plan.phase != "start":
+            self.history.append(current.ended(seconds, outcome, told))
             if len(self.history) > _NOTED:
                 del self.history[_NOTED_FIRST]
         return seconds
