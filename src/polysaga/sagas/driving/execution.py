@@ -78,7 +78,6 @@ class Execution:
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver = Driver()
         self._time_left = progress.birth.deadline  # seconds from when the saga is started here
-        self._alarm: asyncio.Task[None] | None = None
         self._late_at = inf  # when the deadline passes, by the monotonic clock
 
     @property
@@ -195,9 +194,10 @@ class Execution:
         """Go on until the saga rests; raise `Lost` if the claim is gone."""
         progress = self.progress
         self._driver.take_seat()
+        alarm = None
         if self._time_left is not None and progress.known.status is Status.RUNNING:
             self._late_at = self.engine.clock.monotonic() + self._time_left
-            self._alarm = asyncio.create_task(self._watch_deadline(self._time_left))
+            alarm = asyncio.create_task(self._watch_deadline(self._time_left))
         try:
             while not progress.known.at_rest:
                 self._driver.refuse_if_cancelled()
@@ -211,8 +211,8 @@ class Execution:
             self.engine.emit(ClaimLost(progress.saga_id, progress.definition.name, progress.claim.epoch))
             raise
         finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
             await self._cancel_tasks()
 
     async def _carry_out(self, move: Move) -> None:
