@@ -13,6 +13,7 @@ drain parks the second one in its outbox.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -84,47 +85,43 @@ class Enlisting:
         saga_id = birth.claim.saga_id
         database = await self._database_of(tx)
         outbox = self._outboxes.get(database)
-        connection = None if isinstance(tx, MongoSession) else await _connection_of(tx)
-        found: Birth | Row
         if outbox is None:
-            assert connection is not None, "the journal is in an SQL database"
-            send = sender(connection)
-            new, hashed = await self._engine.journal.enlist(send, birth)
-            found = replace(birth, input_hash=hashed)
-            if hashed != birth.input_hash:
-                stored, fingerprint = await self._engine.journal.input_of(send, saga_id)
-                found = replace(found, input=stored, fingerprint=fingerprint)
+            assert not isinstance(tx, MongoSession), "the journal is in an SQL database"
+            new, found = await self._put_in_journal(await _connection_of(tx), birth)
         else:
-            row = None if key is None else await self._known(saga_id)
-            if row is None:
-                new, stored_row = await outbox.put(tx, waiting_of(birth))
-                found = birth_of(stored_row)
-            else:
-                new, found = False, row
+            new, found = await self._put_in_outbox(outbox, tx, birth)
         self._runner.check_same(definition, birth, found)
         fate = None
         if not isinstance(tx, MongoSession):
-            assert connection is not None
-            assert connection.sync_connection is not None
-            fates = _fates_of(tx, connection.sync_connection)
-            # One that was joined here may have been started here as well.
-            ours = (one for one in fates if isinstance(one, Fate) and one.saga_id == saga_id and not one.undone)
-            fate = next(ours, None)
-            if new:
-                fate = _fate(connection.sync_connection, saga_id, lambda: self._committed(birth, outbox))
-                fates.append(fate)
+            fate = await _fate_in(tx, saga_id, (lambda: self._committed(birth, outbox)) if new else None)
+        appears = partial(self._appears, definition, birth, fate, tx, outbox)
 
         async def wait() -> Any:
-            pending = OutcomePending(saga_id, definition.name)
-            await self._runner.while_open(self._appears(definition, birth, fate, tx, outbox), pending)
+            await self._runner.while_open(appears(), OutcomePending(saga_id, definition.name))
             return await self._runner.handle(definition, saga_id).result()
 
         async def cancel(why: str) -> None:
-            appears = self._appears(definition, birth, fate, tx, outbox)
-            await self._runner.while_open(appears, Busy(0, 0.0))
+            await self._runner.while_open(appears(), Busy(0, 0.0))
             await self._runner.cancel(saga_id, why)
 
         return SagaHandle(saga_id, definition.name, wait, cancel, joined=not new)
+
+    async def _put_in_journal(self, connection: AsyncConnection, birth: Birth) -> tuple[bool, Birth | Row]:
+        """Insert the journal row unless it exists; return whether it is new, and what it says."""
+        send = sender(connection)
+        new, hashed = await self._engine.journal.enlist(send, birth)
+        if hashed == birth.input_hash:
+            return new, birth
+        stored, fingerprint = await self._engine.journal.input_of(send, birth.claim.saga_id)
+        return new, replace(birth, input_hash=hashed, input=stored, fingerprint=fingerprint)
+
+    async def _put_in_outbox(self, outbox: Outbox, tx: Transaction, birth: Birth) -> tuple[bool, Birth | Row]:
+        """Insert the outbox row unless the journal or the outbox has the key; return as `_put_in_journal` does."""
+        row = None if birth.key is None else await self._known(birth.claim.saga_id)
+        if row is not None:
+            return False, row
+        new, waiting = await outbox.put(tx, waiting_of(birth))
+        return new, birth_of(waiting)
 
     def _committed(self, birth: Birth, outbox: Outbox | None) -> None:
         if outbox is None:
@@ -265,6 +262,24 @@ def _tell_end(session: Session, *, committed: bool) -> None:
         if not fate.transaction.is_active:  # else the session only takes part in a transaction of its connection
             fate(committed=committed)
     fates.clear()
+
+
+async def _fate_in(
+    tx: AsyncSession | StepConnection, saga_id: UUID, committed: Callable[[], None] | None
+) -> Fate | None:
+    """Return what becomes of the start of a saga in *tx*; None if it was joined and *tx* did not start it either.
+
+    *committed* is called after the commit of a start that is new.
+    """
+    connection = (await _connection_of(tx)).sync_connection
+    assert connection is not None
+    fates = _fates_of(tx, connection)
+    if committed is not None:
+        fate = _fate(connection, saga_id, committed)
+        fates.append(fate)
+        return fate
+    ours = (one for one in fates if isinstance(one, Fate) and one.saga_id == saga_id and not one.undone)
+    return next(ours, None)
 
 
 def _fate(connection: Connection, saga_id: UUID, committed: Callable[[], None]) -> Fate:
