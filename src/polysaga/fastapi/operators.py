@@ -11,7 +11,7 @@ request. Reading is GET. Acting is POST with a JSON body, and is refused to page
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -35,10 +35,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from starlette.exceptions import HTTPException
 
-from polysaga.errors import DefinitionError
+from polysaga.errors import DefinitionError, PayloadError
 from polysaga.fastapi.openapi import problems
 from polysaga.people import Authorize, Person, Role, person_of
 from polysaga.sagas import Attempt, Repair, SagaFilter, Sagas, SagaState, Status, Tenure
+from polysaga.sagas.journal.paging import place
 
 # For the OpenAPI document only; *authorize* inspects the request itself.
 _TOKEN = HTTPBearer(
@@ -55,15 +56,11 @@ def _in_words(text: str) -> str:
 
 
 def _cursor(text: str) -> str:
-    at, _, saga_id = text.partition("~")
     try:
-        moment = datetime.fromisoformat(at)
-        known = moment.astimezone(UTC), UUID(saga_id)
-    except (ValueError, OverflowError):
-        known = None
-    if known is None or moment.tzinfo is None:
+        place(text, "SagaItems")
+    except PayloadError:
         message = "not a cursor of this list: pass `next` as it was given, or leave it out"
-        raise PydanticCustomError("cursor", message)
+        raise PydanticCustomError("cursor", message) from None
     return text
 
 
