@@ -22,6 +22,7 @@ from polysaga.migrations.history import JOURNAL, LEDGER, History, tables_lost, v
 from polysaga.migrations.locks import locked
 from polysaga.migrations.ours import include_name, include_object
 from polysaga.sagas import Sagas
+from polysaga.sagas.driving.resources import journal_node
 
 __all__ = ["Migration", "include_name", "include_object", "migrate", "pending"]
 
@@ -135,9 +136,7 @@ async def _compare(node: Node, history: History) -> Migration:
 
 def _check_line(node: MongoNode, history: History) -> None:
     if history.line == JOURNAL:
-        raise ConfigurationError(
-            f"the journal is kept in an SQL database; '{node.database}' is MongoDB: choose another one"
-        )
+        journal_node(node)  # refuses it
 
 
 async def _look(node: SqlNode, history: History, connection: AsyncConnection) -> Migration:
