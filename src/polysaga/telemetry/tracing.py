@@ -58,7 +58,6 @@ FactT = TypeVar("FactT")
 Attribute = str | int
 
 _W3C, _FIELD = TraceContextTextMapPropagator(), "traceparent"
-_SYSTEMS = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 
 
 class SagaTracing(Tracing):
@@ -226,7 +225,7 @@ def _of_database(node: Node) -> Mapping[str, Attribute]:
     """Return the attributes of OpenTelemetry's conventions for databases."""
     if isinstance(node, MongoNode):
         return {"db.system.name": "mongodb", "db.namespace": node.documents.name}
-    url, dialect = node.followed, node.dialect.name
-    system = "mariadb" if url.drivername.startswith("mariadb") else _SYSTEMS.get(dialect, dialect)
+    url = node.followed
+    system = "mariadb" if url.drivername.startswith("mariadb") else node.dialect.name
     places = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
     return {"db.system.name": system, **{name: value for name, value in places.items() if value is not None}}
