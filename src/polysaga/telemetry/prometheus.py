@@ -196,8 +196,8 @@ class Metrics(Collector):
         to = self._to
         for use in node.pools:
             # The driver of MongoDB has a pool for each member.
-            labels = (node.database, use.name, "driver") if isinstance(node, MongoNode) else ()
-            labels = labels or (node.database, place, use.name)
+            pool = (use.name, "driver") if isinstance(node, MongoNode) else (place, use.name)
+            labels = (node.database, *pool)
             to.pool_size.of(*labels).set(use.size)
             to.pool_most.of(*labels).set(use.size + use.max_overflow)
             to.pool_in_use.of(*labels).set(use.in_use)
@@ -240,14 +240,11 @@ class Metrics(Collector):
     async def _read(self, census: Census) -> None:
         """Count every *every* seconds while this process is the reader; show nothing while it is not."""
         while True:
-            (failure,) = await asyncio.gather(self._round(census), return_exceptions=True)
+            (failure,) = await asyncio.gather(limited(self._count(census), _PATIENCE), return_exceptions=True)
             if failure is not None:
                 self._show_nothing()
                 self._failed("counting unfinished sagas", said(failure))
             await self._clock.sleep(self._every)
-
-    async def _round(self, census: Census) -> None:
-        await limited(self._count(census), _PATIENCE)
 
     async def _count(self, census: Census) -> None:
         if await census.elected():

@@ -132,9 +132,5 @@ class Census:
 
     async def _backlog(self, outbox: Outbox) -> Backlog | str:
         """Return what an outbox has, or why it is unknown: a database that is down must not hide the others."""
-        (outcome,) = await asyncio.gather(_asked(outbox), return_exceptions=True)
+        (outcome,) = await asyncio.gather(limited(outbox.backlog(MOST), _PATIENCE), return_exceptions=True)
         return said(outcome) if isinstance(outcome, BaseException) else outcome
-
-
-async def _asked(outbox: Outbox) -> Backlog:
-    return await limited(outbox.backlog(MOST), _PATIENCE)
