@@ -41,9 +41,9 @@ class StartAborted:
         self._cancels += 1
         starting.cancel(ASKED_TO_END)
 
-    def is_all_that_cancels(self, starting: "asyncio.Task[Any] | None") -> bool:
+    def is_all_that_cancels(self, starting: "asyncio.Task[Any]") -> bool:
         """Return whether no other code cancels the task, such as a loop that ends."""
-        return starting is None or starting.cancelling() <= self._cancels
+        return starting.cancelling() <= self._cancels
 
     def note(self) -> None:
         """Note that the start has failed after the process was asked to end."""
@@ -79,9 +79,10 @@ class RefuseAfterAbort:
             await self._app(scope, receive, tell)
         except (Exception, asyncio.CancelledError):  # border: what the start ends with once it is cancelled
             task = asyncio.current_task()
+            assert task is not None
             if not (self._aborted and self._aborted.is_all_that_cancels(task)):
                 raise
-            while task is not None and task.cancelling():
+            while task.cancelling():
                 task.uncancel()
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
