@@ -75,17 +75,14 @@ def test_a_mongodb_that_does_not_answer_is_named(project: Project, monkeypatch: 
 async def test_watching_survives_a_server_that_dies_and_comes_back(postgres_cluster: PostgresCluster) -> None:
     primary, *replicas = postgres_cluster.urls("postgres")
     settings = parse_settings({"databases": {"orders": {"url": primary, "replicas": replicas}}})
-    servers, clock = servers_of(settings), Clock()
-    try:
+    clock = Clock()
+    async with servers_of(settings) as servers:
         assert [one.failure for one in await look(servers, clock)] == ["", "", ""]
         await asyncio.to_thread(postgres_cluster.replicas[0].kill)
         silent = await look(servers, clock)
         assert [bool(one.failure) for one in silent] == [False, True, False]
         await asyncio.to_thread(postgres_cluster.heal)
         assert [one.failure for one in await look(servers, clock)] == ["", "", ""]
-    finally:
-        for server in servers:
-            await server.close()
 
 
 def test_a_paused_replica_is_behind(

@@ -119,18 +119,15 @@ def _tables_of(sagas: Sagas) -> dict[str, frozenset[str]]:
 
 
 async def _check(settings: Settings, wanted: Mapping[str, frozenset[str]], migrate: str) -> list[Checked]:
-    servers, clock = servers_of(settings), Clock()
-    try:
+    async with servers_of(settings) as servers:
         asked = await asyncio.gather(*(_ask(server, settings, wanted, migrate) for server in servers))
         # A server that does not answer, or whose account lacks a privilege, cannot report its position either.
         able = [index for index, one in enumerate(asked) if one.facts is not None and not one.fatal]
-        seen = dict(zip(able, await look([servers[index] for index in able], clock), strict=True))
+        seen = dict(zip(able, await look([servers[index] for index in able], Clock()), strict=True))
         checked = [_sampled(one, seen.get(index)) for index, one in enumerate(asked)]
         checked = await asyncio.gather(
             *(_permitted(one, server, wanted) for one, server in zip(checked, servers, strict=True))
         )
-    finally:
-        await asyncio.gather(*(server.close() for server in servers))
     return _together(checked, [one for one in seen.values() if not one.failure], wanted, migrate, settings)
 
 

@@ -5,8 +5,9 @@ This command asks the servers itself, when it runs; their addresses come from th
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -108,9 +109,9 @@ def _transactions(position: Gtids) -> int:
 
 
 async def _watch(settings: Settings, *, as_json: bool) -> None:
-    clock, servers = Clock(), servers_of(settings)
-    try:
-        with Live(console=Console(stderr=as_json), auto_refresh=False, transient=as_json) as live:
+    clock, console = Clock(), Console(stderr=as_json)
+    async with servers_of(settings) as servers:
+        with Live(console=console, auto_refresh=False, transient=as_json) as live:
             while dropped() is None:
                 seen = await look(servers, clock)
                 if as_json:
@@ -118,16 +119,11 @@ async def _watch(settings: Settings, *, as_json: bool) -> None:
                 else:
                     live.update(_listing(seen), refresh=True)
                 await clock.sleep(_PAUSE)
-    finally:
-        await asyncio.gather(*(server.close() for server in servers))
 
 
 async def _look_once(settings: Settings) -> list[Seen]:
-    servers = servers_of(settings)
-    try:
+    async with servers_of(settings) as servers:
         return await look(servers, Clock())
-    finally:
-        await asyncio.gather(*(server.close() for server in servers))
 
 
 class AskedServer:
@@ -165,9 +161,14 @@ class AskedServer:
             await self._line.close()
 
 
-def servers_of(settings: Settings) -> list[AskedServer]:
-    """Return a server for every address in *settings*; the caller must close each."""
-    return [AskedServer(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
+@asynccontextmanager
+async def servers_of(settings: Settings) -> AsyncIterator[list[AskedServer]]:
+    """Yield a server for every address in *settings*, and close all at the end of the block."""
+    servers = [AskedServer(node) for name, one in settings.databases.items() for node in _nodes(name, one)]
+    try:
+        yield servers
+    finally:
+        await asyncio.gather(*(server.close() for server in servers))
 
 
 def _nodes(name: str, settings: DatabaseSettings) -> list[Node]:
@@ -181,15 +182,9 @@ async def look(servers: Sequence[AskedServer], clock: Clock) -> list[Seen]:
     seen = await asyncio.gather(*(_ask(server, clock) for server in servers))
     primaries = {one.database: one.position for one in seen if one.role is NodeRole.PRIMARY}
     return [
-        Seen(
-            one.database,
-            one.node,
-            one.role,
-            one.position,
-            behind(primaries.get(one.database), one.position) if one.role is NodeRole.REPLICA else "",
-            one.milliseconds,
-            one.failure,
-        )
+        replace(one, behind=behind(primaries.get(one.database), one.position))
+        if one.role is NodeRole.REPLICA
+        else one
         for one in seen
     ]
 
