@@ -153,7 +153,7 @@ class Journal:
                 {
                     "saga_id": str(claim.saga_id),
                     "owner": str(claim.owner),
-                    "history": encoded_history(list(history)),
+                    "history": encoded_history(history),
                 }
                 for claim, history in sorted(held, key=lambda one: one[0].saga_id)
             ]
@@ -185,12 +185,12 @@ class Journal:
 
     async def park(self, claim: Claim, expected: Status, error: Reason, history: Sequence[HistoryEntry]) -> bool:
         """Park the saga: stop retrying until a person repairs it."""
-        told = {"error": error.encoded(), "history": encoded_history(list(history))}
+        told = {"error": error.encoded(), "history": encoded_history(history)}
         return await self._change("park", claim, expected=expected.value, **told)
 
     async def postpone(self, claim: Claim, seconds: float, history: Sequence[HistoryEntry]) -> bool:
         """Give up the claim; the saga is due again after *seconds*."""
-        return await self._change("postpone", claim, seconds=seconds, history=encoded_history(list(history)))
+        return await self._change("postpone", claim, seconds=seconds, history=encoded_history(history))
 
     async def note_progress(self, claim: Claim, rows: int) -> bool:
         """Store how many ledger rows a takeover found, and restart the count of expiries."""
