@@ -26,7 +26,7 @@ from polysaga.sagas.protocol.interrupts import Joined, Lost, OutOfReach
 from polysaga.sagas.protocol.known import Did, Fact, Sighting, Undid
 from polysaga.sagas.protocol.reasons import Attempt, HistoryEntry, Tenure
 from polysaga.sagas.protocol.states import Mark
-from polysaga.sagas.protocol.verdicts import Verdict, judge
+from polysaga.sagas.protocol.verdicts import Verdict, judge, passes
 from polysaga.texts import said
 
 T = TypeVar("T")
@@ -169,8 +169,7 @@ class Attempts:
             result, error = await self._through(gate, work(), _SILENCE, fault)
             if error is None:
                 return cast(T, result)
-            found = fault(error)
-            if not isinstance(error, TimeoutError) and (found is None or not found.transient):
+            if not passes(error, fault(error)):
                 raise error
             if _cancelled():
                 raise asyncio.CancelledError  # as in `settle`

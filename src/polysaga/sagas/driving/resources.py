@@ -29,6 +29,7 @@ from polysaga.sagas.participants.reading import require_unique
 from polysaga.sagas.participants.sql import SqlParticipant
 from polysaga.sagas.participants.sqlite import SQLiteParticipant
 from polysaga.sagas.protocol.rows import Birth, Ending
+from polysaga.sagas.protocol.verdicts import passes
 
 _QUEUE_OF_ONE = 4  # steps that may queue for the only writer of an SQLite file, so that it is never idle
 
@@ -98,8 +99,7 @@ def assemble(
         return [ending.claim.saga_id in changed for ending in endings]
 
     def shared(error: BaseException) -> bool:
-        fault = home.fault(error)
-        return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+        return passes(error, home.fault(error))
 
     starts = GroupCommit(insert, size=size_of_birth, timeout=settings.lease, shared=shared)
     finishes = GroupCommit(finish, size=size_of_ending, timeout=settings.lease, patience=patience, shared=shared)

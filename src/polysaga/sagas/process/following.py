@@ -21,6 +21,7 @@ from polysaga.sagas.process.loop import LONGEST_PAUSE, pauses
 from polysaga.sagas.protocol.outcomes import cancelled, error_of
 from polysaga.sagas.protocol.rows import Row, Standing
 from polysaga.sagas.protocol.states import Mark, Status
+from polysaga.sagas.protocol.verdicts import passes
 
 TakeOver = Callable[[Row, Asked], None]
 
@@ -111,10 +112,7 @@ class Following:
 
     def _passes(self, error: BaseException) -> bool:
         """Return whether to ask the journal again after *error*."""
-        if self._closing.is_over:
-            return False
-        fault = self._engine.home_participant.fault(error)
-        return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
+        return not self._closing.is_over and passes(error, self._engine.home_participant.fault(error))
 
 
 def include_in_bookmark(definition: Definition) -> None:

@@ -35,6 +35,11 @@ def judge(error: BaseException, fault: Fault | None, row: Mark | None) -> Verdic
         return Verdict.LOST
     if isinstance(error, Refused):
         return Verdict.REFUSED
-    if isinstance(error, TimeoutError | TryAgain) or (fault is not None and fault.transient):
+    if isinstance(error, TryAgain) or passes(error, fault):
         return Verdict.AGAIN
     return Verdict.FAILED
+
+
+def passes(error: BaseException, fault: Fault | None) -> bool:
+    """Return whether what raised *error* may succeed if it is done again: the database was late, or in trouble."""
+    return isinstance(error, TimeoutError) or (fault is not None and fault.transient)
