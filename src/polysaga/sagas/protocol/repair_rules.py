@@ -59,7 +59,7 @@ def status_after(order: RepairOrder, row: Row) -> Status:
 
     undo = order.action is RepairAction.COMPENSATE or order.outcome is Status.COMPENSATED
     if undo and going in {Status.COMPLETING, Status.COMPLETED}:
-        raise TooLate(row.claim.saga_id, row.name, direction(row).value)
+        raise TooLate(row.claim.saga_id, row.name, going.value)
     if row.status.final:
         raise wrong("it is at rest for good")
     if order.action is RepairAction.COMPENSATE:
