@@ -31,7 +31,7 @@ from polysaga.sagas.journal.claims import PAUSE
 from polysaga.sagas.participants import Entry, Participant
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.participants.reading import explaining
-from polysaga.sagas.protocol.decisions import fused_in
+from polysaga.sagas.protocol.decisions import fused_in, pivot_elsewhere
 from polysaga.sagas.protocol.interrupts import OutOfReach
 from polysaga.sagas.protocol.reasons import Reason, Resolution
 from polysaga.sagas.protocol.repair_rules import RepairAction, RepairOrder, direction, refusal_of_skip
@@ -178,8 +178,8 @@ class SagaRepair:
 
     async def _check_compensate(self) -> None:
         """Raise `TooLate` if the ledger of the pivot says that it is done, which the journal may not know yet."""
-        decision = None if self._known is None else self._known.decision
-        if decision is None or decision.database_name == self._home or self._going is not Status.RUNNING:
+        decision = None if self._known is None else pivot_elsewhere(self._known, self._home)
+        if decision is None or self._going is not Status.RUNNING:
             return
         try:
             seen = await self._look([decision], _ONCE)
@@ -219,10 +219,8 @@ class SagaRepair:
     async def _block_decision(self, epoch: int) -> None:
         """Block the pivot; raise `TooLate` if the saga is decided."""
         # A pivot in the journal's database asks the journal, whose claim is ours.
-        decision = self._definition.decision
-        if decision is None or decision.database_name == self._home:
-            return
-        if (await self._block(decision, epoch)).state is Mark.DONE:
+        decision = pivot_elsewhere(self._definition, self._home)
+        if decision is not None and (await self._block(decision, epoch)).state is Mark.DONE:
             raise TooLate(self._row.claim.saga_id, self._row.name, self._row.status.value)
 
     async def _record_done_by_hand(self, step: AnyStep, epoch: int) -> None:

@@ -18,6 +18,7 @@ from polysaga.sagas.driving.resources import Engine
 from polysaga.sagas.process.closing import Closing
 from polysaga.sagas.process.looks import SharedLooks
 from polysaga.sagas.process.loop import LONGEST_PAUSE, pauses
+from polysaga.sagas.protocol.decisions import pivot_elsewhere
 from polysaga.sagas.protocol.outcomes import cancelled, error_of
 from polysaga.sagas.protocol.rows import Row, Standing
 from polysaga.sagas.protocol.states import Mark, Status
@@ -89,9 +90,9 @@ class Following:
 
     async def _is_blocked(self, definition: Definition, saga_id: UUID) -> bool:
         """Return whether the pivot of a saga that is being undone can no longer commit."""
-        pivot = definition.decision
         engine = self._engine
-        if pivot is None or pivot.database_name == engine.journal.node.database:
+        pivot = pivot_elsewhere(definition, engine.journal.node.database)
+        if pivot is None:
             return True
         assert pivot.database_name is not None, "a step without a database does not decide"
         participant = engine.participants[pivot.database_name]

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.protocol.decisions import pivot_elsewhere
 from polysaga.sagas.protocol.known import RULED_OUT, Known
 from polysaga.sagas.protocol.states import Status
 
@@ -42,7 +43,5 @@ def is_undone_for_certain(definition: Definition, known: Known, *, home: str) ->
     """Return whether the saga is undone, or is being undone and its pivot can no longer commit."""
     if known.status is not Status.COMPENSATING:
         return known.status is Status.COMPENSATED
-    pivot = definition.decision
-    if pivot is None or pivot.database_name == home:
-        return True
-    return known.marks.get(pivot.name) in RULED_OUT  # it can commit in its own database until it is blocked there
+    pivot = pivot_elsewhere(definition, home)  # it can commit there until it is blocked there
+    return pivot is None or known.marks.get(pivot.name) in RULED_OUT

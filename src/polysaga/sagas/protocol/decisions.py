@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from polysaga.frozen import frozen
 from polysaga.sagas.definition.definition import Definition
+from polysaga.sagas.definition.step import AnyStep
 from polysaga.sagas.protocol.known import RULED_OUT, Known
 from polysaga.sagas.protocol.states import Mark, Status
 
@@ -97,8 +98,8 @@ def _forward(definition: Definition, known: Known) -> Move:
 
 
 def _backward(definition: Definition, known: Known, home: str) -> Move:
-    pivot = definition.decision
-    if pivot is not None and pivot.database_name != home:
+    pivot = pivot_elsewhere(definition, home)
+    if pivot is not None:
         # The pivot comes first: it must not commit late, after its predecessors are undone.
         match known.marks.get(pivot.name):
             case Mark.DONE:
@@ -123,6 +124,15 @@ def _backward(definition: Definition, known: Known, home: str) -> Move:
     if ready:
         return UndoSteps(ready)
     return Wait() if known.active else Rest()
+
+
+def pivot_elsewhere(definition: Definition, home: str) -> AnyStep | None:
+    """Return the deciding step if it commits in another database than the journal's, else None.
+
+    The journal alone cannot say whether such a step has committed.
+    """
+    pivot = definition.decision
+    return None if pivot is None or pivot.database_name == home else pivot
 
 
 def fused_first(definition: Definition, home: str) -> str | None:
