@@ -108,14 +108,18 @@ class Database(Generic[NodeT, SessionT]):
         Raises `ConfigurationError` while the databases are closed, and in another event loop than the one that
         opened them.
         """
+        primary, loop = self._primary, running()
+        if loop is not None:  # else for a look at the node only
+            self._refuse_another_loop(loop)
+        return primary
+
+    @property
+    def _primary(self) -> NodeT:
         if not self._nodes:
             raise ConfigurationError(
                 f"database '{self.name}' is not open: use it inside `async with databases.open(settings)`"
                 f"{WITH_THE_APPLICATION}"
             )
-        loop = running()
-        if loop is not None:  # else for a look at the node only
-            self._refuse_another_loop(loop)
         return self._nodes[0]
 
     @property
@@ -163,7 +167,7 @@ class Database(Generic[NodeT, SessionT]):
         wish = _PLAIN if plain else Wish(consistency, max_lag, allow_stale, snapshot)
         if self._routes is not None:
             return self._in_its_loop(self._routes.reader(wish))
-        return self._in_its_loop(self._lend(self.primary, read_only=True, snapshot=snapshot))
+        return self._in_its_loop(self._lend(self._primary, read_only=True, snapshot=snapshot))
 
     def writer(self) -> AbstractAsyncContextManager[SessionT]:
         """Lend a session on the primary; the end of the block commits (SQL).
@@ -173,7 +177,7 @@ class Database(Generic[NodeT, SessionT]):
         """
         if self._routes is not None:
             return self._in_its_loop(self._routes.writer())
-        return self._in_its_loop(self._lend(self.primary, read_only=False))
+        return self._in_its_loop(self._lend(self._primary, read_only=False))
 
     def wrote(self) -> None:
         """Make later reads of this scope see what is committed by now, by any session of any process.
