@@ -121,12 +121,12 @@ class MongoNode:
     def _check_options(self, url: str) -> None:
         try:
             self.dialect.check_options(url)
-            # The client itself drops options that it does not know, with a warning.
-            self.driver.split_options(url.partition("?")[2], validate=True, warn=False) if "?" in url else None
+            if "?" in url:  # the client itself drops options that it does not know, with a warning
+                self.driver.split_options(url.partition("?")[2], validate=True, warn=False)
         except UnusableOption as error:
-            raise (
-                self._refused(error) if self._is_doubtful else unusable(self.database, self.role, error)
-            ) from None
+            if self._is_doubtful:
+                raise self._refused(error) from None
+            raise unusable(self.database, self.role, error) from None
         except (self.driver.PyMongoError, ValueError, TypeError, OSError) as error:
             raise self._refused(error) from None
 

@@ -59,7 +59,8 @@ class SqlNode:
         self.dialect: SqlDialect = SQL_DIALECTS[self.url.drivername]()
         try:
             refuse_without_value(url)
-            self.dialect.address(self.url), self.dialect.options(self.url)
+            self.dialect.address(self.url)
+            self.dialect.options(self.url)
         except UnusableOption as error:
             raise unusable(database, role, error) from None
         self.admit: Callable[[], Judge] | None = None  # called before the server of a new connection is sampled
