@@ -83,7 +83,7 @@ class SqlNode:
     @property
     def writer(self) -> AsyncEngine:
         """The engine for transactions that may write."""
-        return self._engines.get("writer") or self._engine("writer")
+        return self._engines.get("writer") or self._create("writer")
 
     @property
     def single(self) -> AsyncEngine:
@@ -97,7 +97,7 @@ class SqlNode:
     @property
     def reader(self) -> AsyncEngine:
         """The engine for plain reads: autocommit, and the server itself refuses writes."""
-        return self._engines.get("reader") or self._engine("reader")
+        return self._engines.get("reader") or self._create("reader")
 
     @property
     def reserved(self) -> AsyncEngine:
@@ -108,7 +108,7 @@ class SqlNode:
         """
         if self.dialect.single_writer:
             return self.writer
-        return self._engines.get("reserved") or self._engine("reserved")
+        return self._engines.get("reserved") or self._create("reserved")
 
     def on_reader(self, prepare: Callable[[AsyncEngine], None]) -> None:
         """Call *prepare* once with the engine for plain reads: when it is made, or at once if it exists."""
@@ -185,11 +185,6 @@ class SqlNode:
         self._engines.clear()
         self._single = self._snapshots = None
 
-    def _engine(self, pool: Pool) -> AsyncEngine:
-        if pool not in self._engines:
-            self._engines[pool] = self._create(pool)
-        return self._engines[pool]
-
     def _arguments(self, url: URL, *, read_only: bool) -> dict[str, Any]:
         arguments = self.dialect.engine_arguments(url, self.settings)
         return self.dialect.reader_arguments(arguments) if read_only else arguments
@@ -240,6 +235,7 @@ class SqlNode:
             self._watch(engine)
         if read_only and self._on_reader is not None:
             self._on_reader(engine)
+        self._engines[pool] = engine
         return engine
 
     def _keep_count(self, engine: AsyncEngine) -> None:
