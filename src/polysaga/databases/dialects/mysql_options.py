@@ -47,7 +47,10 @@ _REFUSED = {
 }
 _MODES = ("disabled", "required", "verify_ca", "verify_identity")
 _SPELLINGS = ("ssl_mode", "ssl-mode", "sslmode", "ssl")
-_BY_SWITCH = {"true": "required", "1": "required", "false": "disabled", "0": "disabled"}
+_SAME_MODES = {
+    **dict.fromkeys(("true", "1", "require"), "required"),
+    **dict.fromkeys(("false", "0", "disable"), "disabled"),
+}
 _FILES = ("ssl_ca", "ssl_cert", "ssl_key")
 # Settings that `MySQL.engine_arguments` makes, and the remedy for a URL that sets them too.
 _OURS = {
@@ -67,7 +70,7 @@ _OURS = {
 
 def _mode(value: str) -> str:
     plain = value.lower().replace("-", "_")
-    plain = _BY_SWITCH.get(plain, {"disable": "disabled", "require": "required"}.get(plain, plain))
+    plain = _SAME_MODES.get(plain, plain)
     if plain not in _MODES:  # e.g. PREFERRED: asyncmy has no optional TLS
         raise ValueError("REQUIRED, VERIFY_CA, VERIFY_IDENTITY or DISABLED")
     return plain
