@@ -27,16 +27,16 @@ from polysaga.databases.samples import Sample
 from polysaga.errors import DatabaseUnavailable
 from polysaga.faults import Fault
 
-# In a pooled connection's info: when it was lent last, or when a transaction on it ended since, by the clock.
-ANSWERED_AT = "polysaga.answered_at"
-COMMITTED = "polysaga.committed"  # in a connection's info: nothing is left to roll back
-SEALED = "polysaga.sealed"  # in a connection's info: COMMIT was sent with the last statement
-# In a connection's info until it is back in the pool: the task that ends its transaction, and the step's loan.
-ENDING = "polysaga.ending"
-LOAN = "polysaga.loan"
-LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction, in the same place
+# Marks in a pooled connection's info.
+ANSWERED_AT = "polysaga.answered_at"  # when it was lent last, or a transaction on it ended since, by the clock
+COMMITTED = "polysaga.committed"  # nothing is left to roll back
+SEALED = "polysaga.sealed"  # COMMIT was sent with the last statement
+# Marks that are there until the connection is back in the pool.
+ENDING = "polysaga.ending"  # the task that ends the transaction
+LOAN = "polysaga.loan"  # the loan of the step that has the connection
+LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction
 SESSION = "polysaga.session"  # a weak reference to the session that writes on the connection
-STREAMS = "polysaga.streams"  # the same for results that are streamed: a mark of their transaction
+STREAMS = "polysaga.streams"  # the results that are streamed in the transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
 _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # TLS broken off by the network
 _ANSWERS = re.compile(r"(?is)^\s*(select|show)\b|\breturning\b")
