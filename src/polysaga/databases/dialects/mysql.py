@@ -243,20 +243,14 @@ class MySQL(SqlDialect):
             },
         }
 
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = arguments["connect_args"]
+    def refusing_writes(self, connect: dict[str, Any]) -> dict[str, Any]:
         # MariaDB skips MySQL's comments from 50700 to 99999, MySQL those that begin with M!.
         # Connections for reads and for probes hold no locks, so they may stay idle as long as the server allows.
         read_only = (
             "/*M!100301 , tx_read_only = 1 */"
             "/*!80000 , transaction_read_only = 1, wait_timeout = @@global.wait_timeout */"
         )
-        limits = connect["init_command"] + read_only
-        return {
-            **arguments,
-            "isolation_level": "AUTOCOMMIT",
-            "connect_args": {**connect, "init_command": limits},
-        }
+        return {**connect, "init_command": connect["init_command"] + read_only}
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         @event.listens_for(engine.sync_engine, "reset")

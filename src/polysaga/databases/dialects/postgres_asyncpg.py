@@ -41,14 +41,9 @@ class PostgresAsyncpg(Postgres):
             },
         }
 
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = postgres_options.reader_arguments(arguments["connect_args"])
+    def refusing_writes(self, connect: dict[str, Any]) -> dict[str, Any]:
         server = {**connect["server_settings"], "default_transaction_read_only": "on"}
-        return {
-            **arguments,
-            "isolation_level": "AUTOCOMMIT",
-            "connect_args": {**connect, "server_settings": server},
-        }
+        return {**postgres_options.reader_arguments(connect), "server_settings": server}
 
     def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
         return {**connect, "server_settings": {"application_name": connect["server_settings"]["application_name"]}}

@@ -49,14 +49,9 @@ class PostgresPsycopg(Postgres):
             },
         }
 
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        connect = postgres_options.reader_arguments(arguments["connect_args"])
+    def refusing_writes(self, connect: dict[str, Any]) -> dict[str, Any]:
         options = f"{connect['options']} -c default_transaction_read_only=on"
-        return {
-            **arguments,
-            "isolation_level": "AUTOCOMMIT",
-            "connect_args": {**connect, "options": options},
-        }
+        return {**postgres_options.reader_arguments(connect), "options": options}
 
     def prepare(self, engine: AsyncEngine, *, read_only: bool) -> None:
         super().prepare(engine, read_only=read_only)

@@ -121,6 +121,11 @@ class SqlDialect:
 
     def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return *arguments* of a writer engine as those of an engine on which the server refuses writes."""
+        connect = self.refusing_writes(arguments["connect_args"])
+        return {**arguments, "isolation_level": "AUTOCOMMIT", "connect_args": connect}
+
+    def refusing_writes(self, connect: dict[str, Any]) -> dict[str, Any]:
+        """Return *connect*, arguments of the driver, with those that let the server refuse writes."""
         raise NotImplementedError
 
     def without_settings(self, connect: dict[str, Any]) -> dict[str, Any]:
@@ -175,8 +180,7 @@ class SqlDialect:
 
     def line_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         """Return the driver's arguments to connect for questions outside of transactions."""
-        arguments: dict[str, Any] = self.reader_arguments(self.engine_arguments(url, settings))["connect_args"]
-        return arguments
+        return self.refusing_writes(self.engine_arguments(url, settings)["connect_args"])
 
     def hindrance(self, error: BaseException) -> str | None:
         """Return the remedy if the driver's *error* at login has its cause on this program's side; else None."""

@@ -157,8 +157,8 @@ class SQLite(SqlDialect):
     def engine_arguments(self, url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         return {"connect_args": {"timeout": settings.lock_timeout, "factory": SQLiteFile}}
 
-    def reader_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {**arguments, "isolation_level": "AUTOCOMMIT"}
+    def refusing_writes(self, connect: dict[str, Any]) -> dict[str, Any]:
+        return connect  # `configure` lets it
 
     def configure(self, connection: Any, *, read_only: bool) -> None:
         try:
