@@ -268,7 +268,7 @@ def parse_lsn(literal: str, epoch: Epoch = Epoch()) -> Lsn:
     return Lsn(int(match[1], 16) << 32 | int(match[2], 16), epoch)
 
 
-def parse_gtids(literal: str, epoch: Epoch = Epoch()) -> Gtids:
+def parse_gtids(literal: str) -> Gtids:
     """Decode what MySQL writes as `gtid_executed`, tags included; raise ValueError for anything else."""
     sources: dict[str, Intervals] = {}
     for one in filter(None, (part.strip() for part in literal.split(","))):
@@ -281,7 +281,7 @@ def parse_gtids(literal: str, epoch: Epoch = Epoch()) -> Gtids:
                 source = f"{uuid}:{part}"
             else:
                 sources[source] = _union(sources.get(source, ()), (_interval(part),))
-    return Gtids(sources, epoch)
+    return Gtids(sources)
 
 
 def parse_maria_gtid(literal: str, epoch: Epoch = Epoch()) -> MariaGtid:

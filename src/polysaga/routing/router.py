@@ -61,7 +61,6 @@ class Router:
         *,
         emit: Emit,
         clock: Clock,
-        random: Random | None = None,
     ) -> None:
         self.name, self.primary, self.nodes, self.reads, self.clock = name, primary, tuple(nodes), reads, clock
         self.routed: Counter[tuple[str, RouteReason]] = Counter()  # sessions by node and reason
@@ -71,7 +70,7 @@ class Router:
         self.limiter = asyncio.Semaphore(reads.primary_read_limit)
         self.limits = Limits(reads.max_lag, reads.probe_interval + reads.probe_timeout, reads.zone)
         self._opened = False  # whether any breaker may be open
-        self._random = random or Random()
+        self._random = Random()
         seats = [Seat(nodes[0].name, zone=reads.zone)]
         seats += [
             Seat(node.name, replica.weight, replica.zone)
@@ -240,7 +239,7 @@ class Router:
         node = self.topology.nodes[index]
         return (self.loads[index].sessions + 1) * (node.latency + 1e-4) / node.seat.weight
 
-    def _shut(self, left: int | None = None) -> set[int]:
+    def _shut(self, left: int | None) -> set[int]:
         """Return *left* and the nodes whose breakers are open now; only *left* if that shuts all replicas."""
         now = self.clock.monotonic()
         shut = {index for index, load in enumerate(self.loads) if not load.breaker.allows(now)}
