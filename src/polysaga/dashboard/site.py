@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -167,7 +167,7 @@ def base_of(request: Request) -> str:
 
 def back_to(request: Request, path: str, done: str = "") -> Response:
     """Answer a form: the browser opens *path* of the dashboard."""
-    query = f"?{words.query(done=done)}" if done else ""
+    query = f"?{urlencode({'done': done})}" if done else ""
     return RedirectResponse(f"{base_of(request)}{path}{query}", 303)
 
 
@@ -193,7 +193,7 @@ def _with_live(request: Request, value: str | None) -> str:
     pairs = [(name, one) for name, one in request.query_params.multi_items() if name not in {"live", "done"}]
     if value is not None:
         pairs.append(("live", value))
-    query = words.pairs(pairs)
+    query = urlencode(pairs)
     return f"{request.url.path}?{query}" if query else request.url.path
 
 

@@ -6,7 +6,6 @@ Times are UTC and carry seconds; how long ago something was stands beside them.
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlencode
 from uuid import UUID
 
 STATUS = {
@@ -152,13 +151,3 @@ def plainly(text: str) -> str:
 def place(database: str | None) -> str:
     """Return where a step works, for a sentence: `in orders`, or nothing for a call to the outside world."""
     return f" in {database}" if database else ""
-
-
-def pairs(given: Sequence[tuple[str, str]]) -> str:
-    """Return a query string."""
-    return urlencode(given)
-
-
-def query(**given: str) -> str:
-    """Return a query string."""
-    return urlencode(given)
