@@ -39,7 +39,7 @@ class JournalDown(Exception):
 
 
 class _Shared(Generic[FoundT]):
-    """An answer of the journal that everybody who asks within two seconds gets; the first of them looks."""
+    """An answer of the journal that is good for two seconds: of all callers within them the first one looks."""
 
     def __init__(self, clock: Clock, look: Callable[[], Awaitable[FoundT]]) -> None:
         self._clock, self._look = clock, look

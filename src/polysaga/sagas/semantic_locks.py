@@ -1,10 +1,10 @@
 """Semantic locks: a row names the saga that works on it, until that saga ends.
 
-Sagas are not isolated: everyone sees what a step commits, while the saga can still be undone. A database lock
-ends with the step's transaction. A semantic lock is a column of the user's own row, written in the step's
+Sagas are not isolated: any transaction sees what a step commits, while the saga can still be undone. A database
+lock ends with the step's transaction. A semantic lock is a column of the user's own row, written in the step's
 transaction, and ends with the saga (Garcia-Molina and Salem, 1987; Richardson, "Microservices Patterns", 4.3.2).
-So it is as durable as the step and is rolled back if the step is refused. Others see it in their queries, in
-their own `WHERE`, and when they call `acquire`.
+So it is as durable as the step and is rolled back if the step is refused. Others see it in their queries, in their
+own `WHERE`, and when they call `acquire`.
 
 The row is the only source of truth. `acquire` is one conditional update, so only one of two concurrent sagas
 gets the row; repeating it is harmless. The saga itself releases the row, in its last step and in the compensation
