@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polysaga.databases.dialects import SqlDialect
+from polysaga.sagas.journal.paging import quoted
 from polysaga.sagas.journal.statements import columns_of_row
 from polysaga.sagas.journal.tables import BEFORE_NEVER, JOURNAL
 from polysaga.sagas.protocol.outcomes import overdue
@@ -36,8 +37,7 @@ class Claims:
 
     def __init__(self, dialect: SqlDialect, fingerprints: Collection[str]) -> None:
         self._dialect, self._columns = dialect, columns_of_row(dialect)
-        # Our own hexadecimal digests, so they are safe in the SQL text.
-        known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(fingerprints)) or "''"
+        known = quoted(fingerprints)  # our own hexadecimal digests
         now, render = dialect.statement_clock, dialect.render
         # A scan of the index on the status, which a small table invites, would lock rows that are not due.
         force = " FORCE INDEX (polysaga_journal_due)" if dialect.name == "mysql" else ""

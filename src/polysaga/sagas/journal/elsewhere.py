@@ -17,6 +17,7 @@ from polysaga.databases import Fault, Node, SqlNode
 from polysaga.databases.dialects.sending import Rendered, sender
 from polysaga.databases.dialects.sql import rows_of_ids
 from polysaga.errors import ConfigurationError, DatabaseUnavailable
+from polysaga.sagas.journal.paging import quoted
 from polysaga.sagas.journal.tables import JOURNAL
 
 _NEWEST = 10_000  # sagas of another journal among which those of this program are looked for: it may be shared
@@ -54,10 +55,9 @@ async def require_one_journal(
 
 async def _sagas_in(node: SqlNode, names: Collection[str], *, age: float) -> set[UUID]:
     dialect = node.dialect
-    known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
     newest = f"SELECT id, name, finished_at FROM {JOURNAL} ORDER BY created_at DESC, id DESC LIMIT {_NEWEST}"
     statement = dialect.render(
-        f"SELECT id FROM ({newest}) AS newest WHERE name IN ({known}) "
+        f"SELECT id FROM ({newest}) AS newest WHERE name IN ({quoted(names)}) "
         f"AND (finished_at IS NULL OR finished_at > {dialect.ago(':age')}) LIMIT {_MOST}"
     )
     async with node.single.connect() as connection:

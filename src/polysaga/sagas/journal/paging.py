@@ -32,6 +32,11 @@ def instant(moment: datetime, what: str) -> datetime:
         raise PayloadError(message) from None
 
 
+def quoted(texts: Collection[str]) -> str:
+    """Return *texts*, which need no escapes, as the list behind IN; without any, as one that no name equals."""
+    return ", ".join(f"'{text}'" for text in sorted(texts)) or "''"
+
+
 def where(conditions: Collection[str]) -> str:
     """Return the WHERE clause with all *conditions*; empty without any."""
     return f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -25,7 +25,7 @@ from polysaga.errors import PayloadError
 from polysaga.sagas.definition.identity import as_id, id_from_key
 from polysaga.sagas.journal.claims import CRASHES
 from polysaga.sagas.journal.figures import late_if, late_values
-from polysaga.sagas.journal.paging import cursor, instant, place, where
+from polysaga.sagas.journal.paging import cursor, instant, place, quoted, where
 from polysaga.sagas.journal.tables import AUDIT, BEFORE_NEVER, JOURNAL
 from polysaga.sagas.journal.views import AuditEntry, SagaFilter, SagaPage, SagaState, SagaSummary
 from polysaga.sagas.protocol.reasons import Attempt, Reason, attempts_in, decoded_history, tenures_in
@@ -263,8 +263,8 @@ class Catalogue:
         if wanted.retrying or wanted.step is not None or wanted.database is not None:
             conditions += self._near(wanted, values)
         if wanted.known is not None:
-            known = ", ".join(f"'{fingerprint}'" for fingerprint in sorted(self._fingerprints)) or "''"
-            conditions.append(f"fingerprint {'IN' if wanted.known else 'NOT IN'} ({known})")
+            known = "IN" if wanted.known else "NOT IN"
+            conditions.append(f"fingerprint {known} ({quoted(self._fingerprints)})")
         return conditions
 
     def _near(self, wanted: SagaFilter, values: dict[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from uuid import UUID
 
 from polysaga.events import SagasRemoved
 from polysaga.sagas.driving.resources import Engine
+from polysaga.sagas.journal.paging import quoted
 from polysaga.sagas.journal.tables import JOURNAL
 from polysaga.sagas.participants.fence import FENCE
 from polysaga.sagas.participants.removal import Removal
@@ -53,13 +54,12 @@ class Retention:
         self._passed = 0.0  # seconds: then no saga older than that was to be removed
         self._whole_at = -inf  # when the next look begins at the oldest saga of all
         dialect = self._node.dialect
-        known = ", ".join(f"'{name}'" for name in sorted(names)) or "''"
         old = f"wake_at IS NULL AND finished_at <= {dialect.ago(':age')}"
         # Uses the index on `created_at`: a saga that ended long ago began before.
         self._expired = dialect.render(
             f"SELECT id, {dialect.seconds_until('created_at')} FROM {JOURNAL} "
             f"WHERE created_at BETWEEN {dialect.ago(':oldest')} AND {dialect.ago(':age')} "
-            f"AND {old} AND name IN ({known}) ORDER BY created_at, id LIMIT :batch"
+            f"AND {old} AND name IN ({quoted(names)}) ORDER BY created_at, id LIMIT :batch"
         )
         self._removal = Removal(dialect, JOURNAL, "id", old)
 
