@@ -5,7 +5,6 @@ Sources, later ones win: defaults given in code, a TOML file (`polysaga.toml`, o
 No other module reads the environment; every part receives its own settings.
 """
 
-import difflib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from pydantic_core import Url as PydanticUrl
 from sqlalchemy import URL
 
 from polysaga.errors import ConfigurationError
-from polysaga.sources import from_environment, from_file, merge, named_file, with_secrets
+from polysaga.sources import from_environment, from_file, merge, named_file, nearest, with_secrets
 
 _GUESSABLE = 16  # characters
 _DAY = 24 * 3600.0  # seconds
@@ -397,9 +396,4 @@ def _instead(key: str, model: type[BaseModel]) -> str:
             name = key.removeprefix(f"{section}_")
             if name in inner.model_fields:
                 return f", did you mean '{section}.{name}'?"
-    return _nearest(key, model.model_fields)
-
-
-def _nearest(key: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(sorted(known))}"
+    return nearest(key, model.model_fields)

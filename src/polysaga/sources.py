@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -86,6 +86,12 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return the end of an error about a *word* that is none of *known*: the one that was meant, or all."""
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(sorted(known))}"
+
+
 def _sets_something(name: str, model: type[BaseModel]) -> bool:
     """Return whether the variable *name* is a setting; raise `ConfigurationError` if it looks mistyped."""
     upper = name.upper()
@@ -110,8 +116,7 @@ def _instead(rest: str, sections: list[str]) -> str:
     section = next((one for one in sections if head.startswith(f"{one}_")), None)
     if section is not None and section != "config":
         return f": two underscores separate the words, e.g. {PREFIX}{section.upper()}__NAME"
-    close = get_close_matches(head, sections, n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(sorted(sections))}"
+    return nearest(head, sections)
 
 
 def _put(found: dict[str, Any], model: type[BaseModel], name: str, text: str) -> None:
