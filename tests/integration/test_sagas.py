@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import math
 import os
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -44,7 +46,7 @@ from tests.fixtures.programs import (
     make_due,
     take_over,
 )
-from tests.fixtures.waiting import forever, reached
+from tests.fixtures.waiting import forever, reached, until
 
 ALL_DONE = {name: 1 for name, *_ in PLACE_ORDER}
 
@@ -61,6 +63,21 @@ async def test_every_shape_of_saga_completes_with_each_effect_once(urls: Urls, s
         await program.recorder.wait_for(SagaFinished)
         assert await program.effects(handle.id) == {name: 1 for name, *_ in shape}
         assert (await program.sagas.get(handle.id)).status is Status.COMPLETED
+
+
+async def test_what_drives_a_saga_is_freed_when_it_ends(urls: Urls) -> None:
+    """A cycle of references would keep it until the garbage collector comes by, and cost the collector's time."""
+    async with Program(urls, PLACE_ORDER).open() as program:
+        gc.collect()
+        gc.disable()
+        try:
+            handle = await program.sagas.start(program.saga, Order())
+            execution = weakref.ref(program.runner.executions[handle.id])
+            await handle.result(30)
+            del handle
+            await until(lambda: execution() is None, "the execution is freed")
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

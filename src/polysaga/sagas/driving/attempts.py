@@ -59,14 +59,14 @@ class _Underway:
     """One attempt that has begun."""
 
     step: AnyStep
-    plan: AttemptPlan
+    phase: str
     number: int
     began: float  # by the monotonic clock
     at_ms: float  # since the start of the saga
 
     def ended(self, seconds: float, outcome: str, told: str | None = None) -> Attempt:
         """Return its entry in the history."""
-        return Attempt(self.step.name, self.plan.phase, self.number, self.at_ms, _ms(seconds), outcome, told)
+        return Attempt(self.step.name, self.phase, self.number, self.at_ms, _ms(seconds), outcome, told)
 
 
 @frozen
@@ -121,7 +121,8 @@ class Attempts:
                 except TimeoutError:
                     return Settled(Verdict.UNAVAILABLE, plan.gate.full(plan.patience or 0.0), uncertain)
             began = self._clock.monotonic()
-            current = self._current[step.name] = _Underway(step, plan, attempt, began, _ms(began - self._began))
+            current = _Underway(step, plan.phase, attempt, began, _ms(began - self._began))
+            self._current[step.name] = current
             work = self._through(plan.gate, plan.act(attempt), step.timeout, plan.fault)
             if self._trace is not None and plan.phase != "start":
                 work = self._trace.attempt(work, step, plan.phase, attempt)
@@ -129,7 +130,7 @@ class Attempts:
             if error is None:
                 self._note_done(current, fact)
                 return Settled(Mark.DONE, fact=fact)
-            settled = await self._judged(current, error)
+            settled = await self._judged(plan, current, error)
             uncertain = uncertain or settled.uncertain
             if settled.verdict is not Verdict.AGAIN:
                 return settled
@@ -193,22 +194,22 @@ class Attempts:
         current = self._current[step]
         return [*self.history, current.ended(self._clock.monotonic() - current.began, "done")]
 
-    async def _judged(self, current: _Underway, error: Exception) -> Settled:
-        plan, timeout = current.plan, current.step.timeout
-        seen, look_failed = (None, None) if plan.look is None else await self._caught(plan.look(), timeout)
-        seen = seen or _NOTHING
-        verdict = Verdict.AGAIN if look_failed is not None else judge(error, plan.fault(error), seen.mark)
+    async def _judged(self, plan: AttemptPlan, current: _Underway, error: Exception) -> Settled:
+        look = None if plan.look is None else plan.look()
+        seen, look_failed = (None, None) if look is None else await self._caught(look, current.step.timeout)
+        seen, fault = seen or _NOTHING, plan.fault(error)
+        verdict = Verdict.AGAIN if look_failed is not None else judge(error, fault, seen.mark)
         if verdict is Mark.DONE:
             self._note_done(current, seen.fact, found=True)
             return Settled(Mark.DONE, fact=seen.fact)
-        self._note_failed(current, error)
+        self._note_failed(current, error, fault)
         if plan.retry_any_error and verdict is not Verdict.LOST:
             verdict = Verdict.AGAIN
-        no_reply = isinstance(error, TimeoutError) or plan.fault(error) in _MAY_HAVE_COMMITTED
+        no_reply = isinstance(error, TimeoutError) or fault in _MAY_HAVE_COMMITTED
         return Settled(verdict, error, seen.mark is None and (no_reply or look_failed is not None))
 
     def _note_done(self, current: _Underway, fact: Fact | None, *, found: bool = False) -> None:
-        step, phase = current.step, current.plan.phase
+        step, phase = current.step, current.phase
         null = isinstance(fact, Undid) and fact.mark is Mark.BLOCKED
         found = found or (phase == "undo" and isinstance(fact, Did))  # a pivot that had committed
         seconds = self._note(current, "found" if found else "null" if null else "done")
@@ -218,20 +219,19 @@ class Attempts:
         elif isinstance(fact, Undid):
             self._emit(StepCompensated(*where, null, seconds))
 
-    def _note_failed(self, current: _Underway, error: Exception) -> None:
-        step, plan = current.step, current.plan
-        fault, told = plan.fault(error), said(error)
+    def _note_failed(self, current: _Underway, error: Exception, fault: Fault | None) -> None:
+        step, told = current.step, said(error)
         outcome = type(error).__name__ if fault is None else fault.value
         seconds = self._note(current, outcome, told[:_SAID])
         kind = "refused" if isinstance(error, Refused) else "error" if fault is None else fault.value
-        phase = "undo" if plan.phase == "undo" else "do"  # a start does the first step
+        phase = "undo" if current.phase == "undo" else "do"  # a start does the first step
         where = (self._saga_id, self._saga, step.name, step.database_name, current.number)
         self._emit(StepFailed(*where, kind, told, phase, seconds))
 
     def _note(self, current: _Underway, outcome: str, told: str | None = None) -> float:
         """Keep the outcome of an attempt; return the seconds that it took."""
         seconds = self._clock.monotonic() - current.began
-        if current.plan.phase != "start":
+        if current.phase != "start":
             self.history.append(current.ended(seconds, outcome, told))
             if len(self.history) > _NOTED:
                 del self.history[_NOTED_FIRST]
