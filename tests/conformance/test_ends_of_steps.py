@@ -163,6 +163,41 @@ async def test_the_listeners_of_a_step_hear_that_it_was_committed(sql_shop: SqlS
     assert await sql_shop.sold(item) == 1
 
 
+async def test_a_listener_to_the_end_of_a_transaction_sees_the_objects_of_its_session(
+    sql_shop: SqlShop, item: str
+) -> None:
+    participant, seen, sold = sql_shop.participant(), list[object](), sale(item)
+
+    async def work(session: AsyncSession) -> str:
+        event.listen(session.sync_session, "after_transaction_end", lambda ended, _: seen.extend(ended))
+        session.add(sold)
+        await session.flush()
+        seen.clear()  # a flush is a transaction of its own
+        return "null"
+
+    await participant.act(entry(), work)
+    assert seen == [sold]
+
+
+async def test_a_listener_that_fails_behind_the_commit_keeps_no_place_in_the_pool(
+    sql_shop: SqlShop, item: str
+) -> None:
+    participant, sold = sql_shop.participant(connections=1), sale(item)
+
+    def fail(*_: object) -> None:
+        raise ValueError("a listener fails")
+
+    async def work(session: AsyncSession) -> str:
+        event.listen(session.sync_session, "persistent_to_detached", fail)
+        session.add(sold)
+        return "null"
+
+    with pytest.raises(ValueError, match="a listener fails"):
+        await participant.act(entry(), work)
+    await within(participant.act(entry(), selling(sql_shop, item)), "the next step gets a connection")
+    assert await sql_shop.sold(item) == 2
+
+
 async def test_no_listener_hears_of_a_rollback_behind_a_commit(any_shop: SqlShop, item: str) -> None:
     participant, called = any_shop.participant(connections=1), list[Connection]()
     event.listen(participant.node.writer.sync_engine, "rollback", called.append)

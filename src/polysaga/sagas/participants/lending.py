@@ -8,7 +8,7 @@ saga is nearly as fast as plain code (`docs/decisions/0002-statements-on-the-dri
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, event
@@ -215,18 +215,22 @@ class _SessionWork(_Work[Session]):
         return self._loan.settled(self._node)
 
     def _end_sealed(self, lent: Session) -> None:
-        if self._needs_no_commit(lent):
+        last: Any = lent._transaction  # noqa: SLF001
+        ended = () if last is None else last._iterate_self_and_parents()  # noqa: SLF001
+        if self._needs_no_commit(lent, ended):
             super()._end_sealed(lent)
+            # Before the session's close expunges the objects, as after a commit: listeners see them, or raise.
+            for one in ended:
+                one.close()
             return
         self._loan.skip_commit()
         # What a task that was left behind has added meanwhile is of no transaction.
         vars(lent)["_is_clean"] = vars(lent)["flush"] = lambda *_: True
         Session.commit(lent)
 
-    def _needs_no_commit(self, lent: Session) -> bool:
-        if lent.dispatch.after_commit or lent._transaction is None:  # noqa: SLF001
+    def _needs_no_commit(self, lent: Session, ended: Sequence[Any]) -> bool:
+        if lent.dispatch.after_commit or not ended:
             return False
-        ended: Iterable[Any] = lent._transaction._iterate_self_and_parents()  # noqa: SLF001
         # Another connection is to be committed, and a deleted object to be taken out of the session.
         return not any(len(one._connections) > _KEYS or one._deleted for one in ended)  # noqa: SLF001
 
