@@ -243,6 +243,23 @@ async def test_a_savepoint_that_a_step_leaves_open_is_committed(any_shop: SqlSho
     assert await any_shop.sold(item) == (3 if happened else 1)
 
 
+async def test_a_listener_hears_of_the_commit_of_a_step_that_leaves_a_savepoint_open(
+    sql_shop: SqlShop, item: str
+) -> None:
+    participant, called = sql_shop.participant(connections=1), list[Session]()
+
+    async def work(session: AsyncSession) -> str:
+        event.listen(session.sync_session, "after_commit", called.append)
+        await sql_shop.sell(session, item)
+        await session.begin_nested()
+        await sql_shop.sell(session, item)
+        return "null"
+
+    await participant.act(entry(), work)
+    assert called != []
+    assert await sql_shop.sold(item) == 2
+
+
 async def test_what_a_step_writes_by_another_engine_is_committed(sql_shop: SqlShop, item: str) -> None:
     """SQLAlchemy's sessions take a connection of each engine that a statement names."""
     another = create_engine("sqlite://", poolclass=StaticPool)

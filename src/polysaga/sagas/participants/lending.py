@@ -77,8 +77,8 @@ class _Work(Generic[LentT]):
             adapted = await self._run(self._whole)
         self._loan.shut_unused(adapted)
         try:
-            # SQLAlchemy calls listeners to its commit before COMMIT; what they write is of the transaction.
-            seal = dialect.write if self._loan.has_commit_listeners else dialect.seal
+            # What SQLAlchemy's commit sends before COMMIT is of the transaction.
+            seal = dialect.write if self._loan.needs_commit else dialect.seal
             sealed = await seal(adapted.driver_connection, writes)
         except asyncio.CancelledError:
             # The server may still be executing: the connection must not be reused.

@@ -103,12 +103,13 @@ class Loan:
         return adapted is not None and judge(error, adapted.driver_connection)
 
     @property
-    def has_commit_listeners(self) -> bool:
-        """Whether the program listens to the commits of SQLAlchemy's connection."""
+    def needs_commit(self) -> bool:
+        """Whether SQLAlchemy's commit sends more than COMMIT: it calls listeners, and releases savepoints."""
         connection = self.connection
-        if connection is None or not (connection._has_events or connection.engine._has_events):  # noqa: SLF001
+        if connection is None:
             return False
-        return bool(connection.dispatch.commit)
+        listened = connection._has_events or connection.engine._has_events  # noqa: SLF001
+        return connection.in_nested_transaction() or (listened and bool(connection.dispatch.commit))
 
     def skip_commit(self) -> None:
         """Let the connection skip the COMMIT of its session: the server has committed already."""
@@ -119,8 +120,6 @@ class Loan:
         ended: Any = None if self.connection is None else self.connection.get_transaction()
         if ended is not None:
             ended.is_active = False  # as SQLAlchemy's commit leaves it
-            if ended.connection.in_nested_transaction():
-                ended.connection.get_nested_transaction()._cancel()  # noqa: SLF001
 
     def drop(self) -> None:
         """Take the connection out of the pool: the server ends its open transaction."""
