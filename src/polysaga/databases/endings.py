@@ -26,14 +26,14 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, SESSION, STREAMS, SqlDialect
+from polysaga.databases.dialects.sql import ENDING, LOAN, LOST, SEALED, SESSION, STREAMS, SqlDialect
 from polysaga.errors import SessionShared, TransactionLost
 
 _LEAVES = 5.0  # seconds that a task gets to leave its statement after the connection was cut
 _AGAIN = 0.05  # seconds after which it is cut again
 _ENDS_OF_SAVEPOINTS = ("ROLLBACK TO", "RELEASE")
 # In a connection's info until it is back in the pool.
-_OF_ONE_USE = frozenset((ENDING, LOAN, LOST, SESSION, STREAMS))
+_OF_ONE_USE = frozenset((ENDING, LOAN, LOST, SEALED, SESSION, STREAMS))
 
 End = Callable[[PoolProxiedConnection], None]
 _Pooled: TypeAlias = PoolProxiedConnection | ConnectionPoolEntry

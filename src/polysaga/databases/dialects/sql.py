@@ -30,11 +30,11 @@ from polysaga.faults import Fault
 # Marks in a pooled connection's info.
 ANSWERED_AT = "polysaga.answered_at"  # when it was lent last, or a transaction on it ended since, by the clock
 COMMITTED = "polysaga.committed"  # nothing is left to roll back
-SEALED = "polysaga.sealed"  # COMMIT was sent with the last statement
 # Marks that are there until the connection is back in the pool.
 ENDING = "polysaga.ending"  # the task that ends the transaction
 LOAN = "polysaga.loan"  # the loan of the step that has the connection
 LOST = "polysaga.lost"  # the error at which the server has rolled back the transaction
+SEALED = "polysaga.sealed"  # COMMIT was sent with the last statement
 SESSION = "polysaga.session"  # a weak reference to the session that writes on the connection
 STREAMS = "polysaga.streams"  # the results that are streamed in the transaction
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
