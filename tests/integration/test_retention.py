@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -369,9 +369,9 @@ async def test_a_drain_that_sleeps_for_longer_than_sagas_are_kept_begins_nothing
         asleep.setattr(clock, "now", lambda: then)  # it reads the clock, and then the outbox
         page = outbox.page
 
-        async def wake(most: int) -> Any:
+        async def wake(most: int, only: Collection[str] | None) -> Any:
             asleep.undo()
-            return [replace(one, age=0.0) for one in await page(most)]
+            return [replace(one, age=0.0) for one in await page(most, only)]
 
         asleep.setattr(outbox, "page", wake)
         await drain_of(program, place).drain()
