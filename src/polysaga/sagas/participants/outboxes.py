@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from polysaga.clock import Clock
 from polysaga.databases import Fault, MongoNode, MongoSession, Node, SqlNode
 from polysaga.databases.dialects.sending import sender
+from polysaga.sagas.journal.paging import quoted
 from polysaga.sagas.journal.statements import unless_it_exists
 from polysaga.sagas.journal.tables import OUTBOX
 from polysaga.sagas.participants.reading import explaining, read_rows
@@ -141,9 +142,7 @@ class SqlOutbox:
     async def page(self, most: int, only: Collection[str] | None = None) -> Sequence[Waiting]:
         page = self._page
         if only is not None:
-            # The name of a saga has no character that would end its quotes.
-            names = ", ".join(f"'{name}'" for name in sorted(only)) or "NULL"
-            page = self.node.dialect.render(self._waiting_text.format(f"AND name IN ({names})"))
+            page = self.node.dialect.render(self._waiting_text.format(f"AND name IN ({quoted(only)})"))
         async with self.node.single.connect() as connection:
             rows = (await sender(connection)(page, {"most": most})).rows
         return [self._waiting(row) for row in rows]
