@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -51,15 +52,21 @@ async def test_a_saga_that_does_not_come_to_rest_fails_the_test(tmp_path: Path) 
         assert (await settled(program.sagas, handle.id)).status == "completed"
 
 
+def charge_by(action: Callable[..., Any], program: Any) -> Any:
+    """Let *action* be what the step does that charges; return the step."""
+    step: Any = define(program.book_trip).by_name["charge"]
+    step.action = action
+    return step
+
+
 @pytest.mark.anyio
 async def test_a_saga_that_is_retried_is_named_with_what_its_last_attempt_said(tmp_path: Path) -> None:
     program = agency()
-    step: Any = define(program.book_trip).by_name["charge"]
 
     async def again(*given: Any) -> None:
         raise TryAgain("the till is shut")
 
-    step.action = again
+    charge_by(again, program)
     async with opened(program.sagas, on_sqlite(program.sagas, tmp_path), ready=program.setup):
         handle = await program.sagas.start(program.book_trip, await program.a_trip())
 
@@ -74,12 +81,11 @@ async def test_a_saga_that_is_retried_is_named_with_what_its_last_attempt_said(t
 @pytest.mark.anyio
 async def test_a_step_that_fails_by_itself_is_not_said_to_have_not_run(tmp_path: Path) -> None:
     program = agency()
-    step: Any = define(program.book_trip).by_name["charge"]
 
     async def refuse(*given: Any) -> None:
         raise Refused("no")
 
-    step.action = refuse
+    step = charge_by(refuse, program)
 
     async def book() -> None:
         with failing_once(step):
